@@ -1,0 +1,53 @@
+"""Prune fine-tuning data without training, by a pre-trained model's confidence under masked weights."""
+
+from __future__ import annotations
+
+
+__version__ = "0.1.0"
+
+from typing import TYPE_CHECKING, Any
+
+
+# Imported on first use, so that `import hf_dlc` does not pull in torch.
+_HOMES = {
+    "DLCConfig": "config",
+    "DLCScorer": "scorer",
+    "FlexRandSelector": "selection",
+    "LevelReport": "masking",
+    "MaskSchedule": "config",
+    "RandomSelector": "selection",
+    "RunEstimate": "scorer",
+    "TopKSelector": "selection",
+}
+
+__all__ = [
+    "DLCConfig",
+    "DLCScorer",
+    "FlexRandSelector",
+    "LevelReport",
+    "MaskSchedule",
+    "RandomSelector",
+    "RunEstimate",
+    "TopKSelector",
+    "__version__",
+]
+
+if TYPE_CHECKING:
+    from .config import DLCConfig, MaskSchedule
+    from .masking import LevelReport
+    from .scorer import DLCScorer, RunEstimate
+    from .selection import FlexRandSelector, RandomSelector, TopKSelector
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

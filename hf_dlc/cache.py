@@ -1,0 +1,31 @@
+"""The user's cache folder: small JSON files, written whole or not at all, and never trusted when read back."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.constants import HF_HOME
+
+
+def cache_folder() -> Path:
+    """`$HF_DLC_CACHE`, by default the folder `hf_dlc` in the Hugging Face cache (`$HF_HOME`)."""
+    return Path(os.environ.get("HF_DLC_CACHE") or Path(HF_HOME, "hf_dlc")).expanduser()
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`, or `None` where there is no readable one: a cache may always be missing."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside and rename: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(path)

@@ -1,0 +1,105 @@
+"""Names and types of the columns that scoring writes, and the values of the status column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+
+# Values of `dlc_status`. A row has a score if, and only if, its status is OK or TRUNCATED.
+OK = "ok"
+TRUNCATED = "truncated"  # scored on its first `max_length` tokens
+EMPTY_RESPONSE = "empty_response"  # None, "" or only white space where the response should be
+NO_TARGET = "no_target"  # not empty, but no token of it is learned from (a row that is all prompt, say)
+TRUNCATED_AWAY = "truncated_away"  # every target token lies beyond `max_length`
+INVALID_ROW = "invalid_row"  # a value of the wrong type where text was expected
+NAN_SCORE = "nan_score"  # the model gave NaN for this row
+
+SCORED_STATUSES = frozenset({OK, TRUNCATED})
+
+
+def score_features(prefix: str = "dlc", keep_levels: bool = False) -> Features:
+    """
+    Feature types of the score columns, in the order in which they are written.
+
+    Args:
+        prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the column names begin with.
+        keep_levels (`bool`, *optional*, defaults to `False`):
+            Whether the two per-level columns are there as well.
+
+    Returns:
+        [`~datasets.Features`]: `{prefix}_confidence` and `{prefix}_loss` (`float32`), `{prefix}_tokens` (`int32`),
+        `{prefix}_status` (`string`) and, with `keep_levels`, `{prefix}_level_confidence` and `{prefix}_level_loss`
+        (lists of `float32`, level 0 first).
+
+    Example:
+    ```python
+    >>> list(score_features())
+    ['dlc_confidence', 'dlc_loss', 'dlc_tokens', 'dlc_status']
+    ```
+    """
+    from datasets import Features, List, Value
+
+    features = {
+        f"{prefix}_confidence": Value("float32"),
+        f"{prefix}_loss": Value("float32"),
+        f"{prefix}_tokens": Value("int32"),
+        f"{prefix}_status": Value("string"),
+    }
+    if keep_levels:
+        features[f"{prefix}_level_confidence"] = List(Value("float32"))
+        features[f"{prefix}_level_loss"] = List(Value("float32"))
+    return Features(features)
+
+
+def build_columns(
+    statuses: Sequence[str],
+    tokens: np.ndarray,
+    confidence: np.ndarray,
+    loss: np.ndarray,
+    prefix: str = "dlc",
+    keep_levels: bool = False,
+) -> dict[str, Any]:
+    """
+    The columns of rows that were scored at every level.
+
+    Args:
+        statuses (`Sequence[str]`):
+            Status of each row as the encoding left it.
+        tokens (`np.ndarray` of shape `(rows,)`):
+            Target tokens of each row.
+        confidence (`np.ndarray` of shape `(levels, rows)`):
+            Confidence in [0, 1], higher = easier; what stands there for skipped rows is ignored.
+        loss (`np.ndarray` of shape `(levels, rows)`):
+            Loss in nats, higher = harder.
+        prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the column names begin with.
+        keep_levels (`bool`, *optional*, defaults to `False`):
+            Whether to add the two per-level columns.
+
+    Returns:
+        `dict[str, Any]`: Column name to values, in the order and the types of [`score_features`]. Skipped rows have
+        NaN, 0 tokens and the reason; a row for which the model gave no finite number becomes one of them.
+    """
+    scored = np.isin(statuses, list(SCORED_STATUSES))
+    finite = np.isfinite(confidence).all(axis=0) & np.isfinite(loss).all(axis=0)
+    kept = scored & finite
+    statuses = np.where(scored & ~finite, NAN_SCORE, np.asarray(statuses, dtype=object))
+    confidence, loss = np.where(kept, confidence, np.float32("nan")), np.where(kept, loss, np.float32("nan"))
+    columns: dict[str, Any] = {
+        f"{prefix}_confidence": confidence.mean(axis=0, dtype=np.float64).astype(np.float32),
+        f"{prefix}_loss": loss.mean(axis=0, dtype=np.float64).astype(np.float32),
+        f"{prefix}_tokens": np.where(kept, tokens, 0).astype(np.int32),
+        f"{prefix}_status": statuses.tolist(),
+    }
+    if keep_levels:
+        columns[f"{prefix}_level_confidence"] = list(np.ascontiguousarray(confidence.T))
+        columns[f"{prefix}_level_loss"] = list(np.ascontiguousarray(loss.T))
+    return columns

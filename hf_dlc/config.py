@@ -1,0 +1,338 @@
+"""What a user can set: the mask schedule, the scoring options, and how a YAML file and the command line give them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from . import __version__
+
+
+CONFIG_NAME = "dlc_config.json"
+
+_NAMED_SCHEDULE = re.compile(r"(linear|geometric)\(([^,]+),([^,]+)\)")
+
+
+@dataclass(frozen=True)
+class MaskSchedule:
+    """
+    The masked fractions of all levels, ascending from 0.0, the unmasked level, which is always counted.
+
+    Args:
+        fractions (`tuple[float, ...]`):
+            Share of the maskable weights that is zero at each level, in [0, 1), strictly ascending. 0.0 is prepended
+            when absent.
+
+    Raises:
+        ValueError: If a fraction is outside [0, 1) or the fractions do not ascend.
+
+    Example:
+    ```python
+    >>> MaskSchedule((0.05, 0.11)).fractions
+    (0.0, 0.05, 0.11)
+    >>> MaskSchedule.linear(0.02, 50).fractions[-1]
+    0.98
+    >>> MaskSchedule.parse("geometric(0.2, 3)").fractions
+    (0.0, 0.2, 0.36)
+    ```
+    """
+
+    fractions: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        fractions = tuple(float(fraction) for fraction in self.fractions)
+        if not fractions or fractions[0] != 0.0:
+            fractions = (0.0, *fractions)
+        ascending = all(low < high for low, high in itertools.pairwise(fractions))
+        if not ascending or fractions[-1] >= 1.0:
+            raise ValueError(
+                f"a schedule must ascend strictly within [0, 1), got {list(fractions)}. "
+                "Pass each masked fraction once, smallest first."
+            )
+        object.__setattr__(self, "fractions", fractions)
+
+    @classmethod
+    def linear(cls, interval: float, levels: int) -> MaskSchedule:
+        """Level k masks `k * interval` (the paper's figure 2: `linear(0.02, 50)`); `levels` counts level 0."""
+        return cls(tuple(round(level * interval, 12) for level in range(_check_levels(levels))))
+
+    @classmethod
+    def geometric(cls, interval: float, levels: int) -> MaskSchedule:
+        """Level k masks `1 - (1 - interval)**k`: each level a share `interval` of what the one before had left."""
+        return cls(tuple(round(1 - (1 - interval) ** level, 12) for level in range(_check_levels(levels))))
+
+    @classmethod
+    def parse(cls, text: str) -> MaskSchedule:
+        """Read `"0, 0.05, 0.11"`, `"linear(0.02, 50)"` or `"geometric(0.02, 50)"`."""
+        try:
+            if named := _NAMED_SCHEDULE.fullmatch(text.strip()):
+                name, interval, levels = named.groups()
+                return getattr(cls, name)(float(interval), int(levels))
+            fractions = tuple(float(number) for number in text.strip(" ()[]").split(","))
+        except ValueError as error:
+            raise ValueError(
+                "schedule must be a list of masked fractions such as '0, 0.05, 0.11', 'linear(0.02, 50)', "
+                f"'geometric(0.02, 50)' or 'calibrated', got {text!r}."
+            ) from error
+        return cls(fractions)
+
+    def __str__(self) -> str:
+        return ", ".join(format(fraction, "g") if fraction else "0" for fraction in self.fractions)
+
+    def __len__(self) -> int:
+        return len(self.fractions)
+
+
+def _check_levels(levels: int) -> int:
+    if levels < 1:
+        raise ValueError(f"a schedule needs at least 1 level, the unmasked one, got levels={levels}.")
+    return levels
+
+
+@dataclass
+class DLCConfig:
+    """
+    Options of a [`DLCScorer`]. Every field can be set in Python, in YAML and on a command line.
+
+    Args:
+        masking (`str`, *optional*, defaults to `"random"`):
+            `"random"` zeroes weights by a fixed pseudo-random order, `"magnitude"` the smallest first.
+        schedule (`str`, *optional*):
+            Masked fractions of the levels: text such as `"0, 0.05, 0.11"`, `"linear(0.02, 50)"` or
+            `"geometric(0.02, 50)"`, or in Python a list of floats or a [`MaskSchedule`]. `None` and `"calibrated"`
+            let the scorer find the fractions that suit the model. Kept as text.
+        calibration_shares (`list[float]`, *optional*, defaults to `[1.0, 0.75, 0.5, 0.25]`):
+            A calibrated schedule masks as much as makes the mean confidence on a built-in probe set fall to these
+            shares of the unmasked one. The first is 1.0, the unmasked level.
+        scope (`str`, *optional*, defaults to `"module"`):
+            Magnitude masking compares weights within each matrix (`"module"`) or over the whole model (`"global"`).
+        target_modules (`str` or `list[str]`, *optional*, defaults to `"all-linear"`):
+            Which weights are maskable: every linear weight except the output head, a regular expression that
+            matches whole module names, or a list of name endings.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the random order (which also breaks ties of magnitude masking).
+        token_mean (`str`, *optional*, defaults to `"arithmetic"`):
+            Confidence of a level is the mean of p(token) over the target tokens (`"arithmetic"`), or exp(-loss),
+            their geometric mean (`"geometric"`).
+        max_length (`int`, *optional*, defaults to 1024):
+            Rows are cut to their first `max_length` tokens, as in training.
+        template (`str` or `Callable`, *optional*, defaults to `"auto"`):
+            `"auto"` (chat template if the tokenizer has one, else the Alpaca prompt), `"chat"`, `"alpaca"`, the path
+            of a Jinja template file, or, in Python only, a function from a row to a row of a known layout.
+        layout (`str`, *optional*, defaults to `"auto"`):
+            Layout of the rows if it should not be told from the column names.
+        columns (`dict[str, str]`, *optional*):
+            Maps column names of the dataset to those of the layout; on a command line `"src=instruction,pos=output"`.
+        tokens_per_batch (`int` or `str`, *optional*, defaults to `"auto"`):
+            Tokens of a micro-batch, padding included.
+        keep_levels (`bool`, *optional*, defaults to `False`):
+            Also write confidence and loss of each level.
+        prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the names of the written columns begin with.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Dtype in which `from_pretrained` loads the weights: `"auto"` is bfloat16 where the device is fast at it,
+            else float32.
+
+    Raises:
+        ValueError: If an option has a value that is not allowed.
+
+    Example:
+    ```python
+    >>> config = DLCConfig(schedule=[0.05, 0.11], seed=1)
+    >>> config.schedule
+    '0, 0.05, 0.11'
+    ```
+    """
+
+    masking: Literal["random", "magnitude"] = field(
+        default="random", metadata={"help": "'random' order or smallest 'magnitude' first."}
+    )
+    schedule: str | None = field(
+        default=None,
+        metadata={"help": "'calibrated', '0, 0.05, 0.11', 'linear(0.02, 50)' or 'geometric(0.02, 50)'."},
+    )
+    calibration_shares: list[float] = field(
+        default_factory=lambda: [1.0, 0.75, 0.5, 0.25],
+        metadata={"help": "Shares of the unmasked confidence that the levels of a calibrated schedule aim at."},
+    )
+    scope: Literal["module", "global"] = field(
+        default="module", metadata={"help": "Compare magnitudes within a matrix or over the whole model."}
+    )
+    target_modules: str = field(
+        default="all-linear", metadata={"help": "'all-linear' or a regular expression for whole module names."}
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the random order of the weights."})
+    token_mean: Literal["arithmetic", "geometric"] = field(
+        default="arithmetic", metadata={"help": "Mean of p(token), or exp(-loss)."}
+    )
+    max_length: int = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
+    template: str = field(
+        default="auto", metadata={"help": "'auto', 'chat', 'alpaca' or the path of a Jinja chat template."}
+    )
+    layout: str = field(default="auto", metadata={"help": "Layout of the rows, told from the columns by default."})
+    columns: str | None = field(
+        default=None, metadata={"help": "Column names of the dataset for those of the layout: 'src=instruction,...'."}
+    )
+    tokens_per_batch: str = field(
+        default="auto", metadata={"help": "Tokens of a micro-batch, padding included, or 'auto'."}
+    )
+    keep_levels: bool = field(default=False, metadata={"help": "Also write the scores of each level."})
+    prefix: str = field(default="dlc", metadata={"help": "What the names of the written columns begin with."})
+    dtype: str = field(default="auto", metadata={"help": "'auto', 'float32', 'bfloat16' or 'float16'."})
+
+    def __post_init__(self) -> None:
+        # A command line hands over text, Python hands over values: both end in one canonical form here.
+        self.schedule = _canonical_schedule(self.schedule)
+        self.calibration_shares = [float(share) for share in self.calibration_shares]
+        self.columns = _parse_columns(self.columns)
+        self.tokens_per_batch = _parse_token_budget(self.tokens_per_batch)
+        if not isinstance(self.target_modules, str):
+            self.target_modules = list(self.target_modules)
+        self._check()
+
+    def _check(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in ("masking", "scope", "token_mean"):
+            _require_choice(name, getattr(self, name), get_args(hints[name]))
+        _require_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        if self.max_length < 2:
+            raise ValueError(f"max_length must be at least 2 (a token and the one before it), got {self.max_length}.")
+        if not re.fullmatch(r"\w+", self.prefix):
+            raise ValueError(f"prefix must consist of letters, digits and underscores, got {self.prefix!r}.")
+
+    @property
+    def mask_schedule(self) -> MaskSchedule | None:
+        """The schedule as a [`MaskSchedule`], or `None` if it is to be calibrated."""
+        return None if self.schedule is None else MaskSchedule.parse(self.schedule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All options as JSON types, with the version of this package."""
+        if callable(self.template):
+            raise ValueError(
+                "a template function cannot be written to JSON, got "
+                f"{getattr(self.template, '__qualname__', self.template)!r}. Pass the path of a Jinja template file."
+            )
+        return {"hf_dlc_version": __version__, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DLCConfig:
+        """Inverse of `to_dict`; warns about options that this version does not know and goes on without them."""
+        known = {option.name for option in fields(cls)}
+        unknown = sorted(set(values) - known - {"hf_dlc_version"})
+        if unknown:
+            _logger().warning(
+                "ignoring the options %s, written by hf_dlc %s and unknown to this version, %s; upgrade to use them",
+                unknown,
+                values.get("hf_dlc_version", "(unknown)"),
+                __version__,
+            )
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `dlc_config.json` into `folder`, which is made if it is not there."""
+        text = json.dumps(self.to_dict(), indent=2, sort_keys=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> DLCConfig:
+        """Read what `save_pretrained` wrote."""
+        return cls.from_dict(json.loads(Path(folder, CONFIG_NAME).read_text(encoding="utf-8")))
+
+
+def _logger() -> Any:
+    import logging
+
+    return logging.getLogger(__name__)
+
+
+def _require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+
+def _canonical_schedule(schedule: str | Sequence[float] | MaskSchedule | None) -> str | None:
+    if schedule is None or schedule == "calibrated":
+        return None
+    if isinstance(schedule, str):
+        schedule = MaskSchedule.parse(schedule)
+    elif not isinstance(schedule, MaskSchedule):
+        schedule = MaskSchedule(tuple(schedule))
+    # `repr` of a float reads back as the same float: the text loses nothing.
+    return ", ".join(repr(fraction) if fraction else "0" for fraction in schedule.fractions)
+
+
+def _parse_columns(columns: str | dict[str, str] | None) -> dict[str, str] | None:
+    if columns is None or isinstance(columns, dict):
+        return columns
+    pairs = [pair.split("=") for pair in columns.split(",")]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"columns must look like 'src=instruction,pos=output', got {columns!r}.")
+    return {theirs.strip(): ours.strip() for theirs, ours in pairs}
+
+
+def _parse_token_budget(budget: str | int) -> str | int:
+    if budget == "auto":
+        return budget
+    if not str(budget).isdecimal() or int(budget) < 1:
+        raise ValueError(f"tokens_per_batch must be 'auto' or a positive number of tokens, got {budget!r}.")
+    return int(budget)
+
+
+def parse_config_and_args(
+    dataclass_types: Sequence[type], args: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Any, ...]:
+    """
+    Fill dataclasses from a YAML file given as `--config` and from the command line, which wins.
+
+    Args:
+        dataclass_types (`Sequence[type]`):
+            Dataclasses as [`~transformers.HfArgumentParser`] takes them.
+        args (`Sequence[str]`, *optional*):
+            Arguments, by default those of the running program.
+        description (`str`, *optional*):
+            What `--help` says first.
+
+    Returns:
+        `tuple`: One instance of each dataclass.
+
+    Raises:
+        SystemExit: With a one-line message, on an unknown or ill-typed option or an unreadable file.
+    """
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(dataclass_types, description=description, allow_abbrev=False)
+    parser.add_argument("--config", help="YAML file with defaults for all other options.")
+    arguments = list(sys.argv[1:] if args is None else args)
+    config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config")
+    path = config_parser.parse_known_args(arguments)[0].config
+    if path is not None:
+        try:
+            parser.set_defaults(**_read_yaml(path, known={action.dest for action in parser._actions}))
+        except (OSError, ValueError) as error:
+            parser.error(f"--config {path}: {error}")
+    try:
+        return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML ({error})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"must hold 'option: value' lines, got {type(values).__name__}.")
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"unknown options {unknown}; see --help for the known ones.")
+    return values

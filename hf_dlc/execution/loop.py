@@ -1,0 +1,81 @@
+"""The one loop over levels and micro-batches that `map` and `score` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ..tasks import BatchScores, EncodedRow, Task
+from .plan import MicroBatch
+
+
+class Levels(Protocol):
+    """The door to the masks: puts the model into the state of a level."""
+
+    def set_level(self, level: int) -> None:
+        """Mask the weights of `level`; levels are asked for in ascending order."""
+
+
+def run_levels(
+    task: Task,
+    levels: Levels,
+    schedule: Sequence[float],
+    rows: Sequence[EncodedRow],
+    batches: Sequence[MicroBatch],
+    on_batch: Callable[[MicroBatch], None] = lambda _: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Score rows at every level: level outside, micro-batch inside.
+
+    Args:
+        task ([`Task`]):
+            What encodes and scores rows.
+        levels (`Levels`):
+            An open session of a masker.
+        schedule (`Sequence[float]`):
+            Masked fraction of each level.
+        rows (`Sequence[EncodedRow]`):
+            All rows of the run.
+        batches (`Sequence[MicroBatch]`):
+            What this process scores.
+        on_batch (`Callable`, *optional*):
+            Told of each micro-batch that is done.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Confidence and loss, float32 of shape `(levels, rows)`, zero for the rows that
+        are in no micro-batch.
+
+    Raises:
+        RuntimeError: If masking weights leaves the model's hidden states as they were.
+    """
+    confidence = np.zeros((len(schedule), len(rows)), dtype=np.float32)
+    loss = np.zeros_like(confidence)
+    unmasked: torch.Tensor | None = None
+    for level in range(len(schedule)) if batches else ():
+        levels.set_level(level)
+        scores = []
+        for batch in batches:
+            scores.append(task.forward([rows[index] for index in batch.rows]))
+            if batch is batches[0]:
+                unmasked = scores[0].states if level == 0 else _check_changed(unmasked, scores[0], level)
+            scores[-1] = scores[-1]._replace(states=None)  # free them: only the first ones are compared
+            on_batch(batch)
+        order = np.concatenate([batch.rows for batch in batches])
+        # One transfer a level: a transfer a micro-batch would make a GPU wait for the host each time.
+        confidence[level, order] = torch.cat([score.confidence for score in scores]).cpu().numpy()
+        loss[level, order] = torch.cat([score.loss for score in scores]).cpu().numpy()
+    return confidence, loss
+
+
+def _check_changed(unmasked: torch.Tensor, masked: BatchScores, level: int) -> torch.Tensor:
+    """Published code scored quantised models whose masks never reached the arithmetic; this is what tells."""
+    if torch.equal(unmasked, masked.states):
+        raise RuntimeError(
+            f"level {level} has masked weights, but the hidden states of its first micro-batch are the same as "
+            "without masks: the model does not compute with the weights that were masked. Load it unquantised, "
+            "without kernels or wrappers that keep their own copy of the weights."
+        )
+    return unmasked

@@ -1,0 +1,125 @@
+"""From the name of a model to the model and its tokenizer, in the dtype and on the device where scoring is fast."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .tasks.causal_lm import check_architecture
+
+
+logger = logging.getLogger(__name__)
+
+# What of `model_kwargs` the configuration and the tokenizer need as well.
+_SHARED_KWARGS = ("cache_dir", "gguf_file", "subfolder", "token", "trust_remote_code")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """
+    Where a model can be loaded from, now and again in a worker process.
+
+    Args:
+        model_id (`str`):
+            Repository on the Hub or local folder.
+        revision (`str`, *optional*):
+            Branch, tag or commit.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Dtype of the weights.
+        device (`str`, *optional*, defaults to `"cpu"`):
+            Where the model goes, unless `model_kwargs` has a `device_map`.
+        model_kwargs (`dict`, *optional*):
+            Further arguments of `AutoModelForCausalLM.from_pretrained`.
+    """
+
+    model_id: str
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def resolve(
+        cls,
+        model_id: str | Path,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> ModelSource:
+        """
+        Settle what was left open: the device, the dtype that is fast on it, the file in a path to a GGUF file.
+
+        Raises:
+            FileNotFoundError: If `model_id` is a path and nothing is there.
+        """
+        model_kwargs = dict(model_kwargs or {})
+        path = Path(model_id).expanduser()
+        if path.is_file() and path.suffix == ".gguf":
+            model_id, model_kwargs["gguf_file"] = path.parent, path.name
+        elif path.exists():
+            model_id = path
+        elif _looks_like_a_path(str(model_id)):
+            raise FileNotFoundError(
+                f"there is no model at {str(model_id)!r}. Pass a folder with a config.json, a .gguf file, or the id of "
+                "a repository such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
+            )
+        device = torch.device(device) if device is not None else default_device()
+        if dtype == "auto":
+            dtype = "bfloat16" if is_fast_at_bfloat16(device) else "float32"
+        return cls(str(model_id), revision, dtype, str(device), model_kwargs)
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """
+        The model, in eval mode, and its tokenizer.
+
+        Raises:
+            ValueError: If the model is not a decoder-only language model.
+        """
+        shared = {key: value for key, value in self.model_kwargs.items() if key in _SHARED_KWARGS}
+        shared["revision"] = self.revision
+        config = AutoConfig.from_pretrained(self.model_id, **shared)
+        check_architecture(config, self.model_id)
+        options = {**self.model_kwargs, "revision": self.revision, "dtype": getattr(torch, self.dtype)}
+        if "gguf_file" in options:
+            # Packed weights cannot be masked; dequantised ones are ordinary floats.
+            options.setdefault("quantization_config", GgufConfig(dequantize=True))
+        model = AutoModelForCausalLM.from_pretrained(self.model_id, **options)
+        if "device_map" not in options:
+            model = model.to(self.device)
+        logger.info("loaded %s in %s on %s", self.model_id, self.dtype, model.device)
+        return model.eval(), AutoTokenizer.from_pretrained(self.model_id, **shared)
+
+
+def default_device() -> torch.device:
+    """This process's accelerator, or the CPU."""
+    from .execution.distributed import process_state
+
+    return process_state().device
+
+
+def is_fast_at_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are faster on `device` than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def _looks_like_a_path(model_id: str) -> bool:
+    """A Hub id is `name` or `owner/name`; everything else can only be a path."""
+    return model_id.startswith((".", "/", "~")) or model_id.count("/") > 1 or model_id.endswith(".gguf")

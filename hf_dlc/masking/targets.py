@@ -1,0 +1,326 @@
+"""Which weights of a model are masked, and which models cannot be masked at all."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+_WRAPPER_PIECES = {"module", "_orig_mod"}  # of `DataParallel` and its like, and of `torch.compile`
+_ROUTERS = {"gate", "shared_expert_gate", "wg"}  # last names of routers that are an `nn.Linear`
+_NAMES_SHOWN = 8  # names at hand in an error message
+
+_Memory = tuple[torch.device, int]  # device and address of the first weight
+
+
+class UnmaskableModelError(ValueError):
+    """The weights are not plain tensors in memory: zeros written into them would not be computed with."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """
+    One parameter whose weights are masked.
+
+    Args:
+        name (`str`):
+            Canonical name of the parameter: its name in the model without the pieces that wrappers add.
+        parameter (`torch.nn.Parameter`):
+            Parameter itself, of shape `(out, in)`, `(in, out)` for `Conv1D`, `(out, in, height, width)` for `Conv2d`,
+            or `(experts, rows, columns)` for the experts of a mixture.
+        matrices (`int`, *optional*, defaults to 1):
+            Number of weight matrices in it: the number of experts, else 1.
+        aliases (`tuple[torch.nn.Parameter, ...]`, *optional*, defaults to `()`):
+            Other `Parameter` objects over the same memory, of the same shape.
+    """
+
+    name: str
+    parameter: nn.Parameter
+    matrices: int = 1
+    aliases: tuple[nn.Parameter, ...] = ()
+
+    def split(self, tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """
+        Views of the weight matrices in `tensor`, which has the shape of `parameter`.
+
+        Args:
+            tensor (`torch.Tensor`):
+                Parameter itself or a copy of it.
+
+        Returns:
+            `tuple[torch.Tensor, ...]`: `matrices` views, in order.
+        """
+        return tensor.unbind(0) if self.matrices > 1 else (tensor,)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A weight that could be masked: what a pattern is matched with, and why `"all-linear"` would pass it over."""
+
+    module: str
+    parameter_name: str
+    parameter: nn.Parameter
+    is_expert: bool
+    passed_over: bool
+
+
+def canonical_name(name: str) -> str:
+    """
+    `name` of a module or parameter without the pieces that wrappers add.
+
+    Args:
+        name (`str`):
+            Dotted name, as from `model.named_parameters()`.
+
+    Returns:
+        `str`: Dotted name in the bare model.
+
+    Example:
+    ```python
+    >>> canonical_name("module._orig_mod.model.layers.0.mlp.up_proj.weight")
+    'model.layers.0.mlp.up_proj.weight'
+    ```
+    """
+    return ".".join(piece for piece in name.split(".") if piece not in _WRAPPER_PIECES)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """
+    Bare model inside `torch.compile`, `DataParallel` and similar wrappers.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model, wrapped or not.
+
+    Returns:
+        `torch.nn.Module`: Innermost model.
+    """
+    while True:
+        children = dict(model.named_children())
+        if len(children) != 1 or not (inner := _WRAPPER_PIECES & children.keys()):
+            return model
+        model = children[inner.pop()]
+
+
+def check_maskable(model: nn.Module) -> None:
+    """
+    Refuse a model in which zeros written into the weights would not be computed with.
+
+    What counts is the tensors: their type, shape and device, and the classes of the modules. An entry in the config
+    does not, because a model that was dequantised on loading (from a GGUF file, say) may still carry one.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model to be masked.
+
+    Raises:
+        UnmaskableModelError: If the model holds adapters, or any of its weights is quantised, offloaded or sharded.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> check_maskable(torch.nn.Linear(2, 2))
+    >>> check_maskable(torch.nn.Linear(2, 2, device="meta"))
+    Traceback (most recent call last):
+        ...
+    hf_dlc.masking.targets.UnmaskableModelError: `weight` must be in memory, got a `meta` tensor: ...
+    ```
+    """
+    for name, module in model.named_modules():
+        _refuse_adapter(canonical_name(name), module)
+        for tensor_name, tensor in _own_tensors(module):
+            _refuse_tensor(_join(canonical_name(name), tensor_name), tensor)
+        if isinstance(module, nn.Linear):
+            _refuse_packed(_join(canonical_name(name), "weight"), module)
+
+
+def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-linear") -> list[Target]:
+    """
+    Find the weights to mask.
+
+    `"all-linear"` follows PEFT: the weights of `nn.Linear` and `Conv1D`, and besides them those of `nn.Conv2d` and of
+    the experts of a mixture (3-D parameters of `*Experts*` modules). Never masked are the output head, embeddings
+    (patch embeddings included), norms, biases and routers. A weight that is used under several names is one target.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model to be masked, wrapped or not.
+        target_modules (`str` or `Sequence[str]`, *optional*, defaults to `"all-linear"`):
+            `"all-linear"`; a regular expression that must match a whole canonical module name (or, for experts, a
+            whole parameter name); or a list of names, each a whole name or its end after a dot. Weights that are named
+            are masked even if `"all-linear"` would pass them over.
+
+    Returns:
+        `list[Target]`: Targets in the order of `model.named_modules()`.
+
+    Raises:
+        ValueError: If nothing in the model is asked for, or if a weight is asked for that an embedding shares.
+
+    Example:
+    ```python
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 2))
+    >>> [target.name for target in find_targets(model)]
+    ['0.weight', '2.weight']
+    >>> [target.name for target in find_targets(model, target_modules=["2"])]
+    ['2.weight']
+    ```
+    """
+    candidates = list(_candidates(model))
+    if target_modules == "all-linear":
+        chosen = [candidate for candidate in candidates if not candidate.passed_over]
+    else:
+        chosen = [candidate for candidate in candidates if _matches(candidate, target_modules)]
+        _refuse_tied(model, chosen)
+    if not chosen:
+        raise ValueError(_nothing_found(target_modules, candidates))
+    return _without_repeats(model, chosen)
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name
+
+
+def _own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from module.named_parameters(recurse=False)
+    for name, buffer in module.named_buffers(recurse=False):
+        if "weight" in name:  # packed weights are often buffers (`qweight`, `weight_packed`); position ids are not
+            yield name, buffer
+
+
+def _refuse_adapter(name: str, module: nn.Module) -> None:
+    if "peft" not in sys.modules:  # without peft imported there is no adapter, and importing it takes seconds
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(module, BaseTunerLayer):
+        raise UnmaskableModelError(
+            f"The model must be free of adapters, got a PEFT `{type(module).__name__}` at `{name}`. Call "
+            "`model.merge_and_unload()` first, or pass the base model."
+        )
+
+
+def _refuse_tensor(name: str, tensor: torch.Tensor) -> None:
+    inner = type(tensor.data)
+    if inner.__name__ == "DTensor":
+        raise UnmaskableModelError(
+            f"`{name}` must be whole on one device, got a sharded `DTensor`. Load the model without FSDP or tensor "
+            'parallelism: score in data-parallel processes, or spread the layers with `device_map="auto"`.'
+        )
+    if tensor.is_meta:
+        raise UnmaskableModelError(
+            f"`{name}` must be in memory, got a `meta` tensor: the weight is offloaded or was never loaded. Load the "
+            "model without offloading, on devices that hold all of it."
+        )
+    if inner is not torch.Tensor:
+        _refuse_quantised(name, f"a `{inner.__name__}`")
+    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:  # one byte and less: float8, float4
+        _refuse_quantised(name, f"{tensor.dtype}")
+
+
+def _refuse_packed(name: str, module: nn.Linear) -> None:
+    weight, shape = module.weight, (module.out_features, module.in_features)
+    if tuple(weight.shape) != shape:
+        _refuse_quantised(name, f"a packed weight of shape {tuple(weight.shape)} in place of {shape}")
+
+
+def _refuse_quantised(name: str, got: str) -> None:
+    raise UnmaskableModelError(
+        f"`{name}` must be a plain float64, float32, float16 or bfloat16 tensor, got {got}: the weights are "
+        "quantised. Load the model with `dtype=torch.bfloat16` and without a quantization config, or dequantise it on "
+        "loading."
+    )
+
+
+def _candidates(model: nn.Module) -> Iterator[_Candidate]:
+    """Every weight that can be masked, in module order; a module that appears twice counts once."""
+    heads = _head_memory(model)
+    for raw_name, module in model.named_modules():
+        name = canonical_name(raw_name)
+        if isinstance(module, (nn.Linear, Conv1D, nn.Conv2d)):
+            passed_over = _memory(module.weight) in heads or _is_passed_over(name, module)
+            yield _Candidate(name, _join(name, "weight"), module.weight, False, passed_over)
+        elif "Experts" in type(module).__name__:
+            for key, parameter in module.named_parameters(recurse=False):
+                if parameter.dim() == 3 and "bias" not in key:
+                    yield _Candidate(name, _join(name, key), parameter, True, False)
+
+
+def _head_memory(model: nn.Module) -> set[_Memory]:
+    """Memory of output heads and of all embeddings, so that a tied head is known by either."""
+    found = _embedding_memory(model)
+    for module in model.modules():
+        get_head = getattr(module, "get_output_embeddings", None)
+        head = get_head() if callable(get_head) else None
+        if head is not None:
+            found.update(_memory(parameter) for parameter in head.parameters())
+    return found
+
+
+def _embedding_memory(model: nn.Module) -> set[_Memory]:
+    return {_memory(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+
+
+def _is_passed_over(name: str, module: nn.Module) -> bool:
+    """Whether the name is that of a classifier head, a patch embedding or a router: the class does not tell."""
+    pieces = name.split(".")
+    if any(piece == "score" or piece.endswith("classifier") or piece.startswith("patch_embed") for piece in pieces):
+        return True
+    return isinstance(module, nn.Linear) and (pieces[-1] in _ROUTERS or "router" in pieces)
+
+
+def _matches(candidate: _Candidate, target_modules: str | Sequence[str]) -> bool:
+    names = [candidate.module]
+    if candidate.is_expert:
+        names.append(candidate.parameter_name)
+    if isinstance(target_modules, str):
+        return any(re.fullmatch(target_modules, name) for name in names)
+    return any(name == end or name.endswith(f".{end}") for name in names for end in target_modules)
+
+
+def _refuse_tied(model: nn.Module, chosen: Sequence[_Candidate]) -> None:
+    embeddings = _embedding_memory(model)
+    for candidate in chosen:
+        if _memory(candidate.parameter) in embeddings:
+            raise ValueError(
+                f"`target_modules` must not name a weight that an embedding shares, got `{candidate.module}`: masking "
+                "it would also mask the embedding. Leave it out, or untie the two."
+            )
+
+
+def _nothing_found(target_modules: str | Sequence[str], candidates: Sequence[_Candidate]) -> str:
+    at_hand = [candidate.parameter_name if candidate.is_expert else candidate.module for candidate in candidates]
+    shown = ", ".join(f"`{name}`" for name in at_hand[:_NAMES_SHOWN])
+    more = f" and {len(at_hand) - _NAMES_SHOWN} more" if len(at_hand) > _NAMES_SHOWN else ""
+    known = f"The model has {shown}{more}" if at_hand else "The model has no linear, convolution or expert weight"
+    return f"`target_modules` must match weights of the model, got {target_modules!r}, which matches none. {known}."
+
+
+def _without_repeats(model: nn.Module, chosen: Sequence[_Candidate]) -> list[Target]:
+    """One target for each piece of memory; tied weights keep the name that comes first."""
+    owners: dict[_Memory, list[nn.Parameter]] = {}
+    for parameter in model.parameters():  # each `Parameter` object once, however many names it has
+        owners.setdefault(_memory(parameter), []).append(parameter)
+    targets: dict[_Memory, Target] = {}
+    for candidate in chosen:
+        parameter = candidate.parameter
+        if _memory(parameter) in targets:
+            continue
+        aliases = tuple(
+            other
+            for other in owners[_memory(parameter)]
+            if other is not parameter and other.shape == parameter.shape and other.stride() == parameter.stride()
+        )
+        matrices = len(parameter) if candidate.is_expert else 1
+        targets[_memory(parameter)] = Target(candidate.parameter_name, parameter, matrices, aliases)
+    return list(targets.values())
+
+
+def _memory(parameter: nn.Parameter) -> _Memory:
+    return parameter.device, parameter.data_ptr()

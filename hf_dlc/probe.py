@@ -1,0 +1,63 @@
+"""The built-in probe set, and the schedule that a model's confidence on it calibrates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .cache import read_json, write_json
+from .config import MaskSchedule
+from .execution.plan import cut_batches
+from .masking import Masker, calibrate
+from .tasks import EncodedRow, Task
+
+
+logger = logging.getLogger(__name__)
+
+_PROBE = files(__package__) / "tasks" / "probe.jsonl"
+
+
+def probe_rows() -> list[dict[str, str]]:
+    """Short, plain instruction rows on which every instruction-tuned model is fairly confident."""
+    return [json.loads(line) for line in _PROBE.read_text(encoding="utf-8").splitlines()]
+
+
+def probe_digest() -> str:
+    """Hex digest of the probe set: another set would calibrate other schedules."""
+    return hashlib.blake2b(_PROBE.read_bytes(), digest_size=16).hexdigest()
+
+
+def find_schedule(
+    task: Task, masker: Masker, rows: Sequence[EncodedRow], shares: Sequence[float], tokens_per_batch: int
+) -> tuple[float, ...]:
+    """Masked fractions at which the mean confidence of `rows` falls to `shares` of the unmasked one."""
+    batches = cut_batches(np.array([row.length for row in rows]), tokens_per_batch)
+    logger.info("calibrating the mask schedule on %d probe rows", len(rows))
+    with masker.session() as session:
+
+        def confidence_at(fraction: float) -> float:
+            session.set_fraction(fraction)
+            scores = [task.forward([rows[index] for index in batch.rows]).confidence for batch in batches]
+            return float(np.concatenate([score.cpu().numpy() for score in scores]).mean(dtype=np.float64))
+
+        return calibrate(confidence_at, shares)
+
+
+def cached_schedule(path: Path, identity: dict[str, Any], find: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+    """The schedule in the cache file `path`, found and written there if there is none that can be read."""
+    known = read_json(path)
+    if isinstance(known, dict) and isinstance(known.get("schedule"), list):
+        try:
+            return MaskSchedule(tuple(known["schedule"])).fractions
+        except (TypeError, ValueError):
+            logger.warning("%s does not hold a mask schedule; calibrating anew", path)
+    schedule = find()
+    write_json(path, {"schedule": list(schedule), **identity})
+    return schedule

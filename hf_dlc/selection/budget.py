@@ -1,0 +1,85 @@
+"""
+How much may be kept, and how that is shared out over groups and intervals.
+
+Budgets are whole numbers of a unit: rows (each row costs 1) or target tokens (each row costs its own number).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import numpy as np
+
+
+def rows_to_keep(keep: float | int, n_rows: int) -> int:
+    """Number of rows that `keep` asks for out of `n_rows`: a float is a share of them, an int a count."""
+    if isinstance(keep, Integral) and not isinstance(keep, bool):
+        if keep < 1:
+            raise ValueError(f"keep as a number of rows must be at least 1, got {keep}.")
+        return int(keep)
+    if not isinstance(keep, Real) or isinstance(keep, bool):
+        raise TypeError(f"keep must be a float (share of the rows) or an int (number of rows), got {keep!r}.")
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep as a share must be in (0, 1], got {keep}. Pass an int for a number of rows.")
+    n_keep = round(n_rows * float(keep))
+    if n_keep == 0:
+        raise ValueError(f"keep={keep} of {n_rows} rows rounds to 0 rows. Pass a larger share or a number of rows.")
+    return n_keep
+
+
+def tokens_to_keep(keep_tokens: int) -> int:
+    """Return `keep_tokens` as an int after checking it."""
+    if not isinstance(keep_tokens, Integral) or isinstance(keep_tokens, bool):
+        raise TypeError(f"keep_tokens must be an int (number of target tokens), got {keep_tokens!r}.")
+    if keep_tokens < 1:
+        raise ValueError(f"keep_tokens must be at least 1, got {keep_tokens}.")
+    return int(keep_tokens)
+
+
+def share_out(budget: int, weights: Sequence[int], caps: Sequence[int]) -> list[int]:
+    """
+    Share `budget` out in proportion to `weights`, none above its cap, adding up exactly (largest remainder).
+
+    What a capped group cannot take is shared out over the others in the same proportions. Of equal remainders the
+    earlier group gets the unit. The caps must add up to at least `budget`. Python integers are used because the
+    product of two token counts can exceed 64 bits.
+    """
+    quotas = list(caps)
+    open_groups = list(range(len(caps)))
+    while True:
+        total = sum(weights[g] for g in open_groups)
+        still_open = [g for g in open_groups if budget * weights[g] < caps[g] * total]
+        if len(still_open) == len(open_groups):
+            break
+        budget -= sum(caps[g] for g in set(open_groups) - set(still_open))
+        open_groups = still_open
+    for g in open_groups:
+        quotas[g] = budget * weights[g] // total
+    missing = budget - sum(quotas[g] for g in open_groups)
+    for g in sorted(open_groups, key=lambda g: -(budget * weights[g] % total))[:missing]:
+        quotas[g] += 1
+    return quotas
+
+
+def water_fill(budget: int, sizes: Sequence[int]) -> list[int]:
+    """Split `budget` over one or two pools: half each, and what a small pool cannot take goes to the other."""
+    if len(sizes) == 1:
+        return [budget]
+    first, second = sizes
+    part = min(max(round(budget / 2), budget - second), min(first, budget))
+    return [part, budget - part]
+
+
+def walk(costs: np.ndarray, budget: int) -> np.ndarray:
+    """Positions of the rows taken by going once through `costs` and taking every row that still fits."""
+    candidates, taken = np.arange(len(costs)), []
+    while candidates.size:
+        spent = np.cumsum(costs[candidates])
+        n_fit = int(np.searchsorted(spent, budget, side="right"))
+        taken.append(candidates[:n_fit])
+        budget -= int(spent[n_fit - 1]) if n_fit else 0
+        # The budget only shrinks, so a row that does not fit now never will: one pass serves for a whole stretch.
+        candidates = candidates[n_fit:]
+        candidates = candidates[costs[candidates] <= budget]
+    return np.concatenate(taken) if taken else candidates

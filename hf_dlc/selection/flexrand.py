@@ -1,0 +1,112 @@
+"""FlexRand, the selection rule of the learning-complexity paper."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from numbers import Real
+from typing import Literal
+
+import numpy as np
+
+from .base import Selector
+from .ordering import difficulty, drawn_order
+
+
+@dataclass
+class FlexRandSelector(Selector):
+    """
+    Draw half of the budget from the easy rows and half from the hard ones, at random inside each interval.
+
+    The easiest `split` share of the scored rows is the easy interval, the rest is the hard interval. If one of them
+    is smaller than half of the budget, it is taken whole and the other gives the rest. What `split` does:
+
+    - `split=0.5` is random sampling stratified in two halves. It barely uses the score, and is the safe choice.
+    - `split < 0.5` draws the easy rows more densely than the hard ones, `split > 0.5` the hard ones.
+    - The tilt is strongest inside `keep / 2 <= split <= 1 - keep / 2`: it grows from the middle to the two ends of
+      that range, where one whole interval is kept. Beyond them it fades back to plain random sampling, so that no
+      `split` turns FlexRand into a top-k rule.
+
+    The source is FlexRand, Jiang et al., "Exploring Learning Complexity for Efficient Downstream Dataset Pruning",
+    ICLR 2025.
+
+    Without `group_by`, a larger `keep` with the same seed contains the smaller one. Ties are ordered by row number.
+
+    Args:
+        keep (`float` or `int`, *optional*):
+            Budget in rows. A float in (0, 1] is a share of all rows handed in, skipped ones included, rounded half to
+            even; an int is a number of rows (`1` is one row, `1.0` all rows). Pass either `keep` or `keep_tokens`.
+        keep_tokens (`int`, *optional*):
+            Budget in target tokens, never exceeded. The halves count tokens then. The rows of each interval are gone
+            through in their random order, and each that still fits into the interval's part is taken; what the
+            intervals (of all groups) leave over goes to further rows, one from each in turn. In the end no row
+            that was left out would fit.
+        split (`float`, *optional*, defaults to `0.5`):
+            Share of the scored rows that make up the easy interval, strictly between 0 and 1 (gamma in the paper).
+            Neither interval is left empty where there are two rows or more.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the draw, at least 0.
+        column (`str`, *optional*, defaults to `"dlc_confidence"`):
+            Column of the scores. A row whose score is NaN is never selected.
+        easy (`"auto"`, `"high"` or `"low"`, *optional*, defaults to `"auto"`):
+            Which scores mean easy rows. `"auto"` takes high scores as easy in columns that end in `_confidence` and
+            low scores in those that end in `_loss`; any other column needs `"high"` or `"low"`.
+        group_by (`str`, *optional*):
+            Column of strings, integers or `None`s, such as a class or a source. The rule is then applied within each
+            group, and the groups get parts of the budget in proportion to their rows (or target tokens), exact by
+            largest remainder; ties go to the key that sorts first. A group without enough scored rows gives
+            what it has. If the budget is smaller than the number of groups, some groups get nothing. The order in
+            which a group's rows are drawn does not depend on the other groups.
+        tokens_column (`str`, *optional*, defaults to `"dlc_tokens"`):
+            Column of the number of target tokens, read for `keep_tokens` only.
+        missing (`"drop"` or `"error"`, *optional*, defaults to `"drop"`):
+            Leave skipped rows (NaN scores) out and log their number, or refuse them.
+
+    Example:
+    ```python
+    >>> from hf_dlc.selection import FlexRandSelector
+    >>> confidence = [0.9, 0.1, 0.8, 0.2, 0.7, 0.3, 0.6, 0.4]
+    >>> selector = FlexRandSelector(keep=0.5, split=0.25)
+    >>> selector.get_indices(confidence)  # rows 0 and 2 are the easiest quarter
+    array([0, 2, 3, 4])
+
+    >>> from datasets import Dataset
+    >>> dataset = Dataset.from_dict({"text": list("abcdefgh"), "dlc_confidence": confidence})
+    >>> selector(dataset)["text"][:]
+    ['a', 'c', 'd', 'e']
+
+    ```
+    """
+
+    _: KW_ONLY
+    split: float = 0.5
+    seed: int = 0
+    easy: Literal["auto", "high", "low"] = "auto"
+
+    def _pools(self, scores: np.ndarray, group: str | None) -> list[np.ndarray]:
+        if not isinstance(self.split, Real) or not 0 < self.split < 1:
+            raise ValueError(f"split must lie strictly between 0 and 1, got {self.split!r}.")
+        # One order for both intervals: a row that changes sides leaves the order of all others as it was.
+        order = drawn_order(len(scores), self.seed, group)
+        order = order[~np.isnan(scores[order])]
+        is_easy = _easiest(difficulty(scores, self.easy, self.column), _easy_rows(order.size, self.split))[order]
+        return [order[is_easy], order[~is_easy]]
+
+
+def _easy_rows(n_scored: int, split: float) -> int:
+    """Size of the easy interval: at least one row on either side as long as there are two."""
+    return min(max(round(n_scored * float(split)), 1), max(n_scored - 1, 0))
+
+
+def _easiest(hardness: np.ndarray, n_easy: int) -> np.ndarray:
+    """
+    Mask of the `n_easy` rows that come first in a stable sort, where NaN comes last.
+
+    A partition finds them in a tenth of the time of the sort.
+    """
+    if n_easy == 0:
+        return np.zeros(len(hardness), dtype=bool)
+    cut = np.partition(hardness, n_easy - 1)[n_easy - 1]
+    easiest = hardness < cut
+    ties = np.flatnonzero(hardness == cut)
+    easiest[ties[: n_easy - np.count_nonzero(easiest)]] = True
+    return easiest

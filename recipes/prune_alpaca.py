@@ -1,0 +1,222 @@
+"""
+Score an instruction dataset with a causal language model and keep a part of it.
+
+    accelerate launch recipes/prune_alpaca.py --config recipes/configs/demo.yaml
+    accelerate launch recipes/prune_alpaca.py --config recipes/configs/alpaca.yaml --keep 0.3
+    python recipes/prune_alpaca.py --dataset rows.jsonl --model path/to/model.gguf --keep 5000 --output_dir runs/mine
+
+Loads, estimates, calibrates, scores, selects, and writes into `output_dir`:
+
+    pruned/          the kept rows with their scores (`Dataset.load_from_disk`)
+    pruned.parquet   the same
+    scores.parquet   the scores of all rows, in the order of the dataset
+    manifest.json    model, data, options, schedule, versions, counts, kept indices
+    summary.md       what was scored and kept, for people
+
+The dataset may be a repository on the Hub, a local .json, .jsonl, .csv or .parquet file (also gzipped), or a folder that
+`Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the command line wins.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from accelerate import PartialState
+from datasets import Dataset, load_dataset, load_from_disk
+
+from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.columns import score_features
+from hf_dlc.config import parse_config_and_args
+from hf_dlc.demo import demo_model
+from hf_dlc.execution.distributed import process_state
+from hf_dlc.reporting import status_counts, summarize, versions
+
+
+logger = logging.getLogger(__name__)
+
+_FORMATS = {"json": "json", "jsonl": "json", "csv": "csv", "parquet": "parquet"}
+
+
+@dataclass
+class RecipeArguments:
+    """What to score, with which model, and what to keep."""
+
+    dataset: str = field(
+        default="recipes/data/demo_instructions.jsonl", metadata={"help": "Hub repository, local file, or saved folder."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "'sdpa', 'eager', 'flash_attention_2'."})
+    device_map: str | None = field(default=None, metadata={"help": "'auto' spreads a large model over several GPUs."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads a process; default: its share."})
+    selector: Literal["flexrand", "random", "easiest", "hardest"] = field(
+        default="flexrand", metadata={"help": "How rows are chosen."}
+    )
+    keep: str | None = field(default=None, metadata={"help": "Share (0.5) or number (5000) of rows to keep."})
+    keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
+    split_share: float = field(default=0.5, metadata={"help": "FlexRand's split: share of the rows called easy."})
+    column: str | None = field(default=None, metadata={"help": "Score column to select by; default: confidence."})
+    group_by: str | None = field(default=None, metadata={"help": "Column within whose groups rows are chosen."})
+    selection_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
+    flag_column: str | None = field(
+        default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
+    )
+    output_dir: str = field(default="runs/prune", metadata={"help": "Folder for the results."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace results that are there."})
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep_tokens is None:
+            # "1.0" is a share, "1" a number of rows: the text tells what a number in Python would not.
+            text = str(self.keep)
+            self.keep = int(text) if text.isdecimal() else float(text)
+        elif self.keep_tokens is None:
+            self.keep = 0.5
+        elif self.keep is not None:
+            raise ValueError("pass keep or keep_tokens, not both.")
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the recipe."""
+    options, config = parse_config_and_args([RecipeArguments, DLCConfig], args, description=__doc__)
+    state = process_state()
+    logging.basicConfig(level=logging.INFO if state.is_main_process else logging.ERROR, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    output = Path(options.output_dir)
+    if (output / "manifest.json").exists() and not options.overwrite:
+        sys.exit(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
+
+    with state.local_main_process_first():  # one download, one preparation; the others read the cache
+        dataset = read_dataset(options)
+        scorer = load_scorer(options, config)
+    logger.info("%d rows; %s in %s on %d process(es)", len(dataset), options.model, scorer.model.dtype, state.num_processes)
+    logger.info("estimate: %s", scorer.estimate(dataset, num_threads=options.num_threads))
+
+    start = time.perf_counter()
+    schedule = scorer.prepare(num_threads=options.num_threads)
+    calibrated = time.perf_counter()
+    logger.info("masked fractions: %s (%.0f s)", ", ".join(f"{fraction:g}" for fraction in schedule), calibrated - start)
+    scored = scorer.score(dataset, num_threads=options.num_threads)
+    seconds = time.perf_counter() - calibrated
+    if not state.is_main_process:
+        return
+    kept = make_selector(options, config).indices_of(scored)
+    run = {"calibration_seconds": calibrated - start, "scoring_seconds": seconds, **usage(scored, scorer, seconds, state)}
+    write_results(output, options, config, scorer, scored, kept, run)
+    logger.info("wrote %s", output)
+
+
+def read_dataset(options: RecipeArguments) -> Dataset:
+    """Read the dataset that the options name."""
+    path = Path(options.dataset)
+    suffixes = [suffix.lstrip(".") for suffix in path.suffixes if suffix != ".gz"]
+    if path.is_file():
+        if not suffixes or suffixes[-1] not in _FORMATS:
+            sys.exit(f"{path}: expected a file that ends in {', '.join('.' + name for name in _FORMATS)} (or .gz).")
+        dataset = load_dataset(_FORMATS[suffixes[-1]], data_files=str(path), split="train")
+    elif path.is_dir() and (path / "state.json").is_file():
+        dataset = load_from_disk(str(path))
+    elif suffixes and suffixes[-1] in _FORMATS:
+        sys.exit(f"there is no file {path}.")
+    else:
+        dataset = load_dataset(
+            options.dataset, options.dataset_config, split=options.split, revision=options.dataset_revision
+        )
+    return dataset.select(range(min(options.max_rows, len(dataset)))) if options.max_rows else dataset
+
+
+def load_scorer(options: RecipeArguments, config: DLCConfig) -> DLCScorer:
+    """Load the model that the options name."""
+    model_kwargs: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    for name in ("attn_implementation", "device_map"):
+        if getattr(options, name):
+            model_kwargs[name] = getattr(options, name)
+    model = demo_model() if options.model == "demo" else options.model
+    # The levels are kept for the summary, which compares the scores with plain loss, the loss of level 0.
+    return DLCScorer.from_pretrained(
+        model, config, revision=options.model_revision, model_kwargs=model_kwargs, keep_levels=True
+    )
+
+
+def make_selector(options: RecipeArguments, config: DLCConfig) -> FlexRandSelector | RandomSelector | TopKSelector:
+    """Make the selector that the options name."""
+    budget = {"keep": options.keep, "keep_tokens": options.keep_tokens, "group_by": options.group_by}
+    columns = {
+        "column": options.column or f"{config.prefix}_confidence",
+        "tokens_column": f"{config.prefix}_tokens",
+    }
+    if options.selector == "flexrand":
+        return FlexRandSelector(**budget, **columns, split=options.split_share, seed=options.selection_seed)
+    if options.selector == "random":
+        return RandomSelector(**budget, **columns, seed=options.selection_seed)
+    return TopKSelector(**budget, **columns, which=options.selector)
+
+
+def usage(scored: Dataset, scorer: DLCScorer, seconds: float, state: PartialState) -> dict[str, Any]:
+    """What the run took."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+    return {
+        "processes": state.num_processes,
+        "rows_per_second": len(scored) / seconds,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+    }
+
+
+def write_results(
+    output: Path,
+    options: RecipeArguments,
+    config: DLCConfig,
+    scorer: DLCScorer,
+    scored: Dataset,
+    kept: list[int],
+    run: dict[str, Any],
+) -> None:
+    """Write the pruned dataset, the scores of all rows, the manifest and the summary."""
+    output.mkdir(parents=True, exist_ok=True)
+    summary = summarize(scored, kept, options.column or f"{config.prefix}_confidence", config.prefix, options.flag_column)
+    if not config.keep_levels:
+        scored = scored.remove_columns([f"{config.prefix}_level_confidence", f"{config.prefix}_level_loss"])
+    pruned = scored.select(kept)
+    pruned.save_to_disk(str(output / "pruned"))
+    pruned.to_parquet(str(output / "pruned.parquet"))
+    scored.select_columns(list(score_features(config.prefix, config.keep_levels))).to_parquet(
+        str(output / "scores.parquet")
+    )
+    manifest = {
+        "dataset": {
+            "name": options.dataset,
+            "config": options.dataset_config,
+            "revision": options.dataset_revision,
+            "split": options.split,
+            "fingerprint": scored._fingerprint,
+            "rows": len(scored),
+        },
+        "scorer": scorer.describe(),
+        "schedule": list(scorer.schedule_),
+        "masking": [asdict(level) for level in scorer.masking_report()],
+        "selection": {**asdict(options)},
+        "status": status_counts(scored, config.prefix),
+        "run": run,
+        "versions": versions(),
+        "kept_rows": len(kept),
+        "kept_indices": kept,
+    }
+    (output / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (output / "summary.md").write_text(summary, encoding="utf-8")
+    print(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_dlc.selection.budget import rows_to_keep, share_out, tokens_to_keep, walk, water_fill
+
+
+@pytest.mark.parametrize(
+    ("keep", "rows", "expected"),
+    [
+        (0.5, 5, 2),  # 2.5 and 3.5 both go to the even neighbour
+        (0.5, 7, 4),
+        (0.3, 10, 3),
+        (1.0, 10, 10),
+        (1, 10, 1),
+        (np.float32(0.5), 8, 4),
+        (np.int64(3), 8, 3),
+        (11, 10, 11),  # whether there are enough rows is not known here
+    ],
+)
+def test_rows_to_keep(keep: float | int, rows: int, expected: int) -> None:
+    n_keep = rows_to_keep(keep, rows)
+    assert n_keep == expected
+    assert type(n_keep) is int
+
+
+@pytest.mark.parametrize("keep", [True, np.True_, "0.5", [1]])
+def test_keep_of_wrong_type_is_refused(keep: object) -> None:
+    with pytest.raises(TypeError, match="keep must be a float"):
+        rows_to_keep(keep, 10)
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.1, 1.0001, float("nan"), float("inf")])
+def test_share_out_of_range_is_refused(keep: float) -> None:
+    with pytest.raises(ValueError, match=r"keep as a share must be in \(0, 1\]"):
+        rows_to_keep(keep, 10)
+
+
+@pytest.mark.parametrize("keep", [0, -1, np.int64(0)])
+def test_count_below_one_is_refused(keep: int) -> None:
+    with pytest.raises(ValueError, match="keep as a number of rows must be at least 1"):
+        rows_to_keep(keep, 10)
+
+
+def test_share_that_rounds_to_no_row_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"keep=0.05 of 10 rows rounds to 0 rows. Pass a larger share"):
+        rows_to_keep(0.05, 10)
+
+
+@pytest.mark.parametrize("keep_tokens", [0.5, 100.0, True, "7"])
+def test_keep_tokens_of_wrong_type_is_refused(keep_tokens: object) -> None:
+    with pytest.raises(TypeError, match="keep_tokens must be an int"):
+        tokens_to_keep(keep_tokens)
+
+
+def test_keep_tokens_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="keep_tokens must be at least 1, got 0"):
+        tokens_to_keep(0)
+
+
+def test_share_out_by_hand() -> None:
+    assert share_out(10, [1, 1, 1], [10, 10, 10]) == [4, 3, 3]  # equal remainders: the earlier group
+    assert share_out(7, [50, 30, 20], [50, 30, 20]) == [4, 2, 1]  # 3.5, 2.1, 1.4
+    assert share_out(10, [5, 5], [2, 100]) == [2, 8]  # what the first cannot take goes on
+    assert share_out(2, [1, 1, 1, 1], [1, 1, 1, 1]) == [1, 1, 0, 0]  # fewer units than groups
+    assert share_out(3, [4, 4], [0, 3]) == [0, 3]
+    assert share_out(10**18, [10**18, 10**18], [10**18, 10**18]) == [5 * 10**17] * 2  # no 64-bit overflow
+
+
+def water_level(budget: int, weights: list[int], caps: list[int]) -> Fraction:
+    """The rate at which `min(cap, rate * weight)` adds up to the budget, found at its break points."""
+    points = sorted({Fraction(cap, weight) for cap, weight in zip(caps, weights, strict=True)})
+    low = Fraction(0)
+    for high in points:
+        if sum(min(Fraction(cap), high * weight) for cap, weight in zip(caps, weights, strict=True)) >= budget:
+            break
+        low = high
+    full = sum(cap for cap, weight in zip(caps, weights, strict=True) if Fraction(cap, weight) <= low)
+    rising = sum(weight for cap, weight in zip(caps, weights, strict=True) if Fraction(cap, weight) > low)
+    return (budget - full) / Fraction(rising) if rising else low
+
+
+@given(st.data())
+def test_share_out_is_largest_remainder(data: st.DataObject) -> None:
+    weights = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=8))
+    caps = [data.draw(st.integers(0, weight)) for weight in weights]
+    budget = data.draw(st.integers(0, sum(caps)))
+    quotas = share_out(budget, weights, caps)
+    assert sum(quotas) == budget
+    rate = water_level(budget, weights, caps)
+    ideal = [min(Fraction(cap), rate * weight) for cap, weight in zip(caps, weights, strict=True)]
+    rounded_up, rounded_down = [], []
+    for quota, share, cap in zip(quotas, ideal, caps, strict=True):
+        assert quota <= cap
+        assert abs(quota - share) < 1
+        if share.denominator > 1:
+            (rounded_up if quota > share else rounded_down).append(share - share.numerator // share.denominator)
+    assert min(rounded_up, default=1) >= max(rounded_down, default=0)
+
+
+@given(st.lists(st.integers(1, 30), max_size=60), st.integers(0, 400))
+def test_walk_takes_each_row_that_still_fits(costs: list[int], budget: int) -> None:
+    expected = []
+    for position, cost in enumerate(costs):
+        if cost <= budget:
+            expected.append(position)
+            budget -= cost
+    assert walk(np.array(costs, dtype=np.int64), sum(costs[i] for i in expected) + budget).tolist() == expected
+
+
+def test_water_fill_by_hand() -> None:
+    assert water_fill(10, [30]) == [10]
+    assert water_fill(10, [50, 50]) == [5, 5]
+    assert water_fill(10, [2, 50]) == [2, 8]
+    assert water_fill(10, [50, 2]) == [8, 2]
+    assert water_fill(10, [5, 5]) == [5, 5]
+    assert [water_fill(n, [9, 9]) for n in (1, 3, 5)] == [[0, 1], [2, 1], [2, 3]]  # 0.5, 1.5, 2.5 to even
