@@ -29,7 +29,8 @@ def model_digest(model: PreTrainedModel) -> str:
     cached, so that training the model in between is always seen.
     """
     config = {key: value for key, value in model.config.to_dict().items() if key not in _VOLATILE_CONFIG_KEYS}
-    hasher = xxhash.xxh3_128(json_digest([type(model).__name__, config, model.config._attn_implementation]))
+    architecture = [type(model).__name__, config, model.config._attn_implementation]
+    hasher = xxhash.xxh3_128(json_digest(architecture).encode())
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name in sorted(tensors):
         tensor = tensors[name].detach()

@@ -15,7 +15,7 @@ import numpy as np
 from .cache import read_json, write_json
 from .config import MaskSchedule
 from .execution.plan import cut_batches
-from .masking import Masker, calibrate
+from .masking import CALIBRATION_STARTS, Masker, calibrate
 from .tasks import EncodedRow, Task
 
 
@@ -47,7 +47,7 @@ def find_schedule(
             scores = [task.forward([rows[index] for index in batch.rows]).confidence for batch in batches]
             return float(np.concatenate([score.cpu().numpy() for score in scores]).mean(dtype=np.float64))
 
-        return calibrate(confidence_at, shares)
+        return calibrate(confidence_at, shares, start=CALIBRATION_STARTS[masker.masking])
 
 
 def cached_schedule(path: Path, identity: dict[str, Any], find: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:

@@ -23,13 +23,19 @@ from .cache import cache_folder, write_json
 from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features
 from .config import CONFIG_NAME, DLCConfig
 from .digest import json_digest, model_digest, tokenizer_digest
-from .execution.distributed import cpu_threads, from_main_process, process_state, sum_over_processes
+from .execution.distributed import (
+    cpu_threads,
+    from_main_process,
+    process_state,
+    sum_over_processes,
+    using_threads,
+)
 from .execution.estimate import RunEstimate, estimate_run
 from .execution.loop import run_levels
 from .execution.plan import MicroBatch, cut_batches, deal
 from .execution.progress import progress_bar
 from .loading import ModelSource
-from .masking import LevelReport, Masker, weights_marker
+from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
 from .tasks import EncodedRow
 from .tasks.causal_lm import CausalLMTask
@@ -183,7 +189,7 @@ class DLCScorer:
         with safe_open(path, "pt") as state:
             key = (state.metadata() or {}).get("calibration")
         if key == self._calibration_key():
-            self._calibrated = weights_marker(self.model), tuple(load_file(path)["schedule"].tolist())
+            self._calibrated = self._masker.weights_state(), tuple(load_file(path)["schedule"].tolist())
         else:
             logger.warning("the schedule in %s was calibrated for other weights or options; calibrating anew", path)
 
@@ -313,7 +319,7 @@ class DLCScorer:
         """
         if self.config.mask_schedule is not None:
             return self.config.mask_schedule.fractions
-        marker = weights_marker(self.model)
+        marker = self._masker.weights_state()
         if self._calibrated is None or self._calibrated[0] != marker:
             self._calibrated = marker, self._read_or_find_schedule()
         return self._calibrated[1]
@@ -377,7 +383,9 @@ class DLCScorer:
         examples, is_batch = self._task.encoder.rows_of(rows)
         encoded = self._task.encode(examples)
         batches = self._cut(encoded)
-        confidence, loss = self._run(encoded, batches, hold=not is_batch and self._can_hold())
+        if batches and not is_batch:
+            self._hold_levels()
+        confidence, loss = self._run(encoded, batches)
         columns = self._columns(encoded, confidence, loss)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
@@ -406,7 +414,7 @@ class DLCScorer:
             return DatasetDict({split: self.score(part, num_threads) for split, part in dataset.items()})
         _require_dataset(dataset)
         state = process_state()
-        with cpu_threads(self.model.device, num_threads, state):
+        with using_threads(cpu_threads(num_threads)):
             encoded = self._encode_dataset(dataset)
             batches = self._cut(encoded)
             if batches:
@@ -429,7 +437,7 @@ class DLCScorer:
         """
         parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
         state = process_state()
-        with cpu_threads(self.model.device, num_threads, state), _scoring_mode(self.model):
+        with using_threads(cpu_threads(num_threads)), _scoring_mode(self.model):
             encoded = [row for part in parts for row in self._encode_dataset(part)]
             return estimate_run(
                 self._task, self._masker, encoded, self._cut(encoded), self._levels, state.num_processes
@@ -446,7 +454,7 @@ class DLCScorer:
         return _AUTO_TOKENS["cpu" if self.model.device.type == "cpu" else "accelerator"]
 
     def _adopt(self, schedule: tuple[float, ...]) -> None:
-        self._calibrated = weights_marker(self.model), schedule
+        self._calibrated = self._masker.weights_state(), schedule
 
     def _encode_dataset(self, dataset: Dataset) -> list[EncodedRow]:
         _require_dataset(dataset)
@@ -461,27 +469,27 @@ class DLCScorer:
         encoded: Sequence[EncodedRow],
         batches: Sequence[MicroBatch],
         on_batch: Callable[[MicroBatch], None] = lambda _: None,
-        hold: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The one engine: `map` hands over its batch, `score` its share of the dataset."""
         if not batches:  # nothing but skipped rows: leave the model alone
-            return np.zeros((self._levels, len(encoded)), np.float32), np.zeros(
-                (self._levels, len(encoded)), np.float32
-            )
+            nothing = np.zeros((self._levels, len(encoded)), dtype=np.float32)
+            return nothing, nothing.copy()
         schedule = self.calibrate()
-        with self._masker.session(schedule, hold=hold) as session, _scoring_mode(self.model):
+        with self._masker.session(schedule) as session, _scoring_mode(self.model):
             return run_levels(self._task, session, schedule, encoded, batches, on_batch)
 
-    def _can_hold(self) -> bool:
-        fits = self._masker.fits_in_memory(self._levels)
-        if not fits and not self._warned_of_memory:
+    def _hold_levels(self) -> None:
+        """Keep the masked weights of all levels for the rows to come, if there is room."""
+        schedule = self.calibrate()
+        if self._masker.fits_in_memory(schedule):
+            self._masker.hold_levels(schedule)
+        elif not self._warned_of_memory:
             self._warned_of_memory = True
             logger.warning(
                 "scoring row by row masks the model anew for every row: the masked weights of %d levels do not fit "
                 "into a quarter of the free memory. Pass batched=True to dataset.map.",
-                self._levels,
+                len(schedule),
             )
-        return fits
 
     def _columns(self, encoded: Sequence[EncodedRow], confidence: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
         return build_columns(

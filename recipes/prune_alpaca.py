@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
 from datasets import Dataset, load_dataset, load_from_disk
@@ -36,7 +37,7 @@ from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKS
 from hf_dlc.columns import score_features
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.demo import demo_model
-from hf_dlc.execution.distributed import process_state
+from hf_dlc.execution.distributed import cpu_threads, process_state
 from hf_dlc.reporting import status_counts, summarize, versions
 
 
@@ -50,7 +51,8 @@ class RecipeArguments:
     """What to score, with which model, and what to keep."""
 
     dataset: str = field(
-        default="recipes/data/demo_instructions.jsonl", metadata={"help": "Hub repository, local file, or saved folder."}
+        default="recipes/data/demo_instructions.jsonl",
+        metadata={"help": "Hub repository, local file, or saved folder."},
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
@@ -92,6 +94,7 @@ def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([RecipeArguments, DLCConfig], args, description=__doc__)
     state = process_state()
+    torch.set_num_threads(cpu_threads(options.num_threads))
     logging.basicConfig(level=logging.INFO if state.is_main_process else logging.ERROR, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     output = Path(options.output_dir)
@@ -101,19 +104,26 @@ def main(args: list[str] | None = None) -> None:
     with state.local_main_process_first():  # one download, one preparation; the others read the cache
         dataset = read_dataset(options)
         scorer = load_scorer(options, config)
-    logger.info("%d rows; %s in %s on %d process(es)", len(dataset), options.model, scorer.model.dtype, state.num_processes)
+    logger.info(
+        "%d rows; %s in %s on %d process(es)", len(dataset), options.model, scorer.model.dtype, state.num_processes
+    )
     logger.info("estimate: %s", scorer.estimate(dataset, num_threads=options.num_threads))
 
     start = time.perf_counter()
-    schedule = scorer.prepare(num_threads=options.num_threads)
+    if state.is_main_process:  # the others get the schedule from it when they score
+        schedule = scorer.calibrate()
+        logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
     calibrated = time.perf_counter()
-    logger.info("masked fractions: %s (%.0f s)", ", ".join(f"{fraction:g}" for fraction in schedule), calibrated - start)
     scored = scorer.score(dataset, num_threads=options.num_threads)
     seconds = time.perf_counter() - calibrated
     if not state.is_main_process:
         return
-    kept = make_selector(options, config).indices_of(scored)
-    run = {"calibration_seconds": calibrated - start, "scoring_seconds": seconds, **usage(scored, scorer, seconds, state)}
+    kept = make_selector(options, config).read_indices(scored).tolist()
+    run = {
+        "calibration_seconds": calibrated - start,
+        "scoring_seconds": seconds,
+        **usage(scored, scorer, seconds, state),
+    }
     write_results(output, options, config, scorer, scored, kept, run)
     logger.info("wrote %s", output)
 
@@ -185,7 +195,9 @@ def write_results(
 ) -> None:
     """Write the pruned dataset, the scores of all rows, the manifest and the summary."""
     output.mkdir(parents=True, exist_ok=True)
-    summary = summarize(scored, kept, options.column or f"{config.prefix}_confidence", config.prefix, options.flag_column)
+    summary = summarize(
+        scored, kept, options.column or f"{config.prefix}_confidence", config.prefix, options.flag_column
+    )
     if not config.keep_levels:
         scored = scored.remove_columns([f"{config.prefix}_level_confidence", f"{config.prefix}_level_loss"])
     pruned = scored.select(kept)

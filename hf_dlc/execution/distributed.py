@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,6 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, parse_flag_from_env, reduce
-
-
-logger = logging.getLogger(__name__)
 
 
 def process_state() -> PartialState:
@@ -53,19 +49,21 @@ def from_main_process(value: Any, state: PartialState) -> Any:
     return broadcast_object_list([value])[0] if state.num_processes > 1 else value
 
 
-@contextmanager
-def cpu_threads(device: torch.device, num_threads: int | None, state: PartialState) -> Iterator[None]:
+def cpu_threads(num_threads: int | None = None) -> int:
     """
-    Let CPU work use this process's share of the cores, or `num_threads`.
+    CPU threads of this process: `num_threads`, by default the cores divided by the processes of this machine.
 
     Launchers set `OMP_NUM_THREADS=1` for each process, also for a single one, which would leave cores idle.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+@contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Compute on the CPU with `count` threads, and afterwards with as many as before."""
     before = torch.get_num_threads()
-    if device.type == "cpu":
-        share = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
-        torch.set_num_threads(num_threads or max(1, share // local_processes))
-        logger.info("using %d CPU threads", torch.get_num_threads())
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -106,4 +106,5 @@ def _memory(masker: Masker, batches: Sequence[MicroBatch]) -> int:
     dtype_size = torch.finfo(masker.model.dtype).bits // 8
     largest = max((batch.padded_tokens for batch in batches), default=0)
     hidden = getattr(masker.model.config, "intermediate_size", None) or widest
-    return weights + masker.maskable_bytes + largest * hidden * dtype_size * _LIVE_ACTIVATIONS
+    maskable = sum(target.parameter.nbytes for target in masker.targets)
+    return weights + maskable + largest * hidden * dtype_size * _LIVE_ACTIVATIONS

@@ -12,10 +12,16 @@ from ..tasks import BatchScores, EncodedRow, Task
 from .plan import MicroBatch
 
 
+class Masked(Protocol):
+    """What the masks did at a level."""
+
+    masked: int  # weights set to zero
+
+
 class Levels(Protocol):
     """The door to the masks: puts the model into the state of a level."""
 
-    def set_level(self, level: int) -> None:
+    def set_level(self, level: int) -> Masked:
         """Mask the weights of `level`; levels are asked for in ascending order."""
 
 
@@ -53,29 +59,38 @@ def run_levels(
     """
     confidence = np.zeros((len(schedule), len(rows)), dtype=np.float32)
     loss = np.zeros_like(confidence)
+    if not batches:
+        return confidence, loss
+    order = np.concatenate([batch.rows for batch in batches])
     unmasked: torch.Tensor | None = None
-    for level in range(len(schedule)) if batches else ():
-        levels.set_level(level)
-        scores = []
+    for level in range(len(schedule)):
+        masked = levels.set_level(level).masked
+        confidences, losses = [], []
         for batch in batches:
-            scores.append(task.forward([rows[index] for index in batch.rows]))
+            scores = task.forward([rows[index] for index in batch.rows])
+            confidences.append(scores.confidence)
+            losses.append(scores.loss)
             if batch is batches[0]:
-                unmasked = scores[0].states if level == 0 else _check_changed(unmasked, scores[0], level)
-            scores[-1] = scores[-1]._replace(states=None)  # free them: only the first ones are compared
+                unmasked = _check_changed(unmasked, scores.states, masked, level)
             on_batch(batch)
-        order = np.concatenate([batch.rows for batch in batches])
-        # One transfer a level: a transfer a micro-batch would make a GPU wait for the host each time.
-        confidence[level, order] = torch.cat([score.confidence for score in scores]).cpu().numpy()
-        loss[level, order] = torch.cat([score.loss for score in scores]).cpu().numpy()
+        # One transfer a level: a transfer a micro-batch would make an accelerator wait for the host each time.
+        confidence[level, order] = torch.cat(confidences).cpu().numpy()
+        loss[level, order] = torch.cat(losses).cpu().numpy()
     return confidence, loss
 
 
-def _check_changed(unmasked: torch.Tensor, masked: BatchScores, level: int) -> torch.Tensor:
-    """Published code scored quantised models whose masks never reached the arithmetic; this is what tells."""
-    if torch.equal(unmasked, masked.states):
+def _check_changed(unmasked: torch.Tensor | None, states: torch.Tensor, masked: int, level: int) -> torch.Tensor:
+    """
+    Compare the hidden states of the first micro-batch with those of level 0, and return the latter.
+
+    Published code scored quantised models whose masks never reached the arithmetic; this is what tells.
+    """
+    if unmasked is None:
+        return states
+    if masked and torch.equal(unmasked, states):
         raise RuntimeError(
-            f"level {level} has masked weights, but the hidden states of its first micro-batch are the same as "
-            "without masks: the model does not compute with the weights that were masked. Load it unquantised, "
+            f"level {level} has {masked} masked weights, but the hidden states of its first micro-batch are the same "
+            "as without masks: the model does not compute with the weights that were masked. Load it unquantised, "
             "without kernels or wrappers that keep their own copy of the weights."
         )
     return unmasked

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hf_dlc.masking.calibration import calibrate
+from hf_dlc.masking.calibration import CALIBRATION_STARTS, calibrate
 from hf_dlc.masking.masker import LevelReport, Masker, MaskingSession
 from hf_dlc.masking.targets import Target, UnmaskableModelError, check_maskable, find_targets
 
 
 __all__ = [
+    "CALIBRATION_STARTS",
     "LevelReport",
     "Masker",
     "MaskingSession",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 logger = logging.getLogger(__name__)
 
 # Where to look first. Random masking takes a model apart at 1 to 20% of the weights, magnitude masking at 10 to 70%.
-STARTS = {"random": 0.05, "magnitude": 0.3}
+CALIBRATION_STARTS = {"random": 0.05, "magnitude": 0.3}
 
 _LARGEST = 0.99  # a confidence that has not fallen here does not depend on the weights
 _DIGITS = 3
@@ -22,7 +22,7 @@ _Point = tuple[float, float]  # masked fraction, share of the unmasked confidenc
 def calibrate(
     confidence_at: Callable[[float], float],
     shares: Sequence[float] = (1.0, 0.75, 0.5, 0.25),
-    start: float = STARTS["random"],
+    start: float = CALIBRATION_STARTS["random"],
     tolerance: float = 0.01,
     max_evaluations: int = 24,
 ) -> tuple[float, ...]:
@@ -39,7 +39,7 @@ def calibrate(
         shares (`Sequence[float]`, *optional*, defaults to `(1.0, 0.75, 0.5, 0.25)`):
             Shares of the unmasked confidence, descending from 1, in (0, 1].
         start (`float`, *optional*, defaults to 0.05):
-            Masked fraction to try first, in (0, 1). `STARTS` has a good one for each masking.
+            Masked fraction to try first, in (0, 1). `CALIBRATION_STARTS` has a good one for each masking.
         tolerance (`float`, *optional*, defaults to 0.01):
             Difference between a share and what was measured that is good enough.
         max_evaluations (`int`, *optional*, defaults to 24):
@@ -86,8 +86,8 @@ def _unmasked(confidence_at: Callable[[float], float]) -> float:
     unmasked = float(confidence_at(0.0))
     if not (math.isfinite(unmasked) and unmasked > 0):
         raise ValueError(
-            f"The mean confidence of the unmasked model must be a positive number, got {unmasked}, so there is nothing "
-            "to calibrate against. Check the model and its dtype, or pass masked fractions, e.g. "
+            f"The mean confidence of the unmasked model must be a positive number, got {unmasked}, so there is "
+            "nothing to calibrate against. Check the model and its dtype, or pass masked fractions, e.g. "
             '`DLCConfig(schedule="0, 0.05, 0.1")`.'
         )
     return unmasked
@@ -143,7 +143,7 @@ def _proposal(points: Sequence[_Point], share: float, tolerance: float) -> float
 
 
 def _interpolate(points: Sequence[_Point], after: int, share: float) -> float:
-    """Where a cubic through the points around the crossing, with slopes from their neighbours, takes the value `share`."""
+    """Where a cubic through the points around the crossing takes the value `share`."""
     (low, at_low), (high, at_high) = points[after - 1], points[after]
     width = high - low
     slope_low, slope_high = (width * _slope(points, i) for i in (after - 1, after))

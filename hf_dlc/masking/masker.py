@@ -243,9 +243,13 @@ class Masker:
         """Drop the held levels."""
         self._held = None
 
+    def weights_state(self) -> tuple[object, ...]:
+        """Something that changes when the maskable weights do; cheap, and no more than a hint over processes."""
+        return _state_of(self.targets)
+
     def _notice_change(self) -> None:
         """Forget what was found out about other weights than the present ones."""
-        state = _state_of(self.targets)
+        state = self.weights_state()
         if state == self._weights_state:
             return
         self._weights_state = state

@@ -55,6 +55,24 @@ class Selector(ABC):
         """
         if isinstance(dataset, dict):
             return type(dataset)({name: self._select_split(name, split) for name, split in dataset.items()})
+        # A list of Python ints, because an array of the same numbers would give the result another fingerprint.
+        return dataset.select(self.read_indices(dataset).tolist())
+
+    def read_indices(self, dataset: Dataset) -> np.ndarray:
+        """
+        Return the numbers of the rows that calling the selector on `dataset` would return.
+
+        Args:
+            dataset (`Dataset`):
+                Scored dataset.
+
+        Returns:
+            `np.ndarray`: distinct row numbers in ascending order, int64, of shape `(n_selected,)`.
+
+        Raises:
+            TypeError: If `dataset` is streamed (`IterableDataset`).
+            ValueError: If a column is missing, or for the reasons given at `get_indices`.
+        """
         if not hasattr(dataset, "select"):
             raise TypeError(
                 f"{type(self).__name__} needs a map-style Dataset, got {type(dataset).__name__}: ranking compares "
@@ -70,8 +88,7 @@ class Selector(ABC):
             groups = _column(dataset.with_format(None), self.group_by, "Pass group_by= one of these.")[:]
         if self.keep_tokens is not None:
             tokens = read_numbers(dataset, self.tokens_column, "tokens_column=")
-        # A list of Python ints, because an array of the same numbers would give the result another fingerprint.
-        return dataset.select(self.get_indices(scores, groups, tokens).tolist())
+        return self.get_indices(scores, groups, tokens)
 
     def get_indices(
         self,

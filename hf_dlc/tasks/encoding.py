@@ -77,6 +77,16 @@ class Encoding(NamedTuple):
     targets: np.ndarray
     status: str
 
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.input_ids)
+
+    @property
+    def target_tokens(self) -> int:
+        """Number of tokens that are learned from."""
+        return int(np.count_nonzero(self.targets))
+
 
 class _Draft(NamedTuple):
     """A row as text, before tokenisation. The targets are `spans` of characters, or what follows `prompt`."""

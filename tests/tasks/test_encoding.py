@@ -39,8 +39,8 @@ REWRITING = (
 )
 # Without markers and like none of ours: each turn is found by rendering up to it.
 PLAIN = (
-    "{% for m in messages %}{{ '[' + m.role + '] ' + m.content + ' [end]\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '[assistant] ' }}{% endif %}"
+    "{% for m in messages %}{{ '[' + m.role + ']\n' + m.content + ' [end]\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '[assistant]\n' }}{% endif %}"
 )
 
 
@@ -172,8 +172,7 @@ class TestLayouts:
 
 class TestBoundary:
     def test_tokens_merge_across_the_end_of_the_prompt(self, smollm2: PreTrainedTokenizerBase) -> None:
-        # "foo" and "bar" are tokens of their own, but "foobar" is cut elsewhere, and so are line breaks.
-        for prompt, completion in [("foo", "bar"), ("Answer:\n", "\nYes"), ("Total: ", " 5"), ("un", "happy")]:
+        for prompt, completion in [("Answer: ", "Yes"), ("x = ", "  y"), ("Total:  ", "five"), ("un", "happy")]:
             encoding = encode(smollm2, {"prompt": prompt, "completion": completion})
             whole = smollm2(prompt + completion + "<|im_end|>")["input_ids"]
             alone = smollm2(prompt)["input_ids"]
@@ -182,8 +181,8 @@ class TestBoundary:
             assert encoding.targets.tolist() == [max(shared, 1) <= i for i in range(len(whole))]
 
     def test_a_merge_moves_the_boundary_into_the_prompt(self, smollm2: PreTrainedTokenizerBase) -> None:
-        encoding = encode(smollm2, {"prompt": "Answer:\n", "completion": "\nYes"})
-        assert learned(smollm2, encoding) == ["\n\nYes<|im_end|>"]
+        encoding = encode(smollm2, {"prompt": "x = ", "completion": "  y"})
+        assert learned(smollm2, encoding) == ["   y<|im_end|>"]
 
     def test_a_response_that_begins_with_a_line_break(self, tokenizer: PreTrainedTokenizerBase) -> None:
         encoding = encode(tokenizer, {"prompt": "Answer:", "completion": "\nYes"})
@@ -231,7 +230,7 @@ class TestTruncation:
         assert len(encoding.input_ids) == 1024
 
     def test_too_small_a_length(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        with pytest.raises(ValueError, match="`max_length` must be at least 2.*got 1"):
+        with pytest.raises(ValueError, match=r"`max_length` must be at least 2.*got 1"):
             RowEncoder(tokenizer, max_length=1)
 
 
@@ -302,10 +301,8 @@ class TestTemplates:
 
     def test_a_file(self, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
         path = tmp_path / "training.jinja"
-        path.write_text(
-            "{% for m in messages %}{{ m.role + ': ' }}{% generation %}{{ m.content }}{% endgeneration %}\n{% endfor %}",
-            encoding="utf-8",
-        )
+        marked = "{% generation %}{{ m.content }}{% endgeneration %}"
+        path.write_text("{% for m in messages %}{{ m.role + ':\n' }}" + marked + "{% endfor %}", encoding="utf-8")
         tokenizer.chat_template = None
         encoder = RowEncoder(tokenizer, template=path)
         path.unlink()  # read once
@@ -446,8 +443,10 @@ class TestDescribe:
         root = Path(__file__).resolve().parents[2]
         environment = {**os.environ, "PYTHONPATH": str(root)}
         command = [sys.executable, "-c", code]
-        outputs = {subprocess.check_output(command, cwd=root, env=environment, timeout=60) for _ in range(2)}
-        assert len(outputs) == 1
+        both = [subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE) for _ in range(2)]
+        first, second = (process.communicate(timeout=60)[0] for process in both)
+        assert first == second
+        assert first.startswith(b"callable ")
 
     def test_pickle(self, tokenizer: PreTrainedTokenizerBase) -> None:
         encoder = RowEncoder(tokenizer)
@@ -457,8 +456,8 @@ class TestDescribe:
 
 
 def read_rows(path: Path, count: int) -> list[dict[str, Any]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as lines:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
 
 

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from hf_dlc.masking import UnmaskableModelError, check_maskable, find_targets
+
+
+LLAMA_LAYER = {
+    "self_attn.q_proj.weight": (32, 32),
+    "self_attn.k_proj.weight": (16, 32),
+    "self_attn.v_proj.weight": (16, 32),
+    "self_attn.o_proj.weight": (32, 32),
+}
+DENSE_MLP = {
+    "mlp.gate_proj.weight": (64, 32),
+    "mlp.up_proj.weight": (64, 32),
+    "mlp.down_proj.weight": (32, 64),
+}
+# Shapes of the masked parameters of a layer, in order, and the number of masked weights of the whole model.
+CENSUS = {
+    "llama": ("model.layers", {**LLAMA_LAYER, **DENSE_MLP}, 18_432),
+    "llama_tied": ("model.layers", {**LLAMA_LAYER, **DENSE_MLP}, 18_432),
+    "gpt2": (
+        "transformer.h",
+        {
+            "attn.c_attn.weight": (32, 96),
+            "attn.c_proj.weight": (32, 32),
+            "mlp.c_fc.weight": (32, 128),
+            "mlp.c_proj.weight": (128, 32),
+        },
+        24_576,
+    ),
+    "mixtral": (
+        "model.layers",
+        {**LLAMA_LAYER, "mlp.experts.gate_up_proj": (4, 96, 32), "mlp.experts.down_proj": (4, 32, 48)},
+        43_008,
+    ),
+    "qwen3_moe": (
+        "model.layers",
+        {**LLAMA_LAYER, "mlp.experts.gate_up_proj": (4, 48, 32), "mlp.experts.down_proj": (4, 32, 24)},
+        24_576,
+    ),
+    "gpt_oss": (
+        "model.layers",
+        {**LLAMA_LAYER, "mlp.experts.gate_up_proj": (4, 32, 96), "mlp.experts.down_proj": (4, 48, 32)},
+        43_008,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CENSUS)
+def test_census(make_model: Callable, name: str) -> None:
+    prefix, layer, total = CENSUS[name]
+    targets = find_targets(make_model(name))
+    expected = {f"{prefix}.{i}.{key}": shape for i in range(2) for key, shape in layer.items()}
+    assert {target.name: tuple(target.parameter.shape) for target in targets} == expected
+    assert sum(target.parameter.numel() for target in targets) == total
+    assert [target.matrices for target in targets] == [4 if "experts" in target.name else 1 for target in targets]
+
+
+def test_census_of_a_vision_transformer() -> None:
+    config = transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=16,
+        patch_size=8,
+    )
+    targets = find_targets(transformers.ViTForImageClassification(config))
+    assert {target.name: tuple(target.parameter.shape) for target in targets} == {
+        "vit.layers.0.attention.q_proj.weight": (16, 16),
+        "vit.layers.0.attention.k_proj.weight": (16, 16),
+        "vit.layers.0.attention.v_proj.weight": (16, 16),
+        "vit.layers.0.attention.o_proj.weight": (16, 16),
+        "vit.layers.0.mlp.fc1.weight": (32, 16),
+        "vit.layers.0.mlp.fc2.weight": (16, 32),
+    }
+
+
+def test_census_of_a_resnet() -> None:
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    targets = find_targets(transformers.ResNetForImageClassification(config))
+    assert {target.name: tuple(target.parameter.shape) for target in targets} == {
+        "resnet.embedder.embedder.convolution.weight": (8, 3, 7, 7),
+        "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight": (8, 8, 3, 3),
+        "resnet.encoder.stages.0.layers.0.layer.1.convolution.weight": (8, 8, 3, 3),
+        "resnet.encoder.stages.1.layers.0.shortcut.convolution.weight": (16, 8, 1, 1),
+        "resnet.encoder.stages.1.layers.0.layer.0.convolution.weight": (16, 8, 3, 3),
+        "resnet.encoder.stages.1.layers.0.layer.1.convolution.weight": (16, 16, 3, 3),
+    }
+
+
+def test_linear_routers_and_heads_are_passed_over() -> None:
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Linear(4, 2)
+            self.shared_expert_gate = nn.Linear(4, 1)
+            self.router = nn.Sequential(nn.Linear(4, 2))
+            self.gate_proj = nn.Linear(4, 8)
+            self.score = nn.Linear(8, 3)
+            self.cls_classifier = nn.Linear(8, 3)
+
+    assert [target.name for target in find_targets(Mixture())] == ["gate_proj.weight"]
+
+
+def test_names_are_without_wrappers(make_model: Callable) -> None:
+    model = make_model("llama")
+    names = [target.name for target in find_targets(model)]
+    model.model.layers[1] = torch.compile(model.model.layers[1])
+    wrapped = nn.DataParallel(torch.compile(model))
+    assert [target.name for target in find_targets(wrapped)] == names
+    assert any("_orig_mod" in name and name.startswith("module.") for name, _ in wrapped.named_parameters())
+
+
+def test_head_of_a_wrapped_model_is_passed_over(make_model: Callable) -> None:
+    names = [target.name for target in find_targets(nn.DataParallel(make_model("llama")))]
+    assert "lm_head.weight" not in names
+
+
+def test_shared_weights_are_one_target() -> None:
+    first, second, third = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = first.weight
+    third.weight = nn.Parameter(first.weight.data)  # another `Parameter` over the same memory
+    (target,) = find_targets(nn.Sequential(first, second, third, first))
+    assert target.name == "0.weight"
+    assert target.aliases == (third.weight,)
+
+
+class TestTargetModules:
+    def test_names(self, make_model: Callable) -> None:
+        targets = find_targets(make_model("llama"), ["q_proj", "layers.1.mlp.up_proj"])
+        assert [target.name for target in targets] == [
+            "model.layers.0.self_attn.q_proj.weight",
+            "model.layers.1.self_attn.q_proj.weight",
+            "model.layers.1.mlp.up_proj.weight",
+        ]
+
+    def test_a_name_is_not_matched_within_a_piece(self, make_model: Callable) -> None:
+        with pytest.raises(ValueError, match="matches none"):
+            find_targets(make_model("llama"), ["proj"])
+
+    def test_regular_expression_matches_whole_names(self, make_model: Callable) -> None:
+        targets = find_targets(make_model("llama"), r".*layers\.0\..*(up|down)_proj")
+        assert [target.name for target in targets] == [
+            "model.layers.0.mlp.up_proj.weight",
+            "model.layers.0.mlp.down_proj.weight",
+        ]
+
+    def test_experts_by_module_or_by_parameter(self, make_model: Callable) -> None:
+        model = make_model("gpt_oss")
+        both = [target.name for target in find_targets(model, ["1.mlp.experts"])]
+        assert both == ["model.layers.1.mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.down_proj"]
+        assert [target.name for target in find_targets(model, r".*\.1\..*gate_up_proj")] == both[:1]
+
+    def test_untied_head_can_be_named(self, make_model: Callable) -> None:
+        (target,) = find_targets(make_model("llama"), ["lm_head"])
+        assert target.parameter.shape == (384, 32)
+
+    def test_tied_head_is_refused(self, make_model: Callable) -> None:
+        with pytest.raises(ValueError, match="`lm_head`: masking it would also mask the embedding"):
+            find_targets(make_model("llama_tied"), ["q_proj", "lm_head"])
+
+    def test_nothing_found_names_what_there_is(self, make_model: Callable) -> None:
+        with pytest.raises(ValueError, match=r"got \['query_key_value'\].*`model.layers.0.self_attn.q_proj`.* more"):
+            find_targets(make_model("llama"), ["query_key_value"])
+
+    def test_model_without_matrices(self) -> None:
+        with pytest.raises(ValueError, match="The model has no linear, convolution or expert weight"):
+            find_targets(nn.LayerNorm(4))
+
+
+def _with_weight(weight: torch.Tensor, kind: type[nn.Linear] = nn.Linear) -> nn.Module:
+    linear = kind(8, 4, bias=False)
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    return nn.Sequential(linear)
+
+
+class TestCheckMaskable:
+    def test_plain_models_pass(self, make_model: Callable) -> None:
+        for name in CENSUS:
+            check_maskable(make_model(name))
+
+    def test_a_config_entry_does_not_matter(self, make_model: Callable) -> None:
+        model = make_model("llama")
+        model.config.quantization_config = {"quant_method": "gguf"}
+        check_maskable(model)
+
+    def test_packed_four_bit(self) -> None:
+        class Linear4bit(nn.Linear):
+            pass
+
+        model = _with_weight(torch.zeros(16, 1, dtype=torch.uint8), Linear4bit)
+        with pytest.raises(UnmaskableModelError, match=r"`0.weight` .* got torch.uint8: the weights are quantised"):
+            check_maskable(model)
+
+    def test_eight_bit(self) -> None:
+        with pytest.raises(UnmaskableModelError, match=r"got torch\.int8"):
+            check_maskable(_with_weight(torch.zeros(4, 8, dtype=torch.int8)))
+
+    def test_packed_shape(self) -> None:
+        with pytest.raises(UnmaskableModelError, match=r"a packed weight of shape \(4, 2\) in place of \(4, 8\)"):
+            check_maskable(_with_weight(torch.zeros(4, 2)))
+
+    def test_float8(self) -> None:
+        with pytest.raises(UnmaskableModelError, match=r"got torch.float8_e4m3fn: .*bfloat16"):
+            check_maskable(_with_weight(torch.zeros(4, 8).to(torch.float8_e4m3fn)))
+
+    def test_packed_buffer(self) -> None:
+        model = nn.Sequential(nn.Linear(2, 2), nn.Module())
+        model[1].register_buffer("qweight", torch.zeros(4, 4, dtype=torch.int32))
+        with pytest.raises(UnmaskableModelError, match=r"`1.qweight` .* got torch.int32"):
+            check_maskable(model)
+
+    def test_tensor_subclass(self) -> None:
+        class PackedTensor(torch.Tensor):
+            pass
+
+        model = _with_weight(torch.zeros(4, 8).as_subclass(PackedTensor))
+        with pytest.raises(UnmaskableModelError, match="got a `PackedTensor`: the weights are quantised"):
+            check_maskable(model)
+
+    def test_offloaded(self, make_model: Callable) -> None:
+        model = make_model("llama")
+        model.model.layers[1].to("meta")
+        with pytest.raises(
+            UnmaskableModelError, match=r"`model.layers.1.\S+` must be in memory, .*without offloading"
+        ):
+            check_maskable(model)
+
+    def test_sharded(self) -> None:
+        torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+        try:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.tensor import Shard, distribute_tensor
+
+            weight = distribute_tensor(torch.zeros(4, 8), init_device_mesh("cpu", (1,)), [Shard(0)])
+            with pytest.raises(UnmaskableModelError, match=r"got a sharded `DTensor`.*data-parallel"):
+                check_maskable(_with_weight(weight))
+        finally:
+            torch.distributed.destroy_process_group()
+
+    def test_adapters(self, make_model: Callable) -> None:
+        import peft
+
+        model = peft.get_peft_model(make_model("llama"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+        with pytest.raises(UnmaskableModelError, match=r"got a PEFT `Linear` at `.*q_proj`.*merge_and_unload\(\)"):
+            check_maskable(model)
+        check_maskable(model.merge_and_unload())
