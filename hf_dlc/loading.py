@@ -73,8 +73,8 @@ class ModelSource:
             model_id = path
         elif _looks_like_a_path(str(model_id)):
             raise FileNotFoundError(
-                f"there is no model at {str(model_id)!r}. Pass a folder with a config.json, a .gguf file, or the id of "
-                "a repository such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
+                f"there is no model at {str(model_id)!r}. Pass a folder with a config.json, a .gguf file, or the id "
+                "of a repository such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
             )
         device = torch.device(device) if device is not None else default_device()
         if dtype == "auto":

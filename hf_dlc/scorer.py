@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, concatenate_datasets
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .cache import cache_folder, write_json
@@ -133,8 +135,8 @@ class DLCScorer:
             device (`str` or `torch.device`, *optional*):
                 By default this process's accelerator, else the CPU.
             model_kwargs (`dict`, *optional*):
-                Further arguments of `AutoModelForCausalLM.from_pretrained`, such as `attn_implementation`, `device_map`
-                or `trust_remote_code`, which is off unless it is given here.
+                Further arguments of `AutoModelForCausalLM.from_pretrained`, such as `attn_implementation`,
+                `device_map`, or `trust_remote_code`, which is off unless it is given here.
             config_overrides:
                 Single options, such as `schedule="0, 0.05, 0.1"`; they win over `config`.
 
@@ -182,14 +184,13 @@ class DLCScorer:
             save_file({"schedule": schedule}, folder / STATE_NAME, metadata={"calibration": self._calibration_key()})
 
     def _read_state(self, path: Path) -> None:
-        from safetensors import safe_open
-
         if not path.is_file() or self.config.schedule is not None:
             return
         with safe_open(path, "pt") as state:
             key = (state.metadata() or {}).get("calibration")
+            schedule = tuple(state.get_tensor("schedule").tolist())
         if key == self._calibration_key():
-            self._calibrated = self._masker.weights_state(), tuple(load_file(path)["schedule"].tolist())
+            self._calibrated = self._masker.weights_state(), schedule
         else:
             logger.warning("the schedule in %s was calibrated for other weights or options; calibrating anew", path)
 
@@ -275,7 +276,7 @@ class DLCScorer:
         source = self._source
         return {
             "score_version": SCORE_VERSION,
-            "config": self.config.to_dict(),
+            "config": {**vars(self.config), "template": self._task.describe()},
             "model": source.model_id if source else type(self.model).__name__,
             "revision": source.revision if source else None,
             "gguf_file": source.model_kwargs.get("gguf_file") if source else None,
@@ -285,7 +286,6 @@ class DLCScorer:
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
             "tokens_per_batch": self._tokens_per_batch,
-            "template": self._task.describe(),
         }
 
     # ---- schedule -------------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ class DLCScorer:
         weights = [model_digest(self.model), tokenizer_digest(self.processor), probe_digest()]
         return json_digest([SCORE_VERSION, facts, weights])
 
-    @property
+    @cached_property
     def _probe_encoder(self) -> RowEncoder:
         template = "auto" if callable(self.config.template) else self.config.template
         return RowEncoder(self.processor, template=template, max_length=self.config.max_length)
@@ -418,7 +418,7 @@ class DLCScorer:
             encoded = self._encode_dataset(dataset)
             batches = self._cut(encoded)
             if batches:
-                self._adopt(from_main_process(self.calibrate() if state.is_main_process else None, state))
+                self._calibrate_everywhere(state)
             mine = [batches[index] for index in deal(batches, state.num_processes)[state.process_index]]
             with progress_bar(mine, self._levels, show=state.is_main_process) as advance:
                 confidence, loss = self._run(encoded, mine, advance)
@@ -453,8 +453,11 @@ class DLCScorer:
             return self.config.tokens_per_batch
         return _AUTO_TOKENS["cpu" if self.model.device.type == "cpu" else "accelerator"]
 
-    def _adopt(self, schedule: tuple[float, ...]) -> None:
-        self._calibrated = self._masker.weights_state(), schedule
+    def _calibrate_everywhere(self, state: PartialState) -> None:
+        """Calibrate on the main process alone: another device or thread count could round to another schedule."""
+        schedule = from_main_process(self.calibrate() if state.is_main_process else None, state)
+        if self.config.schedule is None:
+            self._calibrated = self._masker.weights_state(), schedule
 
     def _encode_dataset(self, dataset: Dataset) -> list[EncodedRow]:
         _require_dataset(dataset)

@@ -13,8 +13,8 @@ Loads, estimates, calibrates, scores, selects, and writes into `output_dir`:
     manifest.json    model, data, options, schedule, versions, counts, kept indices
     summary.md       what was scored and kept, for people
 
-The dataset may be a repository on the Hub, a local .json, .jsonl, .csv or .parquet file (also gzipped), or a folder that
-`Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the command line wins.
+The dataset may be a repository on the Hub, a local .json, .jsonl, .csv or .parquet file (also gzipped), or a folder
+that `Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the command line wins.
 """
 
 from __future__ import annotations

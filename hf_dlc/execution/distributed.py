@@ -28,8 +28,9 @@ def process_state() -> PartialState:
         state = PartialState(cpu=cpu)
     else:
         state = PartialState()
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    if state.num_processes != launched:
+    # Without LOCAL_RANK the number was left by a scheduler, and no launcher started anything.
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
+    if state.num_processes < launched:
         raise RuntimeError(
             f"the launcher started {launched} processes but this one sees {state.num_processes}: each would score "
             "all rows. On CPU set ACCELERATE_USE_CPU=1, and build no PartialState() before the first score()."

@@ -69,7 +69,7 @@ def estimate_run(
     levels: int,
     num_processes: int,
 ) -> RunEstimate:
-    """Count, time one middling micro-batch, and multiply."""
+    """Count, time a few micro-batches, and multiply."""
     statuses = Counter(row.status for row in rows)
     padded_tokens = sum(batch.padded_tokens for batch in batches)
     return RunEstimate(
@@ -85,12 +85,12 @@ def estimate_run(
 
 
 def _seconds_per_token(task: Task, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]) -> float:
+    """Mean over a long, a middling and a short micro-batch; the faster of two passes each, the first warms up."""
     if not batches:
         return 0.0
-    batch = batches[len(batches) // 2]
-    members = [rows[index] for index in batch.rows]
-    _timed(task, members)  # the first pass pays for caches and kernels
-    return min(_timed(task, members) for _ in range(2)) / batch.padded_tokens
+    sample = [batches[index] for index in sorted({0, len(batches) // 2, len(batches) - 1})]
+    seconds = [min(_timed(task, [rows[index] for index in batch.rows]) for _ in range(2)) for batch in sample]
+    return sum(seconds) / sum(batch.padded_tokens for batch in sample)
 
 
 def _timed(task: Task, members: Sequence[EncodedRow]) -> float:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from ..tasks import BatchScores, EncodedRow, Task
+from ..tasks import EncodedRow, Task
 from .plan import MicroBatch
 
 

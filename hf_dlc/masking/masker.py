@@ -409,10 +409,13 @@ class MaskingSession:
         """Restore every weight, bit for bit; nothing can be masked afterwards. Calling it again does nothing."""
         with _deferred_interrupt(), _plain_writes():
             self._is_open = False
-            self._swap_back()
-            if self._fraction != 0:
-                self._copy_back()
+            self._unmask()
             self._backup = None
+
+    def _unmask(self) -> None:
+        self._swap_back()
+        if self._fraction != 0:
+            self._copy_back()
 
     def _originals(self) -> list[torch.Tensor]:
         """The unmasked weights, wherever they are."""
@@ -430,7 +433,7 @@ class MaskingSession:
     def _swap(self, level: int) -> None:
         """Put the held tensors of a level in the places of the model's own."""
         self._check_open()
-        self._swap_back()
+        self._unmask()
         copies = self._held.copies[level]
         if copies is not None:
             self._own = [target.parameter.data for target in self._targets]

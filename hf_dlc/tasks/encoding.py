@@ -238,6 +238,8 @@ class RowEncoder:
         if isinstance(row, Skipped):
             return _skipped(row.reason)
         if isinstance(row, TokenRow):
+            if row.input_ids and not (min(row.input_ids) >= 0 and max(row.input_ids) < self._vocabulary_size):
+                return _skipped(INVALID_ROW)  # an id without an embedding would end the whole run
             return self._encoding(row.input_ids, np.asarray(row.labels, dtype=np.int64) != -100)
         if isinstance(row, Instruction):
             row = row.conversation() if self._chat else row.plain_text()
@@ -250,6 +252,10 @@ class RowEncoder:
         except _RefusedError as refused:
             _warn_once(f"The chat template does not accept a row, which is skipped, as are others like it: {refused}")
             return _skipped(INVALID_ROW)
+
+    @cached_property
+    def _vocabulary_size(self) -> int:
+        return len(self.tokenizer)
 
     def _with_eos(self, text: str) -> str:
         eos = self.tokenizer.eos_token

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from hf_dlc.masking import LevelReport, Masker, MaskingSession, UnmaskableModelError, masker as masker_module
+from hf_dlc.masking import LevelReport, Masker, MaskingSession, UnmaskableModelError
+from hf_dlc.masking import masker as masker_module
 
 
 FRACTIONS = (0.0, 0.1, 0.3, 0.7)
@@ -102,7 +104,7 @@ class TestLevels:
     ) -> None:
         masker = Masker(make_model(family).bfloat16(), masking, scope=scope)
         levels = levels_of(masker)
-        for smaller, larger in zip(levels, levels[1:], strict=False):
+        for smaller, larger in itertools.pairwise(levels):
             for one, other in zip(smaller, larger, strict=True):
                 assert bool(((one != 0) | (other == 0)).all())
                 assert torch.equal(other[other != 0], one[other != 0])
@@ -235,13 +237,18 @@ class TestRestore:
         masker = Masker(model)
         if held:
             masker.hold_levels(FRACTIONS)
-        with pytest.raises(error), masker.session(FRACTIONS) as session:
-            session.set_level(2)
-            raise error
+        with pytest.raises(error):
+            self._fail_at_level_2(masker, error)
         assert snapshot(model) == before
         with masker.session(FRACTIONS) as session:  # and the model is free again
             session.set_level(1)
         assert snapshot(model) == before
+
+    @staticmethod
+    def _fail_at_level_2(masker: Masker, error: type[BaseException]) -> None:
+        with masker.session(FRACTIONS) as session:
+            session.set_level(2)
+            raise error
 
     @pytest.mark.parametrize("masking", ["random", "magnitude"])
     def test_interrupted_while_masking(

@@ -77,7 +77,7 @@ def matrices_of(tensors: Sequence[torch.Tensor], names: Sequence[str]) -> list[W
 
 
 def check_magnitude(tensors: Sequence[torch.Tensor], fractions: Sequence[float], seed: int = 3) -> None:
-    """Compare the masks under one threshold with those of the full sort; what is left must be as it was, bit for bit."""
+    """Compare the masks under one threshold with those of the full sort, and what is left bit for bit."""
     names = [f"layers.{i}.weight" for i in range(len(tensors))]
     thresholds = magnitude_thresholds(matrices_of(tensors, names), fractions, seed)
     expected = reference_masks(tensors, names, fractions, seed)

@@ -30,6 +30,9 @@ ASK = {"role": "user", "content": "What is it?"}
 SAY = {"role": "assistant", "content": "The fox."}
 SYSTEM = {"role": "system", "content": "Be brief."}
 MULTI = [ASK, SAY, ASK, {"role": "assistant", "content": "The dog."}]
+CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": {"a": 1}}}
+RESULT = {"role": "tool", "content": "2", "tool_call_id": "abcdefghi"}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
 
 # Rewrites every earlier answer, as templates of reasoning models do, and has no markers.
 REWRITING = (
@@ -134,6 +137,11 @@ class TestLayouts:
         encoding = encode(tokenizer, {"input_ids": [5, 6, 7], "labels": [5, -100, 7]})
         assert encoding.input_ids.tolist() == [5, 6, 7]
         assert encoding.targets.tolist() == [False, False, True]  # the label of the first token is never in the loss
+
+    @pytest.mark.parametrize("token", [-1, 384])
+    def test_token_ids_of_another_tokenizer(self, tokenizer: PreTrainedTokenizerBase, token: int) -> None:
+        assert len(tokenizer) == 384
+        assert encode(tokenizer, {"input_ids": [5, token], "labels": [5, token]}).status == INVALID_ROW
 
     def test_order_and_skipped_rows(self, tokenizer: PreTrainedTokenizerBase) -> None:
         responses = ["one", "", None, 3, "two"]
@@ -406,6 +414,100 @@ class TestTurns:
         tokenizer.chat_template = "{{ mood }}: " + tokenizer.chat_template
         encoding = encode(tokenizer, {"messages": MULTI, "chat_template_kwargs": {"mood": "calm"}})
         assert text_of(tokenizer, encoding).startswith("calm: <|im_start|>user")
+
+
+class TestTrainingTemplates:
+    """Those whose originals are not at hand elsewhere: what they render, literally, and what they mark."""
+
+    @pytest.mark.parametrize(
+        ("name", "messages", "text", "targets"),
+        [
+            (
+                "smollm2",
+                [ASK, SAY],
+                "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+                "<|im_start|>user\nWhat is it?<|im_end|>\n<|im_start|>assistant\nThe fox.<|im_end|>\n",
+                ["The fox.<|im_end|>\n"],
+            ),
+            (
+                "smollm2",
+                [SYSTEM, ASK, SAY],
+                "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is it?<|im_end|>\n"
+                "<|im_start|>assistant\nThe fox.<|im_end|>\n",
+                ["The fox.<|im_end|>\n"],
+            ),
+            (
+                "mistral",
+                [SYSTEM, *MULTI],
+                "<s>[INST] What is it?[/INST] The fox.<|im_end|>[INST] What is it?[/INST] The dog.<|im_end|>",
+                [" The fox.<|im_end|>", " The dog.<|im_end|>"],
+            ),
+            (
+                "mistral",
+                [SYSTEM, *MULTI, ASK],
+                "<s>[INST] What is it?[/INST] The fox.<|im_end|>[INST] What is it?[/INST] The dog.<|im_end|>"
+                "[INST] Be brief.\n\nWhat is it?[/INST]",
+                [" The fox.<|im_end|>", " The dog.<|im_end|>"],
+            ),
+            (
+                "mistral",
+                [ASK, {"role": "assistant", "tool_calls": [CALL]}, RESULT, SAY],
+                '<s>[AVAILABLE_TOOLS] [{"type": "function", "function": {"name": "f", "parameters": {}}}]'
+                "[/AVAILABLE_TOOLS][INST] What is it?[/INST]"
+                '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "abcdefghi"}]<|im_end|>'
+                '[TOOL_RESULTS] {"content": 2, "call_id": "abcdefghi"}[/TOOL_RESULTS] The fox.<|im_end|>',
+                [
+                    '[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "abcdefghi"}]<|im_end|>',
+                    " The fox.<|im_end|>",
+                ],
+            ),
+            (
+                "llama3_1",
+                [SYSTEM, ASK, SAY],
+                "<s><|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+                "Today Date: 26 Jul 2024\n\nBe brief.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+                "What is it?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nThe fox.<|eot_id|>",
+                ["The fox.<|eot_id|>"],
+            ),
+        ],
+    )
+    def test_literal(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        messages: list[dict[str, Any]],
+        text: str,
+        targets: list[str],
+    ) -> None:
+        tokenizer.add_special_tokens(
+            {"bos_token": "<s>", "extra_special_tokens": ["[/INST]", "[/TOOL_RESULTS]", "<|eot_id|>"]}
+        )
+        row = {"messages": messages, "tools": TOOLS if RESULT in messages else None}
+        encoding = encode(tokenizer, row, template=TEMPLATES_FOLDER / f"{name}.jinja")
+        assert text_of(tokenizer, encoding) == text
+        assert learned(tokenizer, encoding) == targets
+
+    def test_smollm2_is_recognised(self, smollm2: PreTrainedTokenizerBase) -> None:
+        encoder = RowEncoder(smollm2)
+        own = (TEMPLATES_FOLDER / "smollm2.jinja").read_text(encoding="utf-8")
+        assert encoder.describe()["training_template"] == own
+        for messages in (MULTI, [SYSTEM, *MULTI], MULTI[:1]):
+            texts = [smollm2.apply_chat_template(messages, chat_template=t, tokenize=False) for t in (None, own)]
+            assert texts[0] == texts[1]
+
+    def test_chatml_is_recognised(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        own = (TEMPLATES_FOLDER / "chatml.jinja").read_text(encoding="utf-8")
+        assert RowEncoder(tokenizer).describe()["training_template"] == own
+
+    def test_markers_are_kept(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokenizer.chat_template = (
+            "{% for m in messages %}{%- generation -%}{{ m.content }}{% endgeneration %}{% endfor %}"
+        )
+        assert RowEncoder(tokenizer).describe()["training_template"] == tokenizer.chat_template
+
+    def test_other_templates_have_none(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokenizer.chat_template = PLAIN
+        assert RowEncoder(tokenizer).describe()["training_template"] is None
 
 
 class TestDescribe:

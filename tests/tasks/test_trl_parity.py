@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.columns import OK, TRUNCATED
@@ -48,7 +49,7 @@ SYSTEM = {"role": "system", "content": "Be brief. "}
 SINGLE = [user("What is it?"), says("The fox.")]
 MULTI = [user(" What? "), says("\nThe fox. "), user("And?"), says("The dog."), user("Now?"), says("Paris.")]
 THOUGHT = [user("What?"), says("<think>\nHm.\n</think>\n\nFox."), user("And?"), says("<think>\nSo.\n</think>\n\nDog.")]
-CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": {"a": 1}}}
+CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "f", "arguments": {"a": "1"}}}
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "D.", "parameters": {"type": "object"}}}]
 RESULT = {"role": "tool", "content": '{"b": 2}', "tool_call_id": "abcdefghi"}
 CALLING = [user("Do it."), says("", tool_calls=[CALL]), RESULT, says("Done.")]
@@ -217,7 +218,7 @@ def test_equal_or_refused(tokenizer: PreTrainedTokenizerBase, name: str, message
     tokenizer.chat_template = (TRL_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
     encoder = RowEncoder(tokenizer, max_length=8192)
     if name in REFUSED:
-        with pytest.raises(ValueError, match="Pass `template='path/to/training_template.jinja'`"):
+        with pytest.raises(ValueError, match=r"Pass `template='path/to/training_template.jinja'`"):
             encoder.encode([{"messages": messages}])
         return
     [row] = encoder.encode([{"messages": messages}])
@@ -230,6 +231,58 @@ def test_equal_or_refused(tokenizer: PreTrainedTokenizerBase, name: str, message
     )
     assert row.input_ids.tolist() == theirs["input_ids"]
     assert row.targets.astype(int).tolist() == [0, *theirs["assistant_masks"][1:]]
+
+
+CONVERSATIONS = [
+    SINGLE,
+    MULTI,
+    SINGLE[:1],
+    [SYSTEM, *MULTI],
+    [SYSTEM, *MULTI[:3]],
+    THOUGHT,
+    CALLING,
+    [SYSTEM, *CALLING],
+    CALLING[:2],
+    [user("Do it."), says("So.", tool_calls=[CALL, CALL]), RESULT, RESULT, says("Done.")],
+    [says("First."), *SINGLE],
+]
+ARGUMENTS = [
+    {},
+    {"add_generation_prompt": True},
+    {"tools": TOOLS},
+    {"tools": TOOLS * 2, "date_string": "1 May 2025", "tools_in_user_message": False},
+    {"builtin_tools": ["f", "code_interpreter"], "custom_tools": TOOLS},
+]
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma3", "llama3", "llama3_1", "llama3_2", "qwen2_5"])
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=["plain", "prompt", "tools", "options", "builtin"])
+def test_training_templates_render_what_the_model_renders(
+    tokenizer: PreTrainedTokenizerBase, name: str, arguments: dict[str, Any]
+) -> None:
+    tokenizer.bos_token = "<|endoftext|>"
+
+    def render(template: str, messages: list[dict[str, Any]]) -> str | None:
+        try:
+            return tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **arguments)
+        except TemplateError:
+            return None
+
+    original = (TRL_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    rendered = [render(original, messages) for messages in CONVERSATIONS]
+    assert [render(training_template(name), messages) for messages in CONVERSATIONS] == rendered
+    assert sum(text is not None for text in rendered) >= 4
+
+
+@pytest.mark.parametrize("arguments", [{}, {"tools": TOOLS}, {"add_generation_prompt": True}])
+def test_qwen3_renders_as_in_training(tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any]) -> None:
+    theirs = (TRL_TEMPLATES / "qwen3_training.jinja").read_text(encoding="utf-8")
+    for messages in CONVERSATIONS:
+        texts = [
+            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **arguments)
+            for template in (theirs, training_template("qwen3"))
+        ]
+        assert texts[0] == texts[1]
 
 
 def read_rows(name: str, count: int) -> list[dict[str, Any]]:
