@@ -139,7 +139,7 @@ def _overview(scored: Dataset, kept: Sequence[int], prefix: str) -> str:
         "## Rows",
         "",
         f"- {len(scored):,} rows, {sum(counts.values()) - sum(skipped.values()):,} scored",
-        f"- skipped: {', '.join(f'{count:,} {status}' for status, count in skipped.items()) or 'none'}",
+        f"- skipped: {', '.join(f'{count:,} {_name(status)}' for status, count in skipped.items()) or 'none'}",
         f"- truncated: {counts.get('truncated', 0):,}",
         f"- kept: {len(kept):,} rows ({share}), {tokens[list(kept)].sum():,.0f} of {tokens.sum():,.0f} target tokens",
     ]
@@ -172,7 +172,7 @@ def _interval_table(values: np.ndarray, kept: Sequence[int], column: str) -> str
             count = is_kept[part].sum()
             bounds = f"{values[part[0]]:.3f} to {values[part[-1]]:.3f}"
             rows.append([bounds, str(len(part)), str(count), str(len(part) - count), f"{count / len(part):.0%}"])
-    return _table(f"Kept and dropped by {column}", ["interval", "rows", "kept", "dropped", "kept share"], rows)
+    return _table(f"Kept and dropped by {_name(column)}", ["interval", "rows", "kept", "dropped", "kept share"], rows)
 
 
 def _correlation_table(scores: dict[str, np.ndarray], tokens: np.ndarray) -> str:
@@ -192,7 +192,7 @@ def _flag_table(scores: dict[str, np.ndarray], flags: np.ndarray, flag_column: s
         [name, f"{auroc(-values if name == 'confidence' else values, flags):.3f}", _median_rank(name, values, flags)]
         for name, values in scores.items()
     ]
-    title = f"Rows with `{flag_column}` ({flags.sum():,} of {len(flags):,})"
+    title = f"Rows with {_name(flag_column)} ({flags.sum():,} of {len(flags):,})"
     return _table(title, ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"], rows)
 
 
@@ -210,6 +210,11 @@ def _rows(title: str, scored: Dataset, indices: np.ndarray, scores: dict[str, np
         fields = [f"    {_one_line(name)}: {_one_line(value)}" for name, value in row.items()]
         blocks.append("\n".join([f"row {index}: {values}", "", *fields]))
     return "\n\n".join(blocks)
+
+
+def _name(name: str) -> str:
+    """A name that may be untrusted as inline code, which no character of it can end."""
+    return "`" + _one_line(name).replace("`", "\\u0060").replace("|", "\\u007c") + "`"
 
 
 def _one_line(value: Any) -> str:

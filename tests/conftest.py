@@ -13,8 +13,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,8 +25,14 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.cache import cache_folder
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+USER_CACHE = cache_folder()  # each test gets an empty one; what was downloaded is here
+AIDREAMS = SHARED / "models" / "aidreams_260k"  # a trained model of a megabyte
 
 CHATML = (
     "{% for message in messages %}"
@@ -40,6 +49,25 @@ _CORPUS = [
 ]
 
 VOCAB_SIZE = 384
+
+SCHEDULE = "0, 0.1, 0.3"
+
+# Lengths of all kinds, so that micro-batches have padding.
+ALPACA_ROWS = [
+    {"instruction": "Name three primary colours.", "input": "", "output": "Red, yellow and blue."},
+    {"instruction": "What is the capital of France?", "input": "", "output": "The capital of France is Paris."},
+    {"instruction": "Add.", "input": "2 and 3", "output": "5"},
+    {"instruction": "Describe the fox.", "input": "", "output": "The quick brown fox jumps over the lazy dog. " * 6},
+    {"instruction": "Say it in Greek and emoji.", "input": "thanks " * 20, "output": "ευχαριστώ 🙏"},
+    {"instruction": "Write.", "input": "", "output": "Below is an instruction that describes a task."},
+    {"instruction": "Continue: the lazy", "input": "", "output": " dog."},
+]
+
+SKIPPED_ROWS = {
+    "nothing": {"instruction": "Say nothing.", "input": "", "output": None},
+    "empty": {"instruction": "Say nothing.", "input": "", "output": ""},
+    "blank": {"instruction": "Say nothing.", "input": "", "output": " \n\t "},
+}
 
 # The wide initialisation makes rows differ: at the usual 0.02 a tiny random model is equally unsure of everything.
 _WIDE = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.2}
@@ -140,6 +168,38 @@ def llama(make_model: Callable[[str], PreTrainedModel]) -> PreTrainedModel:
     return make_model("llama")
 
 
+def run_python(code: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python of its own; the test fails if that fails or takes too long."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of everything that the model computes with."""
+    return {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def same_weights(model: PreTrainedModel, before: dict[str, torch.Tensor]) -> bool:
+    """Bit for bit: also NaN and the sign of zero."""
+    now = dict([*model.named_parameters(), *model.named_buffers()])
+    return now.keys() == before.keys() and all(
+        now[name].dtype == tensor.dtype
+        and torch.equal(now[name].contiguous().view(torch.uint8), tensor.contiguous().view(torch.uint8))
+        for name, tensor in before.items()
+    )
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama and its tokenizer as a folder; only to be read."""
+    folder = tmp_path_factory.mktemp("models") / "llama"
+    build_model("llama").save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def _tokenizer() -> PreTrainedTokenizerBase:
     return build_tokenizer()
@@ -149,3 +209,23 @@ def _tokenizer() -> PreTrainedTokenizerBase:
 def tokenizer(_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A private copy of the tiny ChatML tokenizer."""
     return copy.deepcopy(_tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of this test, not there yet: no test reads or leaves anything in the cache of the user."""
+    folder = tmp_path / "hf_dlc_cache"
+    monkeypatch.setenv("HF_DLC_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def make_scorer(
+    make_model: Callable[[str], PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+) -> Callable[..., DLCScorer]:
+    """`make_scorer("gpt2", seed=1)`: a scorer of a private tiny model, with the schedule `0, 0.1, 0.3`."""
+
+    def make(name: str = "llama", **options: Any) -> DLCScorer:
+        return DLCScorer(make_model(name), tokenizer, DLCConfig(**{"schedule": SCHEDULE, **options}))
+
+    return make

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hf_dlc.masking.calibration import CALIBRATION_STARTS, calibrate
-from hf_dlc.masking.masker import LevelReport, Masker, MaskingSession
-from hf_dlc.masking.targets import Target, UnmaskableModelError, check_maskable, find_targets
+from .calibration import CALIBRATION_STARTS, calibrate
+from .masker import LevelReport, Masker, MaskingSession
+from .targets import Target, UnmaskableModelError, check_maskable, find_targets
 
 
 __all__ = [

@@ -56,7 +56,7 @@ def calibrate(
     ```python
     >>> import math
     >>> calibrate(lambda fraction: 0.6 * math.exp(-10 * fraction), shares=(1.0, 0.5))
-    (0.0, 0.0693)
+    (0.0, 0.0706)
     ```
     """
     _check_shares(shares)

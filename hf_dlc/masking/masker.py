@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from hf_dlc.masking.masks import (
+from .masks import (
     Threshold,
     WeightMatrix,
     count_zeros,
@@ -26,7 +26,7 @@ from hf_dlc.masking.masks import (
     magnitude_thresholds,
     random_mask_,
 )
-from hf_dlc.masking.targets import Target, check_maskable, find_targets, unwrap
+from .targets import Target, check_maskable, find_targets, unwrap
 
 
 logger = logging.getLogger(__name__)
@@ -125,11 +125,9 @@ class Masker:
     >>> masker = Masker(model, masking="magnitude")
     >>> with masker.session((0.0, 0.25, 0.5)) as session:
     ...     for level in range(3):
-    ...         session.set_level(level)
-    ...         print(int((model.weight == 0).sum()))
-    0
-    1024
-    2048
+    ...         report = session.set_level(level)
+    >>> report
+    LevelReport(level=2, masked_fraction=0.5, maskable=4096, masked=2048, zeros_before=0)
     >>> int((model.weight == 0).sum())
     0
     >>> [level.masked for level in masker.report]

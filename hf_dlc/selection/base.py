@@ -56,7 +56,8 @@ class Selector(ABC):
         if isinstance(dataset, dict):
             return type(dataset)({name: self._select_split(name, split) for name, split in dataset.items()})
         # A list of Python ints, because an array of the same numbers would give the result another fingerprint.
-        return dataset.select(self.read_indices(dataset).tolist())
+        indices = self.read_indices(dataset).tolist()
+        return dataset.select(indices)
 
     def read_indices(self, dataset: Dataset) -> np.ndarray:
         """

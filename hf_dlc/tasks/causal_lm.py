@@ -118,6 +118,12 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
         config, "auto_map", {}
     ):
         raise ValueError(f"{name} has no causal language model in transformers; DLC needs one.")
+    # BERT and its like have a head in the causal mapping too. (GPT-NeoX is causal, whatever its flag says.)
+    if getattr(config, "is_decoder", True) is False and not config.model_type.startswith("gpt_neox"):
+        raise ValueError(
+            f"{name} sees the very tokens that it should predict (is_decoder=False, as in BERT); DLC needs a "
+            "decoder-only language model."
+        )
 
 
 def _check_head(model: PreTrainedModel) -> None:

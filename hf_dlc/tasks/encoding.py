@@ -48,6 +48,18 @@ logger = logging.getLogger(__name__)
 ENCODING_VERSION = 1
 
 TEMPLATES_FOLDER = Path(__file__).resolve().parents[1] / "templates"
+FAMILIES = (
+    "chatml",
+    "gemma",
+    "gemma3",
+    "llama3",
+    "llama3_1",
+    "llama3_2",
+    "mistral",
+    "qwen2_5",
+    "qwen3",
+    "smollm2",
+)
 
 _MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _REASONING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
@@ -261,7 +273,7 @@ class RowEncoder:
         eos = self.tokenizer.eos_token
         if eos is None:
             raise ValueError(
-                f"Raw text is scored with the end-of-sequence token after it, but the tokenizer "
+                "Raw text is scored with the end-of-sequence token after it, but the tokenizer "
                 f"{_label(self.tokenizer)} has none. Set `tokenizer.eos_token`, or use rows with token ids and labels."
             )
         return text if text.endswith(eos) else text + eos
@@ -564,8 +576,7 @@ def _training_template(name: str) -> str:
 @lru_cache
 def _family(text: str, special_tokens: tuple[tuple[str, str], ...]) -> str | None:
     """The training template that renders all probes as `text` does."""
-    names = sorted(path.stem for path in TEMPLATES_FOLDER.glob("*.jinja"))
-    return next((name for name in names if _is_family(name, text, dict(special_tokens))), None)
+    return next((name for name in FAMILIES if _is_family(name, text, dict(special_tokens))), None)
 
 
 def _is_family(name: str, text: str, special_tokens: dict[str, str]) -> bool:

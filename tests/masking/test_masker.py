@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,14 @@ def make_odd(model: nn.Module) -> nn.Module:
                 bits = flat.view(torch.int16 if flat.dtype.itemsize == 2 else torch.int32)
                 bits[5] = torch.iinfo(bits.dtype).max - 5  # a NaN
     return model
+
+
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt`, also where the tests were started with interrupts ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 class TestLevels:
@@ -281,6 +289,7 @@ class TestRestore:
         monkeypatch.setattr(masker_module, name, interrupted)
         return calls
 
+    @pytest.mark.usefixtures("ctrl_c_raises")
     @pytest.mark.parametrize("held", [False, True])
     def test_ctrl_c_while_restoring_waits(
         self, make_model: Callable, held: bool, monkeypatch: pytest.MonkeyPatch
@@ -301,12 +310,11 @@ class TestRestore:
             restore(session)
 
         monkeypatch.setattr(MaskingSession, name, restore_with_ctrl_c)
-        handler = signal.getsignal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt), masker.session(FRACTIONS) as session:
             session.set_level(2)
         assert interrupts
         assert snapshot(model) == before
-        assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_ctrl_c_just_before_restoring(self, make_model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         model = make_model("llama")

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_dlc.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
 from hf_dlc.formats import Instruction
-from hf_dlc.tasks.encoding import TEMPLATES_FOLDER, Encoding, RowEncoder, _warn_once
+from hf_dlc.tasks.encoding import FAMILIES, TEMPLATES_FOLDER, Encoding, RowEncoder, _warn_once
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -201,6 +202,15 @@ class TestBoundary:
         encoding = encode(tokenizer, {"messages": [ASK, {"role": "assistant", "content": "a<|im_end|>b"}]})
         assert (encoding.input_ids[encoding.targets] == end).sum() == 2
 
+    def test_special_tokens_of_the_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raw text gets those that the tokenizer adds; a chat template writes its own."""
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+        assert text_of(tokenizer, encode(tokenizer, {"text": "A"})) == "<|endoftext|>A<|im_end|>"
+        for row in ({"messages": [ASK, SAY]}, {"question": "A", "answer": "B"}):
+            assert text_of(tokenizer, encode(tokenizer, row)).startswith("<|im_start|>user")
+
 
 class TestTruncation:
     def test_the_first_tokens_are_kept(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -288,6 +298,13 @@ class TestTemplates:
     def test_neither_a_word_nor_a_file(self, tokenizer: PreTrainedTokenizerBase) -> None:
         with pytest.raises(ValueError, match=r"must be 'auto', 'chat', .* no file 'vicuna'"):
             RowEncoder(tokenizer, template="vicuna")
+
+    def test_named_templates(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": PLAIN}
+        assert learned(tokenizer, encode(tokenizer, {"messages": MULTI})) == [
+            "The fox.<|im_end|>\n",
+            "The dog.<|im_end|>\n",
+        ]
 
     def test_a_callable(self, tokenizer: PreTrainedTokenizerBase) -> None:
         def template(row: dict[str, Any]) -> dict[str, Any]:
@@ -555,6 +572,10 @@ class TestDescribe:
         [expected] = encoder.encode([{"messages": MULTI}])
         [encoding] = pickle.loads(pickle.dumps(encoder)).encode([{"messages": MULTI}])
         assert np.array_equal(encoding.input_ids, expected.input_ids)
+
+
+def test_every_template_is_a_family() -> None:
+    assert sorted(path.stem for path in TEMPLATES_FOLDER.glob("*.jinja")) == sorted(FAMILIES)
 
 
 def read_rows(path: Path, count: int) -> list[dict[str, Any]]:

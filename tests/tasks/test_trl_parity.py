@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jinja2 import TemplateError
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.columns import OK, TRUNCATED
@@ -140,6 +142,16 @@ def test_every_layout(tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, ki
     theirs = trl_labels(ROWS[kind], tokenizer, max_length=max_length, assistant_only_loss=by_turn)
     assert ours == in_the_loss(theirs)
     assert len(ours) > 0
+
+
+@pytest.mark.parametrize("kind", ["text", "prompt and completion", "prompt and completion as messages"])
+def test_a_tokenizer_that_adds_special_tokens(
+    tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, kind: str
+) -> None:
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    assert our_labels(ROWS[kind], RowEncoder(tokenizer)) == in_the_loss(trl_labels(ROWS[kind], tokenizer))
 
 
 def test_sharegpt_as_messages(tokenizer: PreTrainedTokenizerBase, trl_labels: Labels) -> None:
@@ -289,7 +301,8 @@ def read_rows(name: str, count: int) -> list[dict[str, Any]]:
     path = TEXT_SETS / name
     if not path.is_file():
         pytest.skip(f"no {name} in {TEXT_SETS}")
-    with path.open(encoding="utf-8") as lines:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
         return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
 
 
@@ -305,6 +318,13 @@ def test_real_alpaca(smollm2: PreTrainedTokenizerBase, trl_labels: Labels, max_l
     ]
     ours = our_labels(rows, RowEncoder(smollm2, max_length=max_length))
     assert ours == in_the_loss(trl_labels(as_messages, smollm2, max_length=max_length))
+
+
+@pytest.mark.parametrize("max_length", [1024, 64])
+def test_real_prompts_and_completions(smollm2: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
+    rows = read_rows("t0_55k.jsonl.gz", 100)
+    ours = our_labels(rows, RowEncoder(smollm2, max_length=max_length))
+    assert ours == in_the_loss(trl_labels(rows, smollm2, max_length=max_length))
 
 
 @pytest.mark.parametrize("max_length", [1024, 64])

@@ -1,0 +1,133 @@
+"""What an installation gets, and what importing it costs."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import fnmatch
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+import hf_dlc
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "hf_dlc"
+
+
+@pytest.fixture(scope="module")
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def data_files() -> list[str]:
+    """Everything in the package that is not Python, relative to it."""
+    found = [path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*") if path.is_file()]
+    return [name for name in found if "__pycache__" not in name and not name.endswith(".py")]
+
+
+def test_version_is_written_once_in_two_places(pyproject: dict[str, Any]) -> None:
+    assert hf_dlc.__version__ == pyproject["project"]["version"]
+
+
+def test_setup_cfg_has_only_what_cannot_live_in_pyproject() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert config.sections()
+    movable = re.compile(r"metadata|options(\..*)?|tool:.*|coverage:.*|isort|mypy.*|bdist_wheel|egg_info")
+    assert [section for section in config.sections() if movable.fullmatch(section)] == []
+
+
+def test_data_files_are_listed(pyproject: dict[str, Any], data_files: list[str]) -> None:
+    patterns = pyproject["tool"]["setuptools"]["package-data"]["hf_dlc"]
+    assert {"py.typed", "tasks/probe.jsonl", "templates/chatml.jinja"} <= set(data_files)
+    forgotten = [name for name in data_files if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    assert forgotten == []
+
+
+def test_data_files_are_found_as_resources() -> None:
+    package = files("hf_dlc")
+    assert (package / "py.typed").is_file()
+    assert (package / "tasks" / "probe.jsonl").read_text(encoding="utf-8").startswith("{")
+    templates = [entry.name for entry in (package / "templates").iterdir()]
+    assert sorted(templates) == sorted(path.name for path in (PACKAGE / "templates").glob("*.jinja"))
+    assert templates
+
+
+def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path, data_files: list[str]) -> None:
+    pytest.importorskip("setuptools", minversion="77", reason="builds a wheel with the installed setuptools")
+    source = tmp_path / "source"
+    source.mkdir()
+    for folder in ("hf_dlc", "recipes"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=source, check=True, capture_output=True, timeout=90
+    )
+    [wheel] = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = [path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")]
+    assert {f"hf_dlc/{name}" for name in data_files} | set(modules) <= names
+    assert {name.split("/")[0] for name in names} == {"hf_dlc", f"hf_dlc-{hf_dlc.__version__}.dist-info"}
+
+
+def test_import_is_light() -> None:
+    code = "import sys, hf_dlc; print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_resolve() -> None:
+    assert len(hf_dlc.__all__) == len(set(hf_dlc.__all__))
+    assert [name for name in hf_dlc.__all__ if not hasattr(hf_dlc, name)] == []
+    assert set(hf_dlc.__all__) <= set(dir(hf_dlc))
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = hf_dlc.no_such_name
+
+
+def test_library_never_prints() -> None:
+    printing = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "pprint")
+    ]
+    assert printing == []
+
+
+def test_constraints_pin_every_direct_dependency(pyproject: dict[str, Any]) -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+    versions = {pin.name.lower().replace("_", "-"): pin for pin in pins}
+    assert len(versions) == len(pins)
+    project = pyproject["project"]
+    direct = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    for requirement in map(Requirement, direct):
+        pin = versions.get(requirement.name.lower())
+        assert pin is not None, f"{requirement.name} is not pinned"
+        [specifier] = pin.specifier
+        assert specifier.operator == "=="
+        assert requirement.specifier.contains(specifier.version), f"{pin} does not satisfy {requirement}"

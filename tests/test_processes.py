@@ -1,0 +1,209 @@
+"""
+Several processes score as one does: every row once, in its place, bit for bit.
+
+`accelerate launch --cpu --num_processes 2` is not used: it starts one process and says nothing (a test below shows
+it). `torchrun`, or `accelerate launch --multi_gpu` with ACCELERATE_USE_CPU=1, starts as many CPU processes as asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.execution.distributed import cpu_threads, process_state
+from tests.conftest import build_model, build_tokenizer
+
+
+SCRIPTS = Path(__file__).parent / "scripts"
+ROWS = 31  # a multiple of neither 2 nor 3
+SKIPPED = range(0, ROWS, 7)
+
+Results = list[dict[str, Any]]
+Launch = Callable[..., Results]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scorer's folder: a tiny model, and options with several levels and micro-batches of a few rows."""
+    folder = tmp_path_factory.mktemp("model")
+    build_model("llama").save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    config = DLCConfig(schedule="0, 0.05, 0.2", dtype="float32", tokens_per_batch=300, keep_levels=True)
+    record = {**config.to_dict(), "base_model_name_or_path": str(folder), "revision": None}
+    (folder / "dlc_config.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    rows = [
+        {"row": i, "instruction": f"Count to {i}.", "output": "" if i in SKIPPED else f"{i} and " * (i * 11 % 13 + 1)}
+        for i in range(ROWS)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Launch:
+    """`launch(["torchrun", "--nproc_per_node", "2"], script)` returns what each process wrote, by rank."""
+
+    def run(launcher: list[str], script: str, *arguments: str | Path, **environment: str) -> Results:
+        # Of the launchers' modules, so that it is this interpreter and no script of the same name on the PATH.
+        modules = {"torchrun": "torch.distributed.run", "accelerate": "accelerate.commands.accelerate_cli"}
+        command = [sys.executable, "-m", modules[launcher[0]], *launcher[1:], SCRIPTS / script]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
+        done = subprocess.run(
+            list(map(str, [*command, *arguments])),
+            env={**inherited, "OMP_NUM_THREADS": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.glob("rank*.json"))]
+
+    return run
+
+
+@pytest.fixture
+def score(launch: Launch, model_folder: Path, rows_file: Path, tmp_path: Path) -> Launch:
+    """`score(["torchrun", "--nproc_per_node", "2"])` scores the rows in the processes that this starts."""
+
+    def run(launcher: list[str], **environment: str) -> Results:
+        return launch(launcher, "score_rows.py", model_folder, rows_file, tmp_path, **environment)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("score_rows", SCRIPTS / "score_rows.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def alone(
+    script: ModuleType, model_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """What one process writes: this one, with one thread."""
+    folder = tmp_path_factory.mktemp("alone")
+    script.main(str(model_folder), str(rows_file), str(folder))
+    return json.loads((folder / "rank0.json").read_text(encoding="utf-8"))
+
+
+def torchrun(processes: int) -> list[str]:
+    return ["torchrun", "--standalone", "--nproc_per_node", str(processes)]  # standalone: on a free port
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def check_same(results: Results, alone: dict[str, Any], processes: int) -> None:
+    assert [result["processes"] for result in results] == [processes] * processes
+    assert sorted(result["rank"] for result in results) == list(range(processes))
+    for result in results:
+        for split in ("all", "one", "skipped"):
+            assert result[split] == alone[split]
+
+
+def test_one_process(alone: dict[str, Any]) -> None:
+    """What the others are compared with is itself as it should be."""
+    assert alone["processes"] == 1
+    assert alone["all"]["row"] == list(range(ROWS))
+    statuses = alone["all"]["dlc_status"]
+    assert [i for i, status in enumerate(statuses) if status == "empty_response"] == list(SKIPPED)
+    assert set(statuses) == {"ok", "empty_response"}
+    scores = alone["all"]["dlc_loss"]
+    assert len({scores[i : i + 8] for i in range(0, len(scores), 8)}) == ROWS - len(SKIPPED) + 1  # and NaN
+    assert alone["one"]["dlc_status"] == ["ok"]
+    assert set(alone["skipped"]["dlc_status"]) == {"empty_response"}
+
+
+@pytest.mark.distributed
+def test_torchrun_two_processes(score: Launch, alone: dict[str, Any]) -> None:
+    check_same(score(torchrun(2), ACCELERATE_USE_CPU="1"), alone, 2)
+
+
+@pytest.mark.distributed
+def test_torchrun_three_processes_without_the_switch(score: Launch, alone: dict[str, Any]) -> None:
+    """ACCELERATE_USE_CPU is what accelerate needs to be told; where there is no accelerator, we need not be."""
+    check_same(score(torchrun(3), CUDA_VISIBLE_DEVICES=""), alone, 3)
+
+
+@pytest.mark.distributed
+def test_accelerate_launch_two_processes(score: Launch, alone: dict[str, Any]) -> None:
+    launcher = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", free_port()]
+    check_same(score(launcher, ACCELERATE_USE_CPU="1"), alone, 2)
+
+
+@pytest.mark.distributed
+def test_accelerate_launch_cpu_starts_one_process(launch: Launch, tmp_path: Path) -> None:
+    """Should this ever start two, the advice in the documentation can become simpler."""
+    launcher = ["accelerate", "launch", "--cpu", "--num_processes", "2"]
+    assert launch(launcher, "see_processes.py", tmp_path) == [{"processes": 1, "rank": 0}]
+
+
+@pytest.mark.distributed
+def test_a_state_that_sees_one_process_is_refused(launch: Launch, tmp_path: Path) -> None:
+    """A bare PartialState() ignores ACCELERATE_USE_CPU; both processes would score all rows as rank 0 of 1."""
+    results = launch(torchrun(2), "see_processes.py", tmp_path, "bare", ACCELERATE_USE_CPU="1")
+    assert len(results) == 2
+    for result in results:
+        assert set(result) == {"error"}
+        assert "2 processes but this one sees 1" in result["error"]
+        assert "PartialState()" in result["error"]
+        assert "ACCELERATE_USE_CPU=1" in result["error"]
+
+
+def test_launched_processes_must_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = process_state()
+    monkeypatch.setenv("WORLD_SIZE", str(state.num_processes + 3))
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert process_state().num_processes == state.num_processes  # a scheduler's variable, not a launcher's
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(RuntimeError, match=f"started {state.num_processes + 3} processes"):
+        process_state()
+
+
+def test_scorer_refuses_too(
+    monkeypatch: pytest.MonkeyPatch, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    scorer = DLCScorer(llama, tokenizer, DLCConfig(schedule="0"))
+    dataset = Dataset.from_list([{"prompt": "a", "completion": "b"}])
+    monkeypatch.setenv("WORLD_SIZE", str(process_state().num_processes + 1))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(RuntimeError, match="each would score all rows"):
+        scorer.score(dataset)
+
+
+def test_processes_of_a_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as launchers set it, also for one process
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert cpu_threads() == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert cpu_threads() == 2
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "9")
+    assert cpu_threads() == 1
+    assert cpu_threads(5) == 5

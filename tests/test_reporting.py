@@ -1,0 +1,274 @@
+"""Rank statistics against independent ones, and a summary that dataset text cannot break out of."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import unicodedata
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+from scipy import stats
+
+from hf_dlc.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
+from hf_dlc.reporting import auroc, spearman, status_counts, summarize, versions
+
+
+def scored_dataset(
+    columns: dict[str, list[Any]],
+    confidence: list[float],
+    statuses: list[str] | None = None,
+    keep_levels: bool = False,
+    prefix: str = "dlc",
+    features: dict[str, Any] | None = None,
+) -> Dataset:
+    """Rows with the score columns that a scorer with two levels writes."""
+    statuses = statuses or [OK] * len(confidence)
+    values = np.array([confidence, np.array(confidence) / 2], dtype=np.float32)
+    scores = build_columns(statuses, np.arange(len(confidence)) + 3, values, 1 - values, prefix, keep_levels)
+    types = {**score_features(prefix, keep_levels), **(features or {})}
+    if missing := set(columns) - set(types):
+        types |= {name: Dataset.from_dict({name: columns[name]}).features[name] for name in missing}
+    return Dataset.from_dict(
+        {**columns, **scores}, features=Features({name: types[name] for name in [*columns, *scores]})
+    )
+
+
+# ---- statistics -------------------------------------------------------------------------------------------------------
+
+
+def pairwise_auroc(scores: np.ndarray, flags: np.ndarray) -> float:
+    pairs = list(itertools.product(scores[flags], scores[~flags]))
+    return sum(1.0 if high > low else 0.5 if high == low else 0.0 for high, low in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("distinct", [2, 5, 1000])
+def test_auroc_is_the_share_of_pairs_in_order(distinct: int) -> None:
+    rng = np.random.default_rng(distinct)
+    scores, flags = rng.integers(0, distinct, 60).astype(np.float64), rng.random(60) < 0.3
+    assert auroc(scores, flags) == pytest.approx(pairwise_auroc(scores, flags), abs=1e-12)
+    statistic = stats.mannwhitneyu(scores[flags], scores[~flags]).statistic
+    assert auroc(scores, flags) == pytest.approx(statistic / (flags.sum() * (~flags).sum()), abs=1e-12)
+
+
+def test_auroc_leaves_out_nan_rows() -> None:
+    scores = np.array([3.0, np.nan, 1.0, np.nan, 2.0, np.inf])
+    flags = np.array([True, True, False, False, False, True])
+    known = ~np.isnan(scores)
+    assert auroc(scores, flags) == pairwise_auroc(scores[known], flags[known]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "flags"),
+    [([1.0, 2.0], [True, True]), ([1.0, 2.0], [False, False]), ([np.nan, 2.0], [True, False]), ([], [])],
+)
+def test_auroc_without_both_kinds(scores: list[float], flags: list[bool]) -> None:
+    assert math.isnan(auroc(np.array(scores, dtype=np.float64), np.array(flags, dtype=bool)))
+
+
+def test_auroc_of_equal_scores_is_a_half() -> None:
+    assert auroc(np.ones(5), np.array([True, False, True, False, False])) == 0.5
+
+
+@pytest.mark.parametrize("distinct", [3, 1000])
+def test_spearman_is_that_of_scipy(distinct: int) -> None:
+    rng = np.random.default_rng(distinct)
+    left = rng.integers(0, distinct, 80).astype(np.float64)
+    right = left + rng.integers(0, distinct, 80)
+    assert spearman(left, right) == pytest.approx(stats.spearmanr(left, right).statistic, abs=1e-12)
+    left[:5], right[3:9] = np.nan, np.nan
+    expected = stats.spearmanr(left, right, nan_policy="omit").statistic
+    assert spearman(left, right) == pytest.approx(expected, abs=1e-12)
+
+
+def test_spearman_sees_ranks_only() -> None:
+    values = np.array([0.1, 5.0, 3.0, 4.0])
+    assert spearman(values, np.exp(values)) == pytest.approx(1.0)
+    assert spearman(values, -values) == pytest.approx(-1.0)
+
+
+@pytest.mark.parametrize("left", [[1.0, 1.0, 1.0], [np.nan, np.nan, 1.0], [np.nan] * 3])
+def test_spearman_of_what_never_varies(left: list[float]) -> None:
+    assert math.isnan(spearman(np.array(left), np.array([1.0, 2.0, 3.0])))
+
+
+def test_status_counts_are_complete_and_ordered() -> None:
+    dataset = scored_dataset({}, [0.5, 0.1, 0.2, 0.3], [EMPTY_RESPONSE, OK, OK, TRUNCATED], prefix="x")
+    counts = status_counts(dataset, "x")
+    assert counts == {OK: 2, EMPTY_RESPONSE: 1, TRUNCATED: 1}
+    assert next(iter(counts)) == OK
+
+
+def test_versions_name_what_computes() -> None:
+    found = versions()
+    assert {"python", "hf_dlc", "torch", "transformers", "datasets", "accelerate"} <= set(found)
+    assert all(re.match(r"\d+\.\d+", number) for number in found.values())
+
+
+# ---- summary ----------------------------------------------------------------------------------------------------------
+
+
+def tables(summary: str) -> dict[str, list[list[str]]]:
+    """Rows of cells of each table, header first, by the title of their section."""
+    found: dict[str, list[list[str]]] = {}
+    title = ""
+    for line in summary.splitlines():
+        if line.startswith("## "):
+            title = line.removeprefix("## ")
+        elif line.startswith("|") and not line.startswith("|---"):
+            found.setdefault(title, []).append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return found
+
+
+def test_summary_counts() -> None:
+    confidence = [0.1, 0.9, 0.5, 0.3, 0.7, 0.2]
+    statuses = [OK, OK, TRUNCATED, EMPTY_RESPONSE, OK, EMPTY_RESPONSE]
+    dataset = scored_dataset({"output": list("abcdef")}, confidence, statuses)
+    summary = summarize(dataset, [0, 4])
+    assert "- 6 rows, 4 scored" in summary
+    assert "- skipped: 2 `empty_response`" in summary
+    assert "- truncated: 1" in summary
+    assert "- kept: 2 rows (33.3%), 10 of 19 target tokens" in summary  # 3 + 7 of 3 + 4 + 5 + 7
+    [title] = [title for title in tables(summary) if title.startswith("Kept and dropped")]
+    _, *intervals = tables(summary)[title]
+    assert sum(int(row[1]) for row in intervals) == 4  # skipped rows are in no interval
+    assert sum(int(row[2]) for row in intervals) == 2
+    assert [row[0] for row in intervals] == sorted((row[0] for row in intervals), reverse=True)
+
+
+def test_summary_shows_the_extremes() -> None:
+    confidence = [0.1, 0.9, 0.5, float("nan"), 0.7, 0.2]
+    dataset = scored_dataset({"output": list("abcdef")}, confidence, [OK] * 3 + [EMPTY_RESPONSE] + [OK] * 2)
+    easiest, hardest = summarize(dataset, [0], examples=2).split("## Easiest rows")[1].split("## Hardest rows")
+    assert re.findall(r"^row (\d+):", easiest, re.MULTILINE) == ["1", "4"]
+    assert re.findall(r"^row (\d+):", hardest, re.MULTILINE) == ["0", "5"]
+    assert "    output: b" in easiest
+    assert "dlc_" not in easiest  # the scores stand in the first line
+
+
+def test_summary_of_flags_knows_which_way_is_hard() -> None:
+    flags = [True, True, False, False, False]
+    dataset = scored_dataset({"wrong": flags}, [0.1, 0.2, 0.7, 0.8, 0.9], keep_levels=True)
+    summary = summarize(dataset, [0], flag_column="wrong")
+    [title] = [title for title in tables(summary) if "wrong" in title]
+    assert "(2 of 5)" in title
+    _, *rows = tables(summary)[title]
+    assert [row[:2] for row in rows] == [["confidence", "1.000"], ["loss", "1.000"], ["plain loss", "1.000"]]
+    reversed_flags = scored_dataset({"wrong": flags[::-1]}, [0.1, 0.2, 0.7, 0.8, 0.9])
+    summary = summarize(reversed_flags, [0], flag_column="wrong")
+    assert tables(summary)[title][1][1] == "0.000"
+
+
+def test_summary_compares_plain_loss_where_levels_are_known() -> None:
+    columns, confidence = {"output": list("abc")}, [0.1, 0.5, 0.9]
+    with_levels = tables(summarize(scored_dataset(columns, confidence, keep_levels=True), [0]))
+    assert with_levels["Spearman correlation"][0] == ["score", "response length", "plain loss"]
+    assert with_levels["Spearman correlation"][1] == ["confidence", "+1.000", "-1.000"]
+    without = tables(summarize(scored_dataset(columns, confidence), [0]))
+    assert without["Spearman correlation"][0] == ["score", "response length"]
+
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "```\n# Not a heading\n```",
+    "~~~\n<img src=x onerror=alert(1)>",
+    "\x1b[2J\x1b[31mred\x07\x08",
+    "line\r\n\r\nbreak | cell | cell\n| --- | --- |",
+    "\u2028paragraph\u2029\x85next\x0b\x0c",
+    "\u202egnp.exe\u200b\ufeff",
+    "\n\n</code></pre>\n\n## Injected\n\n- 0 rows, 0 scored",
+    "`tick` $math$ [link](javascript:alert(1)) ![](http://example.invalid/x.png)",
+    "\t\ttab\x00nul\udcff".encode("utf-8", "replace").decode(),
+    "\U000e0041\U0001f600",
+    "x" * 5000,
+]
+
+# What may stand outside of the code blocks: our own words, names of scores and numbers.
+OURS = re.compile(r"|row \d+: [a-z0-9 .,-]+|- [\w %,.:()-]+|\|[ \w%.+,|=()-]*\|")
+
+
+def check_contained(summary: str) -> None:
+    for line in summary.split("\n"):
+        assert not [character for character in line if unicodedata.category(character)[0] == "C"]
+        assert not set(line) & {"\u2028", "\u2029"}
+        if not line.startswith("    "):
+            assert OURS.fullmatch(line) or line.startswith("## "), line
+    assert len([line for line in summary.split("\n") if line.startswith("## ")]) <= 7
+    assert "## Injected" not in summary.split("\n")
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_stays_in_its_block(text: str) -> None:
+    columns = {"output": [text] * 3, "messages": [[{"role": text, "content": text}]] * 3}
+    columns[text.replace("\0", "")] = [text] * 3  # Arrow ends a name at a NUL
+    dataset = scored_dataset(columns, [0.2, 0.4, 0.6])
+    summary = summarize(dataset, [0, 1])
+    check_contained(summary)
+    blocks = [line for line in summary.split("\n") if line.startswith("    ")]
+    assert len(blocks) == 2 * 3 * 3  # two lists of three rows of three fields, a line each
+    assert max(map(len, blocks)) < 400
+
+
+@pytest.mark.parametrize("name", ["a|b", "a\n\n## Injected\n", "`a` <b>c</b>", "\x1b[31ma", "a\u202eb"])
+def test_hostile_names_of_the_columns_that_are_summarised(name: str) -> None:
+    dataset = scored_dataset({name: [True, False, False]}, [0.2, 0.4, 0.6])
+    dataset = dataset.add_column(name + "score", [3.0, 2.0, 1.0])
+    summary = summarize(dataset, [0], column=name + "score", flag_column=name)
+    check_contained(summary)
+    for title in (line for line in summary.split("\n") if line.startswith("## ")):
+        outside = "".join(title.split("`")[::2])
+        assert re.fullmatch(r"## [\w (),]+", outside), title
+    # A table row has as many cells as its header.
+    for section in re.findall(r"(?:^\|.*\n?)+", summary, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in section.splitlines()}) == 1
+
+
+def test_hostile_status_of_a_dataset_from_elsewhere() -> None:
+    dataset = scored_dataset({"output": ["a", "b"]}, [0.2, 0.4], ["\n\n## Injected\n<b>|", OK])
+    check_contained(re.sub(r"`[^`\n]*`", "name", summarize(dataset, [1])))
+
+
+def test_text_can_be_read_back() -> None:
+    text = 'He said: "Größe ≥ 3,\nnot 4" \\o/'
+    summary = summarize(scored_dataset({"output": [text]}, [0.5]), [0])
+    [line] = {line.strip() for line in summary.split("\n") if line.startswith("    ")}
+    assert json.loads(line.removeprefix("output: ")) == text
+
+
+def test_empty_dataset() -> None:
+    dataset = scored_dataset(
+        {"output": [], "flag": []}, [], features={"output": Value("string"), "flag": Value("bool")}
+    )
+    summary = summarize(dataset, [], flag_column="flag")
+    assert "- 0 rows, 0 scored" in summary
+    assert "- kept: 0 rows (-), 0 of 0 target tokens" in summary
+
+
+@pytest.mark.parametrize("keep_levels", [False, True])
+@pytest.mark.filterwarnings("error")
+def test_all_rows_skipped(keep_levels: bool) -> None:
+    dataset = scored_dataset({"flag": [True, False]}, [0.1, 0.2], [EMPTY_RESPONSE] * 2, keep_levels=keep_levels)
+    summary = summarize(dataset, [], flag_column="flag")
+    assert "- 2 rows, 0 scored" in summary
+    assert "- skipped: 2 `empty_response`" in summary
+    assert "row 0" not in summary
+    check_contained(re.sub(r"`[^`\n]*`", "name", summary))
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_row() -> None:
+    summary = summarize(scored_dataset({"output": ["a"]}, [0.5], keep_levels=True), [0])
+    assert "- 1 rows, 1 scored" in summary
+    assert "- kept: 1 rows (100.0%), 3 of 3 target tokens" in summary
+    assert summary.count("row 0: confidence 0.375, loss 0.625, plain loss 0.500") == 2
+
+
+def test_another_prefix() -> None:
+    dataset = scored_dataset({"output": ["a", "b"]}, [0.5, 0.6], prefix="easy")
+    summary = summarize(dataset, [0], column="easy_loss", prefix="easy")
+    assert "- 2 rows, 2 scored" in summary
+    assert "easy_confidence" not in summary
