@@ -89,7 +89,9 @@ def test_columns_are_in_the_order_and_the_types_of_the_features(keep_levels: boo
 
 def test_no_rows() -> None:
     columns = build_columns([], np.zeros(0), np.zeros((2, 0)), np.zeros((2, 0)), keep_levels=True)
-    assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(score_features(keep_levels=True), 0)
+    assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(
+        score_features(keep_levels=True), 0
+    )
 
 
 def test_the_mean_of_many_levels_is_taken_in_double_precision() -> None:

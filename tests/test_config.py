@@ -85,12 +85,20 @@ class TestOptions:
         assert DLCConfig(schedule=canonical).schedule == canonical
 
     def test_schedule_text_loses_nothing(self) -> None:
-        assert DLCConfig(schedule=[1 / 3, 0.7000000000000001]).mask_schedule.fractions == (0, 1 / 3, 0.7000000000000001)
+        assert DLCConfig(schedule=[1 / 3, 0.7000000000000001]).mask_schedule.fractions == (
+            0,
+            1 / 3,
+            0.7000000000000001,
+        )
         assert DLCConfig().mask_schedule is None
 
     @pytest.mark.parametrize(
         ("given", "parsed"),
-        [(None, None), ({"a": "b"}, {"a": "b"}), ("src=instruction, pos = output", {"src": "instruction", "pos": "output"})],
+        [
+            (None, None),
+            ({"a": "b"}, {"a": "b"}),
+            ("src=instruction, pos = output", {"src": "instruction", "pos": "output"}),
+        ],
     )
     def test_columns(self, given: Any, parsed: dict[str, str] | None) -> None:
         assert DLCConfig(columns=given).columns == parsed
@@ -212,7 +220,9 @@ class TestCommandLine:
         assert all(f"--{name} " in shown for name in vars(DLCConfig()))
 
     def test_yaml_gives_defaults_and_the_command_line_wins(self, tmp_path: Path) -> None:
-        path = self._write(tmp_path, "seed: 5\nschedule: 0, 0.1\nkeep: 0.25\ncolumns: {src: text}\nkeep_levels: true\n")
+        path = self._write(
+            tmp_path, "seed: 5\nschedule: 0, 0.1\nkeep: 0.25\ncolumns: {src: text}\nkeep_levels: true\n"
+        )
         config, other = parse_config_and_args([DLCConfig, Other], ["--seed", "6", "--config", path, "--name", "x"])
         assert config == DLCConfig(seed=6, schedule=[0.1], columns={"src": "text"}, keep_levels=True)
         assert other == Other(keep=0.25, name="x")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import transformers
+from tokenizers import normalizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.digest import json_digest, model_digest, tokenizer_digest
@@ -105,9 +106,7 @@ class TestTokenizer:
             lambda tokenizer: tokenizer.add_tokens(["primary"]),
             lambda tokenizer: setattr(tokenizer, "chat_template", "{{ messages }}"),
             lambda tokenizer: setattr(tokenizer, "eos_token", "<|im_start|>"),
-            lambda tokenizer: setattr(
-                tokenizer.backend_tokenizer, "normalizer", __import__("tokenizers").normalizers.Lowercase()
-            ),
+            lambda tokenizer: setattr(tokenizer.backend_tokenizer, "normalizer", normalizers.Lowercase()),
         ],
         ids=["token", "template", "eos", "normalizer"],
     )
@@ -116,7 +115,7 @@ class TestTokenizer:
         change(tokenizer)
         assert tokenizer_digest(tokenizer) != before
 
-    def test_slow_tokenizer(self, tmp_path_factory: pytest.TempPathFactory) -> None:
+    def test_slow_tokenizer(self) -> None:
         slow = [transformers.ByT5Tokenizer(extra_ids=extra) for extra in (0, 0, 5)]
         digests = [tokenizer_digest(tokenizer) for tokenizer in slow]
         assert not slow[0].is_fast

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_dlc.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
 from hf_dlc.formats import Instruction
-from hf_dlc.tasks.encoding import FAMILIES, TEMPLATES_FOLDER, Encoding, RowEncoder, _warn_once
+from hf_dlc.tasks.chat import FAMILIES, TEMPLATES_FOLDER, warn_once
+from hf_dlc.tasks.encoding import Encoding, RowEncoder
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
@@ -50,7 +51,7 @@ PLAIN = (
 
 @pytest.fixture(autouse=True)
 def _warnings_are_new() -> None:
-    _warn_once.cache_clear()
+    warn_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.columns import OK, TRUNCATED
-from hf_dlc.tasks.encoding import TEMPLATES_FOLDER, RowEncoder
+from hf_dlc.tasks.chat import TEMPLATES_FOLDER
+from hf_dlc.tasks.encoding import RowEncoder
 
 
 # TRL's own configuration still uses a name that transformers is about to drop.

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+
+from hf_dlc import RunEstimate
+from hf_dlc.tasks.causal_lm import CausalLMTask
+from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, same_weights, weights
+
+
+ROWS = [*ALPACA_ROWS, *SKIPPED_ROWS.values()]
+
+
+def test_counts_are_those_of_the_run(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = make_scorer(max_length=60, tokens_per_batch=100)
+    dataset = Dataset.from_list(ROWS)
+    estimate = scorer.estimate(dataset)
+    passes = []
+    forward = CausalLMTask.forward
+    monkeypatch.setattr(CausalLMTask, "forward", lambda self, rows: passes.append(len(rows)) or forward(self, rows))
+    scored = scorer.score(dataset)
+    assert estimate.rows == 10
+    assert estimate.skipped == {"empty_response": 3, "truncated_away": 1}
+    assert estimate.truncated == scored["dlc_status"][:].count("truncated") == 1
+    assert estimate.target_tokens == sum(scored["dlc_tokens"])
+    assert estimate.forward_passes == len(passes) > 3
+    assert estimate.tokens > estimate.target_tokens
+    assert 0 < estimate.seconds < 60
+
+
+def test_memory_grows_with_what_is_in_flight(make_scorer: Callable) -> None:
+    dataset = Dataset.from_list(ROWS)
+    small, large = (make_scorer(tokens_per_batch=budget).estimate(dataset).memory_bytes for budget in (1, 4096))
+    model = make_scorer().model
+    assert sum(parameter.nbytes for parameter in model.parameters()) < small < large
+
+
+def test_splits_are_added_up(make_scorer: Callable) -> None:
+    scorer = make_scorer()
+    split = DatasetDict({"a": Dataset.from_list(ROWS[:4]), "b": Dataset.from_list(ROWS[4:])})
+    whole, parts = scorer.estimate(Dataset.from_list(ROWS)), scorer.estimate(split)
+    assert (parts.rows, parts.tokens, parts.skipped) == (whole.rows, whole.tokens, whole.skipped)
+
+
+def test_nothing_to_score(make_scorer: Callable) -> None:
+    estimate = make_scorer().estimate(Dataset.from_list([SKIPPED_ROWS["empty"]]))
+    assert (estimate.rows, estimate.tokens, estimate.forward_passes, estimate.seconds) == (1, 0, 0, 0)
+
+
+def test_a_calibrated_schedule_is_not_calibrated_for_it(make_scorer: Callable) -> None:
+    scorer = make_scorer(schedule=None, tokens_per_batch=4096)
+    assert scorer.estimate(Dataset.from_list(ROWS)).forward_passes == 4  # levels of one micro-batch
+    with pytest.raises(AttributeError, match="call scorer.calibrate"):
+        _ = scorer.schedule_
+
+
+def test_the_model_is_left_as_it_was(make_scorer: Callable) -> None:
+    scorer = make_scorer()
+    scorer.model.train()
+    before, threads = weights(scorer.model), torch.get_num_threads()
+    scorer.estimate(Dataset.from_list(ROWS))
+    assert same_weights(scorer.model, before)
+    assert all(module.training for module in scorer.model.modules())
+    assert torch.get_num_threads() == threads
+
+
+def test_a_stream_is_refused(make_scorer: Callable) -> None:
+    with pytest.raises(TypeError, match="score needs a datasets.Dataset or DatasetDict, got IterableDataset"):
+        make_scorer().estimate(Dataset.from_list(ROWS).to_iterable_dataset())
+
+
+def test_text() -> None:
+    estimate = RunEstimate(1200, {"empty_response": 2, "no_target": 1}, 3, 45000, 6000, 88, 61.4, 3 * 2**30)
+    assert str(estimate) == (
+        "1,200 rows (empty_response 2, no_target 1 skipped, 3 truncated), 45,000 tokens (6,000 targets), "
+        "88 forward passes, about 61 s and 3.0 GiB a process"
+    )
+    assert "(none skipped, 0 truncated)" in str(RunEstimate(1, {}, 0, 1, 1, 1, 1.0, 1))

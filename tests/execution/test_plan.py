@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_dlc.execution.plan import MicroBatch, cut_batches, deal
+
+
+LENGTHS = st.lists(st.integers(0, 60), max_size=50)
+
+
+def cut(lengths: list[int], budget: int) -> list[tuple[list[int], int]]:
+    batches = cut_batches(np.array(lengths, dtype=np.int64), budget)
+    return [(batch.rows.tolist(), batch.padded_tokens) for batch in batches]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "budget", "expected"),
+    [
+        ([], 10, []),
+        ([0, 0], 10, []),
+        ([5], 10, [([0], 5)]),
+        ([3, 9, 0, 4], 10, [([1], 9), ([3, 0], 8)]),
+        ([5, 5, 5], 10, [([0, 1], 10), ([2], 5)]),  # equal lengths in the order of the rows
+        ([5, 5, 5], 9, [([0], 5), ([1], 5), ([2], 5)]),
+        ([2, 40, 1], 10, [([1], 40), ([0, 2], 4)]),  # a row over the budget goes alone
+        ([1, 2, 3], 1, [([2], 3), ([1], 2), ([0], 1)]),
+    ],
+)
+def test_cut(lengths: list[int], budget: int, expected: list[tuple[list[int], int]]) -> None:
+    assert cut(lengths, budget) == expected
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 200))
+def test_every_row_once_within_the_budget_longest_first(lengths: list[int], budget: int) -> None:
+    batches = cut(lengths, budget)
+    order = [row for rows, _ in batches for row in rows]
+    assert sorted(order) == [row for row, length in enumerate(lengths) if length > 0]
+    assert [lengths[row] for row in order] == sorted(filter(None, lengths), reverse=True)
+    for rows, padded in batches:
+        assert padded == len(rows) * max(lengths[row] for row in rows)
+        assert padded <= budget or len(rows) == 1
+
+
+@pytest.mark.parametrize(
+    ("costs", "processes", "expected"),
+    [
+        ([], 2, [[], []]),
+        ([4, 3, 2, 1], 1, [[0, 1, 2, 3]]),
+        ([4, 3, 2, 1], 2, [[0, 3], [1, 2]]),
+        ([1, 2, 3, 4], 2, [[0, 3], [1, 2]]),
+        ([5, 5, 5, 5], 2, [[0, 2], [1, 3]]),
+        ([9, 1, 1, 1], 2, [[0], [1, 2, 3]]),
+        ([7], 3, [[0], [], []]),
+    ],
+)
+def test_deal(costs: list[int], processes: int, expected: list[list[int]]) -> None:
+    assert deal([MicroBatch(np.array([0]), cost) for cost in costs], processes) == expected
+
+
+@given(lengths=LENGTHS, processes=st.integers(1, 9))
+def test_shares_hold_everything_once_and_are_even(lengths: list[int], processes: int) -> None:
+    batches = cut_batches(np.array(lengths, dtype=np.int64), 64)
+    shares = deal(batches, processes)
+    assert len(shares) == processes
+    assert sorted(index for share in shares for index in share) == list(range(len(batches)))
+    assert all(share == sorted(share) for share in shares)
+    loads = [sum(batches[index].padded_tokens for index in share) for share in shares]
+    # Dealt to whoever has least, no two differ by more than the dearest piece.
+    assert max(loads) - min(loads) <= max((batch.padded_tokens for batch in batches), default=0)
