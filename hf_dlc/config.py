@@ -16,6 +16,9 @@ from . import __version__
 
 CONFIG_NAME = "dlc_config.json"
 
+# What stands beside the options in that file; the last two where `DLCScorer.save_pretrained` wrote it.
+_NOT_OPTIONS = {"hf_dlc_version", "base_model_name_or_path", "revision"}
+
 _NAMED_SCHEDULE = re.compile(r"(linear|geometric)\(([^,]+),([^,]+)\)")
 
 
@@ -224,7 +227,7 @@ class DLCConfig:
     def from_dict(cls, values: dict[str, Any]) -> DLCConfig:
         """Inverse of `to_dict`; warns about options that this version does not know and goes on without them."""
         known = {option.name for option in fields(cls)}
-        unknown = sorted(set(values) - known - {"hf_dlc_version"})
+        unknown = sorted(set(values) - known - _NOT_OPTIONS)
         if unknown:
             _logger().warning(
                 "ignoring the options %s, written by hf_dlc %s and unknown to this version, %s; upgrade to use them",

@@ -461,7 +461,7 @@ class DLCScorer:
 
     def _encode_dataset(self, dataset: Dataset) -> list[EncodedRow]:
         _require_dataset(dataset)
-        batches = dataset.iter(batch_size=_ROWS_PER_ENCODING)
+        batches = dataset.with_format(None).iter(batch_size=_ROWS_PER_ENCODING)  # all columns, as plain Python
         return [row for batch in batches for row in self._task.encode(self._task.encoder.rows_of(batch)[0])]
 
     def _cut(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:
@@ -543,5 +543,11 @@ def _report_skipped(statuses: Sequence[str]) -> None:
 
 def _with_columns(dataset: Dataset, columns: dict[str, Any], features: Features) -> Dataset:
     dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    if len(dataset) == 0:  # `concatenate_datasets` would leave it, and with it its columns, out
+        features = Features({**dataset.features, **features})
+        return Dataset.from_dict({name: [] for name in features}, features=features, split=dataset.split)
     scores = Dataset.from_dict(columns, features=features)
-    return concatenate_datasets([dataset, scores], axis=1)
+    scored = concatenate_datasets([dataset.with_format(None), scores], axis=1)
+    shown = dataset.format  # as `map` does, which keeps the format and shows what is new
+    names = None if shown["columns"] == dataset.column_names else [*shown["columns"], *columns]
+    return scored.with_format(shown["type"], names, shown["output_all_columns"], **shown["format_kwargs"])

@@ -28,10 +28,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
 from datasets import Dataset, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
 from hf_dlc.columns import score_features
@@ -101,18 +103,14 @@ def main(args: list[str] | None = None) -> None:
     if (output / "manifest.json").exists() and not options.overwrite:
         sys.exit(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
 
-    with state.local_main_process_first():  # one download, one preparation; the others read the cache
-        dataset = read_dataset(options)
-        scorer = load_scorer(options, config)
-    logger.info(
-        "%d rows; %s in %s on %d process(es)", len(dataset), options.model, scorer.model.dtype, state.num_processes
-    )
-    logger.info("estimate: %s", scorer.estimate(dataset, num_threads=options.num_threads))
-
-    start = time.perf_counter()
-    if state.is_main_process:  # the others get the schedule from it when they score
-        schedule = scorer.calibrate()
-        logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
+    try:
+        dataset, scorer = prepare(options, config, state)
+        start = time.perf_counter()
+        if state.is_main_process:  # the others get the schedule from it when they score
+            schedule = scorer.calibrate()
+            logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
+    except (OSError, ValueError) as error:  # what was asked for cannot be had, and the message says why
+        sys.exit(str(error))
     calibrated = time.perf_counter()
     scored = scorer.score(dataset, num_threads=options.num_threads)
     seconds = time.perf_counter() - calibrated
@@ -128,6 +126,39 @@ def main(args: list[str] | None = None) -> None:
     logger.info("wrote %s", output)
 
 
+def prepare(options: RecipeArguments, config: DLCConfig, state: PartialState) -> tuple[Dataset, DLCScorer]:
+    """Load the dataset and the model, and find out what the run will cost and whether it can end well."""
+    with state.local_main_process_first():  # one download, one preparation; the others read the cache
+        dataset = read_dataset(options)
+        scorer = load_scorer(options, config)
+    logger.info(
+        "%d rows; %s in %s on %d process(es)", len(dataset), options.model, scorer.model.dtype, state.num_processes
+    )
+    estimate = scorer.estimate(dataset, num_threads=options.num_threads)
+    logger.info("estimate: %s", estimate)
+    check_selection(options, config, dataset, skipped=sum(estimate.skipped.values()))
+    return dataset, scorer
+
+
+def check_selection(options: RecipeArguments, config: DLCConfig, dataset: Dataset, skipped: int) -> None:
+    """Refuse now what the selection would refuse after hours of scoring: it is tried on scores that are all alike."""
+    known = [*dataset.column_names, *score_features(config.prefix)]
+    for option, names in (
+        ("column", known),
+        ("group_by", dataset.column_names),
+        ("flag_column", dataset.column_names),
+    ):
+        if (name := getattr(options, option)) is not None and name not in names:
+            raise ValueError(f"{option}: there is no column {name!r}; the dataset has {dataset.column_names}.")
+    flags = dataset.features[options.flag_column] if options.flag_column else None
+    if flags is not None and getattr(flags, "dtype", None) not in ("bool", "int64"):  # a text "False" would be true
+        raise ValueError(f"flag_column must hold true and false, but {options.flag_column!r} holds {flags}.")
+    scores, tokens = np.zeros(len(dataset)), np.full(len(dataset), options.keep_tokens or 1)
+    scores[len(dataset) - skipped :] = np.nan
+    groups = dataset[options.group_by][:] if options.group_by else None
+    make_selector(options, config).get_indices(scores, groups, tokens)
+
+
 def read_dataset(options: RecipeArguments) -> Dataset:
     """Read the dataset that the options name."""
     path = Path(options.dataset)
@@ -135,7 +166,10 @@ def read_dataset(options: RecipeArguments) -> Dataset:
     if path.is_file():
         if not suffixes or suffixes[-1] not in _FORMATS:
             sys.exit(f"{path}: expected a file that ends in {', '.join('.' + name for name in _FORMATS)} (or .gz).")
-        dataset = load_dataset(_FORMATS[suffixes[-1]], data_files=str(path), split="train")
+        try:
+            dataset = load_dataset(_FORMATS[suffixes[-1]], data_files=str(path), split="train")
+        except DatasetGenerationError as error:
+            raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
     elif path.is_dir() and (path / "state.json").is_file():
         dataset = load_from_disk(str(path))
     elif suffixes and suffixes[-1] in _FORMATS:

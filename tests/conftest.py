@@ -11,6 +11,8 @@ os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny tensors gain nothing from threads, and threads that spin while they wait cost a busy machine everything.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import copy
 import subprocess
@@ -28,6 +30,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.cache import cache_folder
 
+
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

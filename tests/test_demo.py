@@ -19,7 +19,7 @@ from hf_dlc.probe import probe_rows
 
 DEMO_ROWS = Path(__file__).resolve().parents[1] / "recipes" / "data" / "demo_instructions.jsonl"
 
-# ---- rows -------------------------------------------------------------------------------------------------------------
+# ---- rows --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_demo_rows_are_not_the_probe(rows: list[dict[str, Any]]) -> None:
     assert not {key(row["output"]) for row in probe} & {key(row["output"]) for row in rows}
 
 
-# ---- model ------------------------------------------------------------------------------------------------------------
+# ---- model -------------------------------------------------------------------------------------------------
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 CONTENT = b"GGUF, more or less"

@@ -38,7 +38,7 @@ def scored_dataset(
     )
 
 
-# ---- statistics -------------------------------------------------------------------------------------------------------
+# ---- statistics --------------------------------------------------------------------------------------------
 
 
 def pairwise_auroc(scores: np.ndarray, flags: np.ndarray) -> float:
@@ -109,7 +109,7 @@ def test_versions_name_what_computes() -> None:
     assert all(re.match(r"\d+\.\d+", number) for number in found.values())
 
 
-# ---- summary ----------------------------------------------------------------------------------------------------------
+# ---- summary -----------------------------------------------------------------------------------------------
 
 
 def tables(summary: str) -> dict[str, list[list[str]]]:

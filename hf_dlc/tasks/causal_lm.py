@@ -44,8 +44,21 @@ class CausalLMTask:
         self.token_mean = token_mean
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoding]:
-        """Encode rows, in order; a row that cannot be scored comes back with its reason as status."""
-        return self.encoder.encode(rows)
+        """
+        Encode rows, in order; a row that cannot be scored comes back with its reason as status.
+
+        Raises:
+            ValueError: If the tokenizer writes ids that the model has no embedding for, and what the encoder raises.
+        """
+        encodings = self.encoder.encode(rows)
+        largest = max((int(row.input_ids.max()) for row in encodings if row.length), default=0)
+        known = self.model.get_input_embeddings().weight.shape[0]
+        if largest >= known:
+            raise ValueError(
+                f"the tokenizer wrote the token id {largest}, but {type(self.model).__name__} has only {known} "
+                "embeddings. Use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))."
+            )
+        return encodings
 
     def describe(self) -> dict[str, Any]:
         """What of the template and the layout changes a score."""

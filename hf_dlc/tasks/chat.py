@@ -81,8 +81,8 @@ class ChatTemplate:
         """The text of a conversation with its prompt or its target spans."""
         if not self._tokenizer.is_fast and conversation.prompt_turns is None:
             raise ValueError(
-                f"Assistant turns are found by character offsets, which the slow tokenizer {label_of(self._tokenizer)} "
-                "does not give. Load a fast one, or use rows with a prompt and a completion."
+                "Assistant turns are found by character offsets, which the slow tokenizer "
+                f"{label_of(self._tokenizer)} does not give. Load a fast one, or use rows with a prompt and a completion."
             )
         messages = [turn.message(self._renders_calls) for turn in conversation.turns]
         options = {"tools": conversation.tools, **conversation.template_kwargs}
@@ -183,8 +183,8 @@ def _learned_spans(spans: list[Span], turns: Sequence[Turn]) -> list[Span]:
 
 def _not_findable(tokenizer: PreTrainedTokenizerBase) -> str:
     return (
-        f"The chat template of the tokenizer {label_of(tokenizer)} has no {{% generation %}} markers, and its assistant "
-        "turns cannot be found without them: it renders a turn differently once others follow, or puts more around "
+        f"The chat template of the tokenizer {label_of(tokenizer)} has no {{% generation %}} markers, and its "
+        "assistant turns cannot be found without them: it renders a turn differently once others follow, or puts more around "
         "the content than a header and an end of turn. Pass `template='path/to/training_template.jinja'` with markers "
         "around what the assistant writes."
     )

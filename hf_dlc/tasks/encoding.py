@@ -240,7 +240,8 @@ class RowEncoder:
         if eos is None:
             raise ValueError(
                 "Raw text is scored with the end-of-sequence token after it, but the tokenizer "
-                f"{label_of(self.tokenizer)} has none. Set `tokenizer.eos_token`, or use rows with token ids and labels."
+                f"{label_of(self.tokenizer)} has none. Set `tokenizer.eos_token`, or use rows with token ids "
+                "and labels."
             )
         return text if text.endswith(eos) else text + eos
 

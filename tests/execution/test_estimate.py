@@ -53,7 +53,7 @@ def test_nothing_to_score(make_scorer: Callable) -> None:
 def test_a_calibrated_schedule_is_not_calibrated_for_it(make_scorer: Callable) -> None:
     scorer = make_scorer(schedule=None, tokens_per_batch=4096)
     assert scorer.estimate(Dataset.from_list(ROWS)).forward_passes == 4  # levels of one micro-batch
-    with pytest.raises(AttributeError, match="call scorer.calibrate"):
+    with pytest.raises(AttributeError, match=r"call scorer\.calibrate"):
         _ = scorer.schedule_
 
 
@@ -68,7 +68,7 @@ def test_the_model_is_left_as_it_was(make_scorer: Callable) -> None:
 
 
 def test_a_stream_is_refused(make_scorer: Callable) -> None:
-    with pytest.raises(TypeError, match="score needs a datasets.Dataset or DatasetDict, got IterableDataset"):
+    with pytest.raises(TypeError, match=r"score needs a datasets\.Dataset or DatasetDict, got IterableDataset"):
         make_scorer().estimate(Dataset.from_list(ROWS).to_iterable_dataset())
 
 

@@ -77,7 +77,7 @@ def test_without_micro_batches_the_weights_are_left_alone() -> None:
 
 def test_masks_that_do_not_reach_the_states_stop_the_run() -> None:
     weight = Weight()
-    with pytest.raises(RuntimeError, match="level 1 has 5 masked weights, but the hidden states.*are the same"):
+    with pytest.raises(RuntimeError, match=r"level 1 has 5 masked weights, but the hidden states.*are the same"):
         run(weight, frozen=True)
     assert weight.calls == [0, [3.0, 1.0], [4.0], 1, [3.0, 1.0]]  # at once, not after the level
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from hf_dlc.masking import LevelReport, Masker, MaskingSession, UnmaskableModelError
 from hf_dlc.masking import masker as masker_module
+from hf_dlc.masking.masks import WeightMatrix, random_mask_
 
 
 FRACTIONS = (0.0, 0.1, 0.3, 0.7)
@@ -158,6 +159,11 @@ class TestLevels:
         assert masker.report == []
         assert snapshot(masker.model) == before
 
+    def test_zeros_before_are_those_of_the_unmasked_weights(self, make_model: Callable) -> None:
+        with Masker(make_model("llama")).session(FRACTIONS) as session:
+            session.set_fraction(0.5)
+            assert session.set_level(1).zeros_before == 0
+
     def test_a_level_that_masks_nothing_stops(self, make_model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         masker = Masker(make_model("llama"))
         monkeypatch.setattr(masker_module, "random_mask_", lambda *_: None)
@@ -185,6 +191,17 @@ class TestReproducibility:
         (first,), (second,) = (levels_of(Masker(make_model("llama"), seed=seed), (0.5,)) for seed in (0, 1))
         assert not any(torch.equal(one == 0, other == 0) for one, other in zip(first, second, strict=True))
         assert not torch.equal(first[0] == 0, first[7] == 0)  # q_proj of both layers
+
+    def test_experts_are_masked_as_one_parameter(self, make_model: Callable) -> None:
+        model = make_model("qwen3_moe")
+        name = "model.layers.0.mlp.experts.gate_up_proj"
+        experts = model.get_parameter(name)
+        expected = experts.detach().clone()
+        random_mask_(WeightMatrix(expected, name), 0.3, seed=2)
+        with Masker(model, seed=2).session((0.3,)) as session:
+            session.set_level(0)
+            assert torch.equal(experts, expected)
+        assert not torch.equal(expected[0] == 0, expected[1] == 0)
 
     @pytest.mark.parametrize("masking", ["random", "magnitude"])
     def test_masks_are_the_same_in_another_process(self, masking: str) -> None:
@@ -274,6 +291,16 @@ class TestRestore:
             assert len(calls) == 3
             session.set_level(1)  # masks what the interrupt left out
             assert all_equal(weights_of(masker), levels[1])
+        assert snapshot(model) == before
+
+    def test_interrupted_while_masking_and_given_up(
+        self, make_model: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = make_model("llama")
+        before = snapshot(model)
+        self._interrupt_third_call(monkeypatch, "random_mask_")
+        with pytest.raises(KeyboardInterrupt), Masker(model).session(FRACTIONS) as session:
+            session.set_level(1)
         assert snapshot(model) == before
 
     @staticmethod
@@ -447,7 +474,7 @@ class TestHeldLevels:
         assert session._backup is None
 
     @pytest.mark.parametrize("masking", ["random", "magnitude"])
-    @pytest.mark.parametrize("change", ["optimizer", "data", "load", "cast"])
+    @pytest.mark.parametrize("change", ["optimizer", "few", "data", "load", "cast"])
     def test_a_change_of_the_weights_is_noticed(self, make_model: Callable, masking: str, change: str) -> None:
         model = make_model("llama")
         masker = Masker(model, masking)
@@ -466,6 +493,9 @@ class TestHeldLevels:
             optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
             model(torch.arange(6).view(1, 6), labels=torch.arange(6).view(1, 6)).loss.backward()
             optimizer.step()
+        elif how == "few":
+            with torch.no_grad():
+                model.model.layers[0].mlp.up_proj.weight[3, 1:20] = 2.0
         elif how == "data":  # moves no version counter, as when adapters are merged
             model.model.layers[1].mlp.up_proj.weight.data += 0.3
         elif how == "load":

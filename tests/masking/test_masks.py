@@ -151,6 +151,13 @@ class TestRandom:
         expected = torch.where(torch.from_numpy(share < fraction).view(100, 200), 0.0, -1.5)
         assert torch.equal(weights.double(), expected.double())
 
+    def test_a_fraction_is_an_open_bound(self) -> None:
+        share = (int(hashes_of(0, NAME, 1)[0]) + 2**31) / 2**32
+        for fraction, masked in ((share, False), (share + 2**-32, True), (share + 2**-34, True)):
+            weights = torch.ones(1)
+            random_mask_(WeightMatrix(weights, NAME), fraction)
+            assert (count_zeros(weights) == 1) is masked
+
     def test_count_is_as_likely_as_binomial(self) -> None:
         for fraction in (0.01, 0.2, 0.7):
             weights = torch.ones(500, 500)

@@ -110,6 +110,17 @@ def test_linear_routers_and_heads_are_passed_over() -> None:
     assert [target.name for target in find_targets(Mixture())] == ["gate_proj.weight"]
 
 
+def test_biases_and_scales_of_experts_are_passed_over() -> None:
+    class TinyExperts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up = nn.Parameter(torch.ones(2, 3, 4))
+            self.up_bias = nn.Parameter(torch.ones(2, 1, 4))
+            self.scale = nn.Parameter(torch.ones(2, 4))
+
+    assert [target.name for target in find_targets(nn.Sequential(TinyExperts()))] == ["0.up"]
+
+
 def test_names_are_without_wrappers(make_model: Callable) -> None:
     model = make_model("llama")
     names = [target.name for target in find_targets(model)]

@@ -18,10 +18,10 @@ from datasets import Dataset, DatasetDict
 from hf_dlc import DLCScorer
 
 
-def main(model: str, rows: str, output: str) -> None:
+def main(model: str, rows: str, output: str, device: str | None = None) -> None:
     dataset = Dataset.from_list([json.loads(line) for line in Path(rows).read_text(encoding="utf-8").splitlines()])
     splits = DatasetDict({"all": dataset, "one": dataset.select([3]), "skipped": dataset.select([0, 7])})
-    scored = DLCScorer.from_pretrained(model).score(splits, num_threads=1)
+    scored = DLCScorer.from_pretrained(model, device=device).score(splits, num_threads=1)
     state = PartialState()
     result = {"processes": state.num_processes, "rank": state.process_index}
     result |= {name: as_written(split) for name, split in scored.items()}

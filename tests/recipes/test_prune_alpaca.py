@@ -1,0 +1,456 @@
+"""The recipe from its command line to its files, on a tiny saved model."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, load_from_disk
+
+from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector, __version__
+from hf_dlc.config import parse_config_and_args
+from recipes import prune_alpaca
+from tests.conftest import build_model, build_tokenizer
+
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+
+SKIPPED = [3, 11]
+WORDS = ["fox", "dog", "red", "Paris", "capital"]
+ROWS = [
+    {
+        "instruction": f"Say {WORDS[i % 5]} {i % 4 + 1} times.",
+        "input": "" if i % 3 else f"Number {i}",
+        "output": "" if i in SKIPPED else f"{WORDS[i % 5]} {i} " * (i * 5 % 4 + 1),
+        "topic": ["animal", "colour", "place"][i % 3],
+        "wrong": i % 7 == 0,
+    }
+    for i in range(22)
+]
+FILES = ["manifest.json", "pruned.parquet", "scores.parquet", "summary.md"]
+
+Recipe = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    build_model("llama").save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text(as_jsonl(ROWS), encoding="utf-8")
+    return path
+
+
+def as_jsonl(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Files that are read are prepared in a cache folder, which should not be the user's; threads are put back."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+    torch.set_num_threads(threads)
+
+
+def options(model: Path, dataset: Path | str, output: Path, *more: str) -> list[str]:
+    fixed = ["--schedule", "0, 0.05, 0.2", "--dtype", "float32", "--tokens_per_batch", "400", "--num_threads", "1"]
+    return ["--model", str(model), "--dataset", str(dataset), "--output_dir", str(output), *fixed, *more]
+
+
+@pytest.fixture
+def recipe(model: Path, rows_file: Path, tmp_path: Path) -> Recipe:
+    """`recipe("--keep", "5", dataset=...)` runs it and returns its output folder."""
+
+    def run(*more: str, dataset: Path = rows_file, output: str = "results") -> Path:
+        prune_alpaca.main(options(model, dataset, tmp_path / output, *more))
+        return tmp_path / output
+
+    return run
+
+
+@pytest.fixture
+def refusal(model: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """`refusal("--keep", "0")` returns the message with which it ends, having written nothing."""
+
+    def run(*more: str, dataset: Path | str = rows_file) -> str:
+        output = tmp_path / "refused"
+        with pytest.raises(SystemExit) as caught:
+            prune_alpaca.main(options(model, dataset, output, *more))
+        message = caught.value.code
+        if not isinstance(message, str):  # argparse prints its message and exits with 2; a text means 1
+            assert message == 2
+            message = capsys.readouterr().err.splitlines()[-1]
+        assert message.strip()
+        assert "Traceback" not in message
+        assert not output.exists()
+        return message
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def results(model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run that several tests look at."""
+    output = tmp_path_factory.mktemp("results") / "nested" / "folder"
+    prune_alpaca.main(options(model, rows_file, output, "--flag_column", "wrong"))
+    return output
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path) -> Dataset:
+    """What the library gives for the same rows."""
+    config = DLCConfig(schedule="0, 0.05, 0.2", dtype="float32", tokens_per_batch=400)
+    return DLCScorer.from_pretrained(model, config).score(Dataset.from_list(ROWS), num_threads=1)
+
+
+def manifest(output: Path) -> dict[str, Any]:
+    return json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+
+
+def scores(output: Path) -> dict[str, list[Any]]:
+    return datasets.Dataset.from_parquet(str(output / "scores.parquet")).to_dict()
+
+
+def same(left: dict[str, list[Any]], right: dict[str, list[Any]]) -> bool:
+    """Equal, with NaN equal to NaN."""
+    return json.dumps(left, default=str) == json.dumps(right, default=str)
+
+
+# ---- results ---------------------------------------------------------------------------------------------------
+
+
+def test_all_files_are_there(results: Path) -> None:
+    assert sorted(path.name for path in results.iterdir()) == sorted([*FILES, "pruned"])
+
+
+def test_scores_of_all_rows_in_the_order_of_the_dataset(results: Path, expected: Dataset) -> None:
+    columns = ["dlc_confidence", "dlc_loss", "dlc_tokens", "dlc_status"]
+    assert list(scores(results)) == columns
+    assert same(scores(results), expected.select_columns(columns).to_dict())
+
+
+def test_pruned_rows_are_those_of_the_manifest(results: Path, expected: Dataset) -> None:
+    kept = manifest(results)["kept_indices"]
+    assert kept == FlexRandSelector(keep=0.5).read_indices(expected).tolist()
+    assert manifest(results)["kept_rows"] == len(kept) == len(ROWS) // 2
+    pruned = load_from_disk(str(results / "pruned"))
+    assert pruned.to_list() == expected.select(kept).to_list()
+    assert pruned.select_columns(list(ROWS[0])).to_list() == [ROWS[i] for i in kept]
+    assert pruned.to_list() == datasets.Dataset.from_parquet(str(results / "pruned.parquet")).to_list()
+    assert not set(kept) & set(SKIPPED)
+
+
+def test_manifest_says_what_the_scores_came_from(results: Path, model: Path, rows_file: Path) -> None:
+    found = manifest(results)
+    source = {"name": str(rows_file), "config": None, "revision": None, "split": "train", "rows": len(ROWS)}
+    assert source.items() <= found["dataset"].items()
+    assert found["dataset"]["fingerprint"]
+    scorer = found["scorer"]
+    assert scorer["model"] == str(model)
+    assert scorer["dtype"] == "float32"
+    in_memory = DLCScorer(build_model("llama"), build_tokenizer(), DLCConfig(schedule="0, 0.05, 0.2")).describe()
+    assert scorer["processor_digest"] == in_memory["processor_digest"]
+    assert len(scorer["model_digest"]) == 32
+    assert scorer["config"]["seed"] == 0
+    assert scorer["config"]["template"]["template"]
+    assert found["schedule"] == [0.0, 0.05, 0.2]
+    assert [level["masked_fraction"] for level in found["masking"]] == found["schedule"]
+    assert [level["masked"] > 0 for level in found["masking"]] == [False, True, True]
+    assert found["selection"]["selector"] == "flexrand"
+    assert found["selection"]["selection_seed"] == 0
+    assert found["selection"]["keep"] == 0.5
+    assert found["status"] == {"ok": len(ROWS) - 2, "empty_response": 2}
+    assert found["versions"]["hf_dlc"] == __version__
+    assert found["versions"]["transformers"]
+    assert found["run"]["processes"] == 1
+    assert found["run"]["rows_per_second"] > 0
+
+
+def test_summary_ranks_the_flagged_rows(results: Path) -> None:
+    summary = (results / "summary.md").read_text(encoding="utf-8")
+    assert "- 22 rows, 20 scored" in summary
+    assert "2 `empty_response`" in summary
+    assert "Rows with `wrong` (4 of 22)" in summary
+    assert "AUROC" in summary
+    assert "plain loss" in summary
+
+
+def test_levels_are_written_if_asked_for(recipe: Recipe) -> None:
+    output = recipe("--keep_levels", "--prefix", "easy")
+    found = scores(output)
+    assert list(found) == [
+        f"easy_{name}" for name in ("confidence", "loss", "tokens", "status", "level_confidence")
+    ] + ["easy_level_loss"]
+    assert all(len(levels) == 3 for levels in found["easy_level_loss"])
+    assert "easy_level_loss" in load_from_disk(str(output / "pruned")).column_names
+
+
+# ---- datasets --------------------------------------------------------------------------------------------------
+
+
+def write_json(path: Path) -> None:
+    path.write_text(json.dumps(ROWS), encoding="utf-8")
+
+
+def write_gzipped(path: Path) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.write(as_jsonl(ROWS))
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "rows.json": write_json,
+    "my.rows.jsonl.gz": write_gzipped,
+    "rows.csv": lambda path: Dataset.from_list(ROWS).to_csv(path),
+    "rows.parquet": lambda path: Dataset.from_list(ROWS).to_parquet(path),
+    "folder": lambda path: Dataset.from_list(ROWS).save_to_disk(path),
+    "splits": lambda path: DatasetDict(
+        {"train": Dataset.from_list(ROWS), "test": Dataset.from_list(ROWS[:2])}
+    ).save_to_disk(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_formats(recipe: Recipe, results: Path, tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    output = recipe(dataset=tmp_path / name)
+    assert same(scores(output), scores(results))
+    assert manifest(output)["kept_indices"] == manifest(results)["kept_indices"]
+    assert manifest(output)["dataset"]["rows"] == len(ROWS)
+
+
+def test_first_rows(recipe: Recipe, results: Path) -> None:
+    output = recipe("--max_rows", "9")
+    assert manifest(output)["dataset"]["rows"] == 9
+    first = {name: values[:9] for name, values in scores(results).items()}
+    assert scores(output)["dlc_tokens"] == first["dlc_tokens"]
+    # In other company, a row is in another micro-batch: equal, but not bit for bit.
+    np.testing.assert_allclose(scores(output)["dlc_loss"], first["dlc_loss"], atol=1e-4)
+
+
+def test_mapped_columns(recipe: Recipe, results: Path, tmp_path: Path) -> None:
+    names = {"instruction": "src", "output": "pos"}
+    rows = [{names.get(key, key): value for key, value in row.items()} for row in ROWS]
+    (tmp_path / "rows.jsonl").write_text(as_jsonl(rows), encoding="utf-8")
+    output = recipe("--columns", "src=instruction,pos=output", dataset=tmp_path / "rows.jsonl")
+    assert same(scores(output), scores(results))
+    pruned = load_from_disk(str(output / "pruned"))
+    assert {"src", "pos", "input"} <= set(pruned.column_names)
+    assert "instruction" not in pruned.column_names
+
+
+# ---- selection -------------------------------------------------------------------------------------------------
+
+
+SELECTIONS: dict[str, tuple[list[str], Any]] = {
+    "a number": (["--keep", "5"], FlexRandSelector(keep=5)),
+    "one row": (["--keep", "1"], FlexRandSelector(keep=1)),
+    "a share": (["--keep", "0.3"], FlexRandSelector(keep=0.3)),
+    "tokens": (["--keep_tokens", "150"], FlexRandSelector(keep_tokens=150)),
+    "groups": (["--keep", "7", "--group_by", "topic"], FlexRandSelector(keep=7, group_by="topic")),
+    "a split": (["--split_share", "0.8", "--selection_seed", "3"], FlexRandSelector(keep=0.5, split=0.8, seed=3)),
+    "by loss": (["--column", "dlc_loss", "--keep", "6"], FlexRandSelector(keep=6, column="dlc_loss")),
+    "random": (
+        ["--selector", "random", "--keep", "6", "--selection_seed", "1"],
+        RandomSelector(keep=6, seed=1, column="dlc_confidence"),
+    ),
+    "easiest": (["--selector", "easiest", "--keep", "6"], TopKSelector(keep=6, which="easiest")),
+    "hardest": (["--selector", "hardest", "--keep", "6"], TopKSelector(keep=6, which="hardest")),
+}
+
+
+def test_selections_differ(expected: Dataset) -> None:
+    """Otherwise the next test could not tell one from another."""
+    kept = [tuple(selector.read_indices(expected).tolist()) for _, selector in SELECTIONS.values()]
+    assert len(set(kept)) == len(kept)
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_selection(recipe: Recipe, expected: Dataset, name: str) -> None:
+    arguments, selector = SELECTIONS[name]
+    found = manifest(recipe(*arguments))["kept_indices"]
+    assert found == selector.read_indices(expected).tolist()
+    assert found
+
+
+def test_tokens_are_never_exceeded(recipe: Recipe) -> None:
+    pruned = load_from_disk(str(recipe("--keep_tokens", "150") / "pruned"))
+    assert 120 < sum(pruned["dlc_tokens"]) <= 150
+
+
+# ---- options ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_parse(path: Path) -> None:
+    arguments, config = parse_config_and_args([prune_alpaca.RecipeArguments, DLCConfig], ["--config", str(path)])
+    assert arguments.output_dir.startswith("runs/")
+    selector = prune_alpaca.make_selector(arguments, config)
+    assert len(selector.get_indices(np.arange(10) / 10)) == 5
+    if arguments.dataset.endswith(".jsonl"):
+        assert (ROOT / arguments.dataset).is_file()
+
+
+def test_there_are_configs() -> None:
+    assert {"alpaca", "demo"} <= {path.stem for path in CONFIGS}
+
+
+def test_command_line_wins_over_yaml(recipe: Recipe, tmp_path: Path) -> None:
+    lines = ["selector: hardest", "keep: 4", "schedule: 0, 0.5", "seed: 3", "overwrite: true", "max_rows: 10"]
+    (tmp_path / "config.yaml").write_text("\n".join(lines), encoding="utf-8")
+    found = manifest(recipe("--config", str(tmp_path / "config.yaml"), "--keep", "0.3"))
+    assert found["selection"]["keep"] == 0.3
+    assert found["selection"]["selector"] == "hardest"
+    assert found["schedule"] == [0.0, 0.05, 0.2]  # given by both
+    assert found["scorer"]["config"]["seed"] == 3
+    assert found["kept_rows"] == 3
+
+
+def test_results_are_not_overwritten_unasked(recipe: Recipe) -> None:
+    output = recipe("--keep", "3")
+    before = {name: (output / name).read_bytes() for name in FILES}
+    with pytest.raises(SystemExit, match="--overwrite"):
+        recipe("--keep", "4")
+    assert {name: (output / name).read_bytes() for name in FILES} == before
+    assert manifest(recipe("--keep", "4", "--overwrite"))["kept_rows"] == 4
+    assert len(load_from_disk(str(output / "pruned"))) == 4
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--keeep", "3"], "--keeep"),
+        (["--keep", "half"], "half"),
+        (["--keep", "3", "--keep_tokens", "30"], "keep_tokens"),
+        (["--selector", "best"], "best"),
+        (["--masking", "sparse"], "sparse"),
+        (["--config", "no_such.yaml"], "no_such.yaml"),
+    ],
+)
+def test_wrong_options(refusal: Callable[..., str], arguments: list[str], says: str) -> None:
+    assert says in refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--keep", "21"], "20 rows that have a score"),
+        (["--keep", "0"], "at least 1"),
+        (["--keep", "1.5"], "(0, 1]"),
+        (["--keep_tokens", "0"], "at least 1"),
+        (["--split_share", "1.5"], "split"),
+        (["--group_by", "subject"], "subject"),
+        (["--flag_column", "bad"], "bad"),
+        (["--flag_column", "dlc_tokens"], "dlc_tokens"),
+        (["--flag_column", "topic"], "topic"),  # text: "False" would count as true
+        (["--column", "quality"], "quality"),
+        (["--column", "wrong"], "easy="),  # which way is easy?
+    ],
+)
+def test_what_cannot_be_selected_is_said_before_the_run(
+    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], says: str
+) -> None:
+    def score(*_: Any, **__: Any) -> None:
+        raise AssertionError("scoring may take hours")
+
+    monkeypatch.setattr(DLCScorer, "score", score)
+    assert says in refusal(*arguments)
+
+
+def test_unknown_option_in_yaml(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("keeep: 3\n", encoding="utf-8")
+    assert "keeep" in refusal("--config", str(tmp_path / "config.yaml"))
+
+
+def test_wrong_choice_in_yaml(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("selector: best\n", encoding="utf-8")
+    assert "'best'" in refusal("--config", str(tmp_path / "config.yaml"))
+
+
+@pytest.mark.parametrize("name", ["no_such.jsonl", "no_such.csv.gz", "no_such.txt", "no/such/folder"])
+def test_missing_dataset(refusal: Callable[..., str], tmp_path: Path, name: str) -> None:
+    assert name in refusal(dataset=tmp_path / name)
+
+
+def test_wrong_suffix(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("text", encoding="utf-8")
+    message = refusal(dataset=tmp_path / "rows.txt")
+    assert "rows.txt" in message
+    assert ".jsonl" in message
+
+
+def test_broken_file(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "a", "output": \n', encoding="utf-8")
+    assert "rows.jsonl" in refusal(dataset=tmp_path / "rows.jsonl")
+
+
+def test_unknown_layout(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question_de": "a", "antwort": "b"}\n', encoding="utf-8")
+    assert "antwort" in refusal(dataset=tmp_path / "rows.jsonl")
+
+
+def test_missing_split(refusal: Callable[..., str], tmp_path: Path) -> None:
+    DatasetDict({"train": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
+    message = refusal("--split", "validation", dataset=tmp_path / "splits")
+    assert "validation" in message
+    assert "train" in message
+
+
+def test_missing_model(refusal: Callable[..., str], tmp_path: Path) -> None:
+    assert "no_such_model" in refusal("--model", str(tmp_path / "no_such_model"))
+
+
+def test_folder_that_is_no_model(refusal: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "empty_model").mkdir()
+    assert "empty_model" in refusal("--model", str(tmp_path / "empty_model"))
+
+
+def test_model_that_cannot_be_calibrated(
+    refusal: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_DLC_CACHE", str(tmp_path / "cache"))
+    assert "schedule" in refusal("--schedule", "calibrated")
+
+
+# ---- processes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.distributed
+def test_two_processes_write_what_one_writes(model: Path, rows_file: Path, results: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = options(model, rows_file, tmp_path / "results", "--flag_column", "wrong")
+    done = subprocess.run(
+        [*launcher, str(ROOT / "recipes" / "prune_alpaca.py"), *arguments],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (tmp_path / "results" / "scores.parquet").read_bytes() == (results / "scores.parquet").read_bytes()
+    assert manifest(tmp_path / "results")["run"]["processes"] == 2
+    assert manifest(tmp_path / "results")["kept_indices"] == manifest(results)["kept_indices"]
+    assert done.stdout.count("## Rows\n") == 1  # the summary is the main process's
