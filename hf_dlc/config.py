@@ -263,8 +263,8 @@ def _require_choice(name: str, value: object, choices: Sequence[str]) -> None:
 def _canonical_schedule(schedule: str | Sequence[float] | MaskSchedule | None) -> str | None:
     if schedule is None or schedule == "calibrated":
         return None
-    if isinstance(schedule, str):
-        schedule = MaskSchedule.parse(schedule)
+    if isinstance(schedule, str | float | int):  # a YAML file reads a single fraction as a number
+        schedule = MaskSchedule.parse(str(schedule))
     elif not isinstance(schedule, MaskSchedule):
         schedule = MaskSchedule(tuple(schedule))
     # `repr` of a float reads back as the same float: the text loses nothing.
@@ -323,7 +323,7 @@ def parse_config_and_args(
             parser.error(f"--config {path}: {error}")
     try:
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # a YAML file can hold any type
         parser.error(str(error))
 
 

@@ -103,7 +103,7 @@ class DLCScorer:
     ) -> None:
         self.config = config or DLCConfig()
         self._source: ModelSource | None = None
-        self._expected_digest: str | None = None
+        self._expected_digests: tuple[str, str] | None = None
         self._loaded = (model, processor)
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
         self._warned_of_memory = False
@@ -217,13 +217,21 @@ class DLCScorer:
                 # OpenMP hangs in a forked child whose parent has used it; one thread does without.
                 torch.set_num_threads(1)
             self._loaded = self._source.load()
-            if model_digest(self._loaded[0]) != self._expected_digest:
+            if self._digests() != self._expected_digests:
                 self._loaded = None
                 raise RuntimeError(
-                    f"the weights of {self._source.model_id!r} are not those of the scorer that was sent here: the "
-                    "model was changed in memory. Save it and make the scorer from that folder to use num_proc."
+                    f"the weights or the tokenizer of {self._source.model_id!r} are not those of the scorer that was "
+                    "sent here: they were changed in memory. Save both and make the scorer from that folder to use "
+                    "num_proc."
                 )
         return self._loaded
+
+    def _digests(self) -> tuple[str, str]:
+        """Of the weights and the tokenizer; in a worker that has not loaded them yet, as they were sent."""
+        if self._loaded is None:
+            return self._expected_digests
+        model, processor = self._loaded
+        return model_digest(model), tokenizer_digest(processor)
 
     @cached_property
     def _task(self) -> CausalLMTask:
@@ -255,18 +263,20 @@ class DLCScorer:
         What a worker needs to make this scorer again, and all that `datasets` hashes: never the weights themselves,
         but a digest of them, read anew each time.
         """
+        model, processor = self._digests()
         return {
             "score_version": SCORE_VERSION,
             "config": self.config,
             "source": self._source,
-            "model": model_digest(self.model) if self._loaded else self._expected_digest,
-            "processor": tokenizer_digest(self.processor),
+            "model": model,
+            "processor": processor,
             "task": self._task.describe(),
             "probe": None if self.config.schedule else probe_digest(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.config, self._source, self._expected_digest = state["config"], state["source"], state["model"]
+        self.config, self._source = state["config"], state["source"]
+        self._expected_digests = state["model"], state["processor"]
         self._loaded = None
         self._calibrated = None
         self._warned_of_memory = False

@@ -15,9 +15,10 @@ import pytest
 
 from hf_dlc import demo
 from hf_dlc.probe import probe_rows
+from tests.conftest import ROOT
 
 
-DEMO_ROWS = Path(__file__).resolve().parents[1] / "recipes" / "data" / "demo_instructions.jsonl"
+DEMO_ROWS = ROOT / "recipes" / "data" / "demo_instructions.jsonl"
 
 # ---- rows --------------------------------------------------------------------------------------------------
 

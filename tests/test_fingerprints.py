@@ -162,6 +162,16 @@ print(*map(Hasher.hash, (loaded, in_memory, calibrated)))
         scorer.model.train()
         assert Hasher.hash(scorer) == before
 
+    def test_a_schedule_that_was_found_is_no_part_of_it(
+        self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(DLCScorer, "_find_schedule", lambda _: (0.0, 0.1))
+        scorer = make_scorer(schedule=None)
+        before = Hasher.hash(scorer)
+        scorer.score(DATASET)
+        assert scorer.schedule_ == (0.0, 0.1)
+        assert Hasher.hash(scorer) == before
+
     @pytest.mark.skipif(not AIDREAMS.is_dir(), reason=f"the trained model {AIDREAMS.name} is not here")
     def test_a_calibrated_schedule_is_no_part_of_it(self) -> None:
         scorer = load(AIDREAMS, schedule=None, template="alpaca", calibration_shares=[1.0, 0.5])
@@ -216,17 +226,25 @@ class TestWorkers:
         ):
             double(ALPACA_ROWS[0])
 
-    def test_a_model_changed_in_memory_cannot_either(self, llama_folder: Path) -> None:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda scorer: scorer.model.lm_head.weight.data[0, 0].add_(1),
+            lambda scorer: setattr(scorer.model.config, "rms_norm_eps", 0.1),
+            lambda scorer: scorer.processor.add_tokens(["primary"]),
+        ],
+        ids=["weight", "config", "tokenizer"],
+    )
+    def test_what_was_changed_in_memory_cannot_either(self, llama_folder: Path, change: Callable) -> None:
         scorer = load(llama_folder)
-        with torch.no_grad():
-            scorer.model.lm_head.weight[0, 0] += 1
+        change(scorer)
         double = pickle.loads(pickle.dumps(scorer))
         for _ in range(2):  # also the second time: nothing half loaded stays
             with pytest.raises(RuntimeError, match="are not those of the scorer that was sent here"):
                 double(ALPACA_ROWS[0])
 
     def test_num_proc(self, llama_folder: Path, tmp_path: Path) -> None:
-        # Never more than one process per test of a model here: a fork after threads were used is what would hang.
+        # In a Python of its own with a time limit: OpenMP in a forked process is what would hang.
         code = f"""
 import torch, transformers
 from datasets import Dataset, disable_caching

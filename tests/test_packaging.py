@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import configparser
 import fnmatch
-import os
 import re
 import shutil
 import subprocess
@@ -20,9 +19,9 @@ import pytest
 from packaging.requirements import Requirement
 
 import hf_dlc
+from tests.conftest import ROOT, run_python
 
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "hf_dlc"
 
 
@@ -87,11 +86,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path: Path, data_files: li
 
 def test_import_is_light() -> None:
     code = "import sys, hf_dlc; print(sorted({'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == "[]"
+    assert run_python(code).stdout.strip() == "[]"
 
 
 def test_public_names_resolve() -> None:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.distributed import process_state
-from tests.conftest import build_model, build_tokenizer
+from tests.conftest import ROOT, build_model, build_tokenizer
 
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -69,7 +69,7 @@ def launch(tmp_path: Path) -> Launch:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
         done = subprocess.run(
             list(map(str, [*command, *arguments])),
-            env={**inherited, "OMP_NUM_THREADS": "1", **environment},
+            env={**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
             capture_output=True,
             text=True,
             timeout=90,

@@ -21,10 +21,10 @@ from hf_dlc import DLCConfig, DLCScorer, columns
 from hf_dlc.cache import cache_folder
 from hf_dlc.columns import SCORED_STATUSES
 from hf_dlc.reporting import auroc, spearman
-from tests.conftest import SHARED
+from tests.conftest import ROOT, SHARED
 
 
-DEMO_ROWS = Path(__file__).resolve().parents[1] / "recipes" / "data" / "demo_instructions.jsonl"
+DEMO_ROWS = ROOT / "recipes" / "data" / "demo_instructions.jsonl"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STATUSES = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
 

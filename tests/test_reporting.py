@@ -220,6 +220,7 @@ def test_hostile_names_of_the_columns_that_are_summarised(name: str) -> None:
     summary = summarize(dataset, [0], column=name + "score", flag_column=name)
     check_contained(summary)
     for title in (line for line in summary.split("\n") if line.startswith("## ")):
+        assert title.count("`") in (0, 2), title  # no more than ours
         outside = "".join(title.split("`")[::2])
         assert re.fullmatch(r"## [\w (),]+", outside), title
     # A table row has as many cells as its header.

@@ -20,10 +20,9 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector, __version__
 from hf_dlc.config import parse_config_and_args
 from recipes import prune_alpaca
-from tests.conftest import build_model, build_tokenizer
+from tests.conftest import ROOT, build_model, build_tokenizer
 
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
 
 SKIPPED = [3, 11]
@@ -384,9 +383,24 @@ def test_unknown_option_in_yaml(refusal: Callable[..., str], tmp_path: Path) -> 
     assert "keeep" in refusal("--config", str(tmp_path / "config.yaml"))
 
 
-def test_wrong_choice_in_yaml(refusal: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("selector: best\n", encoding="utf-8")
-    assert "'best'" in refusal("--config", str(tmp_path / "config.yaml"))
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("selector: best", "'best'"),
+        ("calibration_shares: 0.5", "float"),
+        ("keep: [1, 2]", "[1, 2]"),
+        ("columns: src", "src=instruction"),
+    ],
+)
+def test_wrong_value_in_yaml(refusal: Callable[..., str], tmp_path: Path, line: str, says: str) -> None:
+    (tmp_path / "config.yaml").write_text(line, encoding="utf-8")
+    assert says in refusal("--config", str(tmp_path / "config.yaml"))
+
+
+def test_schedule_of_one_number_in_yaml(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("schedule: 0.05", encoding="utf-8")
+    [config] = parse_config_and_args([DLCConfig], ["--config", str(tmp_path / "config.yaml")])
+    assert config.mask_schedule.fractions == (0.0, 0.05)
 
 
 @pytest.mark.parametrize("name", ["no_such.jsonl", "no_such.csv.gz", "no_such.txt", "no/such/folder"])
@@ -441,9 +455,10 @@ def test_model_that_cannot_be_calibrated(
 def test_two_processes_write_what_one_writes(model: Path, rows_file: Path, results: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     arguments = options(model, rows_file, tmp_path / "results", "--flag_column", "wrong")
+    environment = {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launcher, str(ROOT / "recipes" / "prune_alpaca.py"), *arguments],
-        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path)},
+        env={**os.environ, **environment, "HF_DATASETS_CACHE": str(tmp_path / "cache")},
         capture_output=True,
         text=True,
         timeout=90,
