@@ -17,7 +17,7 @@ from . import __version__
 CONFIG_NAME = "dlc_config.json"
 
 # What stands beside the options in that file; the last two where `DLCScorer.save_pretrained` wrote it.
-_NOT_OPTIONS = {"hf_dlc_version", "base_model_name_or_path", "revision"}
+_NOT_OPTIONS = {"hf_dlc_version", "base_model_name_or_path", "model_kwargs", "revision"}
 
 _NAMED_SCHEDULE = re.compile(r"(linear|geometric)\(([^,]+),([^,]+)\)")
 
@@ -98,10 +98,12 @@ def _check_levels(levels: int) -> int:
     return levels
 
 
-@dataclass
+@dataclass(frozen=True)
 class DLCConfig:
     """
     Options of a [`DLCScorer`]. Every field can be set in Python, in YAML and on a command line.
+
+    Instances do not change: a scorer has built its masks and its template from them.
 
     Args:
         masking (`str`, *optional*, defaults to `"random"`):
@@ -191,12 +193,16 @@ class DLCConfig:
 
     def __post_init__(self) -> None:
         # A command line hands over text, Python hands over values: both end in one canonical form here.
-        self.schedule = _canonical_schedule(self.schedule)
-        self.calibration_shares = [float(share) for share in self.calibration_shares]
-        self.columns = _parse_columns(self.columns)
-        self.tokens_per_batch = _parse_token_budget(self.tokens_per_batch)
+        canonical = {
+            "schedule": _canonical_schedule(self.schedule),
+            "calibration_shares": [float(share) for share in self.calibration_shares],
+            "columns": _parse_columns(self.columns),
+            "tokens_per_batch": _parse_token_budget(self.tokens_per_batch),
+        }
         if not isinstance(self.target_modules, str):
-            self.target_modules = list(self.target_modules)
+            canonical["target_modules"] = list(self.target_modules)
+        for name, value in canonical.items():
+            object.__setattr__(self, name, value)
         self._check()
 
     def _check(self) -> None:
@@ -204,6 +210,9 @@ class DLCConfig:
         for name in ("masking", "scope", "token_mean"):
             _require_choice(name, getattr(self, name), get_args(hints[name]))
         _require_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        for name, kind in (("seed", int), ("max_length", int), ("keep_levels", bool)):
+            if type(getattr(self, name)) is not kind:
+                raise ValueError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}.")
         if self.max_length < 2:
             raise ValueError(f"max_length must be at least 2 (a token and the one before it), got {self.max_length}.")
         if not re.fullmatch(r"\w+", self.prefix):

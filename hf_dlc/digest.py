@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .tasks import EncodedRow
 
 
 # Facts about where a model came from and which release wrote it; none of them changes a score.
@@ -37,6 +41,16 @@ def model_digest(model: PreTrainedModel) -> str:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         # A view as bytes needs at least one dimension, and `contiguous` copies only where it must.
         hasher.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def rows_digest(rows: Sequence[EncodedRow]) -> str:
+    """Hex digest of encoded rows, in order: what is scored, and which of its tokens count."""
+    hasher = xxhash.xxh3_128()
+    for row in rows:
+        hasher.update(f"{row.status} {row.length} ".encode())
+        for values in row.arrays:
+            hasher.update(np.ascontiguousarray(values))
     return hasher.hexdigest()
 
 

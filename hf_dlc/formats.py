@@ -673,10 +673,10 @@ def _turns(value: Any, role_of_text: str | None) -> list[Turn]:
 def _turn(message: Any) -> Turn:
     if not isinstance(message, dict):
         raise _UnusableError(INVALID_ROW)
-    role = message.get("role", message.get("from"))
+    role = _either(message, "role", "from")
     if not isinstance(role, str):
         raise _UnusableError(INVALID_ROW)
-    content = _content(message.get("content", message.get("value")))
+    content = _content(_either(message, "content", "value"))
     learned = _is_learned(message)
     if role in _CALL_ROLES:
         return _call_turn(content, learned)
@@ -686,6 +686,12 @@ def _turn(message: Any) -> Turn:
         raise _UnusableError(INVALID_ROW)
     extra = {key: _clean(item) for key, item in message.items() if key not in _TURN_KEYS and item is not None}
     return Turn(role, content, learned and role == "assistant", _clean(calls), extra=extra)
+
+
+def _either(message: dict[str, Any], name: str, synonym: str) -> Any:
+    """The value under one of two names: Arrow gives every message of a column all keys, the missing ones as None."""
+    value = message.get(name)
+    return message.get(synonym) if value is None else value
 
 
 def _call_turn(text: str, learned: bool) -> Turn:

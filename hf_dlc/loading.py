@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from .tasks.causal_lm import check_architecture
 logger = logging.getLogger(__name__)
 
 # What of `model_kwargs` the configuration and the tokenizer need as well.
-_SHARED_KWARGS = ("cache_dir", "gguf_file", "subfolder", "token", "trust_remote_code")
+_SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ModelSource:
     revision: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
-    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    model_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold a token
 
     @classmethod
     def resolve(
@@ -80,6 +80,11 @@ class ModelSource:
         if dtype == "auto":
             dtype = "bfloat16" if is_fast_at_bfloat16(device) else "float32"
         return cls(str(model_id), revision, dtype, str(device), model_kwargs)
+
+    def without_token(self) -> ModelSource:
+        """The same source for a worker process, which finds a token where the Hub client looks for one."""
+        kwargs = {key: value for key, value in self.model_kwargs.items() if key != "token"}
+        return replace(self, model_kwargs=kwargs)
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -50,14 +49,24 @@ def find_schedule(
         return calibrate(confidence_at, shares, start=CALIBRATION_STARTS[masker.masking])
 
 
-def cached_schedule(path: Path, identity: dict[str, Any], find: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
-    """The schedule in the cache file `path`, found and written there if there is none that can be read."""
+def cached_schedule(path: Path, levels: int, find: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
+    """The schedule of `levels` levels in the cache file `path`, found and written there if there is none."""
     known = read_json(path)
-    if isinstance(known, dict) and isinstance(known.get("schedule"), list):
+    if known is not None:
         try:
-            return MaskSchedule(tuple(known["schedule"])).fractions
-        except (TypeError, ValueError):
-            logger.warning("%s does not hold a mask schedule; calibrating anew", path)
+            return _checked(known["schedule"], levels)
+        except (KeyError, TypeError, ValueError):
+            logger.warning("%s does not hold a mask schedule of %d levels; calibrating anew", path, levels)
     schedule = find()
-    write_json(path, {"schedule": list(schedule), **identity})
+    try:
+        write_json(path, {"schedule": list(schedule)})
+    except OSError as error:
+        logger.warning("the calibrated schedule cannot be kept for the next run: %s", error)
+    return schedule
+
+
+def _checked(fractions: list[float], levels: int) -> tuple[float, ...]:
+    schedule = MaskSchedule(tuple(fractions)).fractions
+    if len(schedule) != levels:
+        raise ValueError(f"expected {levels} levels, got {len(schedule)}")
     return schedule

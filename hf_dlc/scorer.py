@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .cache import cache_folder, write_json
 from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features
 from .config import CONFIG_NAME, DLCConfig
-from .digest import json_digest, model_digest, tokenizer_digest
+from .digest import json_digest, model_digest, rows_digest, tokenizer_digest
 from .execution.distributed import (
+    check_same,
     cpu_threads,
     from_main_process,
     process_state,
@@ -56,6 +58,9 @@ STATE_NAME = "dlc_state.safetensors"
 _AUTO_TOKENS = {"cpu": 2048, "accelerator": 16384}
 
 _ROWS_PER_ENCODING = 1000
+
+# What a saved scorer remembers of how its model was loaded; never a token, never the leave to run code.
+_SAVED_KWARGS = ("attn_implementation", "gguf_file", "subfolder")
 
 _IMPORTED_IN = os.getpid()
 
@@ -102,6 +107,7 @@ class DLCScorer:
         self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, config: DLCConfig | None = None
     ) -> None:
         self.config = config or DLCConfig()
+        self._lock = threading.RLock()  # weights are masked in place, so one thread at a time reads or scores
         self._source: ModelSource | None = None
         self._expected_digests: tuple[str, str] | None = None
         self._loaded = (model, processor)
@@ -151,10 +157,12 @@ class DLCScorer:
             raise ValueError(f"task must be 'causal-lm' or None, got {task!r}.")
         saved = None
         if Path(model_id, CONFIG_NAME).is_file():
-            saved = Path(model_id)
-            record = json.loads(Path(saved, CONFIG_NAME).read_text(encoding="utf-8"))
+            record = json.loads(Path(model_id, CONFIG_NAME).read_text(encoding="utf-8"))
             config = config or DLCConfig.from_dict(record)
-            model_id, revision = record["base_model_name_or_path"], record["revision"]
+            if "base_model_name_or_path" in record:  # a saved scorer; else a model with options beside it
+                saved, model_id = Path(model_id), record["base_model_name_or_path"]
+                revision = revision or record["revision"]
+                model_kwargs = {**record.get("model_kwargs", {}), **(model_kwargs or {})}
         config = DLCConfig(**{**vars(config or DLCConfig()), **config_overrides})
         source = ModelSource.resolve(model_id, revision, config.dtype, device, model_kwargs)
         scorer = cls(*source.load(), config)
@@ -175,7 +183,9 @@ class DLCScorer:
                 "a scorer can be saved only with a base model that can be loaded again, got a model in memory. Save "
                 "the model, then make the scorer by DLCScorer.from_pretrained(folder)."
             )
-        base = {"base_model_name_or_path": self._source.model_id, "revision": self._source.revision}
+        source = self._source
+        kwargs = {key: value for key, value in source.model_kwargs.items() if key in _SAVED_KWARGS}
+        base = {"base_model_name_or_path": source.model_id, "revision": source.revision, "model_kwargs": kwargs}
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_NAME, {**self.config.to_dict(), **base})
@@ -231,7 +241,8 @@ class DLCScorer:
         if self._loaded is None:
             return self._expected_digests
         model, processor = self._loaded
-        return model_digest(model), tokenizer_digest(processor)
+        with self._lock:  # never of masked weights
+            return model_digest(model), tokenizer_digest(processor)
 
     @cached_property
     def _task(self) -> CausalLMTask:
@@ -267,7 +278,7 @@ class DLCScorer:
         return {
             "score_version": SCORE_VERSION,
             "config": self.config,
-            "source": self._source,
+            "source": self._source and self._source.without_token(),
             "model": model,
             "processor": processor,
             "task": self._task.describe(),
@@ -277,6 +288,7 @@ class DLCScorer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.config, self._source = state["config"], state["source"]
         self._expected_digests = state["model"], state["processor"]
+        self._lock = threading.RLock()
         self._loaded = None
         self._calibrated = None
         self._warned_of_memory = False
@@ -329,14 +341,15 @@ class DLCScorer:
         """
         if self.config.mask_schedule is not None:
             return self.config.mask_schedule.fractions
-        marker = self._masker.weights_state()
-        if self._calibrated is None or self._calibrated[0] != marker:
-            self._calibrated = marker, self._read_or_find_schedule()
-        return self._calibrated[1]
+        with self._lock:
+            marker = self._masker.weights_state()
+            if self._calibrated is None or self._calibrated[0] != marker:
+                self._calibrated = marker, self._read_or_find_schedule()
+            return self._calibrated[1]
 
     def _read_or_find_schedule(self) -> tuple[float, ...]:
         path = cache_folder() / "calibration" / f"{self._calibration_key()}.json"
-        return cached_schedule(path, self.describe(), self._find_schedule)
+        return cached_schedule(path, self._levels, self._find_schedule)
 
     def _calibration_key(self) -> str:
         """Digest of all that the calibrated schedule depends on."""
@@ -368,7 +381,7 @@ class DLCScorer:
             (weights that masking set to zero) and `zeros_before` (weights that were zero without it).
         """
         schedule = self.calibrate()
-        with self._masker.session(schedule) as session:
+        with self._lock, self._masker.session(schedule) as session:
             for level in range(len(schedule)):
                 session.set_level(level)
             return session.report
@@ -393,9 +406,10 @@ class DLCScorer:
         examples, is_batch = self._task.encoder.rows_of(rows)
         encoded = self._task.encode(examples)
         batches = self._cut(encoded)
-        if batches and not is_batch:
-            self._hold_levels()
-        confidence, loss = self._run(encoded, batches)
+        with self._lock:
+            if batches and not is_batch:
+                self._hold_levels()
+            confidence, loss = self._run(encoded, batches)
         columns = self._columns(encoded, confidence, loss)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
@@ -424,15 +438,17 @@ class DLCScorer:
             return DatasetDict({split: self.score(part, num_threads) for split, part in dataset.items()})
         _require_dataset(dataset)
         state = process_state()
-        with using_threads(cpu_threads(num_threads)):
+        with self._lock, using_threads(cpu_threads(num_threads)):
             encoded = self._encode_dataset(dataset)
             batches = self._cut(encoded)
+            if state.num_processes > 1:
+                check_same({"rows": rows_digest(encoded), "weights": model_digest(self.model)}, state)
             if batches:
                 self._calibrate_everywhere(state)
             mine = [batches[index] for index in deal(batches, state.num_processes)[state.process_index]]
             with progress_bar(mine, self._levels, show=state.is_main_process) as advance:
-                confidence, loss = self._run(encoded, mine, advance)
-        confidence, loss = sum_over_processes(np.stack([confidence, loss]), state)
+                scores = self._run(encoded, mine, advance)
+        confidence, loss = sum_over_processes(scores, state)
         columns = self._columns(encoded, confidence, loss)
         if state.is_main_process:
             _report_skipped(columns[f"{self.config.prefix}_status"])
@@ -447,7 +463,7 @@ class DLCScorer:
         """
         parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
         state = process_state()
-        with using_threads(cpu_threads(num_threads)), _scoring_mode(self.model):
+        with self._lock, using_threads(cpu_threads(num_threads)), _scoring_mode(self.model):
             encoded = [row for part in parts for row in self._encode_dataset(part)]
             return estimate_run(
                 self._task, self._masker, encoded, self._cut(encoded), self._levels, state.num_processes
@@ -465,7 +481,14 @@ class DLCScorer:
 
     def _calibrate_everywhere(self, state: PartialState) -> None:
         """Calibrate on the main process alone: another device or thread count could round to another schedule."""
-        schedule = from_main_process(self.calibrate() if state.is_main_process else None, state)
+        schedule, error = None, None
+        try:
+            schedule = self.calibrate() if state.is_main_process else None
+        except ValueError as problem:  # the others must not wait for a schedule that will never come
+            error = str(problem)
+        schedule, error = from_main_process((schedule, error), state)
+        if error is not None:
+            raise ValueError(error)
         if self.config.schedule is None:
             self._calibrated = self._masker.weights_state(), schedule
 
@@ -482,14 +505,18 @@ class DLCScorer:
         encoded: Sequence[EncodedRow],
         batches: Sequence[MicroBatch],
         on_batch: Callable[[MicroBatch], None] = lambda _: None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The one engine: `map` hands over its batch, `score` its share of the dataset."""
+    ) -> np.ndarray:
+        """
+        The one engine: `map` hands over its batch, `score` its share of the dataset.
+
+        Returns:
+            `np.ndarray`: Confidence and loss, of shape `(2, levels, rows)`.
+        """
         if not batches:  # nothing but skipped rows: leave the model alone
-            nothing = np.zeros((self._levels, len(encoded)), dtype=np.float32)
-            return nothing, nothing.copy()
+            return np.zeros((2, self._levels, len(encoded)), dtype=np.float32)
         schedule = self.calibrate()
         with self._masker.session(schedule) as session, _scoring_mode(self.model):
-            return run_levels(self._task, session, schedule, encoded, batches, on_batch)
+            return np.stack(run_levels(self._task, session, schedule, encoded, batches, on_batch))
 
     def _hold_levels(self) -> None:
         """Keep the masked weights of all levels for the rows to come, if there is room."""

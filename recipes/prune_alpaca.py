@@ -19,6 +19,7 @@ that `Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import resource
@@ -35,7 +36,7 @@ from accelerate import PartialState
 from datasets import Dataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
-from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, RunEstimate, TopKSelector
 from hf_dlc.columns import score_features
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.demo import demo_model
@@ -104,7 +105,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
 
     try:
-        dataset, scorer = prepare(options, config, state)
+        dataset, scorer, estimate = prepare(options, config, state)
         start = time.perf_counter()
         if state.is_main_process:  # the others get the schedule from it when they score
             schedule = scorer.calibrate()
@@ -116,17 +117,22 @@ def main(args: list[str] | None = None) -> None:
     seconds = time.perf_counter() - calibrated
     if not state.is_main_process:
         return
+    output.mkdir(parents=True, exist_ok=True)
+    write_scores(output, config, scored)  # first of all: they are what the time went into
     kept = make_selector(options, config).read_indices(scored).tolist()
     run = {
         "calibration_seconds": calibrated - start,
         "scoring_seconds": seconds,
-        **usage(scored, scorer, seconds, state),
+        **usage(estimate, scorer, seconds, state),
     }
-    write_results(output, options, config, scorer, scored, kept, run)
+    source = dataset_identity(options, dataset)
+    write_results(output, options, config, scorer, scored, kept, {"dataset": source, "run": run})
     logger.info("wrote %s", output)
 
 
-def prepare(options: RecipeArguments, config: DLCConfig, state: PartialState) -> tuple[Dataset, DLCScorer]:
+def prepare(
+    options: RecipeArguments, config: DLCConfig, state: PartialState
+) -> tuple[Dataset, DLCScorer, RunEstimate]:
     """Load the dataset and the model, and find out what the run will cost and whether it can end well."""
     with state.local_main_process_first():  # one download, one preparation; the others read the cache
         dataset = read_dataset(options)
@@ -136,11 +142,11 @@ def prepare(options: RecipeArguments, config: DLCConfig, state: PartialState) ->
     )
     estimate = scorer.estimate(dataset, num_threads=options.num_threads)
     logger.info("estimate: %s", estimate)
-    check_selection(options, config, dataset, skipped=sum(estimate.skipped.values()))
-    return dataset, scorer
+    check_selection(options, config, dataset, estimate)
+    return dataset, scorer, estimate
 
 
-def check_selection(options: RecipeArguments, config: DLCConfig, dataset: Dataset, skipped: int) -> None:
+def check_selection(options: RecipeArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:
     """Refuse now what the selection would refuse after hours of scoring: it is tried on scores that are all alike."""
     known = [*dataset.column_names, *score_features(config.prefix)]
     for option, names in (
@@ -153,8 +159,12 @@ def check_selection(options: RecipeArguments, config: DLCConfig, dataset: Datase
     flags = dataset.features[options.flag_column] if options.flag_column else None
     if flags is not None and getattr(flags, "dtype", None) not in ("bool", "int64"):  # a text "False" would be true
         raise ValueError(f"flag_column must hold true and false, but {options.flag_column!r} holds {flags}.")
+    if options.keep_tokens is not None and options.keep_tokens > estimate.target_tokens:
+        raise ValueError(
+            f"keep_tokens must be at most {estimate.target_tokens}, all there are, got {options.keep_tokens}."
+        )
     scores, tokens = np.zeros(len(dataset)), np.full(len(dataset), options.keep_tokens or 1)
-    scores[len(dataset) - skipped :] = np.nan
+    scores[len(dataset) - sum(estimate.skipped.values()) :] = np.nan
     groups = dataset[options.group_by][:] if options.group_by else None
     make_selector(options, config).get_indices(scores, groups, tokens)
 
@@ -178,7 +188,7 @@ def read_dataset(options: RecipeArguments) -> Dataset:
         dataset = load_dataset(
             options.dataset, options.dataset_config, split=options.split, revision=options.dataset_revision
         )
-    return dataset.select(range(min(options.max_rows, len(dataset)))) if options.max_rows else dataset
+    return dataset.select(range(min(options.max_rows, len(dataset)))) if options.max_rows is not None else dataset
 
 
 def load_scorer(options: RecipeArguments, config: DLCConfig) -> DLCScorer:
@@ -208,14 +218,40 @@ def make_selector(options: RecipeArguments, config: DLCConfig) -> FlexRandSelect
     return TopKSelector(**budget, **columns, which=options.selector)
 
 
-def usage(scored: Dataset, scorer: DLCScorer, seconds: float, state: PartialState) -> dict[str, Any]:
-    """What the run took."""
+def usage(estimate: RunEstimate, scorer: DLCScorer, seconds: float, state: PartialState) -> dict[str, Any]:
+    """What the run took, memory for the main process alone."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return {
         "processes": state.num_processes,
-        "rows_per_second": len(scored) / seconds,
+        "threads": torch.get_num_threads(),
+        "tokens": estimate.tokens,
+        "target_tokens": estimate.target_tokens,
+        "tokens_per_second": estimate.tokens * len(scorer.schedule_) / seconds,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     }
+
+
+def dataset_identity(options: RecipeArguments, dataset: Dataset) -> dict[str, Any]:
+    """What was scored; a local file is known by its digest."""
+    sha256 = None
+    if Path(options.dataset).is_file():
+        with open(options.dataset, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "name": options.dataset,
+        "config": options.dataset_config,
+        "revision": options.dataset_revision,
+        "split": options.split,
+        "sha256": sha256,
+        "fingerprint": dataset._fingerprint,
+        "rows": len(dataset),
+    }
+
+
+def write_scores(output: Path, config: DLCConfig, scored: Dataset) -> None:
+    """Write the scores of all rows, in the order of the dataset."""
+    columns = list(score_features(config.prefix, config.keep_levels))
+    scored.select_columns(columns).to_parquet(str(output / "scores.parquet"))
 
 
 def write_results(
@@ -225,10 +261,9 @@ def write_results(
     scorer: DLCScorer,
     scored: Dataset,
     kept: list[int],
-    run: dict[str, Any],
+    facts: dict[str, Any],
 ) -> None:
-    """Write the pruned dataset, the scores of all rows, the manifest and the summary."""
-    output.mkdir(parents=True, exist_ok=True)
+    """Write the pruned dataset, the manifest and the summary."""
     summary = summarize(
         scored, kept, options.column or f"{config.prefix}_confidence", config.prefix, options.flag_column
     )
@@ -237,24 +272,13 @@ def write_results(
     pruned = scored.select(kept)
     pruned.save_to_disk(str(output / "pruned"))
     pruned.to_parquet(str(output / "pruned.parquet"))
-    scored.select_columns(list(score_features(config.prefix, config.keep_levels))).to_parquet(
-        str(output / "scores.parquet")
-    )
     manifest = {
-        "dataset": {
-            "name": options.dataset,
-            "config": options.dataset_config,
-            "revision": options.dataset_revision,
-            "split": options.split,
-            "fingerprint": scored._fingerprint,
-            "rows": len(scored),
-        },
+        **facts,
         "scorer": scorer.describe(),
         "schedule": list(scorer.schedule_),
         "masking": [asdict(level) for level in scorer.masking_report()],
-        "selection": {**asdict(options)},
+        "options": asdict(options),
         "status": status_counts(scored, config.prefix),
-        "run": run,
         "versions": versions(),
         "kept_rows": len(kept),
         "kept_indices": kept,

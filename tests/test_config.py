@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,11 @@ class TestOptions:
     def test_schedule_has_one_text(self, given: Any, canonical: str | None) -> None:
         assert DLCConfig(schedule=given).schedule == canonical
         assert DLCConfig(schedule=canonical).schedule == canonical
+
+    def test_options_do_not_change(self) -> None:
+        # A scorer is built from them once: a later change would enter the fingerprint and not the scores.
+        with pytest.raises(FrozenInstanceError):
+            DLCConfig().seed = 5
 
     def test_schedule_text_loses_nothing(self) -> None:
         assert DLCConfig(schedule=[1 / 3, 0.7000000000000001]).mask_schedule.fractions == (

@@ -216,6 +216,15 @@ class TestTurns:
         row = parse_row({"messages": [ASK, {"role": "assistant", "content": parts}]}, "messages")
         assert row.turns[1].content == "Hello"
 
+    def test_missing_keys_as_arrow_writes_them(self) -> None:
+        rows = [
+            {"messages": [{"role": "user", "from": None, "content": None, "value": "Hi"}, {**SAY, "from": None}]},
+            {"messages": [{"role": None, "from": "human", "content": "Hi", "value": None}, SAY]},
+        ]
+        for row in rows:
+            first, _ = parse_row(row, "messages").turns
+            assert (first.role, first.content) == ("user", "Hi")
+
     def test_roles_of_other_sets(self) -> None:
         names = ["system", "human", "chatgpt", "observation", "bot", "user", "model", "ipython"]
         row = parse_row({"conversations": [{"from": name, "value": "x"} for name in names]}, "sharegpt")

@@ -42,11 +42,32 @@ HEADS: dict[str, Callable[[], PreTrainedModel]] = {
     "biased": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**_SIZES)),
 }
 
+# Models whose head calls the decoder within the base model.
+DECODERS: dict[str, Callable[[], PreTrainedModel]] = {
+    "opt": lambda: transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            vocab_size=VOCAB_SIZE, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4, init_std=0.2
+        )
+    ),
+    "bart": lambda: transformers.BartForCausalLM(
+        transformers.BartConfig(
+            vocab_size=VOCAB_SIZE,
+            d_model=32,
+            decoder_layers=2,
+            decoder_ffn_dim=64,
+            decoder_attention_heads=4,
+            init_std=0.2,
+            is_decoder=True,
+            is_encoder_decoder=False,
+        )
+    ),
+}
+
 
 def build(name: str) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = HEADS[name]() if name in HEADS else MODEL_BUILDERS[name]()
+        model = {**MODEL_BUILDERS, **HEADS, **DECODERS}[name]()
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
                 torch.nn.init.normal_(parameter)
@@ -83,7 +104,7 @@ def naive(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> tu
     return probabilities, losses
 
 
-@pytest.mark.parametrize("name", [*MODEL_BUILDERS, *HEADS])
+@pytest.mark.parametrize("name", [*MODEL_BUILDERS, *HEADS, *DECODERS])
 def test_level_0_is_the_loss_of_the_model(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
     model = build(name)
     scorer = scorer_of(model, tokenizer)
@@ -163,3 +184,22 @@ def test_a_seed_changes_random_masks(make_scorer: Callable) -> None:
     one, other = (make_scorer(seed=seed, keep_levels=True)(DATASET[:])["dlc_level_loss"] for seed in (0, 1))
     assert [levels[0] for levels in one] == [levels[0] for levels in other]
     assert all(first[1] != second[1] for first, second in zip(one, other, strict=True))
+
+
+def test_logits_that_do_not_come_from_the_body_are_refused(llama: PreTrainedModel, make_scorer: Callable) -> None:
+    scorer = make_scorer()
+    body = scorer.model.model
+    scorer.model.model = torch.nn.Sequential()  # the head calls another module than the one that is replaced
+    scorer.model.model.forward = lambda **inputs: body.forward(**inputs)
+    scorer._task.__dict__["_body"] = body
+    with pytest.raises(ValueError, match="LlamaForCausalLM does not compute its logits from its body"):
+        scorer(DATASET[:])
+
+
+def test_a_row_longer_than_the_learned_positions(make_scorer: Callable, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = transformers.GPT2Config(vocab_size=VOCAB_SIZE, n_embd=32, n_layer=1, n_head=4, n_positions=24)
+    scorer = scorer_of(transformers.GPT2LMHeadModel(config).eval(), tokenizer)
+    with pytest.raises(ValueError, match=r"longer than the 24 positions .* Pass max_length=24"):
+        scorer(DATASET[:])
+    scorer = scorer_of(transformers.GPT2LMHeadModel(config).eval(), tokenizer, max_length=24)
+    assert "truncated" in scorer(DATASET[:])["dlc_status"]

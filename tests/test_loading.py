@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,9 @@ _TINY = {
 _T5 = {"vocab_size": 384, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 
 
+_XLNET = {"vocab_size": 384, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}
+
+
 class TestInMemory:
     @pytest.mark.parametrize(
         ("build", "message"),
@@ -150,8 +155,13 @@ class TestInMemory:
                 lambda: transformers.LlamaForSequenceClassification(transformers.LlamaConfig(**_TINY, pad_token_id=0)),
                 "LlamaForSequenceClassification has no language modelling head",
             ),
+            (lambda: transformers.XLNetLMHeadModel(transformers.XLNetConfig(**_XLNET)), "in permuted order"),
+            (
+                lambda: torch.nn.DataParallel(transformers.LlamaForCausalLM(transformers.LlamaConfig(**_TINY))),
+                r"must be a transformers PreTrainedModel, got DataParallel. Pass what it wraps: `model.module`",
+            ),
         ],
-        ids=["encoder-decoder", "bidirectional", "no causal head", "no head", "classifier"],
+        ids=["encoder-decoder", "bidirectional", "no causal head", "no head", "classifier", "permuted", "wrapped"],
     )
     def test_other_models_are_refused(self, tokenizer: PreTrainedTokenizerBase, build: Callable, message: str) -> None:
         with pytest.raises(ValueError, match=message):
@@ -206,6 +216,18 @@ class TestSave:
         path.write_text(json.dumps({**json.loads(path.read_text()), "warp": 1, "hf_dlc_version": "9.0"}))
         DLCScorer.from_pretrained(tmp_path / "scorer", device="cpu")
         assert any("['warp'], written by hf_dlc 9.0" in record.getMessage() for record in caplog.records)
+
+    def test_how_the_model_was_loaded_is_remembered(self, llama_folder: Path, tmp_path: Path) -> None:
+        kwargs = {"attn_implementation": "eager", "token": "secret", "trust_remote_code": False}
+        load(llama_folder, model_kwargs=kwargs).save_pretrained(tmp_path)
+        record = json.loads((tmp_path / "dlc_config.json").read_text())
+        assert record["model_kwargs"] == {"attn_implementation": "eager"}  # no token, no leave to run code
+        assert DLCScorer.from_pretrained(tmp_path).model.config._attn_implementation == "eager"
+
+    def test_options_beside_a_model_are_used(self, llama_folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(llama_folder, tmp_path / "model")
+        DLCConfig(schedule="0, 0.2").save_pretrained(tmp_path / "model")
+        assert DLCScorer.from_pretrained(tmp_path / "model", device="cpu").schedule_ == (0.0, 0.2)
 
     def test_in_memory_is_refused(self, make_scorer: Callable, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="only with a base model that can be loaded again, got a model in memory"):
@@ -299,3 +321,10 @@ def test_scores_from_a_saved_scorer(llama_folder: Path, tmp_path: Path) -> None:
     dataset = Dataset.from_list(ALPACA_ROWS)
     again = DLCScorer.from_pretrained(str(tmp_path / "scorer"), device="cpu")
     assert again.score(dataset)["dlc_loss"][:] == scorer.score(dataset)["dlc_loss"][:]
+
+
+def test_a_token_is_neither_shown_nor_pickled(llama_folder: Path) -> None:
+    scorer = load(llama_folder, model_kwargs={"token": "hf_secret"})
+    assert "hf_secret" not in repr(scorer._source)
+    assert "hf_secret" not in json.dumps(scorer.describe())
+    assert b"hf_secret" not in pickle.dumps(scorer)

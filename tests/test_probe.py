@@ -48,9 +48,9 @@ class TestProbe:
 class TestCachedSchedule:
     def test_is_found_once(self, tmp_path: Path) -> None:
         path = tmp_path / "deep" / "key.json"
-        assert cached_schedule(path, {"model": "m"}, lambda: (0.0, 0.1)) == (0.0, 0.1)
-        assert cached_schedule(path, {}, lambda: pytest.fail("found again")) == (0.0, 0.1)
-        assert json.loads(path.read_text()) == {"schedule": [0.0, 0.1], "model": "m"}
+        assert cached_schedule(path, 2, lambda: (0.0, 0.1)) == (0.0, 0.1)
+        assert cached_schedule(path, 2, lambda: pytest.fail("found again")) == (0.0, 0.1)
+        assert json.loads(path.read_text()) == {"schedule": [0.0, 0.1]}
         assert [file.name for file in path.parent.iterdir()] == ["key.json"]  # no draft is left
 
     @pytest.mark.parametrize(
@@ -65,14 +65,22 @@ class TestCachedSchedule:
             '{"schedule": [null]}',
             '{"schedule": [0.5, 0.2]}',
             '{"schedule": [0.0, 1.5]}',
+            '{"schedule": [0.0, 0.1, 0.2]}',
             "\x00\x01",
         ],
     )
     def test_what_cannot_be_read_is_found_anew(self, tmp_path: Path, text: str) -> None:
         path = tmp_path / "key.json"
         path.write_text(text)
-        assert cached_schedule(path, {}, lambda: (0.0, 0.1)) == (0.0, 0.1)
-        assert cached_schedule(path, {}, lambda: pytest.fail("found again")) == (0.0, 0.1)
+        assert cached_schedule(path, 2, lambda: (0.0, 0.1)) == (0.0, 0.1)
+        assert cached_schedule(path, 2, lambda: pytest.fail("found again")) == (0.0, 0.1)
+
+    def test_a_folder_that_cannot_be_written_loses_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "file").touch()
+        assert cached_schedule(tmp_path / "file" / "key.json", 2, lambda: (0.0, 0.1)) == (0.0, 0.1)
+        assert "cannot be kept for the next run" in caplog.text
 
 
 class TestUntrainedModels:

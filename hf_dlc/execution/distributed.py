@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env, reduce
+from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env, reduce
 
 
 def process_state() -> PartialState:
@@ -58,6 +58,21 @@ def cpu_threads(num_threads: int | None = None) -> int:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return num_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def check_same(facts: dict[str, str], state: PartialState) -> None:
+    """
+    Make sure that all processes are about to do the same run: their results are put together by position.
+
+    Raises:
+        RuntimeError: On every process, naming the facts that differ.
+    """
+    everywhere = gather_object([facts]) if state.num_processes > 1 else [facts]
+    if different := [name for name in facts if len({other[name] for other in everywhere}) > 1]:
+        raise RuntimeError(
+            "the processes must score the same dataset with the same model, but they differ in: "
+            f"{', '.join(different)}. Hand the whole dataset to score() on every process, which deals out its rows."
+        )
 
 
 @contextmanager

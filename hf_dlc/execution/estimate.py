@@ -102,9 +102,8 @@ def _timed(task: Task, members: Sequence[EncodedRow]) -> float:
 def _memory(masker: Masker, batches: Sequence[MicroBatch]) -> int:
     tensors = list(masker.model.parameters()) + list(masker.model.buffers())
     weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    widest = max((max(tensor.shape) for tensor in tensors if tensor.dim() == 2), default=0)
+    widest = max(max(target.parameter.shape[-2:]) for target in masker.targets)
     dtype_size = torch.finfo(masker.model.dtype).bits // 8
     largest = max((batch.padded_tokens for batch in batches), default=0)
-    hidden = getattr(masker.model.config, "intermediate_size", None) or widest
     maskable = sum(target.parameter.nbytes for target in masker.targets)
-    return weights + maskable + largest * hidden * dtype_size * _LIVE_ACTIVATIONS
+    return weights + maskable + largest * widest * dtype_size * _LIVE_ACTIVATIONS

@@ -242,8 +242,8 @@ class Masker:
         self._held = None
 
     def weights_state(self) -> tuple[object, ...]:
-        """Something that changes when the maskable weights do; cheap, and no more than a hint over processes."""
-        return _state_of(self.targets)
+        """Something that changes when the weights do, maskable or not; cheap, and of this process only."""
+        return _state_of(list(self.model.parameters()))
 
     def _notice_change(self) -> None:
         """Forget what was found out about other weights than the present ones."""
@@ -510,16 +510,15 @@ def _checked_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     return fractions
 
 
-def _state_of(targets: Sequence[Target]) -> tuple[object, ...]:
+def _state_of(parameters: Sequence[nn.Parameter]) -> tuple[object, ...]:
     """
-    Something that changes when the weights do: address, version and type of each target, and a few of its weights.
+    Something that changes when the weights do: address, version and type of each parameter, and a few of its weights.
 
     The version counter sees optimizers and `load_state_dict`. Code that writes through `data`, as merging adapters
     does, changes whole matrices without moving it; the few weights see that.
     """
     known, samples = [], {}
-    for target in targets:
-        parameter = target.parameter
+    for parameter in parameters:
         version = None if parameter.is_inference() else parameter._version
         known.append((parameter.data_ptr(), version, parameter.dtype, parameter.device))
         samples.setdefault((parameter.device, parameter.dtype), []).append(_sample(parameter.data))

@@ -138,6 +138,8 @@ def check_maskable(model: nn.Module) -> None:
             _refuse_tensor(_join(canonical_name(name), tensor_name), tensor)
         if isinstance(module, nn.Linear):
             _refuse_packed(_join(canonical_name(name), "weight"), module)
+        if _is_experts(module):
+            _refuse_hidden_experts(canonical_name(name), module)
 
 
 def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-linear") -> list[Target]:
@@ -177,7 +179,7 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-li
         chosen = [candidate for candidate in candidates if not candidate.passed_over]
     else:
         chosen = [candidate for candidate in candidates if _matches(candidate, target_modules)]
-        _refuse_tied(model, chosen)
+        _refuse_heads(model, chosen)
     if not chosen:
         raise ValueError(_nothing_found(target_modules, candidates))
     return _without_repeats(model, chosen)
@@ -230,6 +232,12 @@ def _refuse_packed(name: str, module: nn.Linear) -> None:
         _refuse_quantised(name, f"a packed weight of shape {tuple(weight.shape)} in place of {shape}")
 
 
+def _refuse_hidden_experts(name: str, module: nn.Module) -> None:
+    """Some kernels take the experts out of the parameters (MXFP4): masking would pass them over in silence."""
+    if not any(parameter.dim() >= 2 and "bias" not in key for key, parameter in module.named_parameters()):
+        _refuse_quantised(name, "experts without weights among their parameters")
+
+
 def _refuse_quantised(name: str, got: str) -> None:
     raise UnmaskableModelError(
         f"`{name}` must be a plain float64, float32, float16 or bfloat16 tensor, got {got}: the weights are "
@@ -246,10 +254,15 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
         if isinstance(module, (nn.Linear, Conv1D, nn.Conv2d)):
             passed_over = _memory(module.weight) in heads or _is_passed_over(name, module)
             yield _Candidate(name, _join(name, "weight"), module.weight, False, passed_over)
-        elif "Experts" in type(module).__name__:
+        elif _is_experts(module):
             for key, parameter in module.named_parameters(recurse=False):
-                if parameter.dim() == 3 and "bias" not in key:
+                if parameter.dim() >= 2 and "bias" not in key:  # 2-D where a model stacks its experts' rows
                     yield _Candidate(name, _join(name, key), parameter, True, False)
+
+
+def _is_experts(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return "Experts" in name or name.endswith("ExpertGLU")
 
 
 def _head_memory(model: nn.Module) -> set[_Memory]:
@@ -284,13 +297,14 @@ def _matches(candidate: _Candidate, target_modules: str | Sequence[str]) -> bool
     return any(name == end or name.endswith(f".{end}") for name in names for end in target_modules)
 
 
-def _refuse_tied(model: nn.Module, chosen: Sequence[_Candidate]) -> None:
-    embeddings = _embedding_memory(model)
+def _refuse_heads(model: nn.Module, chosen: Sequence[_Candidate]) -> None:
+    """A head reads the states that DLC distorts; tied, it is the embedding as well."""
+    heads = _head_memory(model)
     for candidate in chosen:
-        if _memory(candidate.parameter) in embeddings:
+        if _memory(candidate.parameter) in heads:
             raise ValueError(
-                f"`target_modules` must not name a weight that an embedding shares, got `{candidate.module}`: masking "
-                "it would also mask the embedding. Leave it out, or untie the two."
+                f"`target_modules` must not name the output head or an embedding, got `{candidate.module}`: masking "
+                "is meant for the layers below the head. Leave it out."
             )
 
 
@@ -317,7 +331,7 @@ def _without_repeats(model: nn.Module, chosen: Sequence[_Candidate]) -> list[Tar
             for other in owners[_memory(parameter)]
             if other is not parameter and other.shape == parameter.shape and other.stride() == parameter.stride()
         )
-        matrices = len(parameter) if candidate.is_expert else 1
+        matrices = len(parameter) if candidate.is_expert and parameter.dim() == 3 else 1
         targets[_memory(parameter)] = Target(candidate.parameter_name, parameter, matrices, aliases)
     return list(targets.values())
 

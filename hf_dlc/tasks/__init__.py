@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 
 
@@ -20,6 +21,10 @@ class EncodedRow(Protocol):
     @property
     def target_tokens(self) -> int:
         """Number of tokens that are scored; 0 for a skipped row."""
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that the model gets of the row, for digests."""
 
 
 class BatchScores(NamedTuple):

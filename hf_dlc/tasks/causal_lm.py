@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from .encoding import Encoding, RowEncoder
 
 # Logits of this many (token, vocabulary) pairs exist at once; in float32 that is 64 MiB.
 _LOGITS_AT_ONCE = 2**24
+
+_POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings"}
 
 
 class CausalLMTask:
@@ -37,18 +41,29 @@ class CausalLMTask:
     """
 
     def __init__(self, model: PreTrainedModel, encoder: RowEncoder, token_mean: str = "arithmetic") -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(
+                f"the model must be a transformers PreTrainedModel, got {type(model).__name__}. Pass what it wraps: "
+                "`model.module`, or for adapters `model.merge_and_unload()`."
+            )
         check_architecture(model.config, type(model).__name__)
         _check_head(model)
         self.model = model
         self.encoder = encoder
         self.token_mean = token_mean
 
+    @property
+    def _body(self) -> PreTrainedModel:
+        """What the head calls: the base model, or the decoder in it where that is an encoder-decoder's (OPT, BART)."""
+        return getattr(self.model.base_model, "decoder", self.model.base_model)
+
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoding]:
         """
         Encode rows, in order; a row that cannot be scored comes back with its reason as status.
 
         Raises:
-            ValueError: If the tokenizer writes ids that the model has no embedding for, and what the encoder raises.
+            ValueError: If the tokenizer writes ids that the model has no embedding for, if a row is longer than the
+                positions the model has learned, and what the encoder raises.
         """
         encodings = self.encoder.encode(rows)
         largest = max((int(row.input_ids.max()) for row in encodings if row.length), default=0)
@@ -58,7 +73,23 @@ class CausalLMTask:
                 f"the tokenizer wrote the token id {largest}, but {type(self.model).__name__} has only {known} "
                 "embeddings. Use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))."
             )
+        longest = max((row.length for row in encodings), default=0)
+        if longest > self._positions:
+            raise ValueError(
+                f"a row of {longest} tokens is longer than the {self._positions} positions that "
+                f"{type(self.model).__name__} has learned. Pass max_length={self._positions}."
+            )
         return encodings
+
+    @cached_property
+    def _positions(self) -> float:
+        """Positions the model has an embedding for; infinite if it computes them (rotary, ALiBi)."""
+        tables = [
+            module.num_embeddings - getattr(module, "offset", 0)  # OPT and BART keep the first rows for padding
+            for name, module in self.model.named_modules()
+            if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES
+        ]
+        return min(tables, default=math.inf)
 
     def describe(self) -> dict[str, Any]:
         """What of the template and the layout changes a score."""
@@ -82,7 +113,7 @@ class CausalLMTask:
         targets = _pad(rows, "targets", torch.bool).to(device)
         # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
         # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
-        outputs = self.model.base_model(input_ids=input_ids, use_cache=False)
+        outputs = self._body(input_ids=input_ids, use_cache=False)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
         log_probs = self._log_probs(states, input_ids[:, 1:][predicting], type(outputs))
@@ -110,9 +141,12 @@ class CausalLMTask:
         whatever this model does after its body, and need not be known here.
         """
         result = output_type(last_hidden_state=states[None])
-        with _forward_replaced(self.model.base_model, lambda *_, **__: result):
+        with _forward_replaced(self._body, lambda *_, **__: result):
             one_token = torch.zeros((1, 1), dtype=torch.int64, device=states.device)
-            return self.model(input_ids=one_token, use_cache=False).logits[0]
+            logits = self.model(input_ids=one_token, use_cache=False).logits
+        if logits.shape[:2] != (1, len(states)):  # the head went round the body, and these are not its logits
+            raise ValueError(f"{type(self.model).__name__} does not compute its logits from its body; DLC needs that.")
+        return logits[0]
 
 
 def check_architecture(config: PreTrainedConfig, name: str) -> None:
@@ -131,6 +165,8 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
         config, "auto_map", {}
     ):
         raise ValueError(f"{name} has no causal language model in transformers; DLC needs one.")
+    if config.model_type == "xlnet":
+        raise ValueError(f"{name} predicts tokens in permuted order; DLC needs a left-to-right language model.")
     # BERT and its like have a head in the causal mapping too. (GPT-NeoX is causal, whatever its flag says.)
     if getattr(config, "is_decoder", True) is False and not config.model_type.startswith("gpt_neox"):
         raise ValueError(

@@ -82,7 +82,8 @@ class ChatTemplate:
         if not self._tokenizer.is_fast and conversation.prompt_turns is None:
             raise ValueError(
                 "Assistant turns are found by character offsets, which the slow tokenizer "
-                f"{label_of(self._tokenizer)} does not give. Load a fast one, or use rows with a prompt and a completion."
+                f"{label_of(self._tokenizer)} does not give. Load a fast one, or use rows with a prompt and "
+                "a completion."
             )
         messages = [turn.message(self._renders_calls) for turn in conversation.turns]
         options = {"tools": conversation.tools, **conversation.template_kwargs}
@@ -105,7 +106,7 @@ class ChatTemplate:
         if _MARKER.search(self.text):
             return self.text
         name = _family(self.text, tuple(self._special_tokens.items()))
-        logger.info("Assistant turns are found by %s.", f"the training template {name}" if name else "rendering each")
+        logger.debug("Assistant turns are found by %s.", f"the training template {name}" if name else "rendering each")
         return _training_template(name) if name else None
 
     @cached_property
@@ -117,7 +118,8 @@ class ChatTemplate:
         self, messages: list[dict[str, Any]], options: dict[str, Any], template: str | None = None, **switches: bool
     ) -> tuple[str, list[Span]]:
         options = dict(options)
-        template = options.pop("chat_template", None) or template or self._given
+        options.pop("chat_template", None)  # a row may fill in the template, but not bring code of its own
+        template = template or self._given
         try:
             template = self._tokenizer.get_chat_template(template, options.get("tools"))
             arguments = {**self._tokenizer.special_tokens_map, **options}
@@ -184,9 +186,9 @@ def _learned_spans(spans: list[Span], turns: Sequence[Turn]) -> list[Span]:
 def _not_findable(tokenizer: PreTrainedTokenizerBase) -> str:
     return (
         f"The chat template of the tokenizer {label_of(tokenizer)} has no {{% generation %}} markers, and its "
-        "assistant turns cannot be found without them: it renders a turn differently once others follow, or puts more around "
-        "the content than a header and an end of turn. Pass `template='path/to/training_template.jinja'` with markers "
-        "around what the assistant writes."
+        "assistant turns cannot be found without them: it renders a turn differently once others follow, or puts "
+        "more around the content than a header and an end of turn. Pass `template='path/to/training_template.jinja'` "
+        "with markers around what the assistant writes."
     )
 
 

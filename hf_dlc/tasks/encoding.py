@@ -74,6 +74,11 @@ class Encoding(NamedTuple):
         """Number of tokens that are learned from."""
         return int(np.count_nonzero(self.targets))
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Ids and targets, for digests."""
+        return self.input_ids, self.targets
+
 
 class RowEncoder:
     r"""

@@ -9,7 +9,9 @@ import pytest
 import torch
 from accelerate import PartialState
 
+from hf_dlc.execution import distributed
 from hf_dlc.execution.distributed import (
+    check_same,
     cpu_threads,
     from_main_process,
     process_state,
@@ -84,3 +86,12 @@ def test_threads_are_put_back_after_an_error() -> None:
     with pytest.raises(ValueError, match="no number"), using_threads(before + 1):
         raise ValueError("no number")
     assert torch.get_num_threads() == before
+
+
+def test_processes_with_other_rows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SimpleNamespace(num_processes=2)
+    other = {"rows": "a", "weights": "b"}
+    monkeypatch.setattr(distributed, "gather_object", lambda mine: [*mine, other])
+    check_same({"rows": "a", "weights": "b"}, state)
+    with pytest.raises(RuntimeError, match=r"differ in: rows\. Hand the whole dataset to score\(\) on every process"):
+        check_same({"rows": "x", "weights": "b"}, state)

@@ -170,13 +170,31 @@ class TestTargetModules:
         assert both == ["model.layers.1.mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.down_proj"]
         assert [target.name for target in find_targets(model, r".*\.1\..*gate_up_proj")] == both[:1]
 
-    def test_untied_head_can_be_named(self, make_model: Callable) -> None:
-        (target,) = find_targets(make_model("llama"), ["lm_head"])
-        assert target.parameter.shape == (384, 32)
+    def test_experts_whose_rows_are_stacked(self) -> None:
+        config = transformers.DbrxConfig(
+            d_model=32,
+            n_heads=4,
+            n_layers=1,
+            max_seq_len=64,
+            vocab_size=64,
+            attn_config={"kv_n_heads": 2},
+            ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+        )
+        names = {target.name.rpartition(".")[2] for target in find_targets(transformers.DbrxForCausalLM(config))}
+        assert {"w1", "v1", "w2"} <= names
 
-    def test_tied_head_is_refused(self, make_model: Callable) -> None:
-        with pytest.raises(ValueError, match="`lm_head`: masking it would also mask the embedding"):
-            find_targets(make_model("llama_tied"), ["q_proj", "lm_head"])
+    def test_experts_hidden_by_a_kernel_are_refused(self, make_model: Callable) -> None:
+        model = make_model("gpt_oss")
+        for module in model.modules():
+            if type(module).__name__ == "GptOssExperts":
+                del module.gate_up_proj, module.down_proj  # as MXFP4 kernels do
+        with pytest.raises(UnmaskableModelError, match="experts without weights among their parameters"):
+            check_maskable(model)
+
+    @pytest.mark.parametrize("name", ["llama", "llama_tied"])
+    def test_the_head_is_refused(self, make_model: Callable, name: str) -> None:
+        with pytest.raises(ValueError, match="must not name the output head or an embedding, got `lm_head`"):
+            find_targets(make_model(name), ["q_proj", "lm_head"])
 
     def test_nothing_found_names_what_there_is(self, make_model: Callable) -> None:
         with pytest.raises(ValueError, match=r"got \['query_key_value'\].*`model.layers.0.self_attn.q_proj`.* more"):

