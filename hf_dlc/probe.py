@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,8 +50,14 @@ def find_schedule(
         return calibrate(confidence_at, shares, start=CALIBRATION_STARTS[masker.masking])
 
 
-def cached_schedule(path: Path, levels: int, find: Callable[[], tuple[float, ...]]) -> tuple[float, ...]:
-    """The schedule of `levels` levels in the cache file `path`, found and written there if there is none."""
+def cached_schedule(
+    path: Path, levels: int, find: Callable[[], tuple[float, ...]], identity: Callable[[], dict[str, Any]] = dict
+) -> tuple[float, ...]:
+    """
+    The schedule of `levels` levels in the cache file `path`, found and written there if there is none.
+
+    `identity` is written beside it, for people who want to know whose schedule it is.
+    """
     known = read_json(path)
     if known is not None:
         try:
@@ -59,7 +66,7 @@ def cached_schedule(path: Path, levels: int, find: Callable[[], tuple[float, ...
             logger.warning("%s does not hold a mask schedule of %d levels; calibrating anew", path, levels)
     schedule = find()
     try:
-        write_json(path, {"schedule": list(schedule)})
+        write_json(path, {"schedule": list(schedule), **identity()})
     except OSError as error:
         logger.warning("the calibrated schedule cannot be kept for the next run: %s", error)
     return schedule

@@ -35,7 +35,7 @@ from .execution.distributed import (
     using_threads,
 )
 from .execution.estimate import RunEstimate, estimate_run
-from .execution.loop import run_levels
+from .execution.loop import run_levels, run_row
 from .execution.plan import MicroBatch, cut_batches, deal
 from .execution.progress import progress_bar
 from .loading import ModelSource
@@ -113,6 +113,7 @@ class DLCScorer:
         self._loaded = (model, processor)
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
         self._warned_of_memory = False
+        self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
         _ = self._task, self._masker  # refuse an unsuitable model now, not at the first row
 
     @classmethod
@@ -292,6 +293,7 @@ class DLCScorer:
         self._loaded = None
         self._calibrated = None
         self._warned_of_memory = False
+        self._side_by_side = None
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""
@@ -349,7 +351,7 @@ class DLCScorer:
 
     def _read_or_find_schedule(self) -> tuple[float, ...]:
         path = cache_folder() / "calibration" / f"{self._calibration_key()}.json"
-        return cached_schedule(path, self._levels, self._find_schedule)
+        return cached_schedule(path, self._levels, self._find_schedule, self.describe)
 
     def _calibration_key(self) -> str:
         """Digest of all that the calibrated schedule depends on."""
@@ -393,8 +395,9 @@ class DLCScorer:
         Score a row or a batch as `dataset.map(scorer)`, `dataset.map(scorer, batched=True)` and `IterableDataset.map`
         hand them over. Pure: the same rows get the same scores.
 
-        Row by row, the masked weights of all levels are kept between calls if they fit into a quarter of the free
-        memory; otherwise every row pays for masking the model, and a warning says to pass `batched=True`.
+        Row by row, the weights of all levels are kept between calls if they fit into a quarter of the free memory, and
+        a row goes through all levels in one forward pass where the model's layers allow it; otherwise every row pays
+        for masking the model, and a warning says to pass `batched=True`.
 
         Args:
             rows (`dict[str, Any]`):
@@ -407,9 +410,8 @@ class DLCScorer:
         encoded = self._task.encode(examples)
         batches = self._cut(encoded)
         with self._lock:
-            if batches and not is_batch:
-                self._hold_levels()
-            confidence, loss = self._run(encoded, batches)
+            run_one = batches and not is_batch and self._hold_levels()
+            confidence, loss = self._run_row(encoded, batches) if run_one else self._run(encoded, batches)
         columns = self._columns(encoded, confidence, loss)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
@@ -518,10 +520,25 @@ class DLCScorer:
         with self._masker.session(schedule) as session, _scoring_mode(self.model):
             return np.stack(run_levels(self._task, session, schedule, encoded, batches, on_batch))
 
-    def _hold_levels(self) -> None:
-        """Keep the masked weights of all levels for the rows to come, if there is room."""
+    def _run_row(self, encoded: Sequence[EncodedRow], batches: Sequence[MicroBatch]) -> np.ndarray:
+        """A row on its own, at all held levels in one pass once that has given what one pass a level gives."""
+        if self._side_by_side is None and not self._masker.fits_side_by_side:
+            self._side_by_side = False
+        if self._side_by_side is False:
+            return self._run(encoded, batches)
+        with self._masker.side_by_side() as levels, _scoring_mode(self.model):
+            scores = np.stack(run_row(self._task, levels, encoded[0]))
+        if self._side_by_side is None:  # a model may mix the rows of a batch in a way that layers do not show
+            expected = self._run(encoded, batches)
+            self._side_by_side = np.allclose(scores, expected, rtol=0.05, atol=0.05, equal_nan=True)
+            return scores if self._side_by_side else expected
+        return scores
+
+    def _hold_levels(self) -> bool:
+        """Keep the weights of all levels for the rows to come, and tell whether there is room."""
         schedule = self.calibrate()
-        if self._masker.fits_in_memory(schedule):
+        fits = self._masker.fits_in_memory(schedule)
+        if fits:
             self._masker.hold_levels(schedule)
         elif not self._warned_of_memory:
             self._warned_of_memory = True
@@ -530,6 +547,7 @@ class DLCScorer:
                 "into a quarter of the free memory. Pass batched=True to dataset.map.",
                 len(schedule),
             )
+        return fits
 
     def _columns(self, encoded: Sequence[EncodedRow], confidence: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
         return build_columns(

@@ -79,6 +79,31 @@ def run_levels(
     return confidence, loss
 
 
+def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Score one row at all levels in a single forward pass, with a model whose levels stand side by side.
+
+    Args:
+        task ([`Task`]):
+            What scores rows.
+        masked (`Sequence[Masked]`):
+            What the masks did at each level.
+        row (`EncodedRow`):
+            The row.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: Confidence and loss, float32 of shape `(levels, 1)`.
+
+    Raises:
+        RuntimeError: If masking weights leaves the model's hidden states as they were.
+    """
+    scores = task.forward([row] * len(masked))
+    unmasked, *others = scores.states.unflatten(0, (len(masked), -1))
+    for level, states in enumerate(others, start=1):
+        _check_changed(unmasked, states, masked[level].masked, level)
+    return scores.confidence[:, None].cpu().numpy(), scores.loss[:, None].cpu().numpy()
+
+
 def _check_changed(unmasked: torch.Tensor | None, states: torch.Tensor, masked: int, level: int) -> torch.Tensor:
     """
     Compare the hidden states of the first micro-batch with those of level 0, and return the latter.

@@ -26,6 +26,7 @@ from .masks import (
     magnitude_thresholds,
     random_mask_,
 )
+from .side_by_side import plain_layers, stacked_forward
 from .targets import Target, check_maskable, find_targets, unwrap
 
 
@@ -74,10 +75,10 @@ class LevelReport:
 
 @dataclass(frozen=True)
 class _HeldLevels:
-    """Masked copies of all targets at each level of a schedule (`None` where nothing is masked), and their zeros."""
+    """Weights of all targets at each level of a schedule, and their zeros."""
 
     fractions: tuple[float, ...]
-    copies: list[list[torch.Tensor] | None]
+    stacks: list[torch.Tensor]  # for each target, of shape (levels, *shape of the target)
     zeros: list[int]
 
 
@@ -211,9 +212,8 @@ class Masker:
         fractions = _checked_fractions(fractions)
         if self._held is not None and self._held.fractions == fractions:
             return True
-        levels = sum(fraction > 0 for fraction in fractions)
         needed = _bytes_by_device([target.parameter for target in self.targets])
-        return all(levels * size <= free_memory(device) / 4 for device, size in needed.items())
+        return all(len(fractions) * size <= free_memory(device) / 4 for device, size in needed.items())
 
     def hold_levels(self, fractions: Sequence[float]) -> None:
         """
@@ -260,16 +260,45 @@ class Masker:
 
     @_plain_writes()
     def _hold(self, fractions: tuple[float, ...]) -> _HeldLevels:
-        originals = latest = [target.parameter.data for target in self.targets]
-        self._find_thresholds(fractions, originals)
-        copies, zeros = [], []
-        for fraction in fractions:
+        latest = [target.parameter.data for target in self.targets]
+        self._find_thresholds(fractions, latest)
+        stacks, zeros = [weights.new_empty(len(fractions), *weights.shape) for weights in latest], []
+        for level, fraction in enumerate(fractions):
+            latest = [stack[level].copy_(weights) for stack, weights in zip(stacks, latest, strict=True)]
             if fraction > 0:
-                latest = [tensor.clone() for tensor in latest]
                 self._mask(latest, fraction)
-            copies.append(latest if fraction > 0 else None)
             zeros.append(sum(map(count_zeros, latest)))
-        return _HeldLevels(fractions, copies, zeros)
+        return _HeldLevels(fractions, stacks, zeros)
+
+    @property
+    def fits_side_by_side(self) -> bool:
+        """Whether the model's layers allow `side_by_side`."""
+        return plain_layers(self.model, self.targets) is not None
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[list[LevelReport]]:
+        """
+        Time in which the model computes with all held levels at once: the first part of a batch with the weights of
+        level 0, the next part with those of level 1, and so on. The model's own weights stay as they are.
+
+        For a row on its own this takes about two thirds of the time of one pass a level, most of which is overhead.
+
+        Yields:
+            `list[LevelReport]`: What each level masks; a batch must have a multiple of that many rows.
+
+        Raises:
+            RuntimeError: If no levels are held, if a layer is not plain (see `fits_side_by_side`), or if this thread
+                already has a session on the model.
+        """
+        with _only_session(self.model):
+            self._notice_change()
+            layers = plain_layers(self.model, self.targets)
+            if self._held is None or layers is None:
+                raise RuntimeError("Levels stand side by side only when they are held and all layers are plain.")
+            before = self._count_zeros_before([target.parameter.data for target in self.targets])
+            levels = enumerate(zip(self._held.fractions, self._held.zeros, strict=True))
+            with stacked_forward(layers, self._held.stacks):
+                yield [LevelReport(i, share, self.maskable, zeros - before, before) for i, (share, zeros) in levels]
 
     def _mask(self, tensors: Sequence[torch.Tensor], fraction: float) -> None:
         """Mask `tensors`, the weights of the targets or what a smaller mask left of them, in place."""
@@ -432,10 +461,9 @@ class MaskingSession:
         """Put the held tensors of a level in the places of the model's own."""
         self._check_open()
         self._unmask()
-        copies = self._held.copies[level]
-        if copies is not None:
+        if self.fractions[level] > 0:
             self._own = [target.parameter.data for target in self._targets]
-            _place(self._targets, copies)
+            _place(self._targets, [stack[level] for stack in self._held.stacks])
 
     def _swap_back(self) -> None:
         if self._own is not None:

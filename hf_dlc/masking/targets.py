@@ -256,13 +256,16 @@ def _candidates(model: nn.Module) -> Iterator[_Candidate]:
             yield _Candidate(name, _join(name, "weight"), module.weight, False, passed_over)
         elif _is_experts(module):
             for key, parameter in module.named_parameters(recurse=False):
-                if parameter.dim() >= 2 and "bias" not in key:  # 2-D where a model stacks its experts' rows
+                if parameter.dim() == _expert_dims(module) and "bias" not in key:
                     yield _Candidate(name, _join(name, key), parameter, True, False)
 
 
 def _is_experts(module: nn.Module) -> bool:
-    name = type(module).__name__
-    return "Experts" in name or name.endswith("ExpertGLU")
+    return "Experts" in type(module).__name__ or _expert_dims(module) == 2
+
+
+def _expert_dims(module: nn.Module) -> int:
+    return 2 if type(module).__name__.endswith("ExpertGLU") else 3  # DBRX stacks the rows of its experts
 
 
 def _head_memory(model: nn.Module) -> set[_Memory]:

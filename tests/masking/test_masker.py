@@ -532,7 +532,7 @@ class TestHeldLevels:
 
     def test_fits_in_a_quarter_of_the_free_memory(self, make_model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         masker = Masker(make_model("llama"))
-        needed = 4 * 3 * 18_432 * 4  # four times three masked levels of float32 weights
+        needed = 4 * 4 * 18_432 * 4  # four times four levels of float32 weights
         monkeypatch.setattr(masker_module, "free_memory", lambda device: needed)
         assert masker.fits_in_memory(FRACTIONS)
         monkeypatch.setattr(masker_module, "free_memory", lambda device: needed - 1)

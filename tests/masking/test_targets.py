@@ -177,7 +177,7 @@ class TestTargetModules:
             n_layers=1,
             max_seq_len=64,
             vocab_size=64,
-            attn_config={"kv_n_heads": 2},
+            attn_config={"kv_n_heads": 2, "rope_theta": 10000.0},
             ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
         )
         names = {target.name.rpartition(".")[2] for target in find_targets(transformers.DbrxForCausalLM(config))}

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from hf_dlc.masking import Masker
+
+
+FRACTIONS = (0.0, 0.1, 0.3)
+IDS = torch.arange(24).reshape(2, 12)
+
+
+def held(model: torch.nn.Module) -> Masker:
+    masker = Masker(model)
+    masker.hold_levels(FRACTIONS)
+    return masker
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_tied", "gpt2"])
+def test_each_part_of_a_batch_meets_its_level(make_model: Callable, name: str) -> None:
+    model = make_model(name)
+    masker = held(model)
+    with torch.no_grad(), masker.session(FRACTIONS) as session:
+        expected = []
+        for level in range(3):
+            session.set_level(level)
+            expected.append(model(IDS).logits)
+        reports = session.report
+    with torch.no_grad(), masker.side_by_side() as levels:
+        logits = model(IDS.repeat(3, 1)).logits
+        assert levels == reports
+    torch.testing.assert_close(logits, torch.cat(expected), atol=1e-5, rtol=0)
+    assert not torch.allclose(expected[0], expected[1], atol=1e-2)  # levels that are alike would prove little
+
+
+def test_biases_are_added(make_model: Callable) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(8, 8), Conv1D(4, 8))
+    torch.nn.init.normal_(layers[0].bias)
+    torch.nn.init.normal_(layers[1].bias)
+    inputs = torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = layers(inputs)
+        with held(layers).side_by_side():
+            torch.testing.assert_close(layers(inputs.repeat(3, 1, 1))[:1], expected)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_the_layers_are_put_back(llama: torch.nn.Module, error: type[BaseException]) -> None:
+    expected = llama(IDS).logits
+    with pytest.raises(error), held(llama).side_by_side():
+        raise error
+    assert not any("forward" in module.__dict__ for module in llama.modules())
+    assert torch.equal(llama(IDS).logits, expected)
+
+
+def test_a_change_of_the_weights_is_noticed(llama: torch.nn.Module) -> None:
+    masker = held(llama)
+    with torch.no_grad():
+        llama.model.layers[0].mlp.up_proj.weight.mul_(2)
+        expected = llama(IDS).logits
+        with masker.side_by_side():
+            torch.testing.assert_close(llama(IDS.repeat(3, 1)).logits[:2], expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "gpt_oss"])
+def test_mixtures_keep_to_one_level_at_a_time(make_model: Callable, name: str) -> None:
+    assert not Masker(make_model(name)).fits_side_by_side
+
+
+def test_layers_that_are_more_than_plain(make_model: Callable) -> None:
+    assert Masker(make_model("llama")).fits_side_by_side
+    replaced = make_model("llama")
+    replaced.model.layers[0].mlp.up_proj.forward = lambda inputs: inputs
+    shared = make_model("llama")
+    shared.model.layers[0].mlp.up_proj.weight = shared.model.layers[0].mlp.gate_proj.weight
+    masker = Masker(replaced)
+    assert not masker.fits_side_by_side
+    assert not Masker(shared).fits_side_by_side
+    masker.hold_levels(FRACTIONS)
+    with pytest.raises(RuntimeError, match="only when they are held and all layers are plain"), masker.side_by_side():
+        pass
+
+
+def test_levels_must_be_held(llama: torch.nn.Module) -> None:
+    with pytest.raises(RuntimeError, match="only when they are held"), Masker(llama).side_by_side():
+        pass
+
+
+class TestRows:
+    """What the scorer makes of it."""
+
+    ROW = {"instruction": "Name a colour.", "input": "", "output": "Red, yellow and blue."}  # noqa: RUF012
+
+    def test_one_pass_a_row_after_the_first(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+        scorer = make_scorer()
+        forward, sizes = scorer._task.forward, []
+        monkeypatch.setattr(scorer._task, "forward", lambda rows: sizes.append(len(rows)) or forward(rows))
+        first, second = scorer(self.ROW), scorer(self.ROW)
+        assert sizes == [3, 1, 1, 1, 3]  # the first row is scored in both ways
+        assert first == second
+
+    def test_a_model_that_mixes_rows_is_found_out(self, make_scorer: Callable) -> None:
+        scorer = make_scorer()
+        norm = scorer.model.model.norm
+        norm.register_forward_hook(lambda _, __, states: states + 5 * states.roll(1, dims=0))
+        batched = scorer([self.ROW])
+        assert scorer(self.ROW)["dlc_loss"] == pytest.approx(batched["dlc_loss"][0], abs=1e-4)
+        assert scorer._side_by_side is False
+
+    def test_masks_that_do_not_reach_the_arithmetic(
+        self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scorer = make_scorer()
+        states = torch.ones(3, 4)
+        result = SimpleNamespace(confidence=torch.ones(3), loss=torch.ones(3), states=states)
+        monkeypatch.setattr(scorer._task, "forward", lambda _: result)
+        with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):
+            scorer(self.ROW)
