@@ -9,7 +9,8 @@ import transformers
 from tokenizers import normalizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_dlc.digest import json_digest, model_digest, tokenizer_digest
+from hf_dlc.digest import json_digest, model_digest, rows_digest, tokenizer_digest
+from hf_dlc.tasks.encoding import RowEncoder
 from tests.conftest import build_model, build_tokenizer
 
 
@@ -120,3 +121,13 @@ class TestTokenizer:
         digests = [tokenizer_digest(tokenizer) for tokenizer in slow]
         assert not slow[0].is_fast
         assert digests[0] == digests[1] != digests[2]
+
+
+def test_rows(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoder = RowEncoder(tokenizer)
+    first, second = {"text": "The fox."}, {"text": "The dog."}
+    digests = [rows_digest(encoder.encode(rows)) for rows in ([first, second], [second, first], [first], [second])]
+    assert len(set(digests)) == 4
+    assert rows_digest(encoder.encode([first, second])) == digests[0]
+    [row] = encoder.encode([first])
+    assert rows_digest([row]) != rows_digest([row._replace(targets=~row.targets)])

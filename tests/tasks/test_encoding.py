@@ -495,7 +495,7 @@ class TestTrainingTemplates:
 
     def test_smollm2_is_recognised(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
         encoder = RowEncoder(smollm2_tokenizer)
-        own = (TEMPLATES_FOLDER / "smollm2_tokenizer.jinja").read_text(encoding="utf-8")
+        own = (TEMPLATES_FOLDER / "smollm2.jinja").read_text(encoding="utf-8")
         assert encoder.describe()["training_template"] == own
         for messages in (MULTI, [SYSTEM, *MULTI], MULTI[:1]):
             texts = [
