@@ -163,7 +163,7 @@ class DLCScorer:
             if "base_model_name_or_path" in record:  # a saved scorer; else a model with options beside it
                 saved, model_id = Path(model_id), record["base_model_name_or_path"]
                 revision = revision or record["revision"]
-                model_kwargs = {**record.get("model_kwargs", {}), **(model_kwargs or {})}
+                model_kwargs = {**_only_saved(record.get("model_kwargs", {})), **(model_kwargs or {})}
         config = DLCConfig(**{**vars(config or DLCConfig()), **config_overrides})
         source = ModelSource.resolve(model_id, revision, config.dtype, device, model_kwargs)
         scorer = cls(*source.load(), config)
@@ -185,7 +185,7 @@ class DLCScorer:
                 "the model, then make the scorer by DLCScorer.from_pretrained(folder)."
             )
         source = self._source
-        kwargs = {key: value for key, value in source.model_kwargs.items() if key in _SAVED_KWARGS}
+        kwargs = _only_saved(source.model_kwargs)
         base = {"base_model_name_or_path": source.model_id, "revision": source.revision, "model_kwargs": kwargs}
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -570,6 +570,10 @@ def _scoring_mode(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _only_saved(model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in model_kwargs.items() if key in _SAVED_KWARGS}
 
 
 def _is_forked() -> bool:

@@ -224,6 +224,12 @@ class TestSave:
         assert record["model_kwargs"] == {"attn_implementation": "eager"}  # no token, no leave to run code
         assert DLCScorer.from_pretrained(tmp_path).model.config._attn_implementation == "eager"
 
+    def test_a_saved_scorer_cannot_ask_for_code_to_be_run(self, llama_folder: Path, tmp_path: Path) -> None:
+        load(llama_folder).save_pretrained(tmp_path)
+        path = tmp_path / "dlc_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "model_kwargs": {"trust_remote_code": True}}))
+        assert DLCScorer.from_pretrained(tmp_path)._source.model_kwargs == {}
+
     def test_options_beside_a_model_are_used(self, llama_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(llama_folder, tmp_path / "model")
         DLCConfig(schedule="0, 0.2").save_pretrained(tmp_path / "model")

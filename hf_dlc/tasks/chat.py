@@ -51,11 +51,13 @@ class Draft(NamedTuple):
 
 
 def label_of(tokenizer: PreTrainedTokenizerBase) -> str:
+    """How an error message calls a tokenizer."""
     return f"{tokenizer.name_or_path or '(not loaded from a path)'} ({type(tokenizer).__name__})"
 
 
 @lru_cache(maxsize=256)
 def warn_once(message: str) -> None:
+    """Log a warning the first time it comes up."""
     logger.warning(message)
 
 
