@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import hf_dlc
 from tests.conftest import ROOT, run_python
@@ -113,7 +114,7 @@ def test_library_never_prints() -> None:
 def test_constraints_pin_every_direct_dependency(pyproject: dict[str, Any]) -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = [Requirement(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
-    versions = {pin.name.lower().replace("_", "-"): pin for pin in pins}
+    versions = {canonicalize_name(pin.name): pin for pin in pins}
     assert len(versions) == len(pins)
     project = pyproject["project"]
     direct = [
@@ -121,7 +122,7 @@ def test_constraints_pin_every_direct_dependency(pyproject: dict[str, Any]) -> N
         *(line for extra in project["optional-dependencies"].values() for line in extra),
     ]
     for requirement in map(Requirement, direct):
-        pin = versions.get(requirement.name.lower())
+        pin = versions.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{requirement.name} is not pinned"
         [specifier] = pin.specifier
         assert specifier.operator == "=="
