@@ -15,9 +15,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import copy
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,14 @@ def make_model(_models: dict[str, PreTrainedModel]) -> Callable[[str], PreTraine
 @pytest.fixture
 def llama(make_model: Callable[[str], PreTrainedModel]) -> PreTrainedModel:
     return make_model("llama")
+
+
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt`, also where the tests were started with interrupts ignored."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 def run_python(code: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -136,6 +136,7 @@ class TestRestore:
         assert same_weights(scorer.model, before)
         assert facts(scorer.model) == noticed
 
+    @pytest.mark.usefixtures("ctrl_c_raises")
     @pytest.mark.parametrize("way", ["rows", "score"])
     def test_after_an_interrupt(self, make_scorer: Callable, failing_forward: Callable, way: str) -> None:
         scorer = make_scorer(tokens_per_batch=4096)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,14 +66,6 @@ def make_odd(model: nn.Module) -> nn.Module:
                 bits = flat.view(torch.int16 if flat.dtype.itemsize == 2 else torch.int32)
                 bits[5] = torch.iinfo(bits.dtype).max - 5  # a NaN
     return model
-
-
-@pytest.fixture
-def ctrl_c_raises() -> Iterator[None]:
-    """Ctrl-C raises `KeyboardInterrupt`, also where the tests were started with interrupts ignored."""
-    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, previous)
 
 
 class TestLevels:
