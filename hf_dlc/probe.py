@@ -38,7 +38,7 @@ def find_schedule(
     task: Task, masker: Masker, rows: Sequence[EncodedRow], shares: Sequence[float], tokens_per_batch: int
 ) -> tuple[float, ...]:
     """Masked fractions at which the mean confidence of `rows` falls to `shares` of the unmasked one."""
-    batches = cut_batches(np.array([row.length for row in rows]), tokens_per_batch)
+    batches = cut_batches(np.array([row.length for row in rows]), tokens_per_batch)  # whole, prefixes and all
     logger.info("calibrating the mask schedule on %d probe rows", len(rows))
     with masker.session() as session:
 

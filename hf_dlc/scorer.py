@@ -7,8 +7,8 @@ import logging
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,21 +26,16 @@ from .cache import cache_folder, write_json
 from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features
 from .config import CONFIG_NAME, DLCConfig
 from .digest import json_digest, model_digest, rows_digest, tokenizer_digest
-from .execution.distributed import (
-    check_same,
-    cpu_threads,
-    from_main_process,
-    process_state,
-    sum_over_processes,
-    using_threads,
-)
+from .execution.distributed import check_same, cpu_threads, on_main_process, process_state, using_threads
 from .execution.estimate import RunEstimate, estimate_run
-from .execution.loop import run_levels, run_row
-from .execution.plan import MicroBatch, cut_batches, deal
-from .execution.progress import progress_bar
+from .execution.journal import Journal
+from .execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit, run_row
+from .execution.plan import MicroBatch, cut_batches
+from .execution.sharded import run_sharded
 from .loading import ModelSource
 from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
+from .reporting import versions
 from .tasks import EncodedRow
 from .tasks.causal_lm import CausalLMTask
 from .tasks.encoding import RowEncoder
@@ -58,6 +53,14 @@ STATE_NAME = "dlc_state.safetensors"
 _AUTO_TOKENS = {"cpu": 2048, "accelerator": 16384}
 
 _ROWS_PER_ENCODING = 1000
+
+# Rows repay running their prefix on its own if they are at least as many as this, and if it is at least this share of
+# their tokens: attention to keys from elsewhere has a cost of its own.
+_ROWS_PER_PREFIX = 8
+_SHARE_OF_PREFIX = 0.1
+
+# Options that change which columns are written, or how fast, but no score of a row at a level.
+_NOT_OF_SCORES = {"prefix", "keep_levels", "tokens_per_batch"}
 
 # What a saved scorer remembers of how its model was loaded; never a token, never the leave to run code.
 _SAVED_KWARGS = ("attn_implementation", "gguf_file", "subfolder")
@@ -112,8 +115,7 @@ class DLCScorer:
         self._expected_digests: tuple[str, str] | None = None
         self._loaded = (model, processor)
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
-        self._warned_of_memory = False
-        self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
+        self._forget()
         _ = self._task, self._masker  # refuse an unsuitable model now, not at the first row
 
     @classmethod
@@ -292,15 +294,22 @@ class DLCScorer:
         self._lock = threading.RLock()
         self._loaded = None
         self._calibrated = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """What is found out on the way, and changes no score."""
+        self._limit = TokenLimit()
         self._warned_of_memory = False
-        self._side_by_side = None
+        self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
+        self._row_prefixes: tuple[Any, dict[int, Any]] = None, {}  # for rows that do, and the weights they belong to
+        self._encoded: dict[str, list[EncodedRow]] = {}  # by fingerprint of the dataset, from `estimate` to `score`
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""
         source = self._source
         return {
             "score_version": SCORE_VERSION,
-            "config": {**vars(self.config), "template": self._task.describe()},
+            "config": self._options(),
             "model": source.model_id if source else type(self.model).__name__,
             "revision": source.revision if source else None,
             "gguf_file": source.model_kwargs.get("gguf_file") if source else None,
@@ -311,6 +320,10 @@ class DLCScorer:
             "device": self.model.device.type,
             "tokens_per_batch": self._tokens_per_batch,
         }
+
+    def _options(self) -> dict[str, Any]:
+        """The config with, in the place of the template, what it does to rows."""
+        return {**vars(self.config), "template": self._task.describe()}
 
     # ---- schedule -------------------------------------------------------------------------------------------------
 
@@ -408,25 +421,39 @@ class DLCScorer:
         """
         examples, is_batch = self._task.encoder.rows_of(rows)
         encoded = self._task.encode(examples)
-        batches = self._cut(encoded)
         with self._lock:
-            run_one = batches and not is_batch and self._hold_levels()
-            confidence, loss = self._run_row(encoded, batches) if run_one else self._run(encoded, batches)
-        columns = self._columns(encoded, confidence, loss)
+            work = [self._plan(encoded)] * self._levels
+            run_one = work[0] and not is_batch and self._hold_levels()
+            scores = self._run_row(encoded, work) if run_one else self._run(encoded, work)
+        columns = self._columns(encoded, *scores)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
-    def score(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> Dataset | DatasetDict:
+    def score(
+        self,
+        dataset: Dataset | DatasetDict,
+        run_dir: str | Path | None = None,
+        num_threads: int | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
+    ) -> Dataset | DatasetDict:
         """
         Score a whole dataset, level by level, sharded over the processes that `accelerate` started.
 
         Every process gets all scores. The micro-batches do not depend on the number of processes, so neither do the
-        scores.
+        scores. With `run_dir`, finished work is kept there in chunks, and the same call goes on where an earlier one
+        stopped, however it was stopped and with however many processes; the scores then are those of a run that was
+        never interrupted, bit for bit if each process computes on the same kind of device with as many threads.
 
         Args:
             dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
                 Rows of a known layout; a `DatasetDict` is scored split by split.
+            run_dir (`str` or `Path`, *optional*):
+                Folder of the journal, on a file system that all processes share; of a `DatasetDict`, a folder for
+                each split in it.
             num_threads (`int`, *optional*):
                 CPU threads of this process, by default the cores divided by the processes of this machine.
+            chunk_seconds (`float`, *optional*, defaults to 60):
+                Seconds of work between two writes to the journal: what each process repeats, at most, after it was
+                killed.
 
         Returns:
             [`~datasets.Dataset`] or [`~datasets.DatasetDict`]: The dataset with the score columns added (replaced,
@@ -435,26 +462,91 @@ class DLCScorer:
         Raises:
             TypeError: If the dataset is a stream, which can only be mapped.
             ValueError: If the columns follow no known layout.
+            JournalError: If `run_dir` holds the journal of another run, is in use, or cannot be written.
         """
         if isinstance(dataset, DatasetDict):
-            return DatasetDict({split: self.score(part, num_threads) for split, part in dataset.items()})
+            folders = {split: run_dir and Path(run_dir, split) for split in dataset}
+            parts = dataset.items()
+            return DatasetDict(
+                {split: self.score(part, folders[split], num_threads, chunk_seconds) for split, part in parts}
+            )
         _require_dataset(dataset)
         state = process_state()
         with self._lock, using_threads(cpu_threads(num_threads)):
             encoded = self._encode_dataset(dataset)
-            batches = self._cut(encoded)
-            if state.num_processes > 1:
-                check_same({"rows": rows_digest(encoded), "weights": model_digest(self.model)}, state)
-            if batches:
-                self._calibrate_everywhere(state)
-            mine = [batches[index] for index in deal(batches, state.num_processes)[state.process_index]]
-            with progress_bar(mine, self._levels, show=state.is_main_process) as advance:
-                scores = self._run(encoded, mine, advance)
-        confidence, loss = sum_over_processes(scores, state)
-        columns = self._columns(encoded, confidence, loss)
+            self._encoded.clear()
+            journal = Journal(run_dir) if run_dir else None
+            with ExitStack() as stack:
+                if journal is not None:
+                    on_main_process(lambda: stack.enter_context(journal.hold()), state, share=lambda _: None)
+                settings = self._begin(encoded, journal, state)
+                scores = self._run_settled(encoded, settings, journal, state, chunk_seconds)
+        columns = self._columns(encoded, *scores)
         if state.is_main_process:
             _report_skipped(columns[f"{self.config.prefix}_status"])
         return _with_columns(dataset, columns, score_features(self.config.prefix, self.config.keep_levels))
+
+    def _begin(self, encoded: Sequence[EncodedRow], journal: Journal | None, state: PartialState) -> dict[str, Any]:
+        """Make sure that all processes are about to do the run that the journal belongs to, and settle the rest."""
+        if journal is None and state.num_processes == 1:
+            return self._settle(encoded)
+        identity = self._identity(encoded)
+        check_same({name: json_digest(value) for name, value in identity.items()}, state)
+        if journal is None:
+            return on_main_process(lambda: self._settle(encoded), state)
+        info = {"versions": versions(), **self.describe()}
+        return on_main_process(lambda: journal.begin(identity, lambda: self._settle(encoded), info), state)
+
+    def _identity(self, encoded: Sequence[EncodedRow]) -> dict[str, Any]:
+        """All that makes the scores of these rows at each level, as JSON types."""
+        return {
+            "rows": {"number": len(encoded), "digest": rows_digest(encoded)},
+            "weights": model_digest(self.model),
+            "tokenizer": tokenizer_digest(self.processor),
+            "config": {name: value for name, value in self._options().items() if name not in _NOT_OF_SCORES},
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "score_version": SCORE_VERSION,
+        }
+
+    def _settle(self, encoded: Sequence[EncodedRow]) -> dict[str, Any]:
+        """
+        What one process finds out for the whole run: another device or number of threads might find otherwise.
+        """
+        has_work = any(row.length for row in encoded)  # else the model is left alone
+        return {
+            "schedule": list(self.calibrate()) if has_work else [],
+            "tokens_per_batch": self._tokens_per_batch,
+            "shared_prefixes": self._shared_prefixes(encoded),
+        }
+
+    def _shared_prefixes(self, encoded: Sequence[EncodedRow]) -> list[int]:
+        """The prefixes that are worth to be computed apart from their rows, where the model can do so."""
+        facts = np.array([(row.prefix, row.prefix_length, row.length) for row in encoded], dtype=np.int64)
+        groups = [facts[facts[:, 0] == index] for index in np.unique(facts[:, 0])] if len(facts) else []
+        worth = [
+            int(group[0, 0])
+            for group in groups
+            if len(group) >= _ROWS_PER_PREFIX and group[:, 1].sum() >= _SHARE_OF_PREFIX * group[:, 2].sum()
+        ]
+        with _scoring_mode(self.model):
+            return [index for index in worth if self._task.shares(index)]
+
+    def _run_settled(
+        self,
+        encoded: Sequence[EncodedRow],
+        settings: dict[str, Any],
+        journal: Journal | None,
+        state: PartialState,
+        chunk_seconds: float,
+    ) -> np.ndarray:
+        if self.config.schedule is None and settings["schedule"]:
+            self._calibrated = self._masker.weights_state(), tuple(settings["schedule"])
+        batches = self._cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
+
+        def score(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> np.ndarray:
+            return self._run(encoded, work, reporter, chunk_seconds)
+
+        return run_sharded(score, batches, self._levels, len(encoded), journal, state)
 
     def estimate(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> RunEstimate:
         """
@@ -466,9 +558,10 @@ class DLCScorer:
         parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
         state = process_state()
         with self._lock, using_threads(cpu_threads(num_threads)), _scoring_mode(self.model):
-            encoded = [row for part in parts for row in self._encode_dataset(part)]
+            self._encoded.clear()
+            encoded = [row for part in parts for row in self._encode_dataset(part, keep=True)]
             return estimate_run(
-                self._task, self._masker, encoded, self._cut(encoded), self._levels, state.num_processes
+                self._task, self._masker, encoded, self._plan(encoded), self._levels, state.num_processes
             )
 
     @property
@@ -481,32 +574,33 @@ class DLCScorer:
             return self.config.tokens_per_batch
         return _AUTO_TOKENS["cpu" if self.model.device.type == "cpu" else "accelerator"]
 
-    def _calibrate_everywhere(self, state: PartialState) -> None:
-        """Calibrate on the main process alone: another device or thread count could round to another schedule."""
-        schedule, error = None, None
-        try:
-            schedule = self.calibrate() if state.is_main_process else None
-        except ValueError as problem:  # the others must not wait for a schedule that will never come
-            error = str(problem)
-        schedule, error = from_main_process((schedule, error), state)
-        if error is not None:
-            raise ValueError(error)
-        if self.config.schedule is None:
-            self._calibrated = self._masker.weights_state(), schedule
-
-    def _encode_dataset(self, dataset: Dataset) -> list[EncodedRow]:
+    def _encode_dataset(self, dataset: Dataset, keep: bool = False) -> list[EncodedRow]:
+        """The encoded rows; kept, if they will be wanted again."""
         _require_dataset(dataset)
+        if dataset._fingerprint in self._encoded:
+            return self._encoded[dataset._fingerprint]
         batches = dataset.with_format(None).iter(batch_size=_ROWS_PER_ENCODING)  # all columns, as plain Python
-        return [row for batch in batches for row in self._task.encode(self._task.encoder.rows_of(batch)[0])]
+        encoded = [row for batch in batches for row in self._task.encode(self._task.encoder.rows_of(batch)[0])]
+        if keep:
+            self._encoded[dataset._fingerprint] = encoded
+        return encoded
 
-    def _cut(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:
-        return cut_batches(np.array([row.length for row in encoded], dtype=np.int64), self._tokens_per_batch)
+    def _plan(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:
+        return self._cut(encoded, self._tokens_per_batch, self._shared_prefixes(encoded))
+
+    def _cut(self, encoded: Sequence[EncodedRow], tokens: int, shared_prefixes: Sequence[int]) -> list[MicroBatch]:
+        prefixes, heads, lengths = (
+            np.array([(row.prefix, row.prefix_length, row.length) for row in encoded], dtype=np.int64).reshape(-1, 3).T
+        )
+        is_shared = np.isin(prefixes, shared_prefixes)
+        return cut_batches(lengths - np.where(is_shared, heads, 0), tokens, np.where(is_shared, prefixes, 0))
 
     def _run(
         self,
         encoded: Sequence[EncodedRow],
-        batches: Sequence[MicroBatch],
-        on_batch: Callable[[MicroBatch], None] = lambda _: None,
+        work: Sequence[Sequence[MicroBatch]],
+        reporter: Reporter | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
     ) -> np.ndarray:
         """
         The one engine: `map` hands over its batch, `score` its share of the dataset.
@@ -514,25 +608,36 @@ class DLCScorer:
         Returns:
             `np.ndarray`: Confidence and loss, of shape `(2, levels, rows)`.
         """
-        if not batches:  # nothing but skipped rows: leave the model alone
+        if not any(work):  # nothing but skipped rows: leave the model alone
             return np.zeros((2, self._levels, len(encoded)), dtype=np.float32)
-        schedule = self.calibrate()
-        with self._masker.session(schedule) as session, _scoring_mode(self.model):
-            return np.stack(run_levels(self._task, session, schedule, encoded, batches, on_batch))
+        with self._masker.session(self.calibrate()) as session, _scoring_mode(self.model):
+            return LevelLoop(self._task, session, encoded, work, self._limit, reporter, chunk_seconds).run()
 
-    def _run_row(self, encoded: Sequence[EncodedRow], batches: Sequence[MicroBatch]) -> np.ndarray:
+    def _run_row(self, encoded: Sequence[EncodedRow], work: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
         """A row on its own, at all held levels in one pass once that has given what one pass a level gives."""
         if self._side_by_side is None and not self._masker.fits_side_by_side:
             self._side_by_side = False
         if self._side_by_side is False:
-            return self._run(encoded, batches)
-        with self._masker.side_by_side() as levels, _scoring_mode(self.model):
-            scores = np.stack(run_row(self._task, levels, encoded[0]))
+            return self._run(encoded, work)
+        with _scoring_mode(self.model):
+            row, shares = encoded[0], self._task.shares(encoded[0].prefix)
+            with self._masker.side_by_side() as levels:
+                prefix = self._row_prefix(row.prefix, len(levels)) if shares else None
+                scores = run_row(self._task, levels, row, prefix)
         if self._side_by_side is None:  # a model may mix the rows of a batch in a way that layers do not show
-            expected = self._run(encoded, batches)
+            expected = self._run(encoded, work)
             self._side_by_side = np.allclose(scores, expected, rtol=0.05, atol=0.05, equal_nan=True)
             return scores if self._side_by_side else expected
         return scores
+
+    def _row_prefix(self, prefix: int, levels: int) -> Any:
+        """What the model makes of a prefix at all held levels; kept for the rows to come."""
+        weights, known = self._row_prefixes
+        if weights is not self._masker.noticed_state:
+            self._row_prefixes = self._masker.noticed_state, (known := {})
+        if prefix not in known:
+            known[prefix] = self._task.run_prefix(prefix, levels)
+        return known[prefix]
 
     def _hold_levels(self) -> bool:
         """Keep the weights of all levels for the rows to come, and tell whether there is room."""

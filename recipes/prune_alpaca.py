@@ -12,6 +12,10 @@ Loads, estimates, calibrates, scores, selects, and writes into `output_dir`:
     scores.parquet   the scores of all rows, in the order of the dataset
     manifest.json    model, data, options, schedule, versions, counts, kept indices
     summary.md       what was scored and kept, for people
+    journal/         finished chunks of the scoring
+
+A run that was stopped, by whatever, goes on where it stopped when the same command is run again, also with another
+number of processes.
 
 The dataset may be a repository on the Hub, a local .json, .jsonl, .csv or .parquet file (also gzipped), or a folder
 that `Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the command line wins.
@@ -20,7 +24,6 @@ that `Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import resource
 import sys
@@ -37,10 +40,12 @@ from datasets import Dataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, RunEstimate, TopKSelector
+from hf_dlc.cache import write_json
 from hf_dlc.columns import score_features
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.demo import demo_model
-from hf_dlc.execution.distributed import cpu_threads, process_state
+from hf_dlc.execution.distributed import PeerError, cpu_threads, process_state
+from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.reporting import status_counts, summarize, versions
 
 
@@ -80,7 +85,10 @@ class RecipeArguments:
         default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
     )
     output_dir: str = field(default="runs/prune", metadata={"help": "Folder for the results."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace results that are there."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace finished results that are there."})
+    chunk_seconds: float = field(
+        default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
+    )
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep_tokens is None:
@@ -101,23 +109,22 @@ def main(args: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO if state.is_main_process else logging.ERROR, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     output = Path(options.output_dir)
-    if (output / "manifest.json").exists() and not options.overwrite:
-        sys.exit(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
-
     try:
+        make_room(output, options, state)
         dataset, scorer, estimate = prepare(options, config, state)
         start = time.perf_counter()
         if state.is_main_process:  # the others get the schedule from it when they score
             schedule = scorer.calibrate()
             logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
-    except (OSError, ValueError) as error:  # what was asked for cannot be had, and the message says why
+        calibrated = time.perf_counter()
+        scored = scorer.score(dataset, output / "journal", options.num_threads, options.chunk_seconds)
+    except (OSError, ValueError, JournalError, PeerError) as error:  # the message says what is wrong and what to do
         sys.exit(str(error))
-    calibrated = time.perf_counter()
-    scored = scorer.score(dataset, num_threads=options.num_threads)
+    except KeyboardInterrupt:
+        sys.exit("interrupted. Run the same command again: it goes on after the last chunk that was written.")
     seconds = time.perf_counter() - calibrated
     if not state.is_main_process:
         return
-    output.mkdir(parents=True, exist_ok=True)
     write_scores(output, config, scored)  # first of all: they are what the time went into
     kept = make_selector(options, config).read_indices(scored).tolist()
     run = {
@@ -128,6 +135,21 @@ def main(args: list[str] | None = None) -> None:
     source = dataset_identity(options, dataset)
     write_results(output, options, config, scorer, scored, kept, {"dataset": source, "run": run})
     logger.info("wrote %s", output)
+
+
+def make_room(output: Path, options: RecipeArguments, state: PartialState) -> None:
+    """Refuse to mix with the results of a finished run, or, with `overwrite`, begin anew."""
+    is_finished = (output / "manifest.json").exists()
+    state.wait_for_everyone()  # all have looked before the main process removes what they look for
+    if not is_finished:
+        return
+    if not options.overwrite:
+        raise FileExistsError(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
+    if state.is_main_process:
+        (output / "manifest.json").unlink()
+        journal = Journal(output / "journal")
+        with journal.hold():
+            journal.discard()
 
 
 def prepare(
@@ -283,8 +305,8 @@ def write_results(
         "kept_rows": len(kept),
         "kept_indices": kept,
     }
-    (output / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     (output / "summary.md").write_text(summary, encoding="utf-8")
+    write_json(output / "manifest.json", manifest)  # last: it tells that all is there
     print(summary)
 
 

@@ -246,9 +246,9 @@ class TestNan:
         scorer = make_scorer(keep_levels=True)
         forward, level = scorer._task.forward, []
 
-        def overflowing(rows: Any) -> Any:
+        def overflowing(rows: Any, *prefix: Any) -> Any:
             level.append(len(level))
-            scores = forward(rows)
+            scores = forward(rows, *prefix)
             return scores._replace(loss=scores.loss + math.inf) if len(level) == 3 else scores
 
         scorer._task.forward = overflowing

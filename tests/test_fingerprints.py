@@ -28,7 +28,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every forward pass through a model."""
     counted: list[int] = []
     forward = CausalLMTask.forward
-    monkeypatch.setattr(CausalLMTask, "forward", lambda self, rows: counted.append(len(rows)) or forward(self, rows))
+    monkeypatch.setattr(
+        CausalLMTask, "forward", lambda self, rows, *prefix: counted.append(len(rows)) or forward(self, rows, *prefix)
+    )
     return counted
 
 

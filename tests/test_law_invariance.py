@@ -57,7 +57,9 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of rows of each forward pass: what shows that two ways of running differ at all."""
     sizes: list[int] = []
     forward = CausalLMTask.forward
-    monkeypatch.setattr(CausalLMTask, "forward", lambda self, rows: sizes.append(len(rows)) or forward(self, rows))
+    monkeypatch.setattr(
+        CausalLMTask, "forward", lambda self, rows, *prefix: sizes.append(len(rows)) or forward(self, rows, *prefix)
+    )
     return sizes
 
 

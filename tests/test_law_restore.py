@@ -72,11 +72,11 @@ def failing_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[
     def arrange(count: int, act: Callable[[], None]) -> None:
         forward, calls = CausalLMTask.forward, []
 
-        def patched(self: CausalLMTask, rows: Any) -> Any:
+        def patched(self: CausalLMTask, rows: Any, *prefix: Any) -> Any:
             calls.append(rows)
             if len(calls) == count:
                 act()
-            return forward(self, rows)
+            return forward(self, rows, *prefix)
 
         monkeypatch.setattr(CausalLMTask, "forward", patched)
 
@@ -194,12 +194,12 @@ class TestThreads:
         masked, go_on = threading.Event(), threading.Event()
         forward, seen = CausalLMTask.forward, []
 
-        def patched(self: CausalLMTask, rows: Any) -> Any:
+        def patched(self: CausalLMTask, rows: Any, *prefix: Any) -> Any:
             seen.append(threading.current_thread().name)
             if len(seen) == 2:
                 masked.set()
                 assert go_on.wait(30)
-            return forward(self, rows)
+            return forward(self, rows, *prefix)
 
         monkeypatch.setattr(CausalLMTask, "forward", patched)
         found: dict[str, list[float]] = {}
@@ -236,9 +236,9 @@ class TestMasksAreReal:
         zeros = []
         forward = CausalLMTask.forward
 
-        def counting(self: CausalLMTask, rows: Any) -> Any:
+        def counting(self: CausalLMTask, rows: Any, *prefix: Any) -> Any:
             zeros.append(sum(int((matrix == 0).sum()) for matrix in matrices))
-            return forward(self, rows)
+            return forward(self, rows, *prefix)
 
         monkeypatch.setattr(CausalLMTask, "forward", counting)
         scorer.score(DATASET)
@@ -263,10 +263,15 @@ class TestMasksAreReal:
             forward = CausalLMTask.forward
 
             def checking(
-                self: CausalLMTask, rows: Any, kept: Any = kept, before: Any = before, forward: Any = forward
+                self: CausalLMTask,
+                rows: Any,
+                *prefix: Any,
+                kept: Any = kept,
+                before: Any = before,
+                forward: Any = forward,
             ) -> Any:
                 assert all(map(torch.equal, kept, before))
-                return forward(self, rows)
+                return forward(self, rows, *prefix)
 
             with monkeypatch.context() as patch:
                 patch.setattr(CausalLMTask, "forward", checking)

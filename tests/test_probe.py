@@ -29,7 +29,9 @@ def load(**options: Any) -> DLCScorer:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     forward = CausalLMTask.forward
-    monkeypatch.setattr(CausalLMTask, "forward", lambda self, rows: counted.append(len(rows)) or forward(self, rows))
+    monkeypatch.setattr(
+        CausalLMTask, "forward", lambda self, rows, *prefix: counted.append(len(rows)) or forward(self, rows, *prefix)
+    )
     return counted
 
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env, reduce
+
+
+T = TypeVar("T")
+
+
+class PeerError(RuntimeError):
+    """Another process of the job has failed or is gone."""
 
 
 def process_state() -> PartialState:
@@ -48,6 +55,39 @@ def sum_over_processes(values: np.ndarray, state: PartialState) -> np.ndarray:
 def from_main_process(value: Any, state: PartialState) -> Any:
     """The main process's `value`, on every process."""
     return broadcast_object_list([value])[0] if state.num_processes > 1 else value
+
+
+def on_main_process(
+    function: Callable[[], T], state: PartialState, share: Callable[[T], Any] = lambda result: result
+) -> T:
+    """
+    Call a function on the main process alone and give every process its result, or raise its error on all.
+
+    Args:
+        function (`Callable`):
+            What is called.
+        state ([`~accelerate.PartialState`]):
+            State of this process.
+        share (`Callable`, *optional*):
+            What of the result the other processes get.
+
+    Raises:
+        PeerError: On the other processes, if the function raised on the main one.
+    """
+    if state.num_processes == 1:
+        return function()
+    result, error = None, None
+    try:
+        result = function() if state.is_main_process else None
+    except Exception as problem:  # whatever it is, the others must not wait for a result that will never come
+        error = problem
+    message = error and f"process 0 failed: {type(error).__name__}: {error}"
+    shared, message = from_main_process((share(result) if result is not None else None, message), state)
+    if error is not None:
+        raise error
+    if message is not None:
+        raise PeerError(message)
+    return result if state.is_main_process else shared
 
 
 def cpu_threads(num_threads: int | None = None) -> int:

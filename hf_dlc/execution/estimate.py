@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import psutil
 import torch
 
 from ..columns import SCORED_STATUSES
@@ -40,7 +42,8 @@ class RunEstimate:
         seconds (`float`):
             Time of the run in all processes together going at this one's speed; calibration is not counted.
         memory_bytes (`int`):
-            Weights, the copy of the maskable ones, and activations, in each process.
+            Weights, the copy of the maskable ones, and activations, in each process; on the CPU all that is resident,
+            the libraries included.
     """
 
     rows: int
@@ -72,6 +75,7 @@ def estimate_run(
     """Count, time a few micro-batches, and multiply."""
     statuses = Counter(row.status for row in rows)
     padded_tokens = sum(batch.padded_tokens for batch in batches)
+    seconds_per_token = _seconds_per_token(task, rows, batches)  # before the memory is looked at
     return RunEstimate(
         rows=len(rows),
         skipped={status: count for status, count in sorted(statuses.items()) if status not in SCORED_STATUSES},
@@ -79,31 +83,40 @@ def estimate_run(
         tokens=sum(row.length for row in rows),
         target_tokens=sum(row.target_tokens for row in rows),
         forward_passes=len(batches) * levels,
-        seconds=levels * padded_tokens * _seconds_per_token(task, rows, batches) / num_processes,
+        seconds=levels * padded_tokens * seconds_per_token / num_processes,
         memory_bytes=_memory(masker, batches),
     )
 
 
 def _seconds_per_token(task: Task, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]) -> float:
-    """Mean over a long, a middling and a short micro-batch; the faster of two passes each, the first warms up."""
+    """Mean over the middles of three equal parts of the work; the longest micro-batch warms up."""
     if not batches:
         return 0.0
-    sample = [batches[index] for index in sorted({0, len(batches) // 2, len(batches) - 1})]
-    seconds = [min(_timed(task, [rows[index] for index in batch.rows]) for _ in range(2)) for batch in sample]
-    return sum(seconds) / sum(batch.padded_tokens for batch in sample)
+    _timed(task, rows, batches[0])
+    ends = np.cumsum([batch.padded_tokens for batch in batches])
+    sample = [batches[np.searchsorted(ends, ends[-1] * part)] for part in (1 / 6, 1 / 2, 5 / 6)]
+    return float(np.mean([min(_timed(task, rows, batch) for _ in range(2)) / batch.padded_tokens for batch in sample]))
 
 
-def _timed(task: Task, members: Sequence[EncodedRow]) -> float:
+def _timed(task: Task, rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
+    prefix = task.run_prefix(batch.prefix) if batch.prefix else None
     start = time.perf_counter()
-    task.forward(members).loss.cpu()  # waits for an accelerator
+    task.forward([rows[row] for row in batch.rows], prefix).loss.cpu()  # waits for an accelerator
     return time.perf_counter() - start
 
 
 def _memory(masker: Masker, batches: Sequence[MicroBatch]) -> int:
-    tensors = list(masker.model.parameters()) + list(masker.model.buffers())
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    widest = max(max(target.parameter.shape[-2:]) for target in masker.targets)
-    dtype_size = torch.finfo(masker.model.dtype).bits // 8
+    """What is there now, and what comes on top: the copy of the maskable weights, and activations."""
+    maskable = [target.parameter for target in masker.targets]
+    widest = max(max(parameter.shape[-2:]) for parameter in maskable)
     largest = max((batch.padded_tokens for batch in batches), default=0)
-    maskable = sum(target.parameter.nbytes for target in masker.targets)
-    return weights + maskable + largest * widest * dtype_size * _LIVE_ACTIVATIONS
+    activations = largest * widest * maskable[0].element_size() * _LIVE_ACTIVATIONS
+    return _in_use(masker.model) + sum(parameter.nbytes for parameter in maskable) + activations
+
+
+def _in_use(model: torch.nn.Module) -> int:
+    """Bytes in use now: on accelerators those of tensors, on the CPU all that is resident."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if tensors[0].device.type == "cpu":
+        return psutil.Process().memory_info().rss
+    return sum(tensor.nbytes for tensor in tensors)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from ..tasks import EncodedRow, Task
-from .plan import MicroBatch
+from ..tasks import BatchScores, EncodedRow, Task
+from .plan import MicroBatch, cut_again
+
+
+logger = logging.getLogger(__name__)
+
+CHUNK_SECONDS = 60.0
 
 
 class Masked(Protocol):
@@ -25,61 +35,177 @@ class Levels(Protocol):
         """Mask the weights of `level`; levels are asked for in ascending order."""
 
 
-def run_levels(
-    task: Task,
-    levels: Levels,
-    schedule: Sequence[float],
-    rows: Sequence[EncodedRow],
-    batches: Sequence[MicroBatch],
-    on_batch: Callable[[MicroBatch], None] = lambda _: None,
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass
+class TokenLimit:
+    """Tokens of a micro-batch, padding included, that memory was found to hold; `None` while all have fitted."""
+
+    tokens: int | None = None
+
+    def parts(self, batch: MicroBatch) -> list[MicroBatch]:
+        """The micro-batch in parts under the limit."""
+        return [batch] if self.tokens is None else cut_again(batch, self.tokens)
+
+    def halve(self, batch: MicroBatch) -> None:
+        """
+        Take half of a micro-batch that did not fit for the limit.
+
+        Raises:
+            RuntimeError: If the micro-batch is a single row.
+        """
+        if len(batch.rows) == 1:
+            raise RuntimeError(
+                f"a row of {batch.padded_tokens} tokens does not fit into memory even on its own. Pass a smaller "
+                "max_length, or use a device with more memory."
+            )
+        log = logger.warning if self.tokens is None else logger.info
+        self.tokens = batch.padded_tokens // 2
+        log("a micro-batch of %d tokens does not fit into memory: going on with %d", batch.padded_tokens, self.tokens)
+
+
+@dataclass
+class Reporter:
     """
-    Score rows at every level: level outside, micro-batch inside.
+    Who is told how a run goes on.
+
+    Args:
+        batch (`Callable[[MicroBatch], None]`):
+            Told of each micro-batch that is done.
+        chunk (`Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]`):
+            Given each chunk as level, rows, confidence and loss.
+        cut (`Callable[[int, list[list[MicroBatch]]], None]`):
+            Told before micro-batches are cut to fewer tokens: how many, and, by level, which are left to do.
+    """
+
+    batch: Callable[[MicroBatch], None] = lambda batch: None
+    chunk: Callable[[int, np.ndarray, np.ndarray, np.ndarray], None] = lambda *chunk: None
+    cut: Callable[[int, list[list[MicroBatch]]], None] = lambda tokens, left: None
+
+
+class LevelLoop:
+    """
+    Scores rows at every level: level outside, micro-batch inside.
+
+    Where a micro-batch does not fit into memory, it and what is left are cut to half its tokens.
 
     Args:
         task ([`Task`]):
             What encodes and scores rows.
         levels (`Levels`):
             An open session of a masker.
-        schedule (`Sequence[float]`):
-            Masked fraction of each level.
         rows (`Sequence[EncodedRow]`):
             All rows of the run.
-        batches (`Sequence[MicroBatch]`):
-            What this process scores.
-        on_batch (`Callable`, *optional*):
-            Told of each micro-batch that is done.
-
-    Returns:
-        `tuple[np.ndarray, np.ndarray]`: Confidence and loss, float32 of shape `(levels, rows)`, zero for the rows that
-        are in no micro-batch.
-
-    Raises:
-        RuntimeError: If masking weights leaves the model's hidden states as they were.
+        work (`Sequence[Sequence[MicroBatch]]`):
+            For each level what this process scores.
+        limit ([`TokenLimit`], *optional*):
+            What memory was found to hold so far; lowered where it turns out to hold less.
+        reporter ([`Reporter`], *optional*):
+            Told of micro-batches and chunks that are done.
+        chunk_seconds (`float`, *optional*, defaults to 60):
+            Work between two chunks.
     """
-    confidence = np.zeros((len(schedule), len(rows)), dtype=np.float32)
-    loss = np.zeros_like(confidence)
-    if not batches:
-        return confidence, loss
-    order = np.concatenate([batch.rows for batch in batches])
-    unmasked: torch.Tensor | None = None
-    for level in range(len(schedule)):
-        masked = levels.set_level(level).masked
-        confidences, losses = [], []
-        for batch in batches:
-            scores = task.forward([rows[index] for index in batch.rows])
-            confidences.append(scores.confidence)
-            losses.append(scores.loss)
-            if batch is batches[0]:
-                unmasked = _check_changed(unmasked, scores.states, masked, level)
-            on_batch(batch)
-        # One transfer a level: a transfer a micro-batch would make an accelerator wait for the host each time.
-        confidence[level, order] = torch.cat(confidences).cpu().numpy()
-        loss[level, order] = torch.cat(losses).cpu().numpy()
-    return confidence, loss
+
+    def __init__(
+        self,
+        task: Task,
+        levels: Levels,
+        rows: Sequence[EncodedRow],
+        work: Sequence[Sequence[MicroBatch]],
+        limit: TokenLimit | None = None,
+        reporter: Reporter | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
+    ) -> None:
+        self.task, self.levels, self.rows, self.work = task, levels, rows, work
+        self.limit, self.reporter, self.chunk_seconds = limit or TokenLimit(), reporter or Reporter(), chunk_seconds
+        self.scores = np.zeros((2, len(work), len(rows)), dtype=np.float32)
+        self._masked = 0  # weights set to zero at the present level
+        self._prefixes: dict[int, Any] = {}  # what the model made of each prefix at the present level
+        self._unmasked: tuple[MicroBatch, torch.Tensor] | None = None  # a micro-batch and its states at level 0
+
+    def run(self) -> np.ndarray:
+        """
+        Score all that is to be done.
+
+        Returns:
+            `np.ndarray`: Confidence and loss, float32 of shape `(2, levels, rows)`, zero where there was nothing to
+            do.
+
+        Raises:
+            RuntimeError: If masking weights leaves the model's hidden states as they were, or if a single row does
+                not fit into memory.
+        """
+        for level, batches in enumerate(self.work):
+            if batches:
+                self._set_level(level)
+                self._run_level(level)
+        return self.scores
+
+    def _set_level(self, level: int) -> None:
+        self._masked = self.levels.set_level(level).masked
+        self._prefixes.clear()
+
+    def _run_level(self, level: int) -> None:
+        queue, done = deque(self.work[level]), []
+        is_checked, deadline = False, time.monotonic() + self.chunk_seconds
+        while queue:
+            batch, *parts = self.limit.parts(queue.popleft())
+            queue.extendleft(reversed(parts))
+            scores = self._try_forward(batch)
+            if scores is None:
+                self.limit.halve(batch)
+                queue.appendleft(batch)
+                self.reporter.cut(self.limit.tokens, [*[[]] * level, list(queue), *self.work[level + 1 :]])
+                continue
+            if not is_checked:
+                self._check_masks(level, batch, scores.states)
+                is_checked = True
+            done.append((batch, scores.confidence, scores.loss))
+            self.reporter.batch(batch)
+            if not queue or time.monotonic() >= deadline:
+                self._finish_chunk(level, done)
+                done, deadline = [], time.monotonic() + self.chunk_seconds
+
+    def _try_forward(self, batch: MicroBatch) -> BatchScores | None:
+        """The scores of a micro-batch, or `None` if it does not fit into memory."""
+        try:
+            return self._forward(batch)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        clear_device_cache(garbage_collection=True)  # not above: the exception holds on to what did not fit
+        return None
+
+    def _forward(self, batch: MicroBatch) -> BatchScores:
+        if batch.prefix and batch.prefix not in self._prefixes:
+            self._prefixes[batch.prefix] = self.task.run_prefix(batch.prefix)
+        return self.task.forward([self.rows[row] for row in batch.rows], self._prefixes.get(batch.prefix))
+
+    def _finish_chunk(self, level: int, done: list[tuple[MicroBatch, torch.Tensor, torch.Tensor]]) -> None:
+        """Take the scores from the device: once a chunk, for each time an accelerator waits for the host."""
+        batches, confidences, losses = zip(*done, strict=True)
+        order = np.concatenate([batch.rows for batch in batches])
+        # Plus 0, which turns -0 into 0: adding up what other processes and the journal have would do so too.
+        confidence, loss = (torch.cat(parts).cpu().numpy() + np.float32(0) for parts in (confidences, losses))
+        self.scores[0, level, order], self.scores[1, level, order] = confidence, loss
+        self.reporter.chunk(level, order, confidence, loss)
+
+    def _check_masks(self, level: int, batch: MicroBatch, states: torch.Tensor) -> None:
+        """
+        Compare the hidden states of a micro-batch with those at level 0.
+
+        Published code scored quantised models whose masks never reached the arithmetic; this is what tells.
+        """
+        if not self._masked:
+            self._unmasked = self._unmasked or (batch, states)
+            return
+        if self._unmasked is None or not np.array_equal(self._unmasked[0].rows, batch.rows):
+            # A resumed run, or one that was cut for want of memory: this micro-batch is known to fit.
+            self._set_level(0)
+            self._unmasked = batch, self._forward(batch).states
+            self._set_level(level)
+        _require_change(self._unmasked[1], states, self._masked, level)
 
 
-def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow) -> tuple[np.ndarray, np.ndarray]:
+def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow, prefix: Any = None) -> np.ndarray:
     """
     Score one row at all levels in a single forward pass, with a model whose levels stand side by side.
 
@@ -90,32 +216,26 @@ def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow) -> tuple[np.n
             What the masks did at each level.
         row (`EncodedRow`):
             The row.
+        prefix (`Any`, *optional*):
+            What the model made of the row's prefix, at all levels.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: Confidence and loss, float32 of shape `(levels, 1)`.
+        `np.ndarray`: Confidence and loss, float32 of shape `(2, levels, 1)`.
 
     Raises:
         RuntimeError: If masking weights leaves the model's hidden states as they were.
     """
-    scores = task.forward([row] * len(masked))
+    scores = task.forward([row] * len(masked), prefix)
     unmasked, *others = scores.states.unflatten(0, (len(masked), -1))
     for level, states in enumerate(others, start=1):
-        _check_changed(unmasked, states, masked[level].masked, level)
-    return scores.confidence[:, None].cpu().numpy(), scores.loss[:, None].cpu().numpy()
+        _require_change(unmasked, states, masked[level].masked, level)
+    return np.stack([scores.confidence.cpu().numpy(), scores.loss.cpu().numpy()])[:, :, None]
 
 
-def _check_changed(unmasked: torch.Tensor | None, states: torch.Tensor, masked: int, level: int) -> torch.Tensor:
-    """
-    Compare the hidden states of the first micro-batch with those of level 0, and return the latter.
-
-    Published code scored quantised models whose masks never reached the arithmetic; this is what tells.
-    """
-    if unmasked is None:
-        return states
+def _require_change(unmasked: torch.Tensor, states: torch.Tensor, masked: int, level: int) -> None:
     if masked and torch.equal(unmasked, states):
         raise RuntimeError(
             f"level {level} has {masked} masked weights, but the hidden states of its first micro-batch are the same "
             "as without masks: the model does not compute with the weights that were masked. Load it unquantised, "
             "without kernels or wrappers that keep their own copy of the weights."
         )
-    return unmasked

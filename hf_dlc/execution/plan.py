@@ -13,21 +13,31 @@ class MicroBatch(NamedTuple):
     """Rows that go through the model together."""
 
     rows: np.ndarray  # positions in the dataset, longest row first
-    padded_tokens: int  # number of rows times the longest one: what the forward pass costs
+    lengths: np.ndarray  # tokens that the forward pass computes of each of them
+    index: int = 0  # in the plan; what a micro-batch is cut into keeps it
+    prefix: int = 0  # what all rows begin with and is computed once a level for all of them; 0: nothing
+
+    @property
+    def padded_tokens(self) -> int:
+        """Number of rows times the longest one: what the forward pass costs."""
+        return len(self.rows) * int(self.lengths[0])
 
 
-def cut_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[MicroBatch]:
+def cut_batches(lengths: np.ndarray, tokens_per_batch: int, prefixes: np.ndarray | None = None) -> list[MicroBatch]:
     """
     Cut rows into micro-batches under a token budget, padding included.
 
-    The longest come first, so that a lack of memory shows at once. The cut depends on the lengths and the budget
-    alone, never on the number of processes, so that any number of them computes the same micro-batches.
+    The longest come first, so that a lack of memory shows at once. The cut depends on the lengths, the prefixes and
+    the budget alone, never on the number of processes, so that any number of them computes the same micro-batches.
 
     Args:
         lengths (`np.ndarray` of shape `(rows,)`):
-            Tokens of each row; rows of length 0 are skipped rows and are left out.
+            Tokens to compute of each row, those of its prefix left out; rows of length 0 are skipped rows and are
+            left out.
         tokens_per_batch (`int`):
             Budget. A row longer than it gets a micro-batch of its own.
+        prefixes (`np.ndarray` of shape `(rows,)`, *optional*):
+            Prefix of each row; only rows with the same one go together.
 
     Returns:
         `list[MicroBatch]`: Every row of a positive length exactly once.
@@ -38,28 +48,42 @@ def cut_batches(lengths: np.ndarray, tokens_per_batch: int) -> list[MicroBatch]:
     [[1], [3, 0]]
     ```
     """
+    prefixes = np.zeros(len(lengths), dtype=np.int64) if prefixes is None else prefixes
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
-    batches, start = [], 0
-    while start < len(order):
-        longest = int(lengths[order[start]])
-        rows = order[start : start + max(1, tokens_per_batch // longest)]
-        batches.append(MicroBatch(rows, len(rows) * longest))
-        start += len(rows)
-    return batches
+    batches = []
+    for prefix in np.unique(prefixes[order]).tolist():
+        rows = order[prefixes[order] == prefix]
+        batches += _cut(MicroBatch(rows, lengths[rows], prefix=prefix), tokens_per_batch)
+    batches.sort(key=lambda batch: -int(batch.lengths[0]))
+    return [batch._replace(index=index) for index, batch in enumerate(batches)]
 
 
-def deal(batches: Sequence[MicroBatch], num_processes: int) -> list[list[int]]:
+def cut_again(batch: MicroBatch, tokens_per_batch: int) -> list[MicroBatch]:
+    """Cut a micro-batch into parts under a smaller budget; one that is under it already stays whole."""
+    return [batch] if batch.padded_tokens <= tokens_per_batch else _cut(batch, tokens_per_batch)
+
+
+def _cut(batch: MicroBatch, tokens_per_batch: int) -> list[MicroBatch]:
+    parts, start = [], 0
+    while start < len(batch.rows):
+        part = slice(start, start + max(1, tokens_per_batch // int(batch.lengths[start])))
+        parts.append(batch._replace(rows=batch.rows[part], lengths=batch.lengths[part]))
+        start = part.stop
+    return parts
+
+
+def deal(batches: Sequence[MicroBatch], num_processes: int) -> list[list[MicroBatch]]:
     """
     Deal micro-batches to processes by cost: each, the dearest first, to the process with the least to do.
 
     Returns:
-        `list[list[int]]`: For each process the indices of its micro-batches, ascending.
+        `list[list[MicroBatch]]`: For each process its micro-batches in the order of the plan.
     """
     loads = [(0, process) for process in range(num_processes)]
     shares: list[list[int]] = [[] for _ in range(num_processes)]
-    for index in sorted(range(len(batches)), key=lambda i: -batches[i].padded_tokens):
+    for position in sorted(range(len(batches)), key=lambda i: -batches[i].padded_tokens):
         load, process = heapq.heappop(loads)
-        shares[process].append(index)
-        heapq.heappush(loads, (load + batches[index].padded_tokens, process))
-    return [sorted(share) for share in shares]
+        shares[process].append(position)
+        heapq.heappush(loads, (load + batches[position].padded_tokens, process))
+    return [[batches[position] for position in sorted(share)] for share in shares]

@@ -241,6 +241,11 @@ class Masker:
         """Drop the held levels."""
         self._held = None
 
+    @property
+    def noticed_state(self) -> object:
+        """The `weights_state` of the last session: the same object as long as the weights are the same."""
+        return self._weights_state
+
     def weights_state(self) -> tuple[object, ...]:
         """Something that changes when the weights do, maskable or not; cheap, and of this process only."""
         return _state_of(list(self.model.parameters()))

@@ -13,10 +13,12 @@ class EncodedRow(Protocol):
     """A row as a task feeds it to its model."""
 
     status: str
+    prefix: int  # which of the task's constant prefixes the row begins with; 0: none
+    prefix_length: int  # tokens of that prefix
 
     @property
     def length(self) -> int:
-        """What the row costs in a forward pass, in tokens; 0 for a skipped row."""
+        """Number of tokens, those of the prefix included; 0 for a skipped row."""
 
     @property
     def target_tokens(self) -> int:
@@ -41,8 +43,14 @@ class Task(Protocol):
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[EncodedRow]:
         """Encode rows, in order; a row that cannot be scored comes back with its reason as status."""
 
-    def forward(self, rows: Sequence[EncodedRow]) -> BatchScores:
-        """Score a micro-batch with the weights as they are now."""
+    def shares(self, prefix: int) -> bool:
+        """Whether what the model makes of a prefix can be computed once for all rows that begin with it."""
+
+    def run_prefix(self, prefix: int, copies: int = 1) -> Any:
+        """Run the model on a prefix, with the weights as they are now; the result is for `forward`."""
+
+    def forward(self, rows: Sequence[EncodedRow], prefix: Any = None) -> BatchScores:
+        """Score a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix."""
 
     def describe(self) -> dict[str, Any]:
         """Everything besides weights, processor and config that changes a score, as JSON types."""

@@ -8,10 +8,13 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from . import BatchScores
@@ -20,6 +23,11 @@ from .encoding import Encoding, RowEncoder
 
 # Logits of this many (token, vocabulary) pairs exist at once; in float32 that is 64 MiB.
 _LOGITS_AT_ONCE = 2**24
+
+# Logits that are turned into probabilities at once: few enough to stay in a processor's cache.
+_LOGITS_IN_CACHE = 2**19
+
+KeyValues = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer
 
 _POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings"}
 
@@ -51,6 +59,7 @@ class CausalLMTask:
         self.model = model
         self.encoder = encoder
         self.token_mean = token_mean
+        self._shares: dict[int, bool] = {}
 
     @property
     def _body(self) -> PreTrainedModel:
@@ -95,25 +104,73 @@ class CausalLMTask:
         """What of the template and the layout changes a score."""
         return self.encoder.describe()
 
+    def shares(self, prefix: int) -> bool:
+        """
+        Whether the keys and values of a prefix can be computed once and used by all rows that begin with it.
+
+        They cannot where a layer keeps something else than the keys and values of all tokens (sliding windows,
+        recurrent states), nor where a model goes wrong with keys from elsewhere: a sample row is computed both ways.
+        """
+        if prefix not in self._shares:
+            self._shares[prefix] = prefix != 0 and self._gives_the_same(prefix)
+        return self._shares[prefix]
+
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Encoding]) -> BatchScores:
+    def _gives_the_same(self, prefix: int) -> bool:
+        head = self.encoder.prefixes[prefix]
+        cache = self._run_body(torch.from_numpy(head[None]).long(), use_cache=True).past_key_values
+        if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return False
+        ids = np.concatenate([head, head])  # any tokens do
+        row = Encoding(ids, np.arange(len(ids)) > len(head), "ok", prefix, len(head))
+        whole, behind = self.forward([row]).states.float(), self.forward([row], self.run_prefix(prefix)).states.float()
+        return bool((whole - behind).norm() <= 0.05 * whole.norm())  # rounding, not another computation
+
+    @torch.inference_mode()
+    def run_prefix(self, prefix: int, copies: int = 1) -> KeyValues:
+        """
+        Compute the keys and values of a prefix with the weights as they are now.
+
+        Args:
+            prefix (`int`):
+                Index into `encoder.prefixes`.
+            copies (`int`, *optional*, defaults to 1):
+                Number of rows that go through the model, where they meet different weights.
+
+        Returns:
+            `list[tuple[torch.Tensor, torch.Tensor]]`: For each layer keys and values, of shape
+            `(copies, heads, tokens, head size)`.
+        """
+        ids = torch.from_numpy(self.encoder.prefixes[prefix]).long().expand(copies, -1)
+        cache = self._run_body(ids, use_cache=True).past_key_values
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _run_body(self, input_ids: torch.Tensor, **options: Any) -> BaseModelOutputWithPast:
+        return self._body(input_ids=input_ids.to(self.model.get_input_embeddings().weight.device), **options)
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[Encoding], prefix: KeyValues | None = None) -> BatchScores:
         """
         Score a micro-batch with the weights as they are now.
 
         Args:
             rows (`Sequence[Encoding]`):
                 Rows with at least one target token each.
+            prefix (`list[tuple[torch.Tensor, torch.Tensor]]`, *optional*):
+                What `run_prefix` returned for the prefix of these rows, which then is not computed again.
 
         Returns:
             [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` holds the hidden states that predict
             the target tokens, of shape `(target tokens, hidden size)`.
         """
         device = self.model.get_input_embeddings().weight.device
-        input_ids = _pad(rows, "input_ids", torch.int64).to(device)
-        targets = _pad(rows, "targets", torch.bool).to(device)
+        start = 0 if prefix is None else rows[0].prefix_length
+        input_ids = _pad([row.input_ids[start:] for row in rows], torch.int64).to(device)
+        targets = _pad([row.targets[start:] for row in rows], torch.bool).to(device)
         # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
         # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
-        outputs = self._body(input_ids=input_ids, use_cache=False)
+        behind = {} if prefix is None else self._behind(prefix, *input_ids.shape)
+        outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
         log_probs = self._log_probs(states, input_ids[:, 1:][predicting], type(outputs))
@@ -121,16 +178,24 @@ class CausalLMTask:
         confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
         return BatchScores(confidence, loss, states)
 
+    def _behind(self, prefix: KeyValues, rows: int, length: int) -> dict[str, Any]:
+        """Arguments of the body for rows of `length` tokens behind a prefix."""
+        arguments: dict[str, Any] = {"past_key_values": _cache_of(prefix, rows)}
+        if self.model.config._attn_implementation in ("sdpa", "eager"):
+            # One small mask for all rows, ready to be added; the model would make one for each row and convert it
+            # in each layer. (Kernels that align the last query with the last key themselves need none.)
+            keys = prefix[0][0]
+            ones = torch.full((length, keys.shape[-2] + length), -torch.inf, dtype=keys.dtype, device=keys.device)
+            arguments["attention_mask"] = ones.triu(keys.shape[-2] + 1)[None, None]
+        return arguments
+
     def _log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type) -> torch.Tensor:
         """Log-probabilities of the labels, `(tokens,)` float32 on the labels' device, in chunks of bounded memory."""
         size = max(1, _LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.shape[0])
         log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
         for start in range(0, len(labels), size):
             chunk = slice(start, start + size)
-            logits = self._logits(states[chunk], output_type).float()
-            log_probs[chunk] = -F.cross_entropy(logits, labels[chunk].to(logits.device), reduction="none").to(
-                labels.device
-            )
+            log_probs[chunk] = _log_probs(self._logits(states[chunk], output_type), labels[chunk])
         return log_probs
 
     def _logits(self, states: torch.Tensor, output_type: type) -> torch.Tensor:
@@ -183,9 +248,24 @@ def _check_head(model: PreTrainedModel) -> None:
         )
 
 
-def _pad(rows: Sequence[Encoding], field: str, dtype: torch.dtype) -> torch.Tensor:
+def _pad(rows: Sequence[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
     """`(rows, longest row)`, padded with zeros on the right. Which id pads does not matter: nothing sees it."""
-    return pad_sequence([torch.from_numpy(getattr(row, field)).to(dtype) for row in rows], batch_first=True)
+    return pad_sequence([torch.from_numpy(row).to(dtype) for row in rows], batch_first=True)
+
+
+def _cache_of(prefix: KeyValues, rows: int) -> DynamicCache:
+    """A cache that a forward pass may fill; each row sees the keys and values of the prefix, or its copy of them."""
+    return DynamicCache(
+        [(keys.expand(rows, *keys.shape[1:]), values.expand(rows, *values.shape[1:])) for keys, values in prefix]
+    )
+
+
+def _log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the labels in float32, on the labels' device; `logits` are `(tokens, vocabulary)`."""
+    size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    pairs = zip(logits.split(size), labels.to(logits.device).split(size), strict=True)
+    parts = [F.cross_entropy(part.float(), targets, reduction="none") for part, targets in pairs]
+    return -torch.cat(parts).to(labels.device)
 
 
 def _row_means(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:

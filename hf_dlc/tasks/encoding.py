@@ -43,6 +43,12 @@ logger = logging.getLogger(__name__)
 # Raised when the encoding of some row changes, so that scores of different versions are never mixed.
 ENCODING_VERSION = 1
 
+# A shorter head than this is not worth a pass of its own and attention to keys from elsewhere.
+_SHORTEST_PREFIX = 8
+
+# What users begin with, in kinds of characters that a tokenizer treats apart.
+_OPENINGS = ("Name it.", "7 + 5", "(a)", "«Ça»", "中文")
+
 Template = str | os.PathLike[str] | Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -58,11 +64,17 @@ class Encoding(NamedTuple):
             loss of transformers, whose labels are shifted by one, leaves it out as well.
         status (`str`):
             `"ok"`, `"truncated"`, or the reason why there is nothing to score.
+        prefix (`int`, *optional*, defaults to 0):
+            Index into [`RowEncoder.prefixes`] of the tokens that this row begins with; 0 is no token.
+        prefix_length (`int`, *optional*, defaults to 0):
+            Number of tokens of that prefix.
     """
 
     input_ids: np.ndarray
     targets: np.ndarray
     status: str
+    prefix: int = 0
+    prefix_length: int = 0
 
     @property
     def length(self) -> int:
@@ -227,7 +239,7 @@ class RowEncoder:
         if isinstance(row, Instruction):
             row = row.conversation() if self._chat else row.plain_text()
         if isinstance(row, PlainText):
-            return Draft(row.prompt + self._with_eos(row.completion), row.prompt, rendered=False)
+            return self._plain_draft(row)
         if self._chat is None:
             raise ValueError(_no_template(self.tokenizer, self.template))
         try:
@@ -235,6 +247,9 @@ class RowEncoder:
         except RefusedRowError as refused:
             warn_once(f"The chat template does not accept a row, which is skipped, as are others like it: {refused}")
             return _skipped(INVALID_ROW)
+
+    def _plain_draft(self, row: PlainText) -> Draft:
+        return Draft(row.prompt + self._with_eos(row.completion), row.prompt, rendered=False)
 
     @cached_property
     def _vocabulary_size(self) -> int:
@@ -278,7 +293,49 @@ class RowEncoder:
         if not targets[: self.max_length].any():
             return _skipped(TRUNCATED_AWAY)
         status = TRUNCATED if len(input_ids) > self.max_length else OK
-        return Encoding(np.asarray(input_ids[: self.max_length], np.int32), targets[: self.max_length].copy(), status)
+        ids, targets = np.asarray(input_ids[: self.max_length], np.int32), targets[: self.max_length].copy()
+        prefix = self._prefix_of(ids, targets)
+        return Encoding(ids, targets, status, prefix, len(self.prefixes[prefix]))
+
+    @cached_property
+    def prefixes(self) -> list[np.ndarray]:
+        """
+        The constant heads of the template (preamble, default system prompt) as token ids, behind an empty one.
+
+        They follow from the template alone, never from other rows, so that a row has the same prefix in any company.
+        """
+        if self._chat is None and self.tokenizer.eos_token is None:
+            return [np.empty(0, np.int32)]  # only rows with token ids can be scored, and they have no template
+        heads = [_common_head([self._ids(draft) for draft in drafts]) for drafts in self._sample_drafts()]
+        found = {head.tobytes(): head for head in heads if len(head) >= _SHORTEST_PREFIX}
+        return [np.empty(0, np.int32), *sorted(found.values(), key=len, reverse=True)]
+
+    def _sample_drafts(self) -> Iterator[list[Draft]]:
+        """Rows without and with input that differ from the first character on that is the user's."""
+        for has_input in (False, True):
+            rows = [Instruction(text, text if has_input else "", "Yes.") for text in _OPENINGS]
+            try:
+                yield [
+                    self._chat.draft(row.conversation()) if self._chat else self._plain_draft(row.plain_text())
+                    for row in rows
+                ]
+            except RefusedRowError as refused:  # a template that wants more than one exchange
+                logger.debug("no prefix is shared: %s", refused)
+
+    def _ids(self, draft: Draft) -> np.ndarray:
+        batch = self.tokenizer([draft.text], add_special_tokens=not draft.rendered, verbose=False)
+        return np.asarray(batch["input_ids"][0], np.int32)
+
+    def _prefix_of(self, ids: np.ndarray, targets: np.ndarray) -> int:
+        first_target = int(targets.argmax())  # the token before it must be computed with the row
+        return next(
+            (
+                index
+                for index, prefix in enumerate(self.prefixes)
+                if index and len(prefix) < first_target and np.array_equal(ids[: len(prefix)], prefix)
+            ),
+            0,
+        )
 
 
 def _chat_of(tokenizer: PreTrainedTokenizerBase, template: Template) -> ChatTemplate | None:
@@ -320,6 +377,13 @@ def _name_of(template: Template) -> str:
 
 def _skipped(status: str) -> Encoding:
     return Encoding(np.empty(0, np.int32), np.empty(0, bool), status)
+
+
+def _common_head(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The first tokens that all rows have in common."""
+    size = min(map(len, rows))
+    same = np.all([row[:size] == rows[0][:size] for row in rows], axis=0)
+    return rows[0][: size if same.all() else int(same.argmin())]
 
 
 def _common_prefix(ids: list[int], others: list[int]) -> int:

@@ -20,7 +20,9 @@ def test_counts_are_those_of_the_run(make_scorer: Callable, monkeypatch: pytest.
     estimate = scorer.estimate(dataset)
     passes = []
     forward = CausalLMTask.forward
-    monkeypatch.setattr(CausalLMTask, "forward", lambda self, rows: passes.append(len(rows)) or forward(self, rows))
+    monkeypatch.setattr(
+        CausalLMTask, "forward", lambda self, rows, *prefix: passes.append(len(rows)) or forward(self, rows, *prefix)
+    )
     scored = scorer.score(dataset)
     assert estimate.rows == 10
     assert estimate.skipped == {"empty_response": 3, "truncated_away": 1}

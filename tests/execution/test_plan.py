@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_dlc.execution.plan import MicroBatch, cut_batches, deal
+from hf_dlc.execution.plan import MicroBatch, cut_again, cut_batches, deal
 
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=50)
@@ -57,7 +57,8 @@ def test_every_row_once_within_the_budget_longest_first(lengths: list[int], budg
     ],
 )
 def test_deal(costs: list[int], processes: int, expected: list[list[int]]) -> None:
-    assert deal([MicroBatch(np.array([0]), cost) for cost in costs], processes) == expected
+    batches = [MicroBatch(np.array([0]), np.array([cost]), index) for index, cost in enumerate(costs)]
+    assert [[batch.index for batch in share] for share in deal(batches, processes)] == expected
 
 
 @given(lengths=LENGTHS, processes=st.integers(1, 9))
@@ -65,8 +66,33 @@ def test_shares_hold_everything_once_and_are_even(lengths: list[int], processes:
     batches = cut_batches(np.array(lengths, dtype=np.int64), 64)
     shares = deal(batches, processes)
     assert len(shares) == processes
-    assert sorted(index for share in shares for index in share) == list(range(len(batches)))
-    assert all(share == sorted(share) for share in shares)
-    loads = [sum(batches[index].padded_tokens for index in share) for share in shares]
+    assert sorted(batch.index for share in shares for batch in share) == list(range(len(batches)))
+    assert all(share == sorted(share, key=lambda batch: batch.index) for share in shares)
+    loads = [sum(batch.padded_tokens for batch in share) for share in shares]
     # Dealt to whoever has least, no two differ by more than the dearest piece.
     assert max(loads) - min(loads) <= max((batch.padded_tokens for batch in batches), default=0)
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 200), prefixes=st.lists(st.integers(0, 2), min_size=50, max_size=50))
+def test_only_rows_with_the_same_prefix_go_together(lengths: list[int], budget: int, prefixes: list[int]) -> None:
+    given_lengths, given_prefixes = np.array(lengths, dtype=np.int64), np.array(prefixes[: len(lengths)], np.int64)
+    batches = cut_batches(given_lengths, budget, given_prefixes)
+    assert all((given_prefixes[batch.rows] == batch.prefix).all() for batch in batches)
+    rows = np.concatenate([np.empty(0, np.int64), *[batch.rows for batch in batches]])
+    assert sorted(rows.tolist()) == np.flatnonzero(given_lengths).tolist()
+    longest = [int(batch.lengths[0]) for batch in batches]
+    assert longest == sorted(longest, reverse=True)  # whatever their prefix
+    assert [batch.index for batch in batches] == list(range(len(batches)))
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 200), smaller=st.integers(1, 200))
+def test_cutting_again_keeps_every_row_in_order_under_the_smaller_budget(
+    lengths: list[int], budget: int, smaller: int
+) -> None:
+    for batch in cut_batches(np.array(lengths, dtype=np.int64), budget):
+        parts = cut_again(batch, smaller)
+        assert np.concatenate([part.rows for part in parts]).tolist() == batch.rows.tolist()
+        assert np.concatenate([part.lengths for part in parts]).tolist() == batch.lengths.tolist()
+        assert all(part.padded_tokens <= smaller or len(part.rows) == 1 for part in parts)
+        assert {part.index for part in parts} == {batch.index}
+        assert len(parts) == 1 or batch.padded_tokens > smaller

@@ -10,7 +10,7 @@ from hf_dlc.execution.plan import MicroBatch
 from hf_dlc.execution.progress import progress_bar
 
 
-BATCHES = [MicroBatch(np.array([2, 0]), 8), MicroBatch(np.array([3]), 2)]
+BATCHES = [MicroBatch(np.array([2, 0]), np.array([4, 3])), MicroBatch(np.array([3]), np.array([2]))]
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def shown_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(show: bool = True, levels: int = 2) -> None:
-    with progress_bar(BATCHES, levels, show) as advance:
+    with progress_bar([BATCHES] * levels, show) as advance:
         for _ in range(levels):
             for batch in BATCHES:
                 advance(batch)
@@ -70,7 +70,18 @@ def test_the_environment_variable(capsys: pytest.CaptureFixture) -> None:
 
 
 @pytest.mark.usefixtures("shown_bars")
+def test_a_level_of_which_little_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(tqdm, "set_postfix_str", lambda self, text, refresh: told.append(text))
+    work = [[], BATCHES[1:], BATCHES]
+    with progress_bar(work, show=True) as advance:
+        for batch in [batch for batches in work for batch in batches]:
+            advance(batch)
+    assert told == ["level 2/3, row 1/1", "level 3/3, row 2/3", "level 3/3, row 3/3"]
+
+
+@pytest.mark.usefixtures("shown_bars")
 def test_nothing_to_do(capsys: pytest.CaptureFixture) -> None:
-    with progress_bar([], 2, show=True):
+    with progress_bar([[], []], show=True):
         pass
     assert capsys.readouterr().out == ""

@@ -98,7 +98,9 @@ class TestRows:
     def test_one_pass_a_row_after_the_first(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         scorer = make_scorer()
         forward, sizes = scorer._task.forward, []
-        monkeypatch.setattr(scorer._task, "forward", lambda rows: sizes.append(len(rows)) or forward(rows))
+        monkeypatch.setattr(
+            scorer._task, "forward", lambda rows, *prefix: sizes.append(len(rows)) or forward(rows, *prefix)
+        )
         first, second = scorer(self.ROW), scorer(self.ROW)
         assert sizes == [3, 1, 1, 1, 3]  # the first row is scored in both ways
         assert first == second
@@ -117,6 +119,6 @@ class TestRows:
         scorer = make_scorer()
         states = torch.ones(3, 4)
         result = SimpleNamespace(confidence=torch.ones(3), loss=torch.ones(3), states=states)
-        monkeypatch.setattr(scorer._task, "forward", lambda _: result)
+        monkeypatch.setattr(scorer._task, "forward", lambda *_: result)
         with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):
             scorer(self.ROW)

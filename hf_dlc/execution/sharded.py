@@ -1,0 +1,124 @@
+"""A run over all processes of a job: what is left to do, who does it, and how the parts come together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from accelerate import PartialState
+
+from .distributed import on_main_process, sum_over_processes
+from .journal import Cut, Journal, JournaledWork
+from .loop import Reporter
+from .peers import Peers, watch_peers
+from .plan import MicroBatch, cut_again, deal
+from .progress import progress_bar
+
+
+logger = logging.getLogger(__name__)
+
+Score = Callable[[Sequence[Sequence[MicroBatch]], Reporter], np.ndarray]
+
+
+def run_sharded(
+    score: Score, batches: Sequence[MicroBatch], levels: int, rows: int, journal: Journal | None, state: PartialState
+) -> np.ndarray:
+    """
+    Score what the journal does not hold yet, each process its share.
+
+    Args:
+        score (`Callable`):
+            Scores the micro-batches of each level and returns confidence and loss, `(2, levels, rows)`.
+        batches (`Sequence[MicroBatch]`):
+            The plan.
+        levels (`int`):
+            Number of levels.
+        rows (`int`):
+            Number of rows.
+        journal ([`Journal`], *optional*):
+            What keeps finished chunks; held and begun by the main process.
+        state ([`~accelerate.PartialState`]):
+            State of this process.
+
+    Returns:
+        `np.ndarray`: Confidence and loss of all rows, float32 of shape `(2, levels, rows)`, zero for rows that are in
+        no micro-batch.
+
+    Raises:
+        PeerError: If another process has failed or is gone.
+        JournalError: If the journal cannot be read or written.
+    """
+    kept = _read(journal, levels, rows, state)
+    left = [_left_to_do(batches, kept.present[level], _cuts_at(kept.cuts, level)) for level in range(levels)]
+    work = [deal(at_level, state.num_processes)[state.process_index] for at_level in left]
+    with watch_peers(state) as peers, progress_bar(work, show=state.is_main_process) as advance:
+        scores = score(work, _reporter(journal, peers, advance))
+        if peers is not None:
+            peers.wait_for_all()
+        if state.is_main_process:
+            scores += _without(kept.scores, left)
+        return sum_over_processes(scores, state)
+
+
+def _read(journal: Journal | None, levels: int, rows: int, state: PartialState) -> JournaledWork:
+    """What the journal holds: everywhere which rows, and on the main process their scores."""
+    empty = np.zeros((2, levels, rows), dtype=np.float32)
+    if journal is None:
+        return JournaledWork(empty, np.zeros((levels, rows), dtype=bool), [])
+    kept = on_main_process(lambda: journal.read(levels, rows), state, share=lambda kept: kept._replace(scores=empty))
+    if state.is_main_process and (done := int(kept.present.sum())):
+        logger.info("going on after %d of %d row scores that are in the journal", done, kept.present.size)
+    return kept
+
+
+def _cuts_at(cuts: Sequence[Cut], level: int) -> dict[int, list[int]]:
+    """For each micro-batch that was cut at a level the budgets, in the order in which they were met."""
+    budgets: dict[int, list[int]] = {}
+    for cut in cuts:
+        for index in cut.batches.get(level, ()):
+            budgets.setdefault(index, []).append(cut.tokens)
+    return budgets
+
+
+def _left_to_do(batches: Sequence[MicroBatch], present: np.ndarray, cuts: dict[int, list[int]]) -> list[MicroBatch]:
+    """
+    The micro-batches, or the parts that they were cut into, of which a row is missing.
+
+    Cuts are replayed one by one, each on what was not done when it was made: the parts then are those of the run that
+    made them, and so are the scores, bit for bit.
+    """
+    left = []
+    for batch in batches:
+        parts = _missing([batch], present)
+        for tokens in cuts.get(batch.index, ()):
+            parts = _missing([part for whole in parts for part in cut_again(whole, tokens)], present)
+        left += parts
+    return left
+
+
+def _missing(parts: Sequence[MicroBatch], present: np.ndarray) -> list[MicroBatch]:
+    return [part for part in parts if not present[part.rows].all()]
+
+
+def _without(scores: np.ndarray, left: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
+    """The scores, but for those that are computed again, since a part of their micro-batch was lost."""
+    for level, batches in enumerate(left):
+        for batch in batches:
+            scores[:, level, batch.rows] = 0
+    return scores
+
+
+def _reporter(journal: Journal | None, peers: Peers | None, advance: Callable[[MicroBatch], None]) -> Reporter:
+    def batch_done(batch: MicroBatch) -> None:
+        advance(batch)
+        if peers is not None:
+            peers.check()
+
+    def cut(tokens: int, left: Sequence[Sequence[MicroBatch]]) -> None:
+        indices = {level: sorted({batch.index for batch in batches}) for level, batches in enumerate(left) if batches}
+        journal.write_cut(Cut(tokens, indices))
+
+    if journal is None:
+        return Reporter(batch=batch_done)
+    return Reporter(batch=batch_done, chunk=journal.write_chunk, cut=cut)
