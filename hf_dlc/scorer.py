@@ -28,7 +28,7 @@ from .config import CONFIG_NAME, DLCConfig
 from .digest import json_digest, model_digest, rows_digest, tokenizer_digest
 from .execution.distributed import check_same, cpu_threads, on_main_process, process_state, using_threads
 from .execution.estimate import RunEstimate, estimate_run
-from .execution.journal import Journal
+from .execution.journal import Journal, JournalError
 from .execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit, run_row
 from .execution.plan import MicroBatch, cut_batches
 from .execution.sharded import run_sharded
@@ -531,6 +531,23 @@ class DLCScorer:
         with _scoring_mode(self.model):
             return [index for index in worth if self._task.shares(index)]
 
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        """What `_settle` found out may come back from a file that somebody has edited."""
+        schedule, tokens = settings.get("schedule"), settings.get("tokens_per_batch")
+        prefixes, known = settings.get("shared_prefixes"), range(len(self._task.encoder.prefixes))
+        try:
+            is_sound = len(schedule) in (0, self._levels) and schedule == sorted(map(float, schedule))
+            is_sound &= all(0 <= fraction < 1 for fraction in schedule) and type(tokens) is int and tokens > 0
+            is_sound &= all(type(index) is int and index in known for index in prefixes)
+        except (TypeError, ValueError):
+            is_sound = False
+        if not is_sound:
+            raise JournalError(
+                "the settings in the journal's manifest.json must be a schedule of masked fractions, a positive "
+                f"tokens_per_batch and known shared_prefixes, got {str(settings)[:200]}. Restore that file, or delete "
+                "the folder to start anew."
+            )
+
     def _run_settled(
         self,
         encoded: Sequence[EncodedRow],
@@ -539,6 +556,7 @@ class DLCScorer:
         state: PartialState,
         chunk_seconds: float,
     ) -> np.ndarray:
+        self._check_settings(settings)
         if self.config.schedule is None and settings["schedule"]:
             self._calibrated = self._masker.weights_state(), tuple(settings["schedule"])
         batches = self._cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])

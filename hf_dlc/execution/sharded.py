@@ -50,7 +50,7 @@ def run_sharded(
         JournalError: If the journal cannot be read or written.
     """
     kept = _read(journal, levels, rows, state)
-    left = [_left_to_do(batches, kept.present[level], _cuts_at(kept.cuts, level)) for level in range(levels)]
+    left = [_left_to_do(batches, kept.present[level], kept.cuts, level) for level in range(levels)]
     work = [deal(at_level, state.num_processes)[state.process_index] for at_level in left]
     with watch_peers(state) as peers, progress_bar(work, show=state.is_main_process) as advance:
         scores = score(work, _reporter(journal, peers, advance))
@@ -72,33 +72,27 @@ def _read(journal: Journal | None, levels: int, rows: int, state: PartialState) 
     return kept
 
 
-def _cuts_at(cuts: Sequence[Cut], level: int) -> dict[int, list[int]]:
-    """For each micro-batch that was cut at a level the budgets, in the order in which they were met."""
-    budgets: dict[int, list[int]] = {}
+def _left_to_do(
+    batches: Sequence[MicroBatch], present: np.ndarray, cuts: Sequence[Cut], level: int
+) -> list[MicroBatch]:
+    """
+    The micro-batches of a level, or the parts that they were cut into, of which a row is missing.
+
+    Cuts are replayed one by one, each on the parts that were left when it was made: the parts then are those of the
+    run that made them, and so are the scores, bit for bit.
+    """
+    parts = list(batches)
     for cut in cuts:
-        for index in cut.batches.get(level, ()):
-            budgets.setdefault(index, []).append(cut.tokens)
-    return budgets
-
-
-def _left_to_do(batches: Sequence[MicroBatch], present: np.ndarray, cuts: dict[int, list[int]]) -> list[MicroBatch]:
-    """
-    The micro-batches, or the parts that they were cut into, of which a row is missing.
-
-    Cuts are replayed one by one, each on what was not done when it was made: the parts then are those of the run that
-    made them, and so are the scores, bit for bit.
-    """
-    left = []
-    for batch in batches:
-        parts = _missing([batch], present)
-        for tokens in cuts.get(batch.index, ()):
-            parts = _missing([part for whole in parts for part in cut_again(whole, tokens)], present)
-        left += parts
-    return left
-
-
-def _missing(parts: Sequence[MicroBatch], present: np.ndarray) -> list[MicroBatch]:
+        were_left = set(cut.batches.get(level, ()))
+        parts = [
+            piece for part in parts for piece in (cut_again(part, cut.tokens) if _name(part) in were_left else [part])
+        ]
     return [part for part in parts if not present[part.rows].all()]
+
+
+def _name(batch: MicroBatch) -> int:
+    """What a journal calls a micro-batch or a part of one: its first row, which no other one of the level has."""
+    return int(batch.rows[0])
 
 
 def _without(scores: np.ndarray, left: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
@@ -116,8 +110,8 @@ def _reporter(journal: Journal | None, peers: Peers | None, advance: Callable[[M
             peers.check()
 
     def cut(tokens: int, left: Sequence[Sequence[MicroBatch]]) -> None:
-        indices = {level: sorted({batch.index for batch in batches}) for level, batches in enumerate(left) if batches}
-        journal.write_cut(Cut(tokens, indices))
+        names = {level: sorted(map(_name, batches)) for level, batches in enumerate(left) if batches}
+        journal.write_cut(Cut(tokens, names))
 
     if journal is None:
         return Reporter(batch=batch_done)

@@ -17,13 +17,14 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 
 
 # Weights handled at a time. On a CPU the few int32 buffers of a chunk stay in the second-level cache; other devices
 # need longer pieces to be busy. The result does not depend on it.
-_CPU_CHUNK = 2**18
+_CPU_CHUNK = 2**17  # for each thread
 _DEVICE_CHUNK = 2**24
 
 _WORD = 2**32
@@ -214,7 +215,7 @@ def count_zeros(weights: torch.Tensor) -> int:
 
 def _chunks(weights: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """Views that cover `weights` in order of the flat index, each with the flat index of its first weight."""
-    size = _CPU_CHUNK if weights.device.type == "cpu" else _DEVICE_CHUNK
+    size = _CPU_CHUNK * torch.get_num_threads() if weights.device.type == "cpu" else _DEVICE_CHUNK
     if weights.is_contiguous():
         flat = weights.view(-1)
         for start in range(0, len(flat), size):
@@ -251,7 +252,12 @@ def _key(seed: int, name: str, high_word: int) -> tuple[int, int]:
 
 
 def _counter(piece: torch.Tensor) -> torch.Tensor:
-    return torch.arange(piece.numel(), dtype=torch.int32, device=piece.device)
+    return _count_up(piece.numel(), piece.device)
+
+
+@lru_cache(maxsize=8)  # making it takes as long as three steps of the hash, and nearly all chunks are of one size
+def _count_up(length: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(length, dtype=torch.int32, device=device)
 
 
 def _hashes(matrix: WeightMatrix, seed: int, start: int, length: int, index: torch.Tensor) -> torch.Tensor:

@@ -21,13 +21,11 @@ from . import BatchScores
 from .encoding import Encoding, RowEncoder
 
 
-# Logits of this many (token, vocabulary) pairs exist at once; in float32 that is 64 MiB.
-_LOGITS_AT_ONCE = 2**24
+# Logits of this many (token, vocabulary) pairs exist at once; in float32 that is 32 MiB.
+_LOGITS_AT_ONCE = 2**23
 
 # Logits that are turned into probabilities at once: few enough to stay in a processor's cache.
 _LOGITS_IN_CACHE = 2**19
-
-KeyValues = list[tuple[torch.Tensor, torch.Tensor]]  # of each layer
 
 _POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings"}
 
@@ -127,7 +125,7 @@ class CausalLMTask:
         return bool((whole - behind).norm() <= 0.05 * whole.norm())  # rounding, not another computation
 
     @torch.inference_mode()
-    def run_prefix(self, prefix: int, copies: int = 1) -> KeyValues:
+    def run_prefix(self, prefix: int, copies: int = 1) -> DynamicCache:
         """
         Compute the keys and values of a prefix with the weights as they are now.
 
@@ -138,25 +136,26 @@ class CausalLMTask:
                 Number of rows that go through the model, where they meet different weights.
 
         Returns:
-            `list[tuple[torch.Tensor, torch.Tensor]]`: For each layer keys and values, of shape
-            `(copies, heads, tokens, head size)`.
+            [`~transformers.DynamicCache`]: For each layer keys and values, of shape
+            `(copies, heads, tokens, head size)`; a forward pass adds nothing to them.
         """
         ids = torch.from_numpy(self.encoder.prefixes[prefix]).long().expand(copies, -1)
         cache = self._run_body(ids, use_cache=True).past_key_values
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        cache.layers = [_behind_layer(layer) for layer in cache.layers]
+        return cache
 
     def _run_body(self, input_ids: torch.Tensor, **options: Any) -> BaseModelOutputWithPast:
         return self._body(input_ids=input_ids.to(self.model.get_input_embeddings().weight.device), **options)
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Encoding], prefix: KeyValues | None = None) -> BatchScores:
+    def forward(self, rows: Sequence[Encoding], prefix: DynamicCache | None = None) -> BatchScores:
         """
         Score a micro-batch with the weights as they are now.
 
         Args:
             rows (`Sequence[Encoding]`):
                 Rows with at least one target token each.
-            prefix (`list[tuple[torch.Tensor, torch.Tensor]]`, *optional*):
+            prefix ([`~transformers.DynamicCache`], *optional*):
                 What `run_prefix` returned for the prefix of these rows, which then is not computed again.
 
         Returns:
@@ -169,7 +168,7 @@ class CausalLMTask:
         targets = _pad([row.targets[start:] for row in rows], torch.bool).to(device)
         # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
         # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
-        behind = {} if prefix is None else self._behind(prefix, *input_ids.shape)
+        behind = {} if prefix is None else self._behind(prefix, input_ids.shape[1])
         outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
@@ -178,15 +177,15 @@ class CausalLMTask:
         confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
         return BatchScores(confidence, loss, states)
 
-    def _behind(self, prefix: KeyValues, rows: int, length: int) -> dict[str, Any]:
+    def _behind(self, prefix: DynamicCache, length: int) -> dict[str, Any]:
         """Arguments of the body for rows of `length` tokens behind a prefix."""
-        arguments: dict[str, Any] = {"past_key_values": _cache_of(prefix, rows)}
+        arguments: dict[str, Any] = {"past_key_values": prefix}
         if self.model.config._attn_implementation in ("sdpa", "eager"):
             # One small mask for all rows, ready to be added; the model would make one for each row and convert it
             # in each layer. (Kernels that align the last query with the last key themselves need none.)
-            keys = prefix[0][0]
-            ones = torch.full((length, keys.shape[-2] + length), -torch.inf, dtype=keys.dtype, device=keys.device)
-            arguments["attention_mask"] = ones.triu(keys.shape[-2] + 1)[None, None]
+            keys, start = prefix.layers[0].keys, prefix.get_seq_length()
+            hidden = torch.full((length, start + length), -torch.inf, dtype=keys.dtype, device=keys.device)
+            arguments["attention_mask"] = hidden.triu(start + 1)[None, None]
         return arguments
 
     def _log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type) -> torch.Tensor:
@@ -253,11 +252,23 @@ def _pad(rows: Sequence[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
     return pad_sequence([torch.from_numpy(row).to(dtype) for row in rows], batch_first=True)
 
 
-def _cache_of(prefix: KeyValues, rows: int) -> DynamicCache:
-    """A cache that a forward pass may fill; each row sees the keys and values of the prefix, or its copy of them."""
-    return DynamicCache(
-        [(keys.expand(rows, *keys.shape[1:]), values.expand(rows, *values.shape[1:])) for keys, values in prefix]
-    )
+class _PrefixLayer(DynamicLayer):
+    """Shows each row the keys and values of a prefix before its own, and keeps nothing of the row."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the prefix and of the rows behind it."""
+        rows = len(key_states)
+        keys, values = (kept.expand(rows, *kept.shape[1:]) for kept in (self.keys, self.values))
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+def _behind_layer(layer: DynamicLayer) -> _PrefixLayer:
+    kept = _PrefixLayer()
+    kept.lazy_initialization(layer.keys, layer.values)
+    kept.keys, kept.values = layer.keys, layer.values
+    return kept
 
 
 def _log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

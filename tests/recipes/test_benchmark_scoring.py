@@ -227,18 +227,21 @@ def test_a_worker_that_dies_says_why(rows_file: Path, tmp_path: Path, monkeypatc
 # ---- the other parts ---------------------------------------------------------------------------------------------
 
 
-def test_scale_and_masking(job: benchmark.Job, tmp_path: Path) -> None:
+def test_scale_and_run(job: benchmark.Job, tmp_path: Path) -> None:
     Dataset.from_list([row for row in ROWS if row["output"]] * 2).save_to_disk(tmp_path / "many")
     job.rows = str(tmp_path / "many")
     scale = benchmark.scale_errand(job)
     assert (scale["rows"], scale["few_rows"], len(scale["few_seconds"])) == (30, 3, 2)
     assert scale["estimated_seconds"] > 0 < scale["estimated_bytes"]
     assert benchmark.growth({**scale, "seconds": 6.0, "few_seconds": [0.2, 0.6], "rows": 30}) == pytest.approx(1.5)
-    masking = benchmark.masking_errand(job)
-    assert 0 < masking["masking_seconds"] < masking["seconds"]
-    [verdict] = benchmark.judge_masking({**masking, "masking_seconds": 0.004, "seconds": 1.0})
-    assert verdict.measured == "0.40%"
-    assert verdict.holds
+    run = benchmark.run_errand_of_four_levels(job)
+    assert 0 < run["masking_seconds"] < run["seconds"]
+    sample = {**run, "masking_seconds": 0.004, "seconds": 1.0, "levels": 2, "limit_seconds": [0.5, 0.7, 0.3]}
+    limit, masking = benchmark.judge_run(sample)
+    assert (masking.measured, masking.holds) == ("0.40%", True)
+    assert limit.measured == "1.00x (0.60–1.40)"
+    _, seconds, _ = benchmark.judge_scale({**scale, "estimated_seconds": 2.0, "seconds": 1.5})
+    assert (seconds.measured, seconds.holds) == ("1.33x", False)
 
 
 @pytest.mark.distributed
@@ -283,7 +286,7 @@ def test_verdicts_follow_the_samples(results: dict[str, Any], factor: float, hol
             sample["seconds"] = seconds * (factor if name == "hf_dlc" else 1)
             sample["peak_bytes"] = 2 * factor * entries["hf_dlc-float32"]["weights_bytes"]
     found = benchmark.contender_verdicts(changed)
-    assert [verdict.holds for verdict in found] == [holds, True, True, True, None, holds, holds]
+    assert [verdict.holds for verdict in found] == [holds, True, True, True, None, holds]
 
 
 def test_samples_that_are_far_off_do_not_hold(results: dict[str, Any]) -> None:
