@@ -537,7 +537,8 @@ class DLCScorer:
         prefixes, known = settings.get("shared_prefixes"), range(len(self._task.encoder.prefixes))
         try:
             is_sound = len(schedule) in (0, self._levels) and schedule == sorted(map(float, schedule))
-            is_sound &= all(0 <= fraction < 1 for fraction in schedule) and type(tokens) is int and tokens > 0
+            is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
+            is_sound &= type(tokens) is int and tokens > 0
             is_sound &= all(type(index) is int and index in known for index in prefixes)
         except (TypeError, ValueError):
             is_sound = False

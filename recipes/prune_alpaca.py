@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import resource
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
@@ -125,15 +126,23 @@ def main(args: list[str] | None = None) -> None:
     seconds = time.perf_counter() - calibrated
     if not state.is_main_process:
         return
-    write_scores(output, config, scored)  # first of all: they are what the time went into
-    kept = make_selector(options, config).read_indices(scored).tolist()
-    run = {
-        "calibration_seconds": calibrated - start,
-        "scoring_seconds": seconds,
-        **usage(estimate, scorer, seconds, state),
-    }
-    source = dataset_identity(options, dataset)
-    write_results(output, options, config, scorer, scored, kept, {"dataset": source, "run": run})
+    try:
+        write_scores(output, config, scored)  # first of all: they are what the time went into
+        kept = make_selector(options, config).read_indices(scored).tolist()
+        run = {
+            "calibration_seconds": calibrated - start,
+            "scoring_seconds": seconds,
+            **usage(estimate, scorer, seconds, state),
+        }
+        source = dataset_identity(options, dataset)
+        write_results(output, options, config, scorer, scored, kept, {"dataset": source, "run": run})
+    except OSError as error:
+        sys.exit(
+            f"the results cannot be written into {output}: {error}. When that is solved, run the same command again: "
+            "the scores are in the journal."
+        )
+    except KeyboardInterrupt:
+        sys.exit("interrupted. Run the same command again: the scores are in the journal.")
     logger.info("wrote %s", output)
 
 
@@ -311,4 +320,7 @@ def write_results(
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:  # a second Ctrl-C would print a traceback over the message of the first
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

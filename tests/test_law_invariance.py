@@ -153,6 +153,27 @@ def test_rows_between_skipped_ones(make_scorer: Callable, batched: bool) -> None
 _OUTPUTS = {row["output"] for row in ALPACA_ROWS}
 
 
+@pytest.mark.parametrize("name", DENSE_MODELS)
+def test_all_ways_where_rows_share_a_prefix(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Batches of 8 rows and more, and rows on their own, share the head of the Alpaca prompt; small ones do not."""
+    rows = [{**row, "output": f"{i}: {row['output']}"} for i in range(3) for row in ALPACA_ROWS]
+    dataset = Dataset.from_list(rows)
+    scorer = make_scorer(name, template="alpaca", schedule="0, 0.1", tokens_per_batch=500)
+    order = random.Random(0).sample(range(len(rows)), len(rows))
+    ways = {
+        "map row by row": scores(dataset.map(scorer)),
+        "map batched": scores(dataset.map(scorer, batched=True)),
+        "map in threes": scores(dataset.map(scorer, batched=True, batch_size=3)),
+        "map in nines": scores(dataset.map(scorer, batched=True, batch_size=9)),
+        "score": scores(scorer.score(dataset)),
+        "score in another order": scores(scorer.score(dataset.select(order)))[np.argsort(order)],
+    }
+    monkeypatch.setattr(CausalLMTask, "shares", lambda self, prefix: False)
+    expected = alone(make_scorer(name, template="alpaca", schedule="0, 0.1"), rows)
+    for found in ways.values():
+        assert_same(found, expected)
+
+
 def test_which_id_pads_does_not_matter(make_scorer: Callable) -> None:
     scorer = make_scorer()
     expected = scores(scorer(DATASET[:]))

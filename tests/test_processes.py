@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -159,6 +161,74 @@ def test_accelerate_launch(score: Launch, alone: dict[str, Any], processes: int)
     check_same(score(launcher, ACCELERATE_USE_CPU="1"), alone, processes)
 
 
+Agents = Callable[..., list[tuple[int, str]]]
+
+
+@pytest.fixture
+def two_agents(model_folder: Path, rows_file: Path, tmp_path: Path) -> Agents:
+    """
+    `two_agents(script)` plays two machines on this one: a `torchrun` for each, with a process each.
+
+    It returns exit status and output of both, by rank; each has `seconds` to end.
+    """
+
+    def run(script: str, *arguments: str, seconds: float = 300) -> list[tuple[int, str]]:
+        rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{free_port()}", "--rdzv_id", "two"]
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+        command += [*rendezvous, "--local_addr", "localhost", "--max_restarts", "0", SCRIPTS / script]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("ACCELERATE_")}
+        environment = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+        logs = [tmp_path / f"agent{number}.log" for number in range(2)]
+        started: list[subprocess.Popen] = []
+        try:
+            for log in logs:
+                with log.open("wb") as output:
+                    started.append(
+                        subprocess.Popen(
+                            list(map(str, [*command, model_folder, rows_file, tmp_path, *arguments])),
+                            env=environment,
+                            stdout=output,
+                            stderr=subprocess.STDOUT,
+                        )
+                    )
+            end = time.monotonic() + seconds
+            statuses = [agent.wait(max(0.1, end - time.monotonic())) for agent in started]
+        finally:
+            for agent in started:
+                agent.kill()
+                agent.wait()
+        return [(status, log.read_text(encoding="utf-8")) for status, log in zip(statuses, logs, strict=True)]
+
+    return run
+
+
+@pytest.mark.distributed
+def test_two_machines(two_agents: Agents, alone: dict[str, Any], tmp_path: Path) -> None:
+    for status, output in two_agents("score_rows.py"):
+        assert status == 0, output[-4000:]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.glob("rank*.json"))]
+    check_same(results, alone, 2)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("rank", "end"), [("0", "raise"), ("1", "raise"), ("1", "kill")])
+def test_a_process_that_ends_badly_ends_those_of_other_machines(
+    two_agents: Agents, tmp_path: Path, rank: str, end: str
+) -> None:
+    """A launcher ends the processes of its own machine only."""
+    agents = two_agents("end_badly.py", rank, end, seconds=60)
+    assert not (tmp_path / "finished").exists()
+    assert all(status != 0 for status, _ in agents), agents
+    # The launcher of a killed one may end before anybody misses it, and take with it the store, where that was its
+    # own; then the other launcher may be the first to see that.
+    noticed = {
+        "raise": rf"PeerError: process {rank} failed: ValueError: this rank has had enough",
+        "kill": rf"PeerError: (process {rank} was not heard of for|the connection to the main process is lost)"
+        "|recvValueWithTimeout failed",
+    }
+    assert any(re.search(noticed[end], output) for _, output in agents), agents
+
+
 @pytest.mark.distributed
 def test_accelerate_launch_cpu_starts_one_process(launch: Launch, tmp_path: Path) -> None:
     """Should this ever start two, the advice in the documentation can become simpler."""
@@ -176,6 +246,14 @@ def test_a_state_that_sees_one_process_is_refused(launch: Launch, tmp_path: Path
         assert "2 processes but this one sees 1" in result["error"]
         assert "PartialState()" in result["error"]
         assert "ACCELERATE_USE_CPU=1" in result["error"]
+
+
+@pytest.mark.distributed
+def test_what_the_main_process_finds_all_get(launch: Launch, tmp_path: Path) -> None:
+    main, other = launch(torchrun(2), "share_result.py", tmp_path, ACCELERATE_USE_CPU="1")
+    error = "KeyError: 'no such key'"
+    assert main == {"whole": {"from": 0}, "part": ["large", 0], "error": error, "after": 0}
+    assert other == {"whole": {"from": 0}, "part": [0], "error": f"PeerError: process 0 failed: {error}", "after": 0}
 
 
 def test_scorer_refuses_too(

@@ -65,7 +65,7 @@ _MALFORMED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, Overf
 _GOES_ON = "run the same command again: it goes on after the last chunk that was written."
 _ADVICE = {
     **dict.fromkeys([errno.ENOSPC, errno.EDQUOT, errno.EFBIG], f"Make room and {_GOES_ON}"),
-    **dict.fromkeys([errno.EROFS, errno.EACCES, errno.EPERM], "Make the folder writable, or pass another run_dir."),
+    **dict.fromkeys([errno.EROFS, errno.EACCES, errno.EPERM], "Make the folder writable, or use another folder."),
     **dict.fromkeys([errno.ENOENT], "Put the folder back if it was moved, or run the same command to start anew."),
     **dict.fromkeys([errno.ENOTDIR, errno.EEXIST], "Pass a run_dir that is a folder, or a name not yet taken."),
 }
@@ -178,7 +178,7 @@ class Journal:
             self._write(self.folder, self._manifest_path.name, _dump({**manifest, "info": _as_json(info or {})}))
         elif different := _differences(manifest["identity"], identity):
             raise JournalError(
-                f"{self.folder} holds the scores of another run: {_listed(different)}. Pass another run_dir, or "
+                f"{self.folder} holds the scores of another run: {_listed(different)}. Use another folder, or "
                 "delete that folder to start anew."
             )
         self._make_folders()
@@ -287,7 +287,7 @@ class Journal:
             lock.acquire()
         except Timeout:
             raise JournalError(
-                f"{self.folder} is in use by another run{self._holder()}. Wait for it to end, or pass another run_dir."
+                f"{self.folder} is in use by another run{self._holder()}. Wait for it to end, or use another folder."
             ) from None
         return lock
 
@@ -327,7 +327,7 @@ class Journal:
         except _DamageError as damage:
             raise JournalError(
                 f"{self._manifest_path} should be the manifest of a run, but {damage}. Restore that file, or delete "
-                f"{self.folder} to start anew, or pass another run_dir."
+                f"{self.folder} to start anew, or use another folder."
             ) from damage
 
     def _load_manifest(self) -> dict[str, Any] | None:
@@ -343,7 +343,7 @@ class Journal:
         if manifest["format"] > _FORMAT:
             raise JournalError(
                 f"{self.folder} was written by a later release: its format is {manifest['format']}, and this release "
-                f"of hf_dlc reads {_FORMAT}. Update hf_dlc, or pass another run_dir."
+                f"of hf_dlc reads {_FORMAT}. Update hf_dlc, or use another folder."
             )
         for key in ("identity", "settings"):
             if not isinstance(manifest.get(key), dict):

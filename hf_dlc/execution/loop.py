@@ -114,7 +114,7 @@ class LevelLoop:
         reporter: Reporter | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
     ) -> None:
-        self.task, self.levels, self.rows, self.work = task, levels, rows, work
+        self.task, self.levels, self.rows, self.work = task, levels, rows, list(work)
         self.limit, self.reporter, self.chunk_seconds = limit or TokenLimit(), reporter or Reporter(), chunk_seconds
         self.scores = np.zeros((2, len(work), len(rows)), dtype=np.float32)
         self._masked = 0  # weights set to zero at the present level
@@ -133,8 +133,10 @@ class LevelLoop:
             RuntimeError: If masking weights leaves the model's hidden states as they were, or if a single row does
                 not fit into memory.
         """
-        for level, batches in enumerate(self.work):
-            if batches:
+        if self.limit.tokens is not None:  # found out in an earlier run, and not to be found in this one's journal
+            self._cut_what_is_left(0, self.work[0])
+        for level in range(len(self.work)):
+            if self.work[level]:
                 self._set_level(level)
                 self._run_level(level)
         return self.scores
@@ -147,13 +149,11 @@ class LevelLoop:
         queue, done = deque(self.work[level]), []
         is_checked, deadline = False, time.monotonic() + self.chunk_seconds
         while queue:
-            batch, *parts = self.limit.parts(queue.popleft())
-            queue.extendleft(reversed(parts))
+            batch = queue.popleft()
             scores = self._try_forward(batch)
             if scores is None:
                 self.limit.halve(batch)
-                queue.appendleft(batch)
-                self.reporter.cut(self.limit.tokens, [*[[]] * level, list(queue), *self.work[level + 1 :]])
+                queue = deque(self._cut_what_is_left(level, [batch, *queue]))
                 continue
             if not is_checked:
                 self._check_masks(level, batch, scores.states)
@@ -163,6 +163,13 @@ class LevelLoop:
             if not queue or time.monotonic() >= deadline:
                 self._finish_chunk(level, done)
                 done, deadline = [], time.monotonic() + self.chunk_seconds
+
+    def _cut_what_is_left(self, level: int, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """At once and at all levels, as a replay does it: cut twice is not always what cut once to less would be."""
+        left = [*[[]] * level, list(batches), *self.work[level + 1 :]]
+        self.reporter.cut(self.limit.tokens, left)
+        self.work = [[part for batch in at_level for part in self.limit.parts(batch)] for at_level in left]
+        return self.work[level]
 
     def _try_forward(self, batch: MicroBatch) -> BatchScores | None:
         """The scores of a micro-batch, or `None` if it does not fit into memory."""

@@ -191,7 +191,7 @@ class RowEncoder:
             chosen = [drafts[i] for i in places]
             for place, encoding in zip(places, self._tokenize(chosen, not rendered), strict=True):
                 encodings[place] = encoding
-        return encodings
+        return _packed(encodings)
 
     def describe(self) -> dict[str, Any]:
         """
@@ -377,6 +377,19 @@ def _name_of(template: Template) -> str:
 
 def _skipped(status: str) -> Encoding:
     return Encoding(np.empty(0, np.int32), np.empty(0, bool), status)
+
+
+def _packed(rows: list[Encoding]) -> list[Encoding]:
+    """The same rows as views of two arrays: a million small ones would leave the heap full of holes."""
+    if not rows:
+        return rows
+    ends = np.cumsum([row.length for row in rows])[:-1]
+    ids = np.split(np.concatenate([row.input_ids for row in rows]), ends)
+    targets = np.split(np.concatenate([row.targets for row in rows]), ends)
+    return [
+        row._replace(input_ids=own_ids, targets=own_targets)
+        for row, own_ids, own_targets in zip(rows, ids, targets, strict=True)
+    ]
 
 
 def _common_head(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from accelerate import PartialState
 
 from hf_dlc.execution import distributed
 from hf_dlc.execution.distributed import (
+    PeerError,
     check_same,
     cpu_threads,
     from_main_process,
+    on_main_process,
     process_state,
     sum_over_processes,
     using_threads,
@@ -95,3 +99,57 @@ def test_processes_with_other_rows_are_refused(monkeypatch: pytest.MonkeyPatch) 
     check_same({"rows": "a", "weights": "b"}, state)
     with pytest.raises(RuntimeError, match=r"differ in: rows\. Hand the whole dataset to score\(\) on every process"):
         check_same({"rows": "x", "weights": "b"}, state)
+
+
+class TestOnMainProcess:
+    @pytest.fixture
+    def told(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """What the main process tells the others, which here come after it."""
+        told: list[Any] = []
+
+        def broadcast(value: Any, state: SimpleNamespace) -> Any:
+            told.extend([value] if state.is_main_process else [])
+            return told[-1]
+
+        monkeypatch.setattr(distributed, "from_main_process", broadcast)
+        return told
+
+    def call(self, function: Callable[[], Any], is_main: bool, **options: Any) -> Any:
+        return on_main_process(function, SimpleNamespace(num_processes=2, is_main_process=is_main), **options)
+
+    def test_one_process_just_calls_it(self) -> None:
+        state = SimpleNamespace(num_processes=1, is_main_process=True)
+        assert on_main_process(lambda: 5, state, share=lambda _: 1 / 0) == 5
+        with pytest.raises(KeyError):
+            on_main_process(lambda: {}["x"], state)
+
+    def test_it_is_called_on_the_main_process_alone(self, told: list[Any]) -> None:
+        assert self.call(lambda: 5, is_main=True) == 5
+        assert self.call(lambda: 1 / 0, is_main=False) == 5
+
+    def test_the_others_get_what_is_shared(self, told: list[Any]) -> None:
+        assert self.call(lambda: [1, 2], is_main=True, share=len) == [1, 2]
+        assert self.call(lambda: None, is_main=False, share=len) == 2
+
+    @pytest.mark.parametrize("result", [None, 0, "", []])
+    def test_a_result_that_is_nothing(self, told: list[Any], result: Any) -> None:
+        assert self.call(lambda: result, is_main=True) == result
+        assert self.call(lambda: None, is_main=False) == result
+
+    def test_an_error_is_raised_everywhere(self, told: list[Any]) -> None:
+        error = ValueError("no room")
+
+        def fail() -> None:
+            raise error
+
+        with pytest.raises(ValueError, match="no room") as raised:
+            self.call(fail, is_main=True)
+        assert raised.value is error
+        with pytest.raises(PeerError, match=r"^process 0 failed: ValueError: no room$"):
+            self.call(fail, is_main=False)
+
+    def test_an_error_without_a_message_too(self, told: list[Any]) -> None:
+        with pytest.raises(AssertionError):
+            self.call(lambda: (_ for _ in ()).throw(AssertionError()), is_main=True)
+        with pytest.raises(PeerError, match="AssertionError"):
+            self.call(lambda: None, is_main=False)

@@ -315,8 +315,8 @@ def test_the_identity_is_compared_as_json(folder: Path) -> None:
 def test_another_run_is_refused_by_name(begun: Path) -> None:
     config = {"max_length": 1024, "masking": "random"}
     assert message(begun, config=config, weights="f" * 32) == (
-        f"{begun} holds the scores of another run: weights differ; config.max_length is 512 there and 1024 here. Pass "
-        "another run_dir, or delete that folder to start anew."
+        f"{begun} holds the scores of another run: weights differ; config.max_length is 512 there and 1024 here. Use "
+        "another folder, or delete that folder to start anew."
     )
 
 
@@ -342,7 +342,7 @@ def test_values_that_are_cut_alike_differ(folder: Path) -> None:
     journal = Journal(folder)
     with journal.hold():
         begin(journal, template="x" * 500 + "a")
-    assert "another run: template differs. Pass" in message(folder, template="x" * 500 + "b")
+    assert "another run: template differs. Use" in message(folder, template="x" * 500 + "b")
 
 
 def test_a_foreign_key_cannot_write_lines_or_colours(begun: Path) -> None:
@@ -771,7 +771,7 @@ def test_one_holder_in_a_process(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(told) == 2
     for text in told:
         assert text.startswith(f"{folder} is in use by another run (process {os.getpid()} on host ")
-        assert text.endswith("). Wait for it to end, or pass another run_dir.")
+        assert text.endswith("). Wait for it to end, or use another folder.")
     with Journal(folder).hold():
         pass
 
@@ -825,7 +825,7 @@ def test_a_holder_in_another_process(folder: Path, end: str) -> None:
 def test_who_holds_it_is_told_only_if_known(folder: Path, text: str) -> None:
     with Journal(folder).hold():
         (folder / "run.owner.json").write_text(text, encoding="utf-8")
-        assert refusal(folder) == f"{folder} is in use by another run. Wait for it to end, or pass another run_dir."
+        assert refusal(folder) == f"{folder} is in use by another run. Wait for it to end, or use another folder."
 
 
 @needs_signals
@@ -861,7 +861,7 @@ def test_a_write_that_fails(begun: Path, monkeypatch: pytest.MonkeyPatch, call: 
                 attempt()
             told = str(raised.value)
             assert told.startswith(f"the journal {begun} cannot be written: {os.strerror(number)}. ")
-            assert ("another run_dir" in told) == (number == errno.EROFS)
+            assert ("another folder" in told) == (number == errno.EROFS)
             assert ("Make room and run the same command" in told) == (number in (errno.ENOSPC, errno.EDQUOT))
             assert ("goes on after the last chunk" in told) == (number != errno.EROFS)
     assert not list(begun.rglob("*.tmp"))
@@ -922,7 +922,7 @@ def test_a_folder_that_is_read_only(begun: Path, folder: Path, stage: str) -> No
         told = error_in(code, *limited([]))
     finally:
         closed.chmod(0o755)
-    assert "cannot be written: Permission denied. Make the folder writable, or pass another run_dir." in told
+    assert "cannot be written: Permission denied. Make the folder writable, or use another folder." in told
 
 
 def test_a_folder_that_went_away(begun: Path, tmp_path: Path) -> None:

@@ -234,15 +234,16 @@ class TestOutOfMemory:
     def test_it_is_halved_as_often_as_it_takes(self) -> None:
         told = Told()
         self.run(1, told)
-        assert told.cuts == [(10, [[0, 1], [0, 1]]), (5, [[0, 0, 1], [0, 1]])]
+        assert told.cuts == [(10, [[0, 1], [0, 1]]), (5, [[0, 0, 1, 1], [0, 0, 1, 1]])]
         assert told.batches == [[row] for row in range(8)] * 2
 
     def test_what_was_found_out_holds_for_the_next_run(self) -> None:
         limit = TokenLimit()
         self.run(1, limit=limit)
         told = Told()
-        self.run(1, told, limit)
-        assert told.cuts == []
+        self.run(99, told, limit)
+        assert told.cuts == [(5, [[0, 1], [0, 1]])]  # told at its start, for a journal of its own
+        assert told.batches == [[row] for row in range(8)] * 2
 
     def test_it_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING):

@@ -139,7 +139,7 @@ def same(left: dict[str, list[Any]], right: dict[str, list[Any]]) -> bool:
 
 
 def test_all_files_are_there(results: Path) -> None:
-    assert sorted(path.name for path in results.iterdir()) == sorted([*FILES, "pruned"])
+    assert sorted(path.name for path in results.iterdir()) == sorted([*FILES, "journal", "pruned"])
 
 
 def test_scores_of_all_rows_in_the_order_of_the_dataset(results: Path, expected: Dataset) -> None:
