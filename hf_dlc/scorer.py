@@ -9,7 +9,8 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from datetime import date
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from .execution.distributed import check_same, cpu_threads, on_main_process, pro
 from .execution.estimate import RunEstimate, estimate_run
 from .execution.journal import Journal, JournalError
 from .execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit, run_row
-from .execution.plan import MicroBatch, cut_batches
+from .execution.peers import Peers, watch_peers
+from .execution.plan import MicroBatch, cost, cut_batches
 from .execution.sharded import run_sharded
 from .loading import ModelSource
 from .masking import LevelReport, Masker
@@ -45,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 # Part of every fingerprint. Raise it when the same rows, weights and config would get other scores than before:
 # `datasets` hashes a class of an installed package by name, so it cannot see a change of the code.
-SCORE_VERSION = 1
+SCORE_VERSION = 2
 
 STATE_NAME = "dlc_state.safetensors"
 
@@ -54,10 +56,11 @@ _AUTO_TOKENS = {"cpu": 2048, "accelerator": 16384}
 
 _ROWS_PER_ENCODING = 1000
 
-# Rows repay running their prefix on its own if they are at least as many as this, and if it is at least this share of
-# their tokens: attention to keys from elsewhere has a cost of its own.
+# Rows repay running their prefix on its own if they are at least as many as this, and if the plan then costs at most
+# this share of what it costs otherwise: attention to keys from elsewhere has a cost of its own, and there is more
+# padding where rows of different prefixes are kept apart.
 _ROWS_PER_PREFIX = 8
-_SHARE_OF_PREFIX = 0.1
+_WORTH_A_PREFIX = 0.95
 
 # Options that change which columns are written, or how fast, but no score of a row at a level.
 _NOT_OF_SCORES = {"prefix", "keep_levels", "tokens_per_batch"}
@@ -302,7 +305,7 @@ class DLCScorer:
         self._warned_of_memory = False
         self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
         self._row_prefixes: tuple[Any, dict[int, Any]] = None, {}  # for rows that do, and the weights they belong to
-        self._encoded: dict[str, list[EncodedRow]] = {}  # by fingerprint of the dataset, from `estimate` to `score`
+        self._encoded: dict[tuple[str, str], list[EncodedRow]] = {}  # of a dataset, from `estimate` to `score`
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""
@@ -474,28 +477,39 @@ class DLCScorer:
         state = process_state()
         with self._lock, using_threads(cpu_threads(num_threads)):
             encoded = self._encode_dataset(dataset)
-            self._encoded.clear()
             journal = Journal(run_dir) if run_dir else None
             with ExitStack() as stack:
+                peers = stack.enter_context(watch_peers(state))
                 if journal is not None:
-                    on_main_process(lambda: stack.enter_context(journal.hold()), state, share=lambda _: None)
-                settings = self._begin(encoded, journal, state)
-                scores = self._run_settled(encoded, settings, journal, state, chunk_seconds)
+                    hold = partial(stack.enter_context, journal.hold())
+                    on_main_process(hold, state, peers, share=lambda _: None)
+                settings = self._begin(encoded, journal, state, peers)
+                scores = self._run_settled(encoded, settings, journal, state, peers, chunk_seconds)
         columns = self._columns(encoded, *scores)
         if state.is_main_process:
             _report_skipped(columns[f"{self.config.prefix}_status"])
         return _with_columns(dataset, columns, score_features(self.config.prefix, self.config.keep_levels))
 
-    def _begin(self, encoded: Sequence[EncodedRow], journal: Journal | None, state: PartialState) -> dict[str, Any]:
+    def _begin(
+        self, encoded: Sequence[EncodedRow], journal: Journal | None, state: PartialState, peers: Peers | None
+    ) -> dict[str, Any]:
         """Make sure that all processes are about to do the run that the journal belongs to, and settle the rest."""
+        settle = partial(self._settle, encoded)
         if journal is None and state.num_processes == 1:
-            return self._settle(encoded)
+            return settle()
         identity = self._identity(encoded)
         check_same({name: json_digest(value) for name, value in identity.items()}, state)
         if journal is None:
-            return on_main_process(lambda: self._settle(encoded), state)
+            return on_main_process(settle, state, peers)
         info = {"versions": versions(), **self.describe()}
-        return on_main_process(lambda: journal.begin(identity, lambda: self._settle(encoded), info), state)
+
+        def begin() -> tuple[dict[str, Any], str]:
+            return journal.begin(identity, settle, info), journal.run
+
+        settings, run = on_main_process(begin, state, peers)
+        journal.join(run)
+        self._check_settings(settings)
+        return settings
 
     def _identity(self, encoded: Sequence[EncodedRow]) -> dict[str, Any]:
         """All that makes the scores of these rows at each level, as JSON types."""
@@ -506,6 +520,8 @@ class DLCScorer:
             "config": {name: value for name, value in self._options().items() if name not in _NOT_OF_SCORES},
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "score_version": SCORE_VERSION,
+            # Some templates write the day into every row, and a run that is resumed on another is another run.
+            "day": date.today().isoformat() if "strftime_now" in (self._task.encoder.template_text or "") else None,
         }
 
     def _settle(self, encoded: Sequence[EncodedRow]) -> dict[str, Any]:
@@ -521,15 +537,12 @@ class DLCScorer:
 
     def _shared_prefixes(self, encoded: Sequence[EncodedRow]) -> list[int]:
         """The prefixes that are worth to be computed apart from their rows, where the model can do so."""
-        facts = np.array([(row.prefix, row.prefix_length, row.length) for row in encoded], dtype=np.int64)
-        groups = [facts[facts[:, 0] == index] for index in np.unique(facts[:, 0])] if len(facts) else []
-        worth = [
-            int(group[0, 0])
-            for group in groups
-            if len(group) >= _ROWS_PER_PREFIX and group[:, 1].sum() >= _SHARE_OF_PREFIX * group[:, 2].sum()
-        ]
+        numbers, counts = np.unique([row.prefix for row in encoded], return_counts=True)
         with _scoring_mode(self.model):
-            return [index for index in worth if self._task.shares(index)]
+            usable = [i for i in numbers[counts >= _ROWS_PER_PREFIX].tolist() if self._task.shares(i)]
+        tokens = self._tokens_per_batch
+        whole, apart = (cost(self._cut(encoded, tokens, prefixes), tokens) for prefixes in ([], usable))
+        return usable if apart <= _WORTH_A_PREFIX * whole else []
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """What `_settle` found out may come back from a file that somebody has edited."""
@@ -555,9 +568,9 @@ class DLCScorer:
         settings: dict[str, Any],
         journal: Journal | None,
         state: PartialState,
+        peers: Peers | None,
         chunk_seconds: float,
     ) -> np.ndarray:
-        self._check_settings(settings)
         if self.config.schedule is None and settings["schedule"]:
             self._calibrated = self._masker.weights_state(), tuple(settings["schedule"])
         batches = self._cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
@@ -565,7 +578,7 @@ class DLCScorer:
         def score(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> np.ndarray:
             return self._run(encoded, work, reporter, chunk_seconds)
 
-        return run_sharded(score, batches, self._levels, len(encoded), journal, state)
+        return run_sharded(score, batches, self._levels, len(encoded), journal, state, peers)
 
     def estimate(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> RunEstimate:
         """
@@ -594,14 +607,15 @@ class DLCScorer:
         return _AUTO_TOKENS["cpu" if self.model.device.type == "cpu" else "accelerator"]
 
     def _encode_dataset(self, dataset: Dataset, keep: bool = False) -> list[EncodedRow]:
-        """The encoded rows; kept, if they will be wanted again."""
+        """The encoded rows; kept until they are asked for again, if they are to be."""
         _require_dataset(dataset)
-        if dataset._fingerprint in self._encoded:
-            return self._encoded[dataset._fingerprint]
+        key = dataset._fingerprint, tokenizer_digest(self.processor)
+        if key in self._encoded:
+            return self._encoded[key] if keep else self._encoded.pop(key)
         batches = dataset.with_format(None).iter(batch_size=_ROWS_PER_ENCODING)  # all columns, as plain Python
         encoded = [row for batch in batches for row in self._task.encode(self._task.encoder.rows_of(batch)[0])]
         if keep:
-            self._encoded[dataset._fingerprint] = encoded
+            self._encoded[key] = encoded
         return encoded
 
     def _plan(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:

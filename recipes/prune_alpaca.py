@@ -45,7 +45,7 @@ from hf_dlc.cache import write_json
 from hf_dlc.columns import score_features
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.demo import demo_model
-from hf_dlc.execution.distributed import PeerError, cpu_threads, process_state
+from hf_dlc.execution.distributed import PeerError, cpu_threads, on_main_process, process_state
 from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.reporting import status_counts, summarize, versions
 
@@ -113,29 +113,24 @@ def main(args: list[str] | None = None) -> None:
     try:
         make_room(output, options, state)
         dataset, scorer, estimate = prepare(options, config, state)
-        start = time.perf_counter()
-        if state.is_main_process:  # the others get the schedule from it when they score
-            schedule = scorer.calibrate()
-            logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
-        calibrated = time.perf_counter()
-        scored = scorer.score(dataset, output / "journal", options.num_threads, options.chunk_seconds)
-    except (OSError, ValueError, JournalError, PeerError) as error:  # the message says what is wrong and what to do
+        scored, run = score(dataset, scorer, estimate, options, state)
+    except (
+        OSError,
+        ValueError,
+        MemoryError,
+        JournalError,
+        PeerError,
+    ) as error:  # the message says what is wrong and what to do
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("interrupted. Run the same command again: it goes on after the last chunk that was written.")
-    seconds = time.perf_counter() - calibrated
     if not state.is_main_process:
         return
     try:
         write_scores(output, config, scored)  # first of all: they are what the time went into
         kept = make_selector(options, config).read_indices(scored).tolist()
-        run = {
-            "calibration_seconds": calibrated - start,
-            "scoring_seconds": seconds,
-            **usage(estimate, scorer, seconds, state),
-        }
-        source = dataset_identity(options, dataset)
-        write_results(output, options, config, scorer, scored, kept, {"dataset": source, "run": run})
+        facts = {"dataset": dataset_identity(options, dataset), "run": run}
+        write_results(output, options, config, scorer, scored, kept, facts)
     except OSError as error:
         sys.exit(
             f"the results cannot be written into {output}: {error}. When that is solved, run the same command again: "
@@ -144,6 +139,25 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted. Run the same command again: the scores are in the journal.")
     logger.info("wrote %s", output)
+
+
+def score(
+    dataset: Dataset, scorer: DLCScorer, estimate: RunEstimate, options: RecipeArguments, state: PartialState
+) -> tuple[Dataset, dict[str, Any]]:
+    """Calibrate and score, with the journal in the output folder; the second value is what the run took."""
+    run_dir = Path(options.output_dir, "journal")
+    resumed = on_main_process((run_dir / "manifest.json").exists, state)  # then the schedule is in it
+    start = time.perf_counter()
+    if not resumed:
+        schedule = on_main_process(scorer.calibrate, state)
+        logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
+    calibrated = time.perf_counter()
+    scored = scorer.score(dataset, run_dir, options.num_threads, options.chunk_seconds)
+    seconds = time.perf_counter() - calibrated
+    times = {"resumed": resumed, "calibration_seconds": calibrated - start, "scoring_seconds": seconds}
+    tokens = estimate.tokens * len(scorer.schedule_)
+    times["tokens_per_second"] = None if resumed else tokens / seconds  # only a part of them was computed now
+    return scored, {**times, **usage(estimate, state)}
 
 
 def make_room(output: Path, options: RecipeArguments, state: PartialState) -> None:
@@ -155,10 +169,10 @@ def make_room(output: Path, options: RecipeArguments, state: PartialState) -> No
     if not options.overwrite:
         raise FileExistsError(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
     if state.is_main_process:
-        (output / "manifest.json").unlink()
         journal = Journal(output / "journal")
         with journal.hold():
             journal.discard()
+            (output / "manifest.json").unlink()
 
 
 def prepare(
@@ -249,7 +263,7 @@ def make_selector(options: RecipeArguments, config: DLCConfig) -> FlexRandSelect
     return TopKSelector(**budget, **columns, which=options.selector)
 
 
-def usage(estimate: RunEstimate, scorer: DLCScorer, seconds: float, state: PartialState) -> dict[str, Any]:
+def usage(estimate: RunEstimate, state: PartialState) -> dict[str, Any]:
     """What the run took, memory for the main process alone."""
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return {
@@ -257,7 +271,6 @@ def usage(estimate: RunEstimate, scorer: DLCScorer, seconds: float, state: Parti
         "threads": torch.get_num_threads(),
         "tokens": estimate.tokens,
         "target_tokens": estimate.target_tokens,
-        "tokens_per_second": estimate.tokens * len(scorer.schedule_) / seconds,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
     }
 

@@ -168,7 +168,7 @@ print(*map(Hasher.hash, (loaded, in_memory, calibrated)))
         self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(DLCScorer, "_find_schedule", lambda _: (0.0, 0.1))
-        scorer = make_scorer(schedule=None)
+        scorer = make_scorer(schedule=None, calibration_shares=[1.0, 0.5])
         before = Hasher.hash(scorer)
         scorer.score(DATASET)
         assert scorer.schedule_ == (0.0, 0.1)

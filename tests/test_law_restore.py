@@ -107,7 +107,7 @@ class TestRestore:
     @pytest.mark.parametrize("way", ["rows", "batch", "score"])
     @pytest.mark.parametrize("passes", [1, 2, 3])
     def test_after_an_error(self, make_scorer: Callable, failing_forward: Callable, way: str, passes: int) -> None:
-        scorer = make_scorer(tokens_per_batch=4096)  # a pass a level
+        scorer = make_scorer(tokens_per_batch=10**5)  # a pass a level
         upset(scorer.model)
         before, noticed = weights(scorer.model), facts(scorer.model)
 
@@ -139,7 +139,7 @@ class TestRestore:
     @pytest.mark.usefixtures("ctrl_c_raises")
     @pytest.mark.parametrize("way", ["rows", "score"])
     def test_after_an_interrupt(self, make_scorer: Callable, failing_forward: Callable, way: str) -> None:
-        scorer = make_scorer(tokens_per_batch=4096)
+        scorer = make_scorer(tokens_per_batch=10**5)
         upset(scorer.model)
         before, noticed = weights(scorer.model), facts(scorer.model)
         failing_forward(2, lambda: signal.raise_signal(signal.SIGINT))
@@ -150,7 +150,7 @@ class TestRestore:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_scores_after_an_error_are_those_of_before(self, make_scorer: Callable, failing_forward: Callable) -> None:
-        scorer = make_scorer(tokens_per_batch=4096)
+        scorer = make_scorer(tokens_per_batch=10**5)
         expected = scorer(DATASET[:])["dlc_loss"]
         failing_forward(3, lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -229,7 +229,7 @@ class TestMasksAreReal:
     def test_report_counts_what_the_model_computes_with(
         self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch, masking: str
     ) -> None:
-        scorer = make_scorer(masking=masking, tokens_per_batch=4096)
+        scorer = make_scorer(masking=masking, tokens_per_batch=10**5)
         layers = scorer.model.model.layers
         matrices = [module.weight for module in layers.modules() if isinstance(module, torch.nn.Linear)]
         matrices[0].data[:2] = 0.0
@@ -244,6 +244,7 @@ class TestMasksAreReal:
         scorer.score(DATASET)
         report = scorer.masking_report()
         maskable = sum(matrix.numel() for matrix in matrices)
+        zeros = list(dict.fromkeys(zeros))  # there are several micro-batches a level
         assert zeros[0] == 2 * 32
         assert [level.masked for level in report] == [count - zeros[0] for count in zeros]
         assert {(level.maskable, level.zeros_before) for level in report} == {(maskable, 64)}

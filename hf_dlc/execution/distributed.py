@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,13 @@ from accelerate.utils import broadcast_object_list, gather_object, parse_flag_fr
 
 
 T = TypeVar("T")
+
+
+class Meeting(Protocol):
+    """A place to wait for all processes, without a time limit."""
+
+    def meet(self) -> None:
+        """Wait until all processes are here."""
 
 
 class PeerError(RuntimeError):
@@ -58,7 +65,10 @@ def from_main_process(value: Any, state: PartialState) -> Any:
 
 
 def on_main_process(
-    function: Callable[[], T], state: PartialState, share: Callable[[T], Any] = lambda result: result
+    function: Callable[[], T],
+    state: PartialState,
+    peers: Meeting | None = None,
+    share: Callable[[T], Any] = lambda result: result,
 ) -> T:
     """
     Call a function on the main process alone and give every process its result, or raise its error on all.
@@ -68,6 +78,8 @@ def on_main_process(
             What is called.
         state ([`~accelerate.PartialState`]):
             State of this process.
+        peers (`Meeting`, *optional*):
+            Where the others wait meanwhile: a collective operation would lose patience.
         share (`Callable`, *optional*):
             What of the result the other processes get.
 
@@ -81,6 +93,8 @@ def on_main_process(
         result = function() if state.is_main_process else None
     except Exception as problem:  # whatever it is, the others must not wait for a result that will never come
         error = problem
+    if peers is not None:
+        peers.meet()
     message = error and f"process 0 failed: {type(error).__name__}: {error}"
     shared, message = from_main_process((share(result) if result is not None else None, message), state)
     if error is not None:

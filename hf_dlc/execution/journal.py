@@ -83,7 +83,7 @@ class Cut(NamedTuple):
     """Micro-batches that did not fit into memory and are cut to a smaller budget from now on."""
 
     tokens: int  # the smaller budget, padding included
-    batches: dict[int, list[int]]  # for each level the indices of the micro-batches
+    batches: dict[int, list[int]]  # for each level the first row of each micro-batch, or part of one, that was left
 
 
 class JournaledWork(NamedTuple):
@@ -185,6 +185,22 @@ class Journal:
         self._run = _run_digest(manifest)
         return manifest["settings"]
 
+    @property
+    def run(self) -> str:
+        """Digest of the run that was begun, which ties chunks and cuts to it."""
+        return self._run_digest()
+
+    def join(self, run: str) -> None:
+        """
+        Write to the run that the main process has begun. For the other processes, which may see its manifest late on
+        a network file system, or still see an older one.
+
+        Args:
+            run (`str`):
+                `run` of the main process's journal.
+        """
+        self._run = run
+
     def read(self, num_levels: int, num_rows: int) -> JournaledWork:
         """
         Read and check all finished work, chunk by chunk.
@@ -241,13 +257,13 @@ class Journal:
 
         Args:
             cut ([`Cut`]):
-                Budget and micro-batches. Cuts of different processes never name the same micro-batch, so that only
-                the order of those of one process matters.
+                Budget and micro-batches, each by its first row. Cuts of different processes never name the same one,
+                so that only the order of those of one process matters.
 
         Raises:
             JournalError: If it cannot be written.
         """
-        batches = {int(level): [int(index) for index in indices] for level, indices in cut.batches.items()}
+        batches = {int(level): [int(row) for row in first_rows] for level, first_rows in cut.batches.items()}
         data = _dump({"run": self._run_digest(), "tokens": int(cut.tokens), "batches": batches}, indent=None)
         self._write(self.folder / "cuts", f"cut-{self._next_cut():04d}-{_digest(data)}.json", data)
 
@@ -611,8 +627,8 @@ def _decode_cut(data: bytes, run: str, num_levels: int) -> Cut:
     if not _is_count(tokens) or tokens < 1 or not isinstance(batches, dict):
         raise _DamageError("it has no budget or no micro-batches")
     levels = {str(level): level for level in range(num_levels)}
-    for level, indices in batches.items():
-        if level not in levels or not isinstance(indices, list) or not all(map(_is_count, indices)):
+    for level, first_rows in batches.items():
+        if level not in levels or not isinstance(first_rows, list) or not all(map(_is_count, first_rows)):
             raise _DamageError("its micro-batches are not those of the run")
     return Cut(tokens, {levels[level]: batches[level] for level in sorted(batches, key=levels.__getitem__)})
 

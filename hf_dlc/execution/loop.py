@@ -50,10 +50,10 @@ class TokenLimit:
         Take half of a micro-batch that did not fit for the limit.
 
         Raises:
-            RuntimeError: If the micro-batch is a single row.
+            MemoryError: If the micro-batch is a single row.
         """
         if len(batch.rows) == 1:
-            raise RuntimeError(
+            raise MemoryError(
                 f"a row of {batch.padded_tokens} tokens does not fit into memory even on its own. Pass a smaller "
                 "max_length, or use a device with more memory."
             )
@@ -130,8 +130,8 @@ class LevelLoop:
             do.
 
         Raises:
-            RuntimeError: If masking weights leaves the model's hidden states as they were, or if a single row does
-                not fit into memory.
+            RuntimeError: If masking weights leaves the model's hidden states as they were.
+            MemoryError: If a single row does not fit into memory.
         """
         if self.limit.tokens is not None:  # found out in an earlier run, and not to be found in this one's journal
             self._cut_what_is_left(0, self.work[0])
@@ -205,10 +205,12 @@ class LevelLoop:
             self._unmasked = self._unmasked or (batch, states)
             return
         if self._unmasked is None or not np.array_equal(self._unmasked[0].rows, batch.rows):
-            # A resumed run, or one that was cut for want of memory: this micro-batch is known to fit.
+            # A resumed run, or one that was cut for want of memory: one row is enough, and there is room for it.
+            probe = batch._replace(rows=batch.rows[:1], lengths=batch.lengths[:1])
             self._set_level(0)
-            self._unmasked = batch, self._forward(batch).states
+            self._unmasked = probe, self._forward(probe).states
             self._set_level(level)
+            states = self._forward(probe).states
         _require_change(self._unmasked[1], states, self._masked, level)
 
 

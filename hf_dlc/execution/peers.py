@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 _BEAT_SECONDS = 5.0
 _DEAD_AFTER_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
+_STORE_TIMEOUT = timedelta(seconds=30)
 
 _jobs = itertools.count()  # all processes score the same datasets in the same order, so they count alike
 
@@ -46,7 +48,10 @@ class Peers:
         )
         self._all = range(state.num_processes)
         self._store = store
-        self._job = f"hf_dlc/{next(_jobs)}"
+        # The store outlives a launcher's restarts, and what was said in an earlier attempt must not be heard in this.
+        run, attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
+        self._job = f"hf_dlc/{run}/{attempt}/{next(_jobs)}"
+        self._meetings = itertools.count()
         self._problem: str | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="hf_dlc-peers", daemon=True)
@@ -62,7 +67,7 @@ class Peers:
         if self._problem is not None:
             raise PeerError(self._problem)
 
-    def wait_for_all(self) -> None:
+    def meet(self) -> None:
         """
         Wait until all processes are here. Unlike a collective operation this has no time limit, and it ends when one
         of them fails.
@@ -70,21 +75,27 @@ class Peers:
         Raises:
             PeerError: If another process has failed or is gone.
         """
-        self._store.set(f"{self._job}/done/{self._me}", "")
-        while not self._store.check([f"{self._job}/done/{rank}" for rank in self._all]):
-            self.check()
-            time.sleep(0.2)
+        place = f"{self._job}/meeting/{next(self._meetings)}"
+        try:
+            self._store.set(f"{place}/{self._me}", "")
+            while not self._store.check([f"{place}/{rank}" for rank in self._all]):
+                self.check()
+                time.sleep(_LOOK_SECONDS)
+        except DistStoreError as error:
+            raise PeerError(_lost(error)) from error
 
     def tell_failure(self, error: BaseException) -> None:
         """Let the other processes know why this one ends."""
         with suppress(DistStoreError, RuntimeError):  # the store may be gone; the launcher shows the error anyway
-            message = f"{type(error).__name__}: {error}"[:500]
-            self._store.set(f"{self._job}/failed", f"process {self._me} failed: {message}")
+            message = f"process {self._me} failed: {type(error).__name__}: {error}"[:500]
+            self._store.set(f"{self._job}/failed", message.encode("utf-8", "replace").decode())
 
     def close(self) -> None:
         """Stop watching."""
+        with suppress(DistStoreError, RuntimeError):
+            self._store.set(f"{self._job}/left/{self._me}", "")
         self._over.set()
-        self._thread.join()
+        self._thread.join(timeout=_BEAT_SECONDS)  # it may be waiting for a machine that is gone
 
     def _watch(self) -> None:
         seen = {rank: ("", time.monotonic()) for rank in self._all if rank != self._me}
@@ -93,7 +104,7 @@ class Peers:
                 self._store.set(f"{self._job}/beat/{self._me}", str(beat))
                 self._problem = self._failure() or self._silence(seen)
             except (DistStoreError, RuntimeError) as error:
-                self._problem = f"the connection to the main process is lost ({error})"
+                self._problem = _lost(error)
             if self._problem is not None or self._over.wait(_BEAT_SECONDS):
                 return
 
@@ -105,7 +116,7 @@ class Peers:
         """Who has not been heard of for too long, by this process's own clock."""
         now = time.monotonic()
         for rank, (last, since) in seen.items():
-            if self._store.check([f"{self._job}/done/{rank}"]):  # and may have left
+            if self._store.check([f"{self._job}/left/{rank}"]):
                 continue
             key = f"{self._job}/beat/{rank}"
             beat = self._store.get(key).decode() if self._store.check([key]) else ""
@@ -114,6 +125,10 @@ class Peers:
             elif now - since > _DEAD_AFTER_SECONDS:
                 return f"process {rank} was not heard of for {now - since:.0f} s: it, or its machine, is gone"
         return None
+
+
+def _lost(error: Exception) -> str:
+    return f"the connection to the launcher is lost ({error})"
 
 
 @contextmanager
@@ -128,7 +143,7 @@ def watch_peers(state: PartialState) -> Iterator[Peers | None]:
         yield None
         return
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    peers = Peers(state, TCPStore(address, port, is_master=False, timeout=timedelta(minutes=5)))
+    peers = Peers(state, TCPStore(address, port, is_master=False, timeout=_STORE_TIMEOUT))
     try:
         yield peers
     except BaseException as error:

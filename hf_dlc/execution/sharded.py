@@ -11,7 +11,7 @@ from accelerate import PartialState
 from .distributed import on_main_process, sum_over_processes
 from .journal import Cut, Journal, JournaledWork
 from .loop import Reporter
-from .peers import Peers, watch_peers
+from .peers import Peers
 from .plan import MicroBatch, cut_again, deal
 from .progress import progress_bar
 
@@ -22,7 +22,13 @@ Score = Callable[[Sequence[Sequence[MicroBatch]], Reporter], np.ndarray]
 
 
 def run_sharded(
-    score: Score, batches: Sequence[MicroBatch], levels: int, rows: int, journal: Journal | None, state: PartialState
+    score: Score,
+    batches: Sequence[MicroBatch],
+    levels: int,
+    rows: int,
+    journal: Journal | None,
+    state: PartialState,
+    peers: Peers | None = None,
 ) -> np.ndarray:
     """
     Score what the journal does not hold yet, each process its share.
@@ -40,6 +46,8 @@ def run_sharded(
             What keeps finished chunks; held and begun by the main process.
         state ([`~accelerate.PartialState`]):
             State of this process.
+        peers ([`Peers`], *optional*):
+            The other processes, if there are any.
 
     Returns:
         `np.ndarray`: Confidence and loss of all rows, float32 of shape `(2, levels, rows)`, zero for rows that are in
@@ -49,24 +57,25 @@ def run_sharded(
         PeerError: If another process has failed or is gone.
         JournalError: If the journal cannot be read or written.
     """
-    kept = _read(journal, levels, rows, state)
+    kept = _read(journal, levels, rows, state, peers)
     left = [_left_to_do(batches, kept.present[level], kept.cuts, level) for level in range(levels)]
     work = [deal(at_level, state.num_processes)[state.process_index] for at_level in left]
-    with watch_peers(state) as peers, progress_bar(work, show=state.is_main_process) as advance:
+    with progress_bar(work, show=state.is_main_process) as advance:
         scores = score(work, _reporter(journal, peers, advance))
-        if peers is not None:
-            peers.wait_for_all()
-        if state.is_main_process:
-            scores += _without(kept.scores, left)
-        return sum_over_processes(scores, state)
+    if peers is not None:
+        peers.meet()
+    if state.is_main_process:
+        scores += _without(kept.scores, left)
+    return sum_over_processes(scores, state)
 
 
-def _read(journal: Journal | None, levels: int, rows: int, state: PartialState) -> JournaledWork:
+def _read(journal: Journal | None, levels: int, rows: int, state: PartialState, peers: Peers | None) -> JournaledWork:
     """What the journal holds: everywhere which rows, and on the main process their scores."""
-    empty = np.zeros((2, levels, rows), dtype=np.float32)
     if journal is None:
-        return JournaledWork(empty, np.zeros((levels, rows), dtype=bool), [])
-    kept = on_main_process(lambda: journal.read(levels, rows), state, share=lambda kept: kept._replace(scores=empty))
+        return JournaledWork(np.zeros((2, levels, rows), dtype=np.float32), np.zeros((levels, rows), dtype=bool), [])
+    kept = on_main_process(
+        lambda: journal.read(levels, rows), state, peers, share=lambda kept: kept._replace(scores=None)
+    )
     if state.is_main_process and (done := int(kept.present.sum())):
         logger.info("going on after %d of %d row scores that are in the journal", done, kept.present.size)
     return kept

@@ -255,7 +255,7 @@ def _counter(piece: torch.Tensor) -> torch.Tensor:
     return _count_up(piece.numel(), piece.device)
 
 
-@lru_cache(maxsize=8)  # making it takes as long as three steps of the hash, and nearly all chunks are of one size
+@lru_cache(maxsize=2)  # making it takes as long as three steps of the hash, and nearly all chunks are of one size
 def _count_up(length: int, device: torch.device) -> torch.Tensor:
     return torch.arange(length, dtype=torch.int32, device=device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils.memory import should_reduce_batch_size
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -20,6 +22,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from . import BatchScores
 from .encoding import Encoding, RowEncoder
 
+
+logger = logging.getLogger(__name__)
 
 # Logits of this many (token, vocabulary) pairs exist at once; in float32 that is 32 MiB.
 _LOGITS_AT_ONCE = 2**23
@@ -113,10 +117,22 @@ class CausalLMTask:
             self._shares[prefix] = prefix != 0 and self._gives_the_same(prefix)
         return self._shares[prefix]
 
-    @torch.inference_mode()
     def _gives_the_same(self, prefix: int) -> bool:
+        rope = {str(value) for value in _values(self.model.config.to_dict().get("rope_parameters"))}
+        if rope & {"longrope", "dynamic"}:  # positions of the prefix then depend on how long the row is
+            return False
+        try:
+            return self._agrees(prefix)
+        except Exception as error:  # a model that cannot do this is scored row by whole row, where its errors show
+            if should_reduce_batch_size(error):
+                raise
+            logger.debug("no prefix is shared: %s", error)
+            return False
+
+    @torch.inference_mode()
+    def _agrees(self, prefix: int) -> bool:
         head = self.encoder.prefixes[prefix]
-        cache = self._run_body(torch.from_numpy(head[None]).long(), use_cache=True).past_key_values
+        cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return False
         ids = np.concatenate([head, head])  # any tokens do
@@ -262,6 +278,12 @@ class _PrefixLayer(DynamicLayer):
         rows = len(key_states)
         keys, values = (kept.expand(rows, *kept.shape[1:]) for kept in (self.keys, self.values))
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+def _values(nested: Any) -> Iterator[Any]:
+    """All values of nested dicts."""
+    for value in nested.values() if isinstance(nested, dict) else ():
+        yield from _values(value) if isinstance(value, dict) else (value,)
 
 
 def _behind_layer(layer: DynamicLayer) -> _PrefixLayer:

@@ -210,6 +210,7 @@ class RowEncoder:
             "layout": self.layout,
             "columns": self.columns,
             "eos_token": self.tokenizer.eos_token,
+            "prefixes": [prefix.tolist() for prefix in self.prefixes],
         }
 
     def _parse(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Row]:

@@ -53,7 +53,7 @@ def test_nothing_to_score(make_scorer: Callable) -> None:
 
 
 def test_a_calibrated_schedule_is_not_calibrated_for_it(make_scorer: Callable) -> None:
-    scorer = make_scorer(schedule=None, tokens_per_batch=4096)
+    scorer = make_scorer(schedule=None, tokens_per_batch=10**5)
     assert scorer.estimate(Dataset.from_list(ROWS)).forward_passes == 4  # levels of one micro-batch
     with pytest.raises(AttributeError, match=r"call scorer\.calibrate"):
         _ = scorer.schedule_

@@ -54,7 +54,7 @@ class Task:
         return BatchScores(confidence, confidence + 100, numbers if self.frozen else confidence)
 
 
-FIRST, SECOND = MicroBatch(np.array([2, 0]), np.array([4, 4]), 0), MicroBatch(np.array([3]), np.array([2]), 1)
+FIRST, SECOND = MicroBatch(np.array([2, 0]), np.array([4, 4])), MicroBatch(np.array([3]), np.array([2]))
 BATCHES = [FIRST, SECOND]
 ROWS = [1.0, -1.0, 3.0, 4.0]
 
@@ -76,7 +76,7 @@ class Told:
         return Reporter(
             batch=lambda batch: self.batches.append(batch.rows.tolist()),
             chunk=lambda level, *values: self.chunks.append((level, *[value.tolist() for value in values])),
-            cut=lambda tokens, left: self.cuts.append((tokens, [[batch.index for batch in at] for at in left])),
+            cut=lambda tokens, left: self.cuts.append((tokens, [[int(batch.rows[0]) for batch in at] for at in left])),
         )
 
 
@@ -132,7 +132,7 @@ def test_without_micro_batches_the_weights_are_left_alone() -> None:
 def test_a_level_without_work_is_passed_over() -> None:
     weight = Weight()
     LevelLoop(Task(weight), weight, ROWS, [BATCHES, [], [SECOND]]).run()
-    assert weight.calls == [0, [3.0, 1.0], [4.0], 2, [4.0], 0, [4.0], 2]  # back to level 0 for comparison
+    assert weight.calls == [0, [3.0, 1.0], [4.0], 2, [4.0], 0, [4.0], 2, [4.0]]  # back to level 0 for comparison
 
 
 class TestPrefixes:
@@ -228,13 +228,13 @@ class TestOutOfMemory:
     def test_what_is_left_is_cut_to_half_the_tokens(self) -> None:
         told = Told()
         self.run(2, told)
-        assert told.cuts == [(10, [[0, 1], [0, 1]])]  # told before anything is computed under the smaller budget
+        assert told.cuts == [(10, [[0, 4], [0, 4]])]  # told before anything is computed under the smaller budget
         assert told.batches == [[0, 1], [2, 3], [4, 5], [6, 7]] * 2
 
     def test_it_is_halved_as_often_as_it_takes(self) -> None:
         told = Told()
         self.run(1, told)
-        assert told.cuts == [(10, [[0, 1], [0, 1]]), (5, [[0, 0, 1, 1], [0, 0, 1, 1]])]
+        assert told.cuts == [(10, [[0, 4], [0, 4]]), (5, [[0, 2, 4, 6], [0, 2, 4, 6]])]
         assert told.batches == [[row] for row in range(8)] * 2
 
     def test_what_was_found_out_holds_for_the_next_run(self) -> None:
@@ -242,7 +242,7 @@ class TestOutOfMemory:
         self.run(1, limit=limit)
         told = Told()
         self.run(99, told, limit)
-        assert told.cuts == [(5, [[0, 1], [0, 1]])]  # told at its start, for a journal of its own
+        assert told.cuts == [(5, [[0, 4], [0, 4]])]  # told at its start, for a journal of its own
         assert told.batches == [[row] for row in range(8)] * 2
 
     def test_it_is_said_once(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -254,7 +254,7 @@ class TestOutOfMemory:
 
     def test_a_row_that_does_not_fit_is_an_error(self) -> None:
         with pytest.raises(
-            RuntimeError, match=r"a row of 5 tokens does not fit .* on its own\. Pass a smaller max_len"
+            MemoryError, match=r"a row of 5 tokens does not fit .* on its own\. Pass a smaller max_len"
         ):
             self.run(0)
 

@@ -105,7 +105,7 @@ class TestWatching:
     def test_a_silence(self, join: Join, silent: int) -> None:
         both = [join(0), join(1)]
         time.sleep(4 * BEAT)
-        both[silent].close()  # as a process that was killed: no word, no beat
+        both[silent]._over.set()  # as a process that was killed: no word, no beat
         message = problem_of(both[1 - silent])
         assert f"process {silent} was not heard of for" in message
         assert "gone" in message
@@ -121,7 +121,7 @@ class TestWatching:
 
     def test_only_the_silent_one_is_named(self, join: Join) -> None:
         one, _, three = (join(rank, 3) for rank in range(3))
-        three.close()
+        three._over.set()
         assert "process 2" in problem_of(one)
 
     def test_one_that_has_finished_is_not_silent(self, join: Join) -> None:
@@ -129,12 +129,12 @@ class TestWatching:
         with pytest.raises(PeerError, match="process 0 failed"):
             _wait_while(two, lambda: one.tell_failure(OSError("disk")))
         three, four = join(0, job=1), join(1, job=1)
-        waiting = in_background(lambda: _quietly(four.wait_for_all))
-        _until(lambda: four._store.check([f"{four._job}/done/1"]))
+        waiting = in_background(lambda: _quietly(four.meet))
+        _until(lambda: four._store.check([f"{four._job}/meeting/0/1"]))
         four.close()
         time.sleep(2 * DEAD_AFTER)
         three.check()
-        three.wait_for_all()
+        three.meet()
         waiting.join(PATIENCE)
         assert not waiting.is_alive()
 
@@ -148,7 +148,7 @@ class TestWatching:
             one = join(1, port=int(server.stdout.readline()))
             one.check()
             server.kill()
-        assert "the connection to the main process is lost" in problem_of(one)
+        assert "the connection to the launcher is lost" in problem_of(one)
         one.tell_failure(ValueError("x"))  # to nobody, which is no error of its own
 
     def test_jobs_do_not_mix(self, join: Join) -> None:
@@ -190,7 +190,7 @@ def _wait_while(peers: Peers, happens: Callable[[], None]) -> None:
 
     def wait() -> None:
         try:
-            peers.wait_for_all()
+            peers.meet()
         except PeerError as error:
             errors.append(error)
 
@@ -206,10 +206,10 @@ def _wait_while(peers: Peers, happens: Callable[[], None]) -> None:
 class TestWaiting:
     def test_until_all_are_there(self, join: Join) -> None:
         one, two, three = (join(rank, 3) for rank in range(3))
-        threads = [in_background(one.wait_for_all), in_background(two.wait_for_all)]
+        threads = [in_background(one.meet), in_background(two.meet)]
         time.sleep(0.5)
         assert all(thread.is_alive() for thread in threads)
-        three.wait_for_all()
+        three.meet()
         for thread in threads:
             thread.join(PATIENCE)
             assert not thread.is_alive()
@@ -222,16 +222,16 @@ class TestWaiting:
     def test_one_is_killed(self, join: Join) -> None:
         one, two = join(0), join(1)
         with pytest.raises(PeerError, match="process 1 was not heard of"):
-            _wait_while(one, two.close)
+            _wait_while(one, two._over.set)  # it says nothing any more, not even that it leaves
 
     def test_longer_than_any_silence(self, join: Join) -> None:
         """One that has much more to do than the others is waited for as long as it takes."""
         one, two = join(0), join(1)
-        thread = in_background(one.wait_for_all)
+        thread = in_background(one.meet)
         time.sleep(2 * DEAD_AFTER)
         assert thread.is_alive()
         two.check()
-        two.wait_for_all()
+        two.meet()
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
@@ -274,5 +274,5 @@ class TestContext:
         third = join(2, 3)
         third.tell_failure(ValueError("mine"))
         with pytest.raises(PeerError), watch_peers(state_of(0, 3)) as peers:
-            peers.wait_for_all()
+            peers.meet()
         assert peers._failure() == "process 2 failed: ValueError: mine"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -28,7 +28,7 @@ from hf_dlc.tasks.causal_lm import CausalLMTask
 
 
 ALONE = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True)
-LENGTHS = np.array([9, 7, 7, 5, 4, 4, 3, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1])
+LENGTHS = np.array([9, 9, 7, 5, 4, 4, 3, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1, 1])
 
 
 class KilledError(BaseException):
@@ -334,10 +334,11 @@ class TestProcesses:
         with journal.hold(), monkeypatch.context() as patch:
             journal.begin({"rows": len(LENGTHS)}, dict)
             kept = journal.read(LEVELS, len(LENGTHS))
-            patch.setattr(sharded, "watch_peers", lambda state: nullcontext())
             patch.setattr(sharded, "sum_over_processes", lambda values, state: contributions.append(values))
             patch.setattr(
-                sharded, "on_main_process", lambda _, state, share: kept if state.is_main_process else share(kept)
+                sharded,
+                "on_main_process",
+                lambda _, state, peers, share: kept if state.is_main_process else share(kept),
             )
             for index in (1, 0):
                 state = SimpleNamespace(num_processes=len(scores), process_index=index, is_main_process=index == 0)
@@ -386,20 +387,18 @@ class TestProcesses:
                 if len(asked) == 3:
                     raise PeerError("process 1 failed: KeyError: 'x'")
 
-        monkeypatch.setattr(sharded, "watch_peers", lambda state: nullcontext(Ill()))
         score = Parts(LENGTHS, FITS)
         with pytest.raises(PeerError, match="process 1 failed"):
-            run(score, batches, None, LEVELS, len(LENGTHS))
+            run_sharded(score, batches, LEVELS, len(LENGTHS), None, ALONE, Ill())
         assert len(score.parts) == 3
 
     def test_nothing_is_added_up_before_all_are_there(
         self, monkeypatch: pytest.MonkeyPatch, batches: list[MicroBatch]
     ) -> None:
         calls: list[str] = []
-        peers = SimpleNamespace(check=lambda: None, wait_for_all=lambda: calls.append("wait"))
-        monkeypatch.setattr(sharded, "watch_peers", lambda state: nullcontext(peers))
+        peers = SimpleNamespace(check=lambda: None, meet=lambda: calls.append("wait"))
         monkeypatch.setattr(sharded, "sum_over_processes", lambda *_: calls.append("sum"))
-        run(Parts(LENGTHS, FITS), batches, None, LEVELS, len(LENGTHS))
+        run_sharded(Parts(LENGTHS, FITS), batches, LEVELS, len(LENGTHS), None, ALONE, peers)
         assert calls == ["wait", "sum"]
 
 
