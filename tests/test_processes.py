@@ -224,7 +224,7 @@ def test_a_process_that_ends_badly_ends_those_of_other_machines(
     noticed = {
         "raise": rf"PeerError: process {rank} failed: ValueError: this rank has had enough",
         "kill": rf"PeerError: (process {rank} was not heard of for|the connection to the launcher is lost)"
-        "|recvValueWithTimeout failed",
+        r"|recv\w+ failed",
     }
     assert any(re.search(noticed[end], output) for _, output in agents), agents
 
