@@ -243,7 +243,7 @@ class TestNan:
         assert len(FlexRandSelector(keep=6, seed=0)(scored)) == 6
 
     def test_a_model_that_fails_at_one_level_only(self, make_scorer: Callable) -> None:
-        scorer = make_scorer(keep_levels=True)
+        scorer = make_scorer(keep_levels=True, tokens_per_batch=10**5)  # a pass a level
         forward, level = scorer._task.forward, []
 
         def overflowing(rows: Any, *prefix: Any) -> Any:
