@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -16,7 +17,7 @@ from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.loop import LevelLoop
 from hf_dlc.tasks.causal_lm import CausalLMTask
 from hf_dlc.tasks.encoding import Encoding, RowEncoder
-from tests.conftest import CHATML
+from tests.conftest import CHATML, VOCAB_SIZE
 
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -34,6 +35,19 @@ ALPACA_HEAD_WITH_INPUT = (
 )
 
 MODELS = ["llama", "llama_tied", "gpt2", "mixtral", "qwen3_moe"]
+_SMALL = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_WIDE = {"initializer_range": 0.2}
+OTHERS = {
+    "opt": transformers.OPTConfig(**_SMALL, ffn_dim=64, word_embed_proj_dim=32, init_std=0.2),
+    "bloom": transformers.BloomConfig(vocab_size=VOCAB_SIZE, hidden_size=32, n_layer=2, n_head=4, **_WIDE),
+    "falcon": transformers.FalconConfig(**_SMALL, **_WIDE, alibi=True, new_decoder_architecture=False),
+    "mpt": transformers.MptConfig(vocab_size=VOCAB_SIZE, d_model=32, n_layers=2, n_heads=4, max_seq_len=512),
+    "gpt_neox": transformers.GPTNeoXConfig(**_SMALL, **_WIDE, intermediate_size=64),
+    "gemma2": transformers.Gemma2Config(
+        **_SMALL, **_WIDE, intermediate_size=64, num_key_value_heads=2, head_dim=8, sliding_window=16
+    ),
+    "mamba": transformers.MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, state_size=4),
+}
 ROWS = [
     {"instruction": f"Say {i} {'twice ' * (i % 3)}", "output": f"{i}, " * (1 + 5 * i % 7) + "and that is it."}
     for i in range(10)
@@ -376,6 +390,24 @@ class TestModelsThatCannot:
         with unshared():
             expected = scorer_of("gpt_oss").score(dataset)
         assert_same(WAYS[way](scorer, dataset), expected)
+
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_one_that_finds_positions_in_its_mask_or_keeps_other_states(self, scorer_of: Callable, name: str) -> None:
+        """Whether or not it can: it is scored, and as without a prefix."""
+        config = OTHERS[name]
+        model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = model_class(config).eval()
+        dataset = Dataset.from_list(ROWS)
+        with unshared():
+            expected = scorer_of(model).score(dataset)
+        assert_same(scorer_of(model).score(dataset), expected)
+
+    def test_positions_that_depend_on_the_length_of_the_row(self, scorer_of: Callable, make_model: Callable) -> None:
+        model = make_model("llama")
+        model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+        assert not scorer_of(model)._task.shares(1)
 
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("fault", ["ignores the cache", "ignores the mask", "counts positions from 0"])
