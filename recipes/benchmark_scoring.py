@@ -1024,46 +1024,24 @@ def at_least(what: str, spread: Spread | None, asked: float) -> Verdict:
 def contender_verdicts(results: dict[str, Any]) -> list[Verdict]:
     """Speed against the others, agreement with the naive code, memory."""
     part, default = results["contenders"], results["default_dtype"]
-    dtypes = list(dict.fromkeys(["float32", default]))
-    kinds = ("confidence", "loss")
+    kinds, naive = ("confidence", "loss"), "naive code in float32"
+
+    def faster(dtype: str, other: str, name: str, asked: float) -> Verdict:
+        return at_least(f"hf_dlc in {dtype} against {name}", times_faster(part, f"hf_dlc-{dtype}", other), asked)
+
     ranks = min(agreement(part, f"hf_dlc-{default}", kind).spearman for kind in kinds)
     off = max(agreement(part, "hf_dlc-float32", kind).difference for kind in kinds)
     memory = memory_ratio(part["entries"]["hf_dlc-float32"], "peak_bytes")
-    naive = "against naive code in float32"
+    of_ranks, of_scores = f"hf_dlc in {default}: smallest Spearman with", "hf_dlc in float32: largest difference from"
+    of_memory = "peak memory of hf_dlc against the weights, float32"
+    harnesses = [f"harness-{dtype}" for dtype in dict.fromkeys(["float32", default])]
     return [
-        at_least(
-            f"hf_dlc in {default} {naive}",
-            times_faster(part, f"hf_dlc-{default}", "naive-float32"),
-            FASTER_THAN_NAIVE,
-        ),
-        Verdict(
-            f"hf_dlc in {default}: smallest Spearman with naive code",
-            f"≥ {SAME_RANKS}",
-            f"{ranks:.5f}",
-            ranks >= SAME_RANKS,
-        ),
-        at_least(
-            f"hf_dlc in float32 {naive}",
-            times_faster(part, "hf_dlc-float32", "naive-float32"),
-            FASTER_THAN_NAIVE_IN_FLOAT32,
-        ),
-        Verdict(
-            "hf_dlc in float32: largest difference from naive code",
-            f"≤ {SAME_SCORES:g}",
-            f"{off:.1e}",
-            off <= SAME_SCORES,
-        ),
-        *(
-            at_least(
-                f"hf_dlc against {label(f'harness-{dtype}')}",
-                times_faster(part, f"hf_dlc-{dtype}", f"harness-{dtype}"),
-                FASTER_THAN_HARNESS,
-            )
-            for dtype in dtypes
-        ),
-        Verdict(
-            "peak memory of hf_dlc against the weights, float32", f"≤ {MEMORY}x", f"{memory:.2f}x", memory <= MEMORY
-        ),
+        faster(default, "naive-float32", naive, FASTER_THAN_NAIVE),
+        Verdict(f"{of_ranks} {naive}", f"≥ {SAME_RANKS}", f"{ranks:.5f}", ranks >= SAME_RANKS),
+        faster("float32", "naive-float32", naive, FASTER_THAN_NAIVE_IN_FLOAT32),
+        Verdict(f"{of_scores} {naive}", f"≤ {SAME_SCORES:g}", f"{off:.1e}", off <= SAME_SCORES),
+        *(faster(key.split("-")[1], key, label(key), FASTER_THAN_HARNESS) for key in harnesses),
+        Verdict(of_memory, f"≤ {MEMORY}x", f"{memory:.2f}x", memory <= MEMORY),
     ]
 
 

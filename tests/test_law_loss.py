@@ -162,7 +162,7 @@ def test_arithmetic_and_geometric_means(make_scorer: Callable) -> None:
 def test_logits_in_many_pieces(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = make_scorer()
     expected = scorer(DATASET[:])["dlc_loss"]
-    monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 3 * VOCAB_SIZE + 1)
+    monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 3 * VOCAB_SIZE * 4 + 1)
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
     monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 1)
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)

@@ -25,8 +25,8 @@ from .encoding import Encoding, RowEncoder
 
 logger = logging.getLogger(__name__)
 
-# Logits of this many (token, vocabulary) pairs exist at once; in float32 that is 32 MiB.
-_LOGITS_AT_ONCE = 2**23
+# Bytes of logits that exist at once: more tokens make the head faster, until their logits fall out of caches.
+_LOGITS_AT_ONCE = 2**25
 
 # Logits that are turned into probabilities at once: few enough to stay in a processor's cache.
 _LOGITS_IN_CACHE = 2**19
@@ -206,7 +206,8 @@ class CausalLMTask:
 
     def _log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type) -> torch.Tensor:
         """Log-probabilities of the labels, `(tokens,)` float32 on the labels' device, in chunks of bounded memory."""
-        size = max(1, _LOGITS_AT_ONCE // self.model.get_output_embeddings().weight.shape[0])
+        head = self.model.get_output_embeddings().weight
+        size = max(1, _LOGITS_AT_ONCE // (len(head) * head.element_size()))
         log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
         for start in range(0, len(labels), size):
             chunk = slice(start, start + size)

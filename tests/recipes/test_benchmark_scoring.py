@@ -196,7 +196,7 @@ def test_rows_are_the_first_ones_with_a_target(results: dict[str, Any]) -> None:
 
 def test_what_is_missing_is_said(report: str) -> None:
     assert "lm_eval is not installed" in cells(report, "lm-evaluation-harness")[2]
-    assert cells(report, "hf_dlc against lm-evaluation-harness, float32")[2:] == ["not measured", "-"]
+    assert cells(report, "hf_dlc in float32 against lm-evaluation-harness, float32")[2:] == ["not measured", "-"]
     assert "| scale | not measured: not chosen |" in report
 
 
