@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,27 @@ def test_library_never_prints() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("print", "pprint")
     ]
     assert printing == []
+
+
+def test_what_the_package_imports_is_declared(pyproject: dict[str, Any]) -> None:
+    requirements = map(Requirement, pyproject["project"]["dependencies"])
+    declared = {canonicalize_name(requirement.name) for requirement in requirements}
+    packages = packages_distributions()
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in imported_names(path) - sys.stdlib_module_names - {"hf_dlc"}
+        if not declared & {canonicalize_name(package) for package in packages.get(name, [])}
+    }
+    assert missing == set()
+
+
+def imported_names(path: Path) -> set[str]:
+    """First part of every absolute import, wherever in the file it stands."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    plain = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    named = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
+    return {name.partition(".")[0] for name in plain + named}
 
 
 def test_constraints_pin_every_direct_dependency(pyproject: dict[str, Any]) -> None:
