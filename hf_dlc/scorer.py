@@ -38,7 +38,7 @@ from .loading import ModelSource
 from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
 from .reporting import versions
-from .tasks import EncodedRow
+from .tasks import LENGTH_STEP, EncodedRow
 from .tasks.causal_lm import CausalLMTask
 from .tasks.encoding import RowEncoder
 
@@ -626,7 +626,9 @@ class DLCScorer:
             np.array([(row.prefix, row.prefix_length, row.length) for row in encoded], dtype=np.int64).reshape(-1, 3).T
         )
         is_shared = np.isin(prefixes, shared_prefixes)
-        return cut_batches(lengths - np.where(is_shared, heads, 0), tokens, np.where(is_shared, prefixes, 0))
+        computed = lengths - np.where(is_shared, heads, 0)
+        padded = -(-computed // LENGTH_STEP) * LENGTH_STEP
+        return cut_batches(padded, tokens, np.where(is_shared, prefixes, 0))
 
     def _run(
         self,

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.masking import Masker
-from hf_dlc.tasks import causal_lm
+from hf_dlc.tasks import LENGTH_STEP, causal_lm
 from tests.conftest import ALPACA_ROWS, MODEL_BUILDERS, VOCAB_SIZE
 
 
@@ -166,6 +166,29 @@ def test_logits_in_many_pieces(make_scorer: Callable, monkeypatch: pytest.Monkey
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
     monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 1)
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
+
+
+def test_shapes_are_few(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are compiled and kept for each shape."""
+    monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 4 * VOCAB_SIZE * 64)
+    scorer = make_scorer("gpt2", tokens_per_batch=1)
+    lengths, heads = set(), set()
+    scorer.model.base_model.h[0].register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[1]))
+    scorer.model.lm_head.register_forward_pre_hook(lambda _, args: heads.add(args[0].shape[1]))
+    rows = [{"instruction": "Count.", "input": "", "output": " one" * count} for count in range(1, 41)]
+    scorer.score(Dataset.from_list(rows))
+    assert all(length % LENGTH_STEP == 0 for length in lengths)
+    assert 1 < len(lengths) < 30
+    assert 1 < len(heads) <= 16
+
+
+def test_no_padding_beyond_the_learned_positions(make_scorer: Callable, tokenizer: PreTrainedTokenizerBase) -> None:
+    config = make_scorer("gpt2").model.config
+    config.n_positions = 45  # of which no multiple of the padding's step is left
+    model = transformers.GPT2LMHeadModel(config).eval()
+    scorer = DLCScorer(model, tokenizer, DLCConfig(max_length=45, schedule="0, 0.1"))
+    scored = scorer.score(Dataset.from_list([{"text": "the lazy dog and the quick brown fox " * 20}]))
+    assert scored["dlc_status"][:] == ["truncated"]
 
 
 def test_a_seed_changes_random_masks(make_scorer: Callable) -> None:

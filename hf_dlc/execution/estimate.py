@@ -20,6 +20,11 @@ from .plan import MicroBatch
 # A forward pass keeps about this many tensors of (tokens, widest layer) alive at once.
 _LIVE_ACTIVATIONS = 8
 
+# On a CPU, matrix products in half precision are done by kernels that are compiled for each shape and kept: so many
+# bytes a shape, as measured, and so many shapes at most (oneDNN).
+_KERNEL_BYTES = 2 * 2**20
+_KERNELS = 1024
+
 
 @dataclass(frozen=True)
 class RunEstimate:
@@ -111,7 +116,16 @@ def _memory(masker: Masker, batches: Sequence[MicroBatch]) -> int:
     widest = max(max(parameter.shape[-2:]) for parameter in maskable)
     largest = max((batch.padded_tokens for batch in batches), default=0)
     activations = largest * widest * maskable[0].element_size() * _LIVE_ACTIVATIONS
-    return _in_use(masker.model) + sum(parameter.nbytes for parameter in maskable) + activations
+    copies = sum(parameter.nbytes for parameter in maskable)
+    return _in_use(masker.model) + copies + activations + _kernels(maskable, batches)
+
+
+def _kernels(maskable: Sequence[torch.Tensor], batches: Sequence[MicroBatch]) -> int:
+    """Bytes of compiled kernels: for each shape of weights and each size of a micro-batch there is one."""
+    if maskable[0].device.type != "cpu" or maskable[0].element_size() > 2:
+        return 0
+    shapes, sizes = {parameter.shape for parameter in maskable}, {batch.padded_tokens for batch in batches}
+    return _KERNEL_BYTES * min(_KERNELS, len(shapes) * len(sizes))
 
 
 def _in_use(model: torch.nn.Module) -> int:

@@ -9,6 +9,11 @@ import numpy as np
 import torch
 
 
+# Rows are padded to a multiple of this many tokens. Libraries compile kernels for each shape that they meet, which
+# takes milliseconds and megabytes: with all lengths there are, a long run would keep gigabytes of them.
+LENGTH_STEP = 8
+
+
 class EncodedRow(Protocol):
     """A row as a task feeds it to its model."""
 

@@ -13,13 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
-from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from . import BatchScores
+from . import LENGTH_STEP, BatchScores
 from .encoding import Encoding, RowEncoder
 
 
@@ -27,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # Bytes of logits that exist at once: more tokens make the head faster, until their logits fall out of caches.
 _LOGITS_AT_ONCE = 2**25
+
+# The last of them are padded, so that there are no more sizes than this: each has kernels of its own, see LENGTH_STEP.
+_SIZES_OF_LOGITS = 16
 
 # Logits that are turned into probabilities at once: few enough to stay in a processor's cache.
 _LOGITS_IN_CACHE = 2**19
@@ -180,8 +182,9 @@ class CausalLMTask:
         """
         device = self.model.get_input_embeddings().weight.device
         start = 0 if prefix is None else rows[0].prefix_length
-        input_ids = _pad([row.input_ids[start:] for row in rows], torch.int64).to(device)
-        targets = _pad([row.targets[start:] for row in rows], torch.bool).to(device)
+        length = self._padded_length(rows, start)
+        input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(device)
+        targets = _pad([row.targets[start:] for row in rows], length, torch.bool).to(device)
         # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
         # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
         behind = {} if prefix is None else self._behind(prefix, input_ids.shape[1])
@@ -192,6 +195,11 @@ class CausalLMTask:
         loss = -_row_means(log_probs, predicting)
         confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
         return BatchScores(confidence, loss, states)
+
+    def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
+        """Tokens behind the first `start` ones; no padding goes where the model has no position."""
+        longest = max(row.length for row in rows) - start
+        return int(min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self._positions - start))
 
     def _behind(self, prefix: DynamicCache, length: int) -> dict[str, Any]:
         """Arguments of the body for rows of `length` tokens behind a prefix."""
@@ -208,10 +216,13 @@ class CausalLMTask:
         """Log-probabilities of the labels, `(tokens,)` float32 on the labels' device, in chunks of bounded memory."""
         head = self.model.get_output_embeddings().weight
         size = max(1, _LOGITS_AT_ONCE // (len(head) * head.element_size()))
+        step = max(1, size // _SIZES_OF_LOGITS)
         log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
         for start in range(0, len(labels), size):
             chunk = slice(start, start + size)
-            log_probs[chunk] = _log_probs(self._logits(states[chunk], output_type), labels[chunk])
+            known = len(labels[chunk])
+            logits = self._logits(F.pad(states[chunk], (0, 0, 0, -known % step)), output_type)
+            log_probs[chunk] = _log_probs(logits[:known], labels[chunk])
         return log_probs
 
     def _logits(self, states: torch.Tensor, output_type: type) -> torch.Tensor:
@@ -264,9 +275,12 @@ def _check_head(model: PreTrainedModel) -> None:
         )
 
 
-def _pad(rows: Sequence[np.ndarray], dtype: torch.dtype) -> torch.Tensor:
-    """`(rows, longest row)`, padded with zeros on the right. Which id pads does not matter: nothing sees it."""
-    return pad_sequence([torch.from_numpy(row).to(dtype) for row in rows], batch_first=True)
+def _pad(rows: Sequence[np.ndarray], length: int, dtype: torch.dtype) -> torch.Tensor:
+    """`(rows, length)`, padded with zeros on the right. Which id pads does not matter: nothing sees it."""
+    padded = torch.zeros((len(rows), length), dtype=dtype)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = torch.from_numpy(row)
+    return padded
 
 
 class _PrefixLayer(DynamicLayer):

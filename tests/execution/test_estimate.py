@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
 from hf_dlc import RunEstimate
+from hf_dlc.execution.estimate import _KERNEL_BYTES, _kernels
+from hf_dlc.execution.plan import cut_batches
 from hf_dlc.tasks.causal_lm import CausalLMTask
 from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, same_weights, weights
 
@@ -38,6 +41,13 @@ def test_memory_grows_with_what_is_in_flight(make_scorer: Callable) -> None:
     small, large = (make_scorer(tokens_per_batch=budget).estimate(dataset).memory_bytes for budget in (1, 4096))
     model = make_scorer().model
     assert sum(parameter.nbytes for parameter in model.parameters()) < small < large
+
+
+def test_kernels_are_counted_where_there_are_any(make_scorer: Callable) -> None:
+    batches = cut_batches(np.array([40, 40, 24, 16, 16]), tokens_per_batch=40)  # of 40 tokens, of 24 and of 32
+    half = [torch.ones(shape, dtype=torch.bfloat16) for shape in [(8, 8), (8, 8), (8, 16)]]
+    assert _kernels(half, batches) == 2 * 3 * _KERNEL_BYTES
+    assert _kernels([tensor.float() for tensor in half], batches) == 0
 
 
 def test_splits_are_added_up(make_scorer: Callable) -> None:
