@@ -373,7 +373,8 @@ def check_work(there: set[Batch], computed: list[Batch], now: set[Batch], lost: 
 
 FORWARD = "hf_dlc.tasks.causal_lm:CausalLMTask.forward"
 MASK = "hf_dlc.masking.masker:random_mask_"
-LAST = 99  # chunks: micro-batches of all levels
+LEVEL = 34  # micro-batches of a level, and chunks
+LAST = 3 * LEVEL
 
 
 @pytest.mark.parametrize(
@@ -396,9 +397,9 @@ def test_killed_while_it_calibrates(recipe: Recipe, whole_calibrated: Recipe, po
 @pytest.mark.parametrize(
     ("point", "chunks"),
     [
-        (kill(MASK, 7, inside="set_level"), 33),
-        (kill(MASK, 14, inside="set_level", after=True), 33),
-        (kill(MASK, 20, inside="set_level"), 66),
+        (kill(MASK, 7, inside="set_level"), LEVEL),
+        (kill(MASK, 14, inside="set_level", after=True), LEVEL),
+        (kill(MASK, 20, inside="set_level"), 2 * LEVEL),
         (kill("hf_dlc.masking.masker:MaskingSession.close"), LAST),
     ],
     ids=name_of,
@@ -415,7 +416,7 @@ def test_killed_while_weights_are_masked(
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("path", "number"),
-    [("journal/manifest.json", 1), *(("chunks/level", n) for n in (1, 34, LAST))],
+    [("journal/manifest.json", 1), *(("chunks/level", n) for n in (1, LEVEL + 1, LAST))],
 )
 def test_killed_around_a_rename_of_the_journal(
     recipe: Recipe, whole: Recipe, ends_like: Callable[[Recipe], Run], path: str, number: int, after: bool
