@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # Bytes of logits that exist at once: more tokens make the head faster, until their logits fall out of caches.
 _LOGITS_AT_ONCE = 2**25
 
-# The last of them are padded, so that there are no more sizes than this: each has kernels of its own, see LENGTH_STEP.
+# The last of them are padded, so that there are about so many sizes: each has kernels of its own, see LENGTH_STEP.
 _SIZES_OF_LOGITS = 16
 
 # Logits that are turned into probabilities at once: few enough to stay in a processor's cache.
