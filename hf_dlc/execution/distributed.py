@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env, reduce
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env, reduce
 
 
 T = TypeVar("T")
@@ -49,7 +51,22 @@ def process_state() -> PartialState:
             f"the launcher started {launched} processes but this one sees {state.num_processes}: each would score "
             "all rows. On CPU set ACCELERATE_USE_CPU=1, and build no PartialState() before the first score()."
         )
+    if state.distributed_type == DistributedType.MULTI_CPU:
+        _leave_group_at_exit()
     return state
+
+
+@cache
+def _leave_group_at_exit() -> None:
+    """
+    A process that ends while gloo's threads run is aborted now and then, with all its work done, and its launcher takes
+    the whole job for failed (pytorch/pytorch#190489). Other backends may wait for other processes when they are left.
+    """
+
+    @atexit.register
+    def leave() -> None:
+        if torch.distributed.is_initialized():  # who began it may have ended it
+            torch.distributed.destroy_process_group()
 
 
 def sum_over_processes(values: np.ndarray, state: PartialState) -> np.ndarray:
