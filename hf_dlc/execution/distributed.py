@@ -59,8 +59,8 @@ def process_state() -> PartialState:
 @cache
 def _leave_group_at_exit() -> None:
     """
-    A process that ends while gloo's threads run is aborted now and then, with all its work done, and its launcher takes
-    the whole job for failed (pytorch/pytorch#190489). Other backends may wait for other processes when they are left.
+    A process that ends while gloo's threads run is aborted now and then, with all its work done, and its launcher
+    takes the job for failed (pytorch/pytorch#190489). Other backends may wait for other processes when they are left.
     """
 
     @atexit.register
