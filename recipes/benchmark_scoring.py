@@ -15,7 +15,8 @@ The parts, chosen with `--parts`:
 
     contenders   the same rows and masks for everybody: naive code, lm-evaluation-harness, hf_dlc, and a bare forward
                  pass without heads, masks and padding as the limit
-    run          a run of four levels: the share of the masks in it, and its time against the bare forward pass
+    run          runs of four levels, of rows with the template and of the same rows without, which share no beginning:
+                 the share of the masks in them, and their time against the bare forward pass
     scale        seconds a row of many rows against those of an eighth of them; the estimate against the run
     processes    two processes of one thread against one
     selection    FlexRand on ten million scores
@@ -85,6 +86,7 @@ _SHARED_HEAD = 0.05  # rows share a head if it makes up this share of their toke
 _WARMUP_ROWS, _PROCESSES_WARMUP_ROWS = 4, 40
 _HARNESS_BATCH_SIZES, _HARNESS_WARMUP_ROWS = (1, 8, 16), 16
 _RUN_SCHEDULE = "0, 0.03, 0.05, 0.08"
+_NO_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 _SCALE = 8  # the many rows are this many times the few
 _ENCODED_AT_ONCE = 1000
 _STDERR_TAIL = 3000
@@ -825,9 +827,15 @@ def one_of_each(size: int, lengths: Sequence[int]) -> list[int]:
 
 
 def measure_run(bench: Bench) -> dict[str, Any]:
-    """A run of the usual kind: random masks, four levels, and enough rows that hardly any padding is needed."""
-    rows = bench.save("run", repeated(bench.dataset, bench.options.run_rows))
-    return run_errand("run", bench, bench.job(rows, schedule=_RUN_SCHEDULE, masking="random"))
+    """Runs of the usual kind: random masks, four levels, and enough rows that hardly any padding is needed."""
+    rows, plain = bench.save("run", repeated(bench.dataset, bench.options.run_rows)), bench.folder / "plain.jinja"
+    plain.write_text(_NO_TEMPLATE, encoding="utf-8")
+    templates = {"template": bench.options.template, "no template": str(plain)}
+    jobs = {
+        name: bench.job(rows, template=text, schedule=_RUN_SCHEDULE, masking="random")
+        for name, text in templates.items()
+    }
+    return {name: run_errand("run", bench, job) for name, job in jobs.items()}
 
 
 def run_errand_of_four_levels(job: Job) -> dict[str, Any]:
@@ -1052,13 +1060,18 @@ def label(key: str) -> str:
 
 
 def judge_run(part: dict[str, Any]) -> list[Verdict]:
-    """A whole run against the limit, and the share of masking in it."""
+    """Whole runs against the limit, and the share of masking in them."""
+    return [verdict for name, run in part.items() for verdict in judge_one_run(name, run)]
+
+
+def judge_one_run(name: str, part: dict[str, Any]) -> list[Verdict]:
+    """What a run may cost depends on what its rows share."""
     share = part["masking_seconds"] / part["seconds"]
-    run = f"{part['rows']:,} rows at {part['levels']} levels"
+    run = f"{part['rows']:,} rows at {part['levels']} levels, {name}"
     asked = SHARE_OF_LIMIT if part["shared_head"] >= _SHARED_HEAD else SHARE_OF_LIMIT_ALONE
     times = Spread.of([seconds * part["levels"] / part["seconds"] for seconds in part["limit_seconds"]])
     return [
-        at_least(f"{run} against a bare forward pass, {part['dtype']}", times, asked),
+        at_least(f"{run}: against a bare forward pass, {part['dtype']}", times, asked),
         Verdict(f"{run}: share of masking", f"≤ {MASKING_SHARE:.1%}", f"{share:.2%}", share <= MASKING_SHARE),
     ]
 
@@ -1210,10 +1223,15 @@ def other_parts(results: dict[str, Any]) -> str:
     if part := results.get("scale"):
         times = f"{part['estimated_seconds']:.0f} s estimated, {part['seconds']:.0f} s measured"
         rows.append(["scale", f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['levels']} levels: {times}"])
-    if part := results.get("run"):
-        speed = part["tokens"] * part["levels"] / part["seconds"]
-        rows.append(["run", f"{part['rows']:,} rows, {part['tokens']:,} tokens, {speed:,.0f} tokens/s"])
-        rows.append(["run: masks", f"{part['masking_seconds']:.2f} s of {part['seconds']:.1f} s"])
+    for name, part in results.get("run", {}).items():
+        speed, head = (
+            part["tokens"] * part["levels"] / part["seconds"],
+            f"{part['shared_head']:.1%} in shared beginnings",
+        )
+        rows.append(
+            [f"run, {name}", f"{part['rows']:,} rows, {part['tokens']:,} tokens, {head}, {speed:,.0f} tokens/s"]
+        )
+        rows.append([f"run, {name}: masks", f"{part['masking_seconds']:.2f} s of {part['seconds']:.1f} s"])
     if part := results.get("processes"):
         both = [Spread.of(part["seconds"][count]).show("{:.1f}", " s") for count in ("1", "2")]
         rows.append(["processes", f"{part['rows']} rows: one {both[0]}, two {both[1]}"])

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import copy
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -193,6 +194,12 @@ def run_python(code: str, timeout: float = 120, **environment: str) -> subproces
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """A copy of everything that the model computes with."""
     return {name: tensor.clone() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def same_weights(model: PreTrainedModel, before: dict[str, torch.Tensor]) -> bool:

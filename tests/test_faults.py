@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.probe import probe_rows
-from tests.conftest import ROOT, build_model, build_tokenizer
+from tests.conftest import ROOT, build_model, build_tokenizer, free_port
 
 
 pytestmark = [
@@ -696,8 +696,34 @@ def test_processes_that_are_killed(recipe: Recipe, whole: Recipe, ends_like: Cal
     assert len(recipe.computed()) == len(set(recipe.computed())) == LAST - 40
 
 
+@pytest.mark.distributed
+def test_two_machines_one_of_which_loses_its_process(recipe: Recipe, whole: Recipe) -> None:
+    """A launcher each, as two nodes have; the same commands go on where they ended."""
+    for agent in (agents := launch_on_two(recipe, kill("hf_dlc.execution.loop:LevelLoop._try_forward", 20, rank="1"))):
+        agent.wait(seconds=100)
+    assert all(agent.returncode not in (0, -signal.SIGKILL) for agent in agents), [agent.errors for agent in agents]
+    there = recipe.kept()
+    assert 19 <= len(there) < LAST
+    for agent in launch_on_two(recipe):
+        agent.finished()
+    assert results(recipe.output) == results(whole.output)
+    assert set(recipe.computed()) == whole.kept() - there
+    assert len(recipe.computed()) == LAST - len(there)
+
+
 def launch_two(recipe: Recipe, *faults: Fault) -> Run:
+    return launch_with(recipe, ["--standalone", "--nproc_per_node", "2"], faults)
+
+
+def launch_on_two(recipe: Recipe, *faults: Fault) -> list[Run]:
+    options = ["--nnodes", "2", "--nproc_per_node", "1", "--local_addr", "localhost", "--max_restarts", "0"]
+    options += ["--rdzv_backend", "c10d", "--rdzv_endpoint", f"localhost:{free_port()}", "--rdzv_id", "two"]
+    return [launch_with(recipe, options, faults) for _ in range(2)]
+
+
+def launch_with(recipe: Recipe, options: list[str], faults: tuple[Fault, ...]) -> Run:
+    """Through torchrun. Runs with faults are not logged."""
     log = ("log_batches", {"path": str(recipe.folder / "batches.log" if not faults else os.devnull)})
     request = json.dumps({"argv": recipe.arguments(), "faults": [log, *faults]})
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", *options]
     return recipe.launch(program=[*launcher, str(RUNS), request], ACCELERATE_USE_CPU="1")

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.distributed import process_state
-from tests.conftest import ROOT, build_model, build_tokenizer
+from tests.conftest import ROOT, build_model, build_tokenizer, free_port
 
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -113,12 +112,6 @@ def alone(
 
 def torchrun(processes: int) -> list[str]:
     return ["torchrun", "--standalone", "--nproc_per_node", str(processes)]  # standalone: on a free port
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def check_same(results: Results, alone: dict[str, Any], processes: int) -> None:

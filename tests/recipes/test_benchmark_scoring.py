@@ -237,9 +237,12 @@ def test_scale_and_run(job: benchmark.Job, tmp_path: Path) -> None:
     run = benchmark.run_errand_of_four_levels(job)
     assert 0 < run["masking_seconds"] < run["seconds"]
     sample = {**run, "masking_seconds": 0.004, "seconds": 1.0, "levels": 2, "limit_seconds": [0.5, 0.7, 0.3]}
-    limit, masking = benchmark.judge_run(sample)
+    alone = {**sample, "shared_head": 0.01}
+    limit, masking, limit_alone, _ = benchmark.judge_run({"template": sample, "no template": alone})
     assert (masking.measured, masking.holds) == ("0.40%", True)
-    assert limit.measured == "1.00x (0.60–1.40)"
+    assert limit.measured == limit_alone.measured == "1.00x (0.60–1.40)"
+    assert (limit.asked, limit_alone.asked) == ("≥ 1x", "≥ 0.85x")
+    assert "no template" in limit_alone.what
     _, seconds, _ = benchmark.judge_scale({**scale, "estimated_seconds": 2.0, "seconds": 1.5})
     assert (seconds.measured, seconds.holds) == ("1.33x", False)
 
