@@ -24,8 +24,9 @@ from .encoding import Encoding, RowEncoder
 
 logger = logging.getLogger(__name__)
 
-# Bytes of logits that exist at once: more tokens make the head faster, until their logits fall out of caches.
-_LOGITS_AT_ONCE = 2**25
+# Bytes of logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an
+# allocator that keeps pieces of this size for later keeps more memory.
+_LOGITS_AT_ONCE = 2**24
 
 # The last of them are padded, so that there are about so many sizes: each has kernels of its own, see LENGTH_STEP.
 _SIZES_OF_LOGITS = 16
