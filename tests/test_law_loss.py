@@ -182,6 +182,20 @@ def test_shapes_are_few(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) 
     assert 1 < len(heads) <= 16
 
 
+def test_less_padding_where_a_token_takes_longer(make_scorer: Callable) -> None:
+    rows = Dataset.from_list([{"instruction": "Count.", "output": " one" * count} for count in range(1, 161)])
+    padded = []
+    for dtype in (torch.bfloat16, torch.float32):
+        scorer = make_scorer(schedule="0")
+        inputs = []
+        scorer.model.to(dtype).base_model.register_forward_pre_hook(
+            lambda _, __, kwargs, seen=inputs: seen.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        scorer.score(rows)
+        padded.append(sum(inputs))
+    assert padded[1] < padded[0]
+
+
 def test_no_padding_beyond_the_learned_positions(make_scorer: Callable, tokenizer: PreTrainedTokenizerBase) -> None:
     config = make_scorer("gpt2").model.config
     config.n_positions = 45  # of which no multiple of the padding's step is left

@@ -22,12 +22,14 @@ class MicroBatch(NamedTuple):
         return len(self.rows) * int(self.lengths[0])
 
 
-def cut_batches(lengths: np.ndarray, tokens_per_batch: int, prefixes: np.ndarray | None = None) -> list[MicroBatch]:
+def cut_batches(
+    lengths: np.ndarray, tokens_per_batch: int, prefixes: np.ndarray | None = None, overhead: int | None = None
+) -> list[MicroBatch]:
     """
     Cut rows into micro-batches under a token budget, padding included.
 
-    The longest come first, so that a lack of memory shows at once. The cut depends on the lengths, the prefixes and
-    the budget alone, never on the number of processes, so that any number of them computes the same micro-batches.
+    The longest come first, so that a lack of memory shows at once. The cut depends on these arguments alone,
+    never on the number of processes, so that any number of them computes the same micro-batches.
 
     Args:
         lengths (`np.ndarray` of shape `(rows,)`):
@@ -37,6 +39,9 @@ def cut_batches(lengths: np.ndarray, tokens_per_batch: int, prefixes: np.ndarray
             Budget. A row longer than it gets a micro-batch of its own.
         prefixes (`np.ndarray` of shape `(rows,)`, *optional*):
             Prefix of each row; only rows with the same one go together.
+        overhead (`int`, *optional*):
+            What a micro-batch costs on top of its tokens, in tokens: once its padding would cost more, another one is
+            begun. By default a 16th of the budget.
 
     Returns:
         `list[MicroBatch]`: Every row of a positive length exactly once.
@@ -53,7 +58,7 @@ def cut_batches(lengths: np.ndarray, tokens_per_batch: int, prefixes: np.ndarray
     batches = []
     for prefix in np.unique(prefixes[order]).tolist():
         rows = order[prefixes[order] == prefix]
-        batches += _cut(MicroBatch(rows, lengths[rows], prefix=prefix), tokens_per_batch)
+        batches += _cut(MicroBatch(rows, lengths[rows], prefix=prefix), tokens_per_batch, overhead)
     return sorted(batches, key=lambda batch: -int(batch.lengths[0]))
 
 
@@ -62,30 +67,22 @@ def cut_again(batch: MicroBatch, tokens_per_batch: int) -> list[MicroBatch]:
     return [batch] if batch.padded_tokens <= tokens_per_batch else _cut(batch, tokens_per_batch)
 
 
-def _cut(batch: MicroBatch, tokens_per_batch: int) -> list[MicroBatch]:
+def _cut(batch: MicroBatch, tokens_per_batch: int, overhead: int | None = None) -> list[MicroBatch]:
+    overhead = tokens_per_batch // 16 if overhead is None else overhead
     parts, start = [], 0
     while start < len(batch.rows):
         longest = int(batch.lengths[start])
         fitting = batch.lengths[start : start + max(1, tokens_per_batch // longest)]
         padding = np.cumsum(longest - fitting)
-        stop = start + int(np.searchsorted(padding, _overhead(tokens_per_batch), side="right"))
+        stop = start + int(np.searchsorted(padding, overhead, side="right"))
         parts.append(batch._replace(rows=batch.rows[start:stop], lengths=batch.lengths[start:stop]))
         start = stop
     return parts
 
 
-def cost(batches: Sequence[MicroBatch], tokens_per_batch: int) -> int:
+def cost(batches: Sequence[MicroBatch], overhead: int) -> int:
     """What a plan costs, in tokens."""
-    return sum(batch.padded_tokens + _overhead(tokens_per_batch) for batch in batches)
-
-
-def _overhead(tokens_per_batch: int) -> int:
-    """
-    What a micro-batch costs on top of its tokens, in tokens; once padding has cost as much, another one is begun.
-
-    Measured on a CPU with a budget of 2,048 as about 100 tokens.
-    """
-    return tokens_per_batch // 16
+    return sum(batch.padded_tokens + overhead for batch in batches)
 
 
 def deal(batches: Sequence[MicroBatch], num_processes: int) -> list[list[MicroBatch]]:

@@ -437,7 +437,7 @@ class TestOfAScorer:
         for columns, most in [([0, 2, 3, 4], 1e-5), ([1, 5, 6, 7], 1e-4)]:
             np.testing.assert_allclose(found[:, columns], expected[:, columns], atol=most, rtol=0)
 
-    @pytest.mark.parametrize("tokens", [350, 199, 120, 80])
+    @pytest.mark.parametrize("tokens", [250, 199, 120, 80])
     def test_scores_are_those_with_enough_memory(
         self, make_scorer: Callable, memory: SimpleNamespace, tmp_path: Path, tokens: int
     ) -> None:
