@@ -34,7 +34,9 @@ def test_cut(lengths: list[int], budget: int, expected: list[tuple[list[int], in
     assert cut(lengths, budget) == expected
 
 
-@pytest.mark.parametrize(("overhead", "sizes"), [(0, [1, 2, 2]), (3, [1, 4]), (4, [2, 3]), (None, [1, 4]), (8, [3, 2]), (18, [5])])
+@pytest.mark.parametrize(
+    ("overhead", "sizes"), [(0, [1, 2, 2]), (3, [1, 4]), (4, [2, 3]), (None, [1, 4]), (8, [3, 2]), (18, [5])]
+)
 def test_no_more_padding_than_another_micro_batch_would_cost(overhead: int | None, sizes: list[int]) -> None:
     batches = cut_batches(np.array([9, 5, 5, 4, 4]), 45, overhead=overhead)
     assert [len(batch.rows) for batch in batches] == sizes
