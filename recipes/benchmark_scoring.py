@@ -15,8 +15,8 @@ The parts, chosen with `--parts`:
 
     contenders   the same rows and masks for everybody: naive code, lm-evaluation-harness, hf_dlc, and a bare forward
                  pass without heads, masks and padding as the limit
-    run          runs of four levels, of rows with the template and of the same rows without, which share no beginning:
-                 the share of the masks in them, and their time against the bare forward pass
+    run          runs of four levels, of rows with the template and of the same rows without, which share hardly any
+                 beginning: the share of the masks in them, and their time against the bare forward pass
     scale        seconds a row of many rows against those of an eighth of them; the estimate against the run
     processes    two processes of one thread against one
     selection    FlexRand on ten million scores
@@ -1224,13 +1224,9 @@ def other_parts(results: dict[str, Any]) -> str:
         times = f"{part['estimated_seconds']:.0f} s estimated, {part['seconds']:.0f} s measured"
         rows.append(["scale", f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['levels']} levels: {times}"])
     for name, part in results.get("run", {}).items():
-        speed, head = (
-            part["tokens"] * part["levels"] / part["seconds"],
-            f"{part['shared_head']:.1%} in shared beginnings",
-        )
-        rows.append(
-            [f"run, {name}", f"{part['rows']:,} rows, {part['tokens']:,} tokens, {head}, {speed:,.0f} tokens/s"]
-        )
+        size = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['shared_head']:.1%} in shared beginnings"
+        speed = part["tokens"] * part["levels"] / part["seconds"]
+        rows.append([f"run, {name}", f"{size}, {speed:,.0f} tokens/s"])
         rows.append([f"run, {name}: masks", f"{part['masking_seconds']:.2f} s of {part['seconds']:.1f} s"])
     if part := results.get("processes"):
         both = [Spread.of(part["seconds"][count]).show("{:.1f}", " s") for count in ("1", "2")]
