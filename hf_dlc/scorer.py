@@ -51,12 +51,13 @@ SCORE_VERSION = 2
 
 STATE_NAME = "dlc_state.safetensors"
 
-# Tokens of a micro-batch, padding included, where `tokens_per_batch` is "auto".
+# Tokens of a micro-batch, padding included, where `tokens_per_batch` is "auto"; in float32, where each takes twice the
+# memory, half as many.
 _AUTO_TOKENS = {"cpu": 2048, "accelerator": 16384}
 
-# What a micro-batch costs on top of its tokens, as a part of the budget. Measured on a CPU with a budget of 2,048: as
-# much time as about 100 tokens in bfloat16, and as about 30 in float32, where a token takes three times as long.
-_OVERHEAD_PARTS = {"half": 16, "full": 64}
+# What a micro-batch costs on top of its tokens, as a part of the budget. Measured on a CPU: as much time as about 100
+# tokens in bfloat16 and, at half the budget, as about 30 in float32, where a token takes three times as long.
+_OVERHEAD_PARTS = {"half": 16, "full": 32}
 
 _ROWS_PER_ENCODING = 1000
 
@@ -608,7 +609,12 @@ class DLCScorer:
     def _tokens_per_batch(self) -> int:
         if self.config.tokens_per_batch != "auto":
             return self.config.tokens_per_batch
-        return _AUTO_TOKENS["cpu" if self.model.device.type == "cpu" else "accelerator"]
+        tokens = _AUTO_TOKENS["cpu" if self.model.device.type == "cpu" else "accelerator"]
+        return tokens if self._is_half else tokens // 2
+
+    @property
+    def _is_half(self) -> bool:
+        return self.model.dtype.itemsize < 4
 
     def _encode_dataset(self, dataset: Dataset, keep: bool = False) -> list[EncodedRow]:
         """The encoded rows; kept until they are asked for again, if they are to be."""
@@ -636,7 +642,7 @@ class DLCScorer:
 
     def _overhead(self, tokens_per_batch: int) -> int:
         """What a micro-batch costs on top of its tokens, in tokens."""
-        return tokens_per_batch // _OVERHEAD_PARTS["half" if self.model.dtype.itemsize < 4 else "full"]
+        return tokens_per_batch // _OVERHEAD_PARTS["half" if self._is_half else "full"]
 
     def _run(
         self,

@@ -162,15 +162,15 @@ def test_arithmetic_and_geometric_means(make_scorer: Callable) -> None:
 def test_logits_in_many_pieces(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = make_scorer()
     expected = scorer(DATASET[:])["dlc_loss"]
-    monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 3 * VOCAB_SIZE * 4 + 1)
+    monkeypatch.setitem(causal_lm._LOGITS_AT_ONCE, "full", 3 * VOCAB_SIZE + 1)
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
-    monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 1)
+    monkeypatch.setitem(causal_lm._LOGITS_AT_ONCE, "full", 1)
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
 
 
 def test_shapes_are_few(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are compiled and kept for each shape."""
-    monkeypatch.setattr(causal_lm, "_LOGITS_AT_ONCE", 4 * VOCAB_SIZE * 64)
+    monkeypatch.setitem(causal_lm._LOGITS_AT_ONCE, "full", VOCAB_SIZE * 64)
     scorer = make_scorer("gpt2", tokens_per_batch=1)
     lengths, heads = set(), set()
     scorer.model.base_model.h[0].register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[1]))

@@ -241,10 +241,17 @@ class TestWholeDatasets:
         assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize(("dtype", "tokens"), [(torch.float32, 1024), (torch.bfloat16, 2048), (torch.float16, 2048)])
+def test_as_many_bytes_in_a_micro_batch(make_scorer: Callable, dtype: torch.dtype, tokens: int) -> None:
+    scorer = make_scorer()
+    scorer.model.to(dtype)
+    assert scorer.describe()["tokens_per_batch"] == tokens
+
+
 def test_describe_is_json(make_scorer: Callable) -> None:
     described = make_scorer().describe()
     assert {"config", "model_digest", "processor_digest", "dtype", "device", "score_version"} < set(described)
     assert (described["model"], described["dtype"], described["device"]) == ("LlamaForCausalLM", "float32", "cpu")
-    assert described["tokens_per_batch"] == 2048
+    assert described["tokens_per_batch"] == 1024  # in bfloat16, with half the bytes, twice as many
     assert described["probe_digest"] is None
     assert make_scorer(schedule=None).describe()["probe_digest"]

@@ -24,9 +24,9 @@ from .encoding import Encoding, RowEncoder
 
 logger = logging.getLogger(__name__)
 
-# Bytes of logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an
-# allocator that keeps pieces of this size for later keeps more memory.
-_LOGITS_AT_ONCE = 2**24
+# Logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an allocator
+# that keeps pieces of this size for later keeps more memory. Arithmetic in float32 is slow enough with fewer tokens.
+_LOGITS_AT_ONCE = {"half": 2**23, "full": 2**21}
 
 # The last of them are padded, so that there are about so many sizes: each has kernels of its own, see LENGTH_STEP.
 _SIZES_OF_LOGITS = 16
@@ -216,7 +216,7 @@ class CausalLMTask:
     def _log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type) -> torch.Tensor:
         """Log-probabilities of the labels, `(tokens,)` float32 on the labels' device, in chunks of bounded memory."""
         head = self.model.get_output_embeddings().weight
-        size = max(1, _LOGITS_AT_ONCE // (len(head) * head.element_size()))
+        size = max(1, _LOGITS_AT_ONCE["half" if head.element_size() < 4 else "full"] // len(head))
         step = max(1, size // _SIZES_OF_LOGITS)
         log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
         for start in range(0, len(labels), size):
