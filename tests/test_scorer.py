@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value
 from datasets.utils import disable_progress_bars, tqdm
 
