@@ -236,6 +236,7 @@ def test_scale_and_run(job: benchmark.Job, tmp_path: Path) -> None:
     assert benchmark.growth({**scale, "seconds": 6.0, "few_seconds": [0.2, 0.6], "rows": 30}) == pytest.approx(1.5)
     run = benchmark.run_errand_of_four_levels(job)
     assert 0 < run["masking_seconds"] < run["seconds"]
+    assert len(run["limit_seconds"]) == run["levels"]
     sample = {**run, "masking_seconds": 0.004, "seconds": 1.0, "levels": 2, "limit_seconds": [0.5, 0.7, 0.3]}
     alone = {**sample, "shared_head": 0.01}
     limit, masking, limit_alone, _ = benchmark.judge_run({"template": sample, "no template": alone})
