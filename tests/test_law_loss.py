@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.masking import Masker
-from hf_dlc.tasks import LENGTH_STEP, causal_lm
+from hf_dlc.tasks import LENGTH_STEP, head
 from tests.conftest import ALPACA_ROWS, MODEL_BUILDERS, VOCAB_SIZE
 
 
@@ -108,7 +108,7 @@ def test_the_heads_do_what_their_names_say(name: str) -> None:
     model = build(name)
     states = torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(0))
     plain = states @ model.get_output_embeddings().weight.T
-    with causal_lm._forward_replaced(
+    with head._forward_replaced(
         model.base_model, lambda *_, **__: transformers.modeling_outputs.BaseModelOutputWithPast(states)
     ):
         logits = model(input_ids=torch.zeros((1, 1), dtype=torch.int64)).logits
@@ -162,15 +162,15 @@ def test_arithmetic_and_geometric_means(make_scorer: Callable) -> None:
 def test_logits_in_many_pieces(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = make_scorer()
     expected = scorer(DATASET[:])["dlc_loss"]
-    monkeypatch.setitem(causal_lm._LOGITS_AT_ONCE, "full", 3 * VOCAB_SIZE + 1)
+    monkeypatch.setitem(head._LOGITS_AT_ONCE, "full", 3 * VOCAB_SIZE + 1)
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
-    monkeypatch.setitem(causal_lm._LOGITS_AT_ONCE, "full", 1)
+    monkeypatch.setitem(head._LOGITS_AT_ONCE, "full", 1)
     np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
 
 
 def test_shapes_are_few(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are compiled and kept for each shape."""
-    monkeypatch.setitem(causal_lm._LOGITS_AT_ONCE, "full", VOCAB_SIZE * 64)
+    monkeypatch.setitem(head._LOGITS_AT_ONCE, "full", VOCAB_SIZE * 64)
     scorer = make_scorer("gpt2", tokens_per_batch=1)
     lengths, heads = set(), set()
     scorer.model.base_model.h[0].register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[1]))

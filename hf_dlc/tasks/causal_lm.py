@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
@@ -20,19 +18,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from . import LENGTH_STEP, BatchScores
 from .encoding import Encoding, RowEncoder
+from .head import OutputHead
 
 
 logger = logging.getLogger(__name__)
-
-# Logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an allocator
-# that keeps pieces of this size for later keeps more memory. Arithmetic in float32 is slow enough with fewer tokens.
-_LOGITS_AT_ONCE = {"half": 2**23, "full": 2**21}
-
-# The last of them are padded, so that there are about so many sizes: each has kernels of its own, see LENGTH_STEP.
-_SIZES_OF_LOGITS = 16
-
-# Logits that are turned into probabilities at once: few enough to stay in a processor's cache.
-_LOGITS_IN_CACHE = 2**19
 
 _POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings"}
 
@@ -64,6 +53,7 @@ class CausalLMTask:
         self.model = model
         self.encoder = encoder
         self.token_mean = token_mean
+        self._head = OutputHead(model, self._body)
         self._shares: dict[int, bool] = {}
 
     @property
@@ -192,7 +182,7 @@ class CausalLMTask:
         outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
-        log_probs = self._log_probs(states, input_ids[:, 1:][predicting], type(outputs))
+        log_probs = self._head.log_probs(states, input_ids[:, 1:][predicting], type(outputs))
         loss = -_row_means(log_probs, predicting)
         confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
         return BatchScores(confidence, loss, states)
@@ -212,34 +202,6 @@ class CausalLMTask:
             hidden = torch.full((length, start + length), -torch.inf, dtype=keys.dtype, device=keys.device)
             arguments["attention_mask"] = hidden.triu(start + 1)[None, None]
         return arguments
-
-    def _log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type) -> torch.Tensor:
-        """Log-probabilities of the labels, `(tokens,)` float32 on the labels' device, in chunks of bounded memory."""
-        head = self.model.get_output_embeddings().weight
-        size = max(1, _LOGITS_AT_ONCE["half" if head.element_size() < 4 else "full"] // len(head))
-        step = max(1, size // _SIZES_OF_LOGITS)
-        log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
-        for start in range(0, len(labels), size):
-            chunk = slice(start, start + size)
-            known = len(labels[chunk])
-            logits = self._logits(F.pad(states[chunk], (0, 0, 0, -known % step)), output_type)
-            log_probs[chunk] = _log_probs(logits[:known], labels[chunk])
-        return log_probs
-
-    def _logits(self, states: torch.Tensor, output_type: type) -> torch.Tensor:
-        """
-        The model's own head on `states`, `(tokens, hidden size)` to `(tokens, vocabulary)`.
-
-        The whole model is called with a body that returns `states`: bias, scaling and soft-capping of logits then are
-        whatever this model does after its body, and need not be known here.
-        """
-        result = output_type(last_hidden_state=states[None])
-        with _forward_replaced(self._body, lambda *_, **__: result):
-            one_token = torch.zeros((1, 1), dtype=torch.int64, device=states.device)
-            logits = self.model(input_ids=one_token, use_cache=False).logits
-        if logits.shape[:2] != (1, len(states)):  # the head went round the body, and these are not its logits
-            raise ValueError(f"{type(self.model).__name__} does not compute its logits from its body; DLC needs that.")
-        return logits[0]
 
 
 def check_architecture(config: PreTrainedConfig, name: str) -> None:
@@ -309,30 +271,8 @@ def _behind_layer(layer: DynamicLayer) -> _PrefixLayer:
     return kept
 
 
-def _log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the labels in float32, on the labels' device; `logits` are `(tokens, vocabulary)`."""
-    size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    pairs = zip(logits.split(size), labels.to(logits.device).split(size), strict=True)
-    parts = [F.cross_entropy(part.float(), targets, reduction="none") for part, targets in pairs]
-    return -torch.cat(parts).to(labels.device)
-
-
 def _row_means(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     """Means over each row of `values`, which belong, in order, to the true places of `where` `(rows, length)`."""
     grid = torch.zeros(where.shape, dtype=torch.float32, device=where.device)
     grid[where] = values
     return grid.sum(dim=1) / where.sum(dim=1)
-
-
-@contextmanager
-def _forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    # accelerate's device_map puts a `forward` of its own on the instance: put back what was there.
-    before = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.forward
-        else:
-            module.forward = before

@@ -1,0 +1,146 @@
+"""Log-probabilities of labels by a model's own output head, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+
+# Logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an allocator
+# that keeps pieces of this size for later keeps more memory. Arithmetic in float32 is slow enough with fewer tokens.
+_LOGITS_AT_ONCE = {"half": 2**22, "full": 2**21}
+
+# Words of the vocabulary at once, on a CPU: the weights of a few words are read once for many tokens, while those of
+# all words would be read anew for the few tokens whose logits there is room for.
+_WORDS_AT_ONCE = 4096
+
+# The last tokens are padded, so that there are about so many sizes: each has kernels of its own, see LENGTH_STEP.
+_SIZES = 16
+
+# Logits that are turned into probabilities at once: few enough to stay in a processor's cache.
+_LOGITS_IN_CACHE = 2**19
+
+
+class OutputHead:
+    """
+    What a model does after its body.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model with a language modelling head.
+        body ([`~transformers.PreTrainedModel`]):
+            What in it computes the hidden states.
+    """
+
+    def __init__(self, model: PreTrainedModel, body: PreTrainedModel) -> None:
+        self.model = model
+        self.body = body
+        self._multiplies: bool | None = None  # whether the model does no more than its head; None: not known yet
+
+    def log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type) -> torch.Tensor:
+        """
+        Log-probabilities of labels.
+
+        Args:
+            states (`torch.Tensor` of shape `(tokens, hidden size)`):
+                Last hidden states of the body.
+            labels (`torch.Tensor` of shape `(tokens,)`):
+                Token id that follows each.
+            output_type (`type`):
+                What the body returns.
+
+        Returns:
+            `torch.Tensor` of shape `(tokens,)`: float32, on the labels' device.
+
+        Raises:
+            ValueError: If the logits are not computed from the body.
+        """
+        in_parts = len(labels) > 0 and states.device.type == "cpu" and self._is_a_product(states[:1], output_type)
+        weight = self.model.get_output_embeddings().weight
+        words = min(_WORDS_AT_ONCE, len(weight)) if in_parts else len(weight)
+        size = max(1, _LOGITS_AT_ONCE["half" if weight.element_size() < 4 else "full"] // words)
+        step = max(1, size // _SIZES)
+        log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+        for start in range(0, len(labels), size):
+            chunk = slice(start, start + size)
+            padded = F.pad(states[chunk], (0, 0, 0, -len(labels[chunk]) % step))
+            if in_parts:
+                log_probs[chunk] = self._part_by_part(padded, labels[chunk], words)
+            else:
+                log_probs[chunk] = _log_probs(self._logits(padded, output_type), labels[chunk])
+        return log_probs
+
+    def _is_a_product(self, states: torch.Tensor, output_type: type) -> bool:
+        """Whether logits are products with the weights and no more: no scaling, capping, forbidden words or hooks."""
+        head = self.model.get_output_embeddings()
+        if type(head) is not torch.nn.Linear or "forward" in vars(head):
+            return False
+        if head._forward_hooks or head._forward_pre_hooks:
+            return False
+        if self._multiplies is None:
+            expected = F.linear(states[None], head.weight, head.bias)[0]
+            self._multiplies = torch.equal(self._logits(states, output_type), expected)
+        return self._multiplies
+
+    def _part_by_part(self, states: torch.Tensor, labels: torch.Tensor, words: int) -> torch.Tensor:
+        """Log-probabilities, some words of the vocabulary after others."""
+        head = self.model.get_output_embeddings()
+        own = torch.empty(labels.shape, dtype=torch.float32)
+        total = torch.full(labels.shape, -torch.inf)
+        for first in range(0, len(head.weight), words):
+            part = slice(first, first + words)
+            bias = None if head.bias is None else head.bias[part]
+            logits = F.linear(states, head.weight[part], bias)[: len(labels)].float()
+            here = ((labels >= first) & (labels < first + words)).nonzero()[:, 0]
+            own[here] = logits[here, labels[here] - first]
+            total = torch.logaddexp(total, _log_sum_exp_(logits))
+        return own - total
+
+    def _logits(self, states: torch.Tensor, output_type: type) -> torch.Tensor:
+        """
+        The model's own head on `states`, `(tokens, hidden size)` to `(tokens, vocabulary)`.
+
+        The whole model is called with a body that returns `states`: bias, scaling and soft-capping of logits then are
+        whatever this model does after its body, and need not be known here.
+        """
+        result = output_type(last_hidden_state=states[None])
+        with _forward_replaced(self.body, lambda *_, **__: result):
+            one_token = torch.zeros((1, 1), dtype=torch.int64, device=states.device)
+            logits = self.model(input_ids=one_token, use_cache=False).logits
+        if logits.shape[:2] != (1, len(states)):  # the head went round the body, and these are not its logits
+            raise ValueError(f"{type(self.model).__name__} does not compute its logits from its body; DLC needs that.")
+        return logits[0]
+
+
+def _log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities of the labels in float32, on the labels' device; of `logits`, `(tokens, vocabulary)`."""
+    logits = logits[: len(labels)]
+    size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    pairs = zip(logits.split(size), labels.to(logits.device).split(size), strict=True)
+    parts = [F.cross_entropy(part.float(), targets, reduction="none") for part, targets in pairs]
+    return -torch.cat(parts).to(labels.device)
+
+
+def _log_sum_exp_(logits: torch.Tensor) -> torch.Tensor:
+    """`logsumexp` over the words, in place: torch's own makes copies, which takes longer than the arithmetic."""
+    largest = logits.amax(dim=1).clamp_(min=torch.finfo(torch.float32).min)  # -inf - -inf would be NaN
+    return logits.sub_(largest[:, None]).exp_().sum(dim=1).log_().add_(largest)
+
+
+@contextmanager
+def _forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    # accelerate's device_map puts a `forward` of its own on the instance: put back what was there.
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before

@@ -1,0 +1,120 @@
+"""The output head in parts of the vocabulary gives what it gives as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from hf_dlc.tasks import head as head_module
+from hf_dlc.tasks.head import OutputHead
+
+
+WORDS = 50
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 8}
+
+
+@pytest.fixture
+def make_head(monkeypatch: pytest.MonkeyPatch) -> Callable[..., OutputHead]:
+    """Of a tiny model, in parts of seven words and chunks of three tokens."""
+    monkeypatch.setattr(head_module, "_WORDS_AT_ONCE", 7)
+    monkeypatch.setitem(head_module._LOGITS_AT_ONCE, "full", 21)
+
+    def make(kind: str = "llama", **options: object) -> OutputHead:
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(kind, vocab_size=WORDS, num_key_value_heads=2, **SIZES, **options)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        return OutputHead(model, model.base_model)
+
+    return make
+
+
+def ask(head: OutputHead) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the head says of eight tokens, and what the model's own logits say."""
+    states, labels = 9 * torch.randn(8, 16), torch.tensor([0, 6, 7, 13, 20, 48, 49, 49])
+    with torch.inference_mode():
+        logits = head._logits(states, BaseModelOutputWithPast).float()
+        expected = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        return head.log_probs(states, labels, BaseModelOutputWithPast), expected
+
+
+def count_calls(model: PreTrainedModel) -> list[int]:
+    calls: list[int] = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_parts_are_the_whole(make_head: Callable[..., OutputHead]) -> None:
+    head = make_head()
+    calls = count_calls(head.model)
+    found, expected = ask(head)
+    torch.testing.assert_close(found, expected)
+    assert len(calls) == 2  # that of `ask`, and the one that finds out that the head is all there is
+    ask(head)
+    assert len(calls) == 3
+
+
+def test_bias(make_head: Callable[..., OutputHead]) -> None:
+    head = make_head()
+    head.model.lm_head.bias = torch.nn.Parameter(torch.randn(WORDS))
+    calls = count_calls(head.model)
+    found, expected = ask(head)
+    torch.testing.assert_close(found, expected)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("gemma2", {"final_logit_softcapping": 2.0}), ("granite", {"logits_scaling": 3.0})]
+)
+def test_a_model_that_does_more_is_asked_itself(
+    make_head: Callable[..., OutputHead], kind: str, options: dict[str, float]
+) -> None:
+    head = make_head(kind, **options)
+    calls = count_calls(head.model)
+    found, expected = ask(head)
+    torch.testing.assert_close(found, expected)
+    assert len(calls) > 2
+
+
+def test_hooks_are_not_passed_by(make_head: Callable[..., OutputHead]) -> None:
+    head = make_head()
+    ask(head)
+    head.model.lm_head.register_forward_hook(lambda _module, _inputs, logits: 2 * logits)
+    found, expected = ask(head)
+    torch.testing.assert_close(found, expected)
+
+
+def test_words_that_cannot_be(make_head: Callable[..., OutputHead]) -> None:
+    """Padding of the vocabulary may have a bias of minus infinity; a part of nothing else must not give NaN."""
+    head = make_head()
+    head.model.lm_head.bias = torch.nn.Parameter(torch.zeros(WORDS))
+    with torch.no_grad():
+        head.model.lm_head.bias[21:35] = -torch.inf
+    found, expected = ask(head)
+    assert torch.isfinite(found).all()
+    torch.testing.assert_close(found, expected)
+
+
+def test_large_logits(make_head: Callable[..., OutputHead]) -> None:
+    head = make_head()
+    with torch.no_grad():
+        head.model.lm_head.weight.mul_(1e4)
+    found, expected = ask(head)
+    assert float(expected.min()) < -1e3
+    torch.testing.assert_close(found, expected)
+
+
+def test_in_half_precision_sums_are_not(make_head: Callable[..., OutputHead], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(head_module._LOGITS_AT_ONCE, "half", 21)
+    head = make_head()
+    head.model.to(torch.bfloat16)
+    states, labels = torch.randn(8, 16).bfloat16(), torch.arange(8)
+    with torch.inference_mode():
+        found = head.log_probs(states, labels, BaseModelOutputWithPast)
+        logits = F.linear(states, head.model.lm_head.weight).float()
+    expected = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
