@@ -14,7 +14,8 @@ import numpy as np
 
 from .cache import read_json, write_json
 from .config import MaskSchedule
-from .execution.plan import cut_batches
+from .execution.loop import TokenLimit, in_parts_that_fit
+from .execution.plan import MicroBatch, cut_batches
 from .masking import CALIBRATION_STARTS, Masker, calibrate
 from .tasks import EncodedRow, Task
 
@@ -35,17 +36,24 @@ def probe_digest() -> str:
 
 
 def find_schedule(
-    task: Task, masker: Masker, rows: Sequence[EncodedRow], shares: Sequence[float], tokens_per_batch: int
+    task: Task,
+    masker: Masker,
+    rows: Sequence[EncodedRow],
+    shares: Sequence[float],
+    tokens_per_batch: int,
+    limit: TokenLimit,
 ) -> tuple[float, ...]:
     """Masked fractions at which the mean confidence of `rows` falls to `shares` of the unmasked one."""
     batches = cut_batches(np.array([row.length for row in rows]), tokens_per_batch)  # whole, prefixes and all
     logger.info("calibrating the mask schedule on %d probe rows", len(rows))
     with masker.session() as session:
 
+        def confidences(batch: MicroBatch) -> np.ndarray:
+            return task.forward([rows[index] for index in batch.rows]).confidence.cpu().numpy()
+
         def confidence_at(fraction: float) -> float:
             session.set_fraction(fraction)
-            scores = [task.forward([rows[index] for index in batch.rows]).confidence for batch in batches]
-            return float(np.concatenate([score.cpu().numpy() for score in scores]).mean(dtype=np.float64))
+            return float(np.concatenate(list(in_parts_that_fit(batches, limit, confidences))).mean(dtype=np.float64))
 
         return calibrate(confidence_at, shares, start=CALIBRATION_STARTS[masker.masking])
 

@@ -392,7 +392,7 @@ class DLCScorer:
         rows = self._probe_encoder.encode(probe_rows())
         with _scoring_mode(self.model):
             return find_schedule(
-                self._task, self._masker, rows, self.config.calibration_shares, self._tokens_per_batch
+                self._task, self._masker, rows, self.config.calibration_shares, self._tokens_per_batch, self._limit
             )
 
     def masking_report(self) -> list[LevelReport]:
@@ -597,9 +597,8 @@ class DLCScorer:
         with self._lock, using_threads(cpu_threads(num_threads)), _scoring_mode(self.model):
             self._encoded.clear()
             encoded = [row for part in parts for row in self._encode_dataset(part, keep=True)]
-            return estimate_run(
-                self._task, self._masker, encoded, self._plan(encoded), self._levels, state.num_processes
-            )
+            plan, processes = self._plan(encoded), state.num_processes
+            return estimate_run(self._task, self._masker, encoded, plan, self._levels, processes, self._limit)
 
     @property
     def _levels(self) -> int:

@@ -29,6 +29,8 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +49,7 @@ from hf_dlc.config import parse_config_and_args
 from hf_dlc.demo import demo_model
 from hf_dlc.execution.distributed import PeerError, cpu_threads, on_main_process, process_state
 from hf_dlc.execution.journal import Journal, JournalError
+from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.reporting import status_counts, summarize, versions
 
 
@@ -111,9 +114,10 @@ def main(args: list[str] | None = None) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     output = Path(options.output_dir)
     try:
-        make_room(output, options, state)
-        dataset, scorer, estimate = prepare(options, config, state)
-        scored, run = score(dataset, scorer, estimate, options, state)
+        with watch_peers(state) as peers:
+            make_room(output, options, state)
+            dataset, scorer, estimate = prepare(options, config, state, peers)
+            scored, run = score(dataset, scorer, estimate, options, state, peers)
     except (
         OSError,
         ValueError,
@@ -142,14 +146,19 @@ def main(args: list[str] | None = None) -> None:
 
 
 def score(
-    dataset: Dataset, scorer: DLCScorer, estimate: RunEstimate, options: RecipeArguments, state: PartialState
+    dataset: Dataset,
+    scorer: DLCScorer,
+    estimate: RunEstimate,
+    options: RecipeArguments,
+    state: PartialState,
+    peers: Peers | None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Calibrate and score, with the journal in the output folder; the second value is what the run took."""
     run_dir = Path(options.output_dir, "journal")
-    resumed = on_main_process((run_dir / "manifest.json").exists, state)  # then the schedule is in it
+    resumed = on_main_process((run_dir / "manifest.json").exists, state, peers)  # then the schedule is in it
     start = time.perf_counter()
     if not resumed:
-        schedule = on_main_process(scorer.calibrate, state)
+        schedule = on_main_process(scorer.calibrate, state, peers)
         logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
     calibrated = time.perf_counter()
     scored = scorer.score(dataset, run_dir, options.num_threads, options.chunk_seconds)
@@ -176,10 +185,10 @@ def make_room(output: Path, options: RecipeArguments, state: PartialState) -> No
 
 
 def prepare(
-    options: RecipeArguments, config: DLCConfig, state: PartialState
+    options: RecipeArguments, config: DLCConfig, state: PartialState, peers: Peers | None
 ) -> tuple[Dataset, DLCScorer, RunEstimate]:
     """Load the dataset and the model, and find out what the run will cost and whether it can end well."""
-    with state.local_main_process_first():  # one download, one preparation; the others read the cache
+    with local_main_process_first(state, peers):  # one download, one preparation; the others read the cache
         dataset = read_dataset(options)
         scorer = load_scorer(options, config)
     logger.info(
@@ -189,6 +198,17 @@ def prepare(
     logger.info("estimate: %s", estimate)
     check_selection(options, config, dataset, estimate)
     return dataset, scorer, estimate
+
+
+@contextmanager
+def local_main_process_first(state: PartialState, peers: Peers | None) -> Iterator[None]:
+    """As that of [`~accelerate.PartialState`], but who waits for a process that has failed is told so."""
+    wait = state.wait_for_everyone if peers is None else peers.meet
+    if not state.is_local_main_process:
+        wait()
+    yield
+    if state.is_local_main_process:
+        wait()
 
 
 def check_selection(options: RecipeArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:

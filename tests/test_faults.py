@@ -672,6 +672,19 @@ def test_overwrite_scores_anew(recipe: Recipe, whole: Recipe) -> None:
     assert results(recipe.output) == results(whole.output) != other
 
 
+def test_memory_that_is_short_from_the_start(recipe: Recipe, whole_calibrated: Recipe) -> None:
+    """For the estimate and for calibration already, which are before the first micro-batch of the run."""
+    recipe.options = [*CALIBRATED, "--tokens_per_batch", "600"]
+    run = recipe.start(faults=(("little_memory", {"tokens": 200}),)).finished()
+    assert run.errors.count("does not fit into memory") == 1
+    found, expected = (results(other.output) for other in (recipe, whole_calibrated))
+    assert found["schedule"] == pytest.approx(expected["schedule"], rel=1e-2)
+    scores = [
+        pq.read_table(other.output / "scores.parquet")["dlc_loss"].to_numpy() for other in (recipe, whole_calibrated)
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-2)
+
+
 # ---- several processes -------------------------------------------------------------------------------------------
 
 
@@ -709,6 +722,16 @@ def test_two_machines_one_of_which_loses_its_process(recipe: Recipe, whole: Reci
     assert results(recipe.output) == results(whole.output)
     assert set(recipe.computed()) == whole.kept() - there
     assert len(recipe.computed()) == LAST - len(there)
+
+
+@pytest.mark.distributed
+def test_two_machines_one_of_which_cannot_load_the_model(recipe: Recipe) -> None:
+    """The other one hears of it: what it would wait for has a time limit of half an hour."""
+    fault = ("fail_at", {"target": "hf_dlc.loading:ModelSource.load", "error": errno.EACCES, "rank": "1"})
+    for agent in (agents := launch_on_two(recipe, fault)):
+        agent.wait(seconds=60)
+    assert all(agent.returncode not in (0, -signal.SIGKILL) for agent in agents), [agent.errors for agent in agents]
+    assert any("Permission denied" in agent.errors for agent in agents), [agent.errors for agent in agents]
 
 
 def launch_two(recipe: Recipe, *faults: Fault) -> Run:

@@ -162,10 +162,14 @@ def test_arithmetic_and_geometric_means(make_scorer: Callable) -> None:
 def test_logits_in_many_pieces(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = make_scorer()
     expected = scorer(DATASET[:])["dlc_loss"]
-    monkeypatch.setitem(head._LOGITS_AT_ONCE, "full", 3 * VOCAB_SIZE + 1)
-    np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
-    monkeypatch.setitem(head._LOGITS_AT_ONCE, "full", 1)
-    np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
+    for tokens in (3, 1):
+        monkeypatch.setitem(head._TOKENS_AT_ONCE, "full", tokens)
+        monkeypatch.setattr(head, "_WORDS_AT_ONCE", 7)
+        np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
+    with scorer.model.lm_head.register_forward_hook(lambda *_: None):  # by the model itself, and not part by part
+        for logits in (3 * VOCAB_SIZE + 1, 1):
+            monkeypatch.setitem(head._LOGITS_AT_ONCE, "full", logits)
+            np.testing.assert_allclose(scorer(DATASET[:])["dlc_loss"], expected, atol=1e-5)
 
 
 def test_shapes_are_few(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import psutil
@@ -14,6 +15,7 @@ import torch
 from ..columns import SCORED_STATUSES
 from ..masking import Masker
 from ..tasks import EncodedRow, Task
+from .loop import TokenLimit, in_parts_that_fit
 from .plan import MicroBatch
 
 
@@ -76,11 +78,13 @@ def estimate_run(
     batches: Sequence[MicroBatch],
     levels: int,
     num_processes: int,
+    limit: TokenLimit,
 ) -> RunEstimate:
     """Count, time a few micro-batches, and multiply."""
     statuses = Counter(row.status for row in rows)
     padded_tokens = sum(batch.padded_tokens for batch in batches)
-    seconds_per_token = _seconds_per_token(task, rows, batches)  # before the memory is looked at
+    seconds_per_token = _seconds_per_token(task, rows, batches, limit)  # before the memory is looked at
+    batches = [part for batch in batches for part in limit.parts(batch)]
     return RunEstimate(
         rows=len(rows),
         skipped={status: count for status, count in sorted(statuses.items()) if status not in SCORED_STATUSES},
@@ -93,14 +97,22 @@ def estimate_run(
     )
 
 
-def _seconds_per_token(task: Task, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]) -> float:
+def _seconds_per_token(
+    task: Task, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch], limit: TokenLimit
+) -> float:
     """Mean over the middles of three equal parts of the work; the longest micro-batch warms up."""
     if not batches:
         return 0.0
-    _timed(task, rows, batches[0])
+    seconds_of = partial(_seconds, task, rows, limit)
+    seconds_of(batches[0])
     ends = np.cumsum([batch.padded_tokens for batch in batches])
     sample = [batches[np.searchsorted(ends, ends[-1] * part)] for part in (1 / 6, 1 / 2, 5 / 6)]
-    return float(np.mean([min(_timed(task, rows, batch) for _ in range(2)) / batch.padded_tokens for batch in sample]))
+    return float(np.mean([min(seconds_of(batch) for _ in range(2)) / batch.padded_tokens for batch in sample]))
+
+
+def _seconds(task: Task, rows: Sequence[EncodedRow], limit: TokenLimit, batch: MicroBatch) -> float:
+    """Time of a micro-batch, of all its parts if it does not fit into memory."""
+    return sum(in_parts_that_fit([batch], limit, partial(_timed, task, rows)))
 
 
 def _timed(task: Task, rows: Sequence[EncodedRow], batch: MicroBatch) -> float:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from .plan import MicroBatch, cut_again
 
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CHUNK_SECONDS = 60.0
 
@@ -173,13 +176,7 @@ class LevelLoop:
 
     def _try_forward(self, batch: MicroBatch) -> BatchScores | None:
         """The scores of a micro-batch, or `None` if it does not fit into memory."""
-        try:
-            return self._forward(batch)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-        clear_device_cache(garbage_collection=True)  # not above: the exception holds on to what did not fit
-        return None
+        return _or_none(lambda: self._forward(batch))
 
     def _forward(self, batch: MicroBatch) -> BatchScores:
         if batch.prefix and batch.prefix not in self._prefixes:
@@ -212,6 +209,49 @@ class LevelLoop:
             self._set_level(level)
             states = self._forward(probe).states
         _require_change(self._unmasked[1], states, self._masked, level)
+
+
+def in_parts_that_fit(
+    batches: Iterable[MicroBatch], limit: TokenLimit, compute: Callable[[MicroBatch], T]
+) -> Iterator[T]:
+    """
+    What `compute` makes of micro-batches; of those that do not fit into memory, part by part.
+
+    Args:
+        batches (`Iterable[MicroBatch]`):
+            Micro-batches.
+        limit ([`TokenLimit`]):
+            What memory was found to hold so far; lowered where it turns out to hold less.
+        compute (`Callable[[MicroBatch], T]`):
+            Called with a micro-batch or a part of one.
+
+    Yields:
+        `T`: What `compute` returned.
+
+    Raises:
+        MemoryError: If a single row does not fit.
+    """
+    queue = deque(batches)
+    while queue:
+        batch, *rest = limit.parts(queue.popleft())
+        queue.extendleft(reversed(rest))
+        found = _or_none(partial(compute, batch))
+        if found is None:
+            limit.halve(batch)
+            queue.appendleft(batch)
+        else:
+            yield found
+
+
+def _or_none(compute: Callable[[], T]) -> T | None:
+    """What `compute` returns, or `None` if it does not fit into memory."""
+    try:
+        return compute()
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+    clear_device_cache(garbage_collection=True)  # not above: the exception holds on to what did not fit
+    return None
 
 
 def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow, prefix: Any = None) -> np.ndarray:

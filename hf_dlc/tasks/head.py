@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 # Logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an allocator
 # that keeps pieces of this size for later keeps more memory. Arithmetic in float32 is slow enough with fewer tokens.
-_LOGITS_AT_ONCE = {"half": 2**22, "full": 2**21}
+_LOGITS_AT_ONCE = {"half": 2**23, "full": 2**21}
 
-# Words of the vocabulary at once, on a CPU: the weights of a few words are read once for many tokens, while those of
-# all words would be read anew for the few tokens whose logits there is room for.
+# On a CPU, words of the vocabulary at once, and tokens of which there are logits then: the weights of a few words are
+# read once for many tokens, while those of all words would be read anew for the few whose logits there is room for.
 _WORDS_AT_ONCE = 4096
+_TOKENS_AT_ONCE = {"half": 1024, "full": 512}
 
 # The last tokens are padded, so that there are about so many sizes: each has kernels of its own, see LENGTH_STEP.
 _SIZES = 16
@@ -60,17 +61,17 @@ class OutputHead:
         Raises:
             ValueError: If the logits are not computed from the body.
         """
-        in_parts = len(labels) > 0 and states.device.type == "cpu" and self._is_a_product(states[:1], output_type)
+        in_parts = len(labels) > 0 and states.device.type == "cpu" and self._is_a_product(states, output_type)
         weight = self.model.get_output_embeddings().weight
-        words = min(_WORDS_AT_ONCE, len(weight)) if in_parts else len(weight)
-        size = max(1, _LOGITS_AT_ONCE["half" if weight.element_size() < 4 else "full"] // words)
+        precision = "half" if weight.element_size() < 4 else "full"
+        size = _TOKENS_AT_ONCE[precision] if in_parts else max(1, _LOGITS_AT_ONCE[precision] // len(weight))
         step = max(1, size // _SIZES)
         log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
         for start in range(0, len(labels), size):
             chunk = slice(start, start + size)
             padded = F.pad(states[chunk], (0, 0, 0, -len(labels[chunk]) % step))
             if in_parts:
-                log_probs[chunk] = self._part_by_part(padded, labels[chunk], words)
+                log_probs[chunk] = self._part_by_part(padded, labels[chunk])
             else:
                 log_probs[chunk] = _log_probs(self._logits(padded, output_type), labels[chunk])
         return log_probs
@@ -82,21 +83,24 @@ class OutputHead:
             return False
         if head._forward_hooks or head._forward_pre_hooks:
             return False
-        if self._multiplies is None:
-            expected = F.linear(states[None], head.weight, head.bias)[0]
-            self._multiplies = torch.equal(self._logits(states, output_type), expected)
+        if states.dtype != head.weight.dtype or states.shape[1] != head.in_features:  # there is more before the head
+            return False
+        if self._multiplies is None:  # told by a made-up state, the same in a run that goes on at another row
+            state = torch.linspace(-1, 1, head.in_features, dtype=states.dtype)[None]
+            logits = self._logits(state, output_type)
+            self._multiplies = torch.equal(logits, F.linear(state[None], head.weight, head.bias)[0])
         return self._multiplies
 
-    def _part_by_part(self, states: torch.Tensor, labels: torch.Tensor, words: int) -> torch.Tensor:
+    def _part_by_part(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Log-probabilities, some words of the vocabulary after others."""
         head = self.model.get_output_embeddings()
         own = torch.empty(labels.shape, dtype=torch.float32)
         total = torch.full(labels.shape, -torch.inf)
-        for first in range(0, len(head.weight), words):
-            part = slice(first, first + words)
+        for first in range(0, len(head.weight), _WORDS_AT_ONCE):
+            part = slice(first, first + _WORDS_AT_ONCE)
             bias = None if head.bias is None else head.bias[part]
             logits = F.linear(states, head.weight[part], bias)[: len(labels)].float()
-            here = ((labels >= first) & (labels < first + words)).nonzero()[:, 0]
+            here = ((labels >= first) & (labels < first + _WORDS_AT_ONCE)).nonzero()[:, 0]
             own[here] = logits[here, labels[here] - first]
             total = torch.logaddexp(total, _log_sum_exp_(logits))
         return own - total

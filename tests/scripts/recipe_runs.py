@@ -27,11 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets.packaged_modules.json.json
+import torch
 from transformers.models.llama import modeling_llama
 
 from hf_dlc.execution.journal import Journal
 from hf_dlc.execution.loop import LevelLoop
 from hf_dlc.execution.plan import MicroBatch
+from hf_dlc.tasks.causal_lm import CausalLMTask
 from recipes import prune_alpaca
 
 
@@ -112,8 +114,10 @@ def _is_inside(name: str) -> bool:
     return frame is not None
 
 
-def fail_at(target: str, error: int | None) -> None:
+def fail_at(target: str, error: int | None, rank: str | None = None) -> None:
     """A function fails: as the system does, or, without an error, since somebody pressed Ctrl-C."""
+    if rank is not None and os.environ["RANK"] != rank:
+        return
 
     @wrap(*find(target))
     def _(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -121,6 +125,16 @@ def fail_at(target: str, error: int | None) -> None:
             raise OSError(error, os.strerror(error))
         os.kill(os.getpid(), signal.SIGINT)
         return original(*args, **kwargs)
+
+
+def little_memory(tokens: int) -> None:
+    """There is memory for micro-batches of so many tokens."""
+
+    @wrap(CausalLMTask, "forward")
+    def _(original: Callable[..., Any], task: CausalLMTask, rows: list[Any], *rest: Any) -> Any:
+        if sum(row.length for row in rows) > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(task, rows, *rest)
 
 
 def no_room(number: int) -> None:
@@ -167,7 +181,8 @@ def clock(offset: float) -> None:
     datetime.datetime = Datetime
 
 
-FAULTS = {fault.__name__: fault for fault in (log_batches, kill_at, fail_at, no_room, small_files, clock)}
+_FAULTS = (log_batches, kill_at, fail_at, little_memory, no_room, small_files, clock)
+FAULTS = {fault.__name__: fault for fault in _FAULTS}
 
 
 def run(argv: list[str], faults: list[tuple[str, dict[str, Any]]]) -> None:

@@ -22,7 +22,8 @@ SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "nu
 def make_head(monkeypatch: pytest.MonkeyPatch) -> Callable[..., OutputHead]:
     """Of a tiny model, in parts of seven words and chunks of three tokens."""
     monkeypatch.setattr(head_module, "_WORDS_AT_ONCE", 7)
-    monkeypatch.setitem(head_module._LOGITS_AT_ONCE, "full", 21)
+    monkeypatch.setitem(head_module._TOKENS_AT_ONCE, "full", 3)
+    monkeypatch.setitem(head_module._LOGITS_AT_ONCE, "full", 3 * WORDS)
 
     def make(kind: str = "llama", **options: object) -> OutputHead:
         torch.manual_seed(0)
@@ -37,9 +38,10 @@ def ask(head: OutputHead) -> tuple[torch.Tensor, torch.Tensor]:
     """What the head says of eight tokens, and what the model's own logits say."""
     states, labels = 9 * torch.randn(8, 16), torch.tensor([0, 6, 7, 13, 20, 48, 49, 49])
     with torch.inference_mode():
-        logits = head._logits(states, BaseModelOutputWithPast).float()
+        output_type = type(head.body(input_ids=torch.zeros((1, 2), dtype=torch.int64)))
+        logits = head._logits(states, output_type).float()
         expected = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
-        return head.log_probs(states, labels, BaseModelOutputWithPast), expected
+        return head.log_probs(states, labels, output_type), expected
 
 
 def count_calls(model: PreTrainedModel) -> list[int]:
@@ -99,6 +101,25 @@ def test_words_that_cannot_be(make_head: Callable[..., OutputHead]) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_states_in_another_dtype_than_the_head(make_head: Callable[..., OutputHead]) -> None:
+    """Mamba keeps its states in float32 and casts them, in its own forward pass, for a head in bfloat16."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("mamba", vocab_size=WORDS, hidden_size=16, num_hidden_layers=1, state_size=4)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    found, expected = ask(OutputHead(model, model.base_model))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_states_of_another_width_than_the_head() -> None:
+    """ELECTRA has layers between body and head."""
+    sizes = {"embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model("electra", vocab_size=WORDS, intermediate_size=16, is_decoder=True, **sizes)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    found, expected = ask(OutputHead(model, model.base_model))
+    torch.testing.assert_close(found, expected)
+
+
 def test_large_logits(make_head: Callable[..., OutputHead]) -> None:
     head = make_head()
     with torch.no_grad():
@@ -108,8 +129,7 @@ def test_large_logits(make_head: Callable[..., OutputHead]) -> None:
     torch.testing.assert_close(found, expected)
 
 
-def test_in_half_precision_sums_are_not(make_head: Callable[..., OutputHead], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(head_module._LOGITS_AT_ONCE, "half", 21)
+def test_in_half_precision_sums_are_not(make_head: Callable[..., OutputHead]) -> None:
     head = make_head()
     head.model.to(torch.bfloat16)
     states, labels = torch.randn(8, 16).bfloat16(), torch.arange(8)
