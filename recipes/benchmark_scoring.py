@@ -839,7 +839,8 @@ def measure_run(bench: Bench) -> dict[str, Any]:
 
 
 def run_errand_of_four_levels(job: Job) -> dict[str, Any]:
-    """Score, time the masks within, and pass the same tokens through the body before and after.
+    """
+    Score, time the masks within, and pass the same tokens through the body before and after.
 
     There are as many bare passes as levels: a machine that is faster for seconds than for minutes would be faster for
     fewer of them.
