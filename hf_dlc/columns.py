@@ -19,6 +19,10 @@ EMPTY_RESPONSE = "empty_response"  # None, "" or only white space where the resp
 NO_TARGET = "no_target"  # not empty, but no token of it is learned from (a row that is all prompt, say)
 TRUNCATED_AWAY = "truncated_away"  # every target token lies beyond `max_length`
 INVALID_ROW = "invalid_row"  # a value of the wrong type where text was expected
+INVALID_IMAGE = "invalid_image"  # no image, or one that cannot be read to its end
+MISSING_LABEL = "missing_label"  # None, or -1 as `datasets` has it
+UNKNOWN_LABEL = "unknown_label"  # no class of the head, or one without a fitted image
+ONLY_OF_CLASS = "only_of_class"  # a prototype of its class would be the image itself
 NAN_SCORE = "nan_score"  # the model gave NaN for this row
 
 SCORED_STATUSES = frozenset({OK, TRUNCATED})

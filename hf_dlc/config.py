@@ -111,7 +111,8 @@ class DLCConfig:
         schedule (`str`, *optional*):
             Masked fractions of the levels: text such as `"0, 0.05, 0.11"`, `"linear(0.02, 50)"` or
             `"geometric(0.02, 50)"`, or in Python a list of floats or a [`MaskSchedule`]. `None` and `"calibrated"`
-            let the scorer find the fractions that suit the model. Kept as text.
+            let the scorer find the fractions that suit the language model; an image model has fixed ones. Kept as
+            text.
         calibration_shares (`list[float]`, *optional*, defaults to `[1.0, 0.75, 0.5, 0.25]`):
             A calibrated schedule masks as much as makes the mean confidence on a built-in probe set fall to these
             shares of the unmasked one. The first is 1.0, the unmasked level.
@@ -143,6 +144,15 @@ class DLCConfig:
         dtype (`str`, *optional*, defaults to `"auto"`):
             Dtype in which `from_pretrained` loads the weights: `"auto"` is bfloat16 where the device is fast at it,
             else float32.
+        head (`str`, *optional*, defaults to `"auto"`):
+            Of an image model: `"classifier"`, the trained head; `"prototype"`, the mean features of each class, which
+            [`DLCScorer.fit`] learns; `"auto"`, the trained head if there is one.
+        pooling (`str`, *optional*, defaults to `"auto"`):
+            Features that are compared with prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or
+            places; of the output of a named module as in `"mean@layers.8"`; `"auto"`, the first token if the model
+            has one, else the mean.
+        prototype_logits (`str`, *optional*, defaults to `"inverse"`):
+            `"inverse"`, 1 / distance, as in the paper; `"temperature"`, - distance / a temperature learned by `fit`.
 
     Raises:
         ValueError: If an option has a value that is not allowed.
@@ -190,6 +200,13 @@ class DLCConfig:
     keep_levels: bool = field(default=False, metadata={"help": "Also write the scores of each level."})
     prefix: str = field(default="dlc", metadata={"help": "What the names of the written columns begin with."})
     dtype: str = field(default="auto", metadata={"help": "'auto', 'float32', 'bfloat16' or 'float16'."})
+    head: Literal["auto", "classifier", "prototype"] = field(
+        default="auto", metadata={"help": "Images: the trained 'classifier', or class 'prototype's."}
+    )
+    pooling: str = field(default="auto", metadata={"help": "Images: 'cls', 'mean', or 'mean@<module>'."})
+    prototype_logits: Literal["inverse", "temperature"] = field(
+        default="inverse", metadata={"help": "Images: 1/distance, or a calibrated temperature."}
+    )
 
     def __post_init__(self) -> None:
         # A command line hands over text, Python hands over values: both end in one canonical form here.
@@ -207,7 +224,7 @@ class DLCConfig:
 
     def _check(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ("masking", "scope", "token_mean"):
+        for name in ("masking", "scope", "token_mean", "head", "prototype_logits"):
             _require_choice(name, getattr(self, name), get_args(hints[name]))
         _require_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         for name, kind in (("seed", int), ("max_length", int), ("keep_levels", bool)):
@@ -215,6 +232,11 @@ class DLCConfig:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}.")
         if self.max_length < 2:
             raise ValueError(f"max_length must be at least 2 (a token and the one before it), got {self.max_length}.")
+        if not re.fullmatch(r"auto|(cls|mean)(@[\w.]+)?", self.pooling):
+            raise ValueError(
+                f"pooling must be 'auto', 'cls', 'mean' or one of these with a module, as in 'mean@layers.8', got "
+                f"{self.pooling!r}."
+            )
         if not re.fullmatch(r"\w+", self.prefix):
             raise ValueError(f"prefix must consist of letters, digits and underscores, got {self.prefix!r}.")
 

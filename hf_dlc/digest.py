@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import xxhash
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from .tasks import EncodedRow
 
@@ -52,6 +52,13 @@ def rows_digest(rows: Sequence[EncodedRow]) -> str:
         for values in row.arrays:
             hasher.update(np.ascontiguousarray(values))
     return hasher.hexdigest()
+
+
+def processor_digest(processor: PreTrainedTokenizerBase | BaseImageProcessor) -> str:
+    """Hex digest of what a tokenizer does with text, or an image processor with images."""
+    if isinstance(processor, BaseImageProcessor):  # the class tells PIL from torchvision, whose pixels differ a little
+        return json_digest([type(processor).__name__, processor.to_dict()])
+    return tokenizer_digest(processor)
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,21 @@ from typing import Any
 import torch
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoTokenizer,
+    BaseImageProcessor,
     GgufConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import is_torchvision_available
 
 from .tasks.causal_lm import check_architecture
+from .tasks.image_classification import has_head, is_image_model
 
 
 logger = logging.getLogger(__name__)
@@ -86,26 +95,62 @@ class ModelSource:
         kwargs = {key: value for key, value in self.model_kwargs.items() if key != "token"}
         return replace(self, model_kwargs=kwargs)
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
         """
-        The model, in eval mode, and its tokenizer.
+        The model, in eval mode, and its tokenizer or image processor.
 
         Raises:
-            ValueError: If the model is not a decoder-only language model.
+            ValueError: If the model is neither a decoder-only language model nor an image classifier.
         """
         shared = {key: value for key, value in self.model_kwargs.items() if key in _SHARED_KWARGS}
         shared["revision"] = self.revision
         config = AutoConfig.from_pretrained(self.model_id, **shared)
-        check_architecture(config, self.model_id)
         options = {**self.model_kwargs, "revision": self.revision, "dtype": getattr(torch, self.dtype)}
-        if "gguf_file" in options:
-            # Packed weights cannot be masked; dequantised ones are ordinary floats.
-            options.setdefault("quantization_config", GgufConfig(dequantize=True))
-        model = AutoModelForCausalLM.from_pretrained(self.model_id, **options)
+        if is_image_model(config):
+            model = _load_image_model(self.model_id, config, options)
+            # Named, since the processor that is not installed would be warned of.
+            backend = "torchvision" if is_torchvision_available() else "pil"
+            processor = AutoImageProcessor.from_pretrained(self.model_id, **shared, backend=backend)
+        else:
+            check_architecture(config, self.model_id)
+            if "gguf_file" in options:
+                # Packed weights cannot be masked; dequantised ones are ordinary floats.
+                options.setdefault("quantization_config", GgufConfig(dequantize=True))
+            model = AutoModelForCausalLM.from_pretrained(self.model_id, **options)
+            processor = AutoTokenizer.from_pretrained(self.model_id, **shared)
         if "device_map" not in options:
             model = model.to(self.device)
         logger.info("loaded %s in %s on %s", self.model_id, self.dtype, model.device)
-        return model.eval(), AutoTokenizer.from_pretrained(self.model_id, **shared)
+        return model.eval(), processor
+
+
+def _load_image_model(model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """The classifier, or the body alone where no head was saved: weights made up on loading would score at random."""
+    is_classifier = any(map(has_head, config.architectures or []))
+    auto = AutoModelForImageClassification if is_classifier else AutoModel
+    with _no_report():
+        model, info = auto.from_pretrained(model_id, **options, output_loading_info=True)
+    missing = sorted(info["missing_keys"])
+    if missing and all("pooler" in name for name in missing):  # a part that we do not use, and that not all have
+        return auto.from_pretrained(model_id, **options, add_pooling_layer=False)
+    if missing:
+        raise ValueError(
+            f"the checkpoint {model_id!r} lacks {len(missing)} of the weights of {type(model).__name__}, such as "
+            f"{missing[0]}: they would be random. Save the whole model, or load another one."
+        )
+    return model
+
+
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Without the table of missing weights, which is printed before anybody can say that they do not matter."""
+    reporter = logging.getLogger("transformers.modeling_utils")
+    level = reporter.level
+    reporter.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        reporter.setLevel(level)
 
 
 def default_device() -> torch.device:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Image
 
 from . import __version__
 from .columns import SCORED_STATUSES
@@ -82,6 +83,7 @@ def summarize(
     prefix: str = "dlc",
     flag_column: str | None = None,
     examples: int = 5,
+    group_by: str | None = None,
 ) -> str:
     """
     Describe a scored dataset and the subset that was kept, as Markdown.
@@ -99,6 +101,8 @@ def summarize(
             Boolean column, not known to the scorer, whose rows should stand out, such as responses known to be wrong.
         examples (`int`, *optional*, defaults to 5):
             Easiest and hardest rows to show.
+        group_by (`str`, *optional*):
+            Column within whose groups rows were selected: the easiest and hardest are those of their groups.
 
     Returns:
         `str`: Markdown. Dataset text appears in it as JSON within code blocks and cannot act as markup.
@@ -112,8 +116,7 @@ def summarize(
     ]
     if flag_column:
         sections.append(_flag_table(scores, np.asarray(scored[flag_column][:], dtype=bool), flag_column))
-    order = np.argsort(-scores["confidence"], kind="stable")
-    order = order[~np.isnan(scores["confidence"][order])]
+    order = _easiest_first(scored, scores["confidence"], group_by)
     sections.append(_rows("Easiest rows", scored, order[:examples], scores, prefix))
     sections.append(_rows("Hardest rows", scored, order[::-1][:examples], scores, prefix))
     return "\n\n".join(sections) + "\n"
@@ -130,20 +133,42 @@ def _scores(scored: Dataset, prefix: str) -> dict[str, np.ndarray]:
     return scores
 
 
+def _easiest_first(scored: Dataset, confidence: np.ndarray, group_by: str | None) -> np.ndarray:
+    if group_by is not None:
+        groups = pd.Series(scored.with_format(None)[group_by][:])
+        confidence = pd.Series(confidence).groupby(groups, dropna=False).rank(pct=True).to_numpy()
+    order = np.argsort(-confidence, kind="stable")
+    return order[~np.isnan(confidence[order])]
+
+
 def _overview(scored: Dataset, kept: Sequence[int], prefix: str) -> str:
     counts = status_counts(scored, prefix)
     skipped = {status: count for status, count in counts.items() if status not in SCORED_STATUSES}
     tokens = _column(scored, f"{prefix}_tokens")
     share = f"{len(kept) / len(scored):.1%}" if len(scored) else "-"
+    targets = f", {tokens[list(kept)].sum():,.0f} of {tokens.sum():,.0f} target tokens"
     lines = [
         "## Rows",
         "",
         f"- {len(scored):,} rows, {sum(counts.values()) - sum(skipped.values()):,} scored",
         f"- skipped: {', '.join(f'{count:,} {_name(status)}' for status, count in skipped.items()) or 'none'}",
         f"- truncated: {counts.get('truncated', 0):,}",
-        f"- kept: {len(kept):,} rows ({share}), {tokens[list(kept)].sum():,.0f} of {tokens.sum():,.0f} target tokens",
+        f"- kept: {len(kept):,} rows ({share}){targets if _are_responses(tokens) else ''}",
     ]
     return "\n".join(lines)
+
+
+def _are_responses(tokens: np.ndarray) -> bool:
+    """Whether rows have more than the one target that an image has."""
+    return not len(tokens) or tokens.max() != 1
+
+
+def _shown(values: np.ndarray) -> Callable[[float], str]:
+    """Numbers with as many digits as tell the values apart, and at least three."""
+    known = values[~np.isnan(values)]
+    spread = float(known.max() - known.min()) if known.size else 0.0
+    digits = 3 if spread <= 0 or not math.isfinite(spread) else min(9, max(3, 2 - math.floor(math.log10(spread))))
+    return f"{{:.{digits}f}}".format
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -153,7 +178,7 @@ def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def _quantile_table(scores: dict[str, np.ndarray]) -> str:
     rows = [
-        [name, *(f"{value:.3f}" for value in np.nanquantile(values, _QUANTILES))]
+        [name, *map(_shown(values), np.nanquantile(values, _QUANTILES))]
         for name, values in scores.items()
         if not np.isnan(values).all()
     ]
@@ -166,17 +191,17 @@ def _interval_table(values: np.ndarray, kept: Sequence[int], column: str) -> str
     order = order[~np.isnan(values[order])]
     is_kept = np.zeros(len(values), dtype=bool)
     is_kept[list(kept)] = True
-    rows = []
+    rows, shown = [], _shown(values)
     for part in np.array_split(order, min(_INTERVALS, max(1, len(order)))):
         if len(part):
             count = is_kept[part].sum()
-            bounds = f"{values[part[0]]:.3f} to {values[part[-1]]:.3f}"
+            bounds = f"{shown(values[part[0]])} to {shown(values[part[-1]])}"
             rows.append([bounds, str(len(part)), str(count), str(len(part) - count), f"{count / len(part):.0%}"])
     return _table(f"Kept and dropped by {_name(column)}", ["interval", "rows", "kept", "dropped", "kept share"], rows)
 
 
 def _correlation_table(scores: dict[str, np.ndarray], tokens: np.ndarray) -> str:
-    others = {"response length": tokens}
+    others = {"response length": tokens} if _are_responses(tokens) else {}
     if "plain loss" in scores:
         others["plain loss"] = scores["plain loss"]
     rows = [
@@ -204,12 +229,33 @@ def _median_rank(name: str, values: np.ndarray, flags: np.ndarray) -> str:
 def _rows(title: str, scored: Dataset, indices: np.ndarray, scores: dict[str, np.ndarray], prefix: str) -> str:
     hidden = {f"{prefix}_{suffix}" for suffix in _SCORE_SUFFIXES}
     blocks = [f"## {title}"]
+    readable = _undecoded(scored)
     for index in indices.tolist():
-        row = {name: value for name, value in scored[index].items() if name not in hidden}
-        values = ", ".join(f"{name} {values[index]:.3f}" for name, values in scores.items())
-        fields = [f"    {_one_line(name)}: {_one_line(value)}" for name, value in row.items()]
+        row = {name: value for name, value in readable[index].items() if name not in hidden}
+        values = ", ".join(f"{name} {_shown(values)(values[index])}" for name, values in scores.items())
+        fields = [
+            f"    {_one_line(name)}: {_one_line(_readable(value, readable.features[name]))}"
+            for name, value in row.items()
+        ]
         blocks.append("\n".join([f"row {index}: {values}", "", *fields]))
     return "\n\n".join(blocks)
+
+
+def _undecoded(dataset: Dataset) -> Dataset:
+    """Images as they are stored: not all can be decoded."""
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
+
+
+def _readable(value: Any, feature: Any) -> Any:
+    """Where an image is, and the name of a class."""
+    if isinstance(feature, Image) and value is not None:
+        return value["path"] or f"image of {len(value['bytes'] or b''):,} bytes"
+    if isinstance(feature, ClassLabel) and value in range(feature.num_classes):
+        return feature.int2str(value)
+    return value
 
 
 def _name(name: str) -> str:

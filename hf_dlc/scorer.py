@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +21,38 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, concatenate_datasets
 from safetensors import safe_open
-from safetensors.torch import save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from safetensors.numpy import load_file, save_file
+from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from .cache import cache_folder, write_json
 from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features
-from .config import CONFIG_NAME, DLCConfig
-from .digest import json_digest, model_digest, rows_digest, tokenizer_digest
-from .execution.distributed import check_same, cpu_threads, on_main_process, process_state, using_threads
+from .config import CONFIG_NAME, DLCConfig, MaskSchedule
+from .digest import json_digest, model_digest, processor_digest, rows_digest
+from .execution.distributed import (
+    check_same,
+    cpu_threads,
+    on_main_process,
+    process_state,
+    sum_over_processes,
+    using_threads,
+)
 from .execution.estimate import RunEstimate, estimate_run
 from .execution.journal import Journal, JournalError
-from .execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit, run_row
+from .execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit, in_parts_that_fit, run_row
 from .execution.peers import Peers, watch_peers
-from .execution.plan import MicroBatch, cost, cut_batches
+from .execution.plan import MicroBatch, cost, cut_batches, deal
+from .execution.progress import progress_bar
 from .execution.sharded import run_sharded
 from .loading import ModelSource
 from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
 from .reporting import versions
-from .tasks import LENGTH_STEP, EncodedRow
+from .tasks import LENGTH_STEP, EncodedRow, Share
 from .tasks.causal_lm import CausalLMTask
 from .tasks.encoding import RowEncoder
+from .tasks.image_classification import ImageClassificationTask, is_image_model
+from .tasks.images import ImageEncoder
+from .tasks.prototypes import Prototypes
 
 
 logger = logging.getLogger(__name__)
@@ -59,19 +71,22 @@ _AUTO_TOKENS = {"cpu": 2048, "accelerator": 16384}
 # tokens in bfloat16 and, at half the budget, as about 30 in float32, where a token takes three times as long.
 _OVERHEAD_PARTS = {"half": 16, "full": 32}
 
-_ROWS_PER_ENCODING = 1000
-
 # Rows repay running their prefix on its own if they are at least as many as this, and if the plan then costs at most
 # this share of what it costs otherwise: attention to keys from elsewhere has a cost of its own, and there is more
 # padding where rows of different prefixes are kept apart.
 _ROWS_PER_PREFIX = 8
 _WORTH_A_PREFIX = 0.95
 
+_TASKS = ("causal-lm", "image-classification")
+
 # Options that change which columns are written, or how fast, but no score of a row at a level.
 _NOT_OF_SCORES = {"prefix", "keep_levels", "tokens_per_batch"}
 
 # What a saved scorer remembers of how its model was loaded; never a token, never the leave to run code.
 _SAVED_KWARGS = ("attn_implementation", "gguf_file", "subfolder")
+
+# Of images, where `schedule` is left open.
+_IMAGE_SCHEDULES = {"magnitude": MaskSchedule((0.2, 0.4, 0.6)), "random": MaskSchedule((0.05, 0.1, 0.2))}
 
 _IMPORTED_IN = os.getpid()
 
@@ -83,18 +98,21 @@ class DLCScorer:
     Dataset Pruning", ICLR 2025).
 
     For level k with its masked weights, the confidence of a row is the mean of p(token) over its target tokens and its
-    loss the mean of -log p(token) in nats. A row's score is the mean over all levels, the unmasked level 0 included:
+    loss the mean of -log p(token) in nats; of an image, they are p(label) and -log p(label), by the trained head of
+    the model or by class prototypes ([`~DLCScorer.fit`]). A row's score is the mean over all levels, the unmasked
+    level 0 included:
 
     - `dlc_confidence` is in [0, 1]; **higher = easier**.
     - `dlc_loss` is at least 0, in nats; **higher = harder**.
-    - `dlc_tokens` counts the target tokens: the tokens that training would learn from.
+    - `dlc_tokens` counts the target tokens: the tokens that training would learn from; an image's label is one.
     - `dlc_status` is `"ok"`, `"truncated"`, or the reason why the row has no score (NaN in both, 0 tokens).
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Decoder-only language model with its weights as plain floats in memory. It is never cast or moved.
-        processor ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
+            Decoder-only language model, image classifier or body of one, with its weights as plain floats in memory.
+            It is never cast or moved.
+        processor ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.BaseImageProcessor`]):
+            Tokenizer or image processor of the model.
         config ([`DLCConfig`], *optional*):
             Options; the defaults suit most uses.
 
@@ -115,7 +133,10 @@ class DLCScorer:
     """
 
     def __init__(
-        self, model: PreTrainedModel, processor: PreTrainedTokenizerBase, config: DLCConfig | None = None
+        self,
+        model: PreTrainedModel,
+        processor: PreTrainedTokenizerBase | BaseImageProcessor,
+        config: DLCConfig | None = None,
     ) -> None:
         self.config = config or DLCConfig()
         self._lock = threading.RLock()  # weights are masked in place, so one thread at a time reads or scores
@@ -123,6 +144,8 @@ class DLCScorer:
         self._expected_digests: tuple[str, str] | None = None
         self._loaded = (model, processor)
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
+        self._prototypes: Prototypes | None = None
+        self._fitted_with: Any = None  # state of the weights
         self._forget()
         _ = self._task, self._masker  # refuse an unsuitable model now, not at the first row
 
@@ -146,13 +169,13 @@ class DLCScorer:
             config ([`DLCConfig`], *optional*):
                 Options.
             task (`str`, *optional*):
-                `"causal-lm"`, the only task so far and the one inferred.
+                `"causal-lm"` or `"image-classification"`; by default what the model is for.
             revision (`str`, *optional*):
                 Branch, tag or commit of the repository.
             device (`str` or `torch.device`, *optional*):
                 By default this process's accelerator, else the CPU.
             model_kwargs (`dict`, *optional*):
-                Further arguments of `AutoModelForCausalLM.from_pretrained`, such as `attn_implementation`,
+                Further arguments of `from_pretrained` of the model's class, such as `attn_implementation`,
                 `device_map`, or `trust_remote_code`, which is off unless it is given here.
             config_overrides:
                 Single options, such as `schedule="0, 0.05, 0.1"`; they win over `config`.
@@ -162,10 +185,11 @@ class DLCScorer:
 
         Raises:
             FileNotFoundError: If a path is given and nothing is there.
-            ValueError: If the model is not a decoder-only language model whose weights can be masked.
+            ValueError: If the model is neither a decoder-only language model nor an image classifier, or if its
+                weights cannot be masked.
         """
-        if task not in (None, "causal-lm"):
-            raise ValueError(f"task must be 'causal-lm' or None, got {task!r}.")
+        if task not in (None, *_TASKS):
+            raise ValueError(f"task must be None or one of {', '.join(_TASKS)}, got {task!r}.")
         saved = None
         if Path(model_id, CONFIG_NAME).is_file():
             record = json.loads(Path(model_id, CONFIG_NAME).read_text(encoding="utf-8"))
@@ -176,7 +200,10 @@ class DLCScorer:
                 model_kwargs = {**_only_saved(record.get("model_kwargs", {})), **(model_kwargs or {})}
         config = DLCConfig(**{**vars(config or DLCConfig()), **config_overrides})
         source = ModelSource.resolve(model_id, revision, config.dtype, device, model_kwargs)
-        scorer = cls(*source.load(), config)
+        model, processor = source.load()
+        scorer = cls(model, processor, config)
+        if task not in (None, scorer._kind):
+            raise ValueError(f"{model_id} is a model for {scorer._kind}, got task={task!r}. Leave task out.")
         scorer._source = source
         if saved:
             scorer._read_state(saved / STATE_NAME)
@@ -184,7 +211,8 @@ class DLCScorer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """
-        Write the options, the name of the base model and, if it is known, the calibrated schedule; no weights.
+        Write the options, the name of the base model and, if they are known, the calibrated schedule and the class
+        prototypes, in which are the features of every fitted image; no weights.
 
         Raises:
             ValueError: If the model was handed over in memory, or the template is a function.
@@ -200,20 +228,36 @@ class DLCScorer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_NAME, {**self.config.to_dict(), **base})
+        tensors, metadata = {}, {}
         if self._calibrated is not None:
-            schedule = torch.tensor(self._calibrated[1], dtype=torch.float64)
-            save_file({"schedule": schedule}, folder / STATE_NAME, metadata={"calibration": self._calibration_key()})
+            tensors["schedule"] = np.array(self._calibrated[1], dtype=np.float64)
+            metadata["calibration"] = self._calibration_key()
+        if self._prototypes is not None:
+            tensors |= self._prototypes.arrays
+            metadata |= {"classes": json.dumps(self._prototypes.classes), "key": self._prototypes.key}
+            metadata["fit"] = self._fit_key()
+        (folder / STATE_NAME).unlink(missing_ok=True)  # of another scorer, perhaps
+        if tensors:
+            save_file(tensors, folder / STATE_NAME, metadata=metadata)
 
     def _read_state(self, path: Path) -> None:
-        if not path.is_file() or self.config.schedule is not None:
+        if not path.is_file():
             return
-        with safe_open(path, "pt") as state:
-            key = (state.metadata() or {}).get("calibration")
-            schedule = tuple(state.get_tensor("schedule").tolist())
-        if key == self._calibration_key():
-            self._calibrated = self._masker.weights_state(), schedule
-        else:
-            logger.warning("the schedule in %s was calibrated for other weights or options; calibrating anew", path)
+        tensors = load_file(path)
+        with safe_open(path, "np") as state:
+            metadata = state.metadata() or {}
+        if "schedule" in tensors and self.config.schedule is None:
+            if metadata.get("calibration") == self._calibration_key():
+                self._calibrated = self._masker.weights_state(), tuple(tensors.pop("schedule").tolist())
+            else:
+                logger.warning(
+                    "the schedule in %s was calibrated for other weights or options; calibrating anew", path
+                )
+        if "classes" in metadata:
+            if metadata.get("fit") == self._fit_key():
+                self._set_prototypes(Prototypes.from_arrays(json.loads(metadata["classes"]), tensors, metadata["key"]))
+            else:
+                logger.warning("%s was fitted with other weights or options: call fit again", path)
 
     # ---- model and parts ------------------------------------------------------------------------------------------
 
@@ -223,11 +267,11 @@ class DLCScorer:
         return self._load()[0]
 
     @property
-    def processor(self) -> PreTrainedTokenizerBase:
-        """The tokenizer."""
+    def processor(self) -> PreTrainedTokenizerBase | BaseImageProcessor:
+        """The tokenizer or image processor."""
         return self._load()[1]
 
-    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
         if self._loaded is None:
             if self._source is None:
                 raise RuntimeError(
@@ -241,23 +285,35 @@ class DLCScorer:
             if self._digests() != self._expected_digests:
                 self._loaded = None
                 raise RuntimeError(
-                    f"the weights or the tokenizer of {self._source.model_id!r} are not those of the scorer that was "
+                    f"the weights or the processor of {self._source.model_id!r} are not those of the scorer that was "
                     "sent here: they were changed in memory. Save both and make the scorer from that folder to use "
                     "num_proc."
                 )
         return self._loaded
 
     def _digests(self) -> tuple[str, str]:
-        """Of the weights and the tokenizer; in a worker that has not loaded them yet, as they were sent."""
+        """Of the weights and the processor; in a worker that has not loaded them yet, as they were sent."""
         if self._loaded is None:
             return self._expected_digests
         model, processor = self._loaded
         with self._lock:  # never of masked weights
-            return model_digest(model), tokenizer_digest(processor)
+            return model_digest(model), processor_digest(processor)
 
     @cached_property
-    def _task(self) -> CausalLMTask:
+    def _task(self) -> CausalLMTask | ImageClassificationTask:
         options = self.config
+        if self._is_of_images:
+            encoder = ImageEncoder(self.processor, self.model.dtype, options.columns)
+            task = ImageClassificationTask(
+                self.model, encoder, options.head, options.pooling, options.prototype_logits
+            )
+            task.prototypes = self._prototypes
+            return task
+        if not isinstance(self.processor, PreTrainedTokenizerBase):
+            raise ValueError(
+                f"{type(self.model).__name__} is no image classifier, so it needs a tokenizer, got "
+                f"{type(self.processor).__name__}."
+            )
         encoder = RowEncoder(
             self.processor,
             template=options.template,
@@ -293,12 +349,14 @@ class DLCScorer:
             "model": model,
             "processor": processor,
             "task": self._task.describe(),
-            "probe": None if self.config.schedule else probe_digest(),
+            "probe": None if self._fixed_schedule else probe_digest(),
+            "prototypes": self._prototypes,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.config, self._source = state["config"], state["source"]
         self._expected_digests = state["model"], state["processor"]
+        self._prototypes, self._fitted_with = state["prototypes"], None
         self._lock = threading.RLock()
         self._loaded = None
         self._calibrated = None
@@ -310,7 +368,7 @@ class DLCScorer:
         self._warned_of_memory = False
         self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
         self._row_prefixes: tuple[Any, dict[int, Any]] = None, {}  # for rows that do, and the weights they belong to
-        self._encoded: dict[tuple[str, str], list[EncodedRow]] = {}  # of a dataset, from `estimate` to `score`
+        self._encoded: dict[tuple[str, str], list[EncodedRow]] = {}  # from `fit` and `estimate` to `score`
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""
@@ -322,16 +380,23 @@ class DLCScorer:
             "revision": source.revision if source else None,
             "gguf_file": source.model_kwargs.get("gguf_file") if source else None,
             "model_digest": model_digest(self.model),
-            "processor_digest": tokenizer_digest(self.processor),
-            "probe_digest": None if self.config.schedule else probe_digest(),
+            "processor_digest": processor_digest(self.processor),
+            "probe_digest": None if self._fixed_schedule else probe_digest(),
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": self.model.device.type,
             "tokens_per_batch": self._tokens_per_batch,
         }
 
     def _options(self) -> dict[str, Any]:
-        """The config with, in the place of the template, what it does to rows."""
-        return {**vars(self.config), "template": self._task.describe()}
+        """The config and, in the place of the template or of nothing, what becomes of rows."""
+        return {**vars(self.config), "images" if self._is_of_images else "template": self._task.describe()}
+
+    @property
+    def _fixed_schedule(self) -> MaskSchedule | None:
+        """The schedule, unless it is to be calibrated."""
+        if self.config.mask_schedule is None and self._is_of_images:
+            return _IMAGE_SCHEDULES[self.config.masking]
+        return self.config.mask_schedule
 
     # ---- schedule -------------------------------------------------------------------------------------------------
 
@@ -343,8 +408,8 @@ class DLCScorer:
         Raises:
             AttributeError: If the schedule is to be calibrated and has not been.
         """
-        if self.config.mask_schedule is not None:
-            return self.config.mask_schedule.fractions
+        if self._fixed_schedule is not None:
+            return self._fixed_schedule.fractions
         if self._calibrated is None:
             raise AttributeError("the schedule is not known yet: call scorer.calibrate(), or score a row.")
         return self._calibrated[1]
@@ -362,8 +427,8 @@ class DLCScorer:
         Raises:
             ValueError: If no masked fraction makes the confidence fall that far, as with random weights.
         """
-        if self.config.mask_schedule is not None:
-            return self.config.mask_schedule.fractions
+        if self._fixed_schedule is not None:
+            return self._fixed_schedule.fractions
         with self._lock:
             marker = self._masker.weights_state()
             if self._calibrated is None or self._calibrated[0] != marker:
@@ -380,7 +445,7 @@ class DLCScorer:
         masks = [options.masking, options.seed, options.scope, options.target_modules]
         target = [options.calibration_shares, options.token_mean]
         facts = [masks, target, self._probe_encoder.describe(), str(self.model.dtype)]
-        weights = [model_digest(self.model), tokenizer_digest(self.processor), probe_digest()]
+        weights = [model_digest(self.model), processor_digest(self.processor), probe_digest()]
         return json_digest([SCORE_VERSION, facts, weights])
 
     @cached_property
@@ -409,6 +474,130 @@ class DLCScorer:
                 session.set_level(level)
             return session.report
 
+    # ---- prototypes -----------------------------------------------------------------------------------------------
+
+    def fit(self, dataset: Dataset, num_threads: int | None = None) -> DLCScorer:
+        """
+        Learn what must be known of the whole dataset before its rows can be scored: for images without a trained
+        head, the mean features of each class. One unmasked pass, sharded over the processes that `accelerate`
+        started.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Labelled images, usually those that are to be scored; one split, not a `DatasetDict`.
+            num_threads (`int`, *optional*):
+                CPU threads of this process, by default the cores divided by the processes of this machine.
+
+        Returns:
+            [`DLCScorer`]: This scorer.
+
+        Raises:
+            TypeError: If `dataset` is no `Dataset`.
+            ValueError: If there is nothing to fit: a language model, a trained head, or no row with image and label.
+        """
+        if not self.needs_fit:
+            raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
+        rows, classes, features = self._fit_pass(dataset, num_threads)
+        kept = np.flatnonzero(np.isfinite(features).all(axis=1) & [row.length > 0 for row in rows])
+        if not kept.size:
+            raise ValueError(f"none of the {len(rows)} rows has an image, a label and features: {_count(rows)}.")
+        labels, digests = zip(*((rows[place].label, rows[place].digest) for place in kept), strict=True)
+        key = json_digest([self._fit_key(), classes, rows_digest(rows)])
+        logits = self.config.prototype_logits
+        self._set_prototypes(Prototypes.fit(classes, np.array(labels), digests, features[kept], logits, key))
+        self._encoded = {self._encoding_key(dataset): self._task.with_reasons(rows)}  # mostly it is scored next
+        return self
+
+    def features(self, dataset: Dataset) -> np.ndarray:
+        """
+        What the unmasked image model makes of each image, pooled as `config.pooling` says.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Labelled images.
+
+        Returns:
+            `np.ndarray` of shape `(rows, features)`: float32; NaN for rows without a readable image and a label.
+        """
+        if not self._is_of_images:
+            raise ValueError(f"features are those of images, got a model for {self._kind}.")
+        return self._fit_pass(dataset)[2]
+
+    def _fit_pass(
+        self, dataset: Dataset, num_threads: int | None = None
+    ) -> tuple[list[EncodedRow], tuple[str | int, ...], np.ndarray]:
+        """Rows, classes and features, the rows dealt out to all processes."""
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"a datasets.Dataset is needed, got {type(dataset).__name__}. Pass one split of it.")
+        state, threads = process_state(), using_threads(cpu_threads(num_threads))
+        with self._lock, threads, watch_peers(state) as peers, _scoring_mode(self.model):
+            share = self._share(state, peers)
+            rows, classes = self._task.encode_to_fit(dataset, share)
+            check_same({"rows": rows_digest(rows), "weights": model_digest(self.model)}, state)
+            batches = deal(self._cut(rows, self._tokens_per_batch, []), state.num_processes)[state.process_index]
+            features = np.zeros((len(rows), self._num_features(rows)), dtype=np.float32)
+            with progress_bar([batches], state.is_main_process, "Features") as advance:
+                for batch, found in self._features(rows, batches):
+                    features[batch.rows] = found
+                    advance(batch)
+            features = share.add_up(features)
+        features[[row.length == 0 for row in rows]] = np.nan
+        return rows, classes, features
+
+    def _features(
+        self, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]
+    ) -> Iterator[tuple[MicroBatch, np.ndarray]]:
+        """Features of micro-batches, or of parts of them if they do not fit into memory."""
+        feed, fed = self._task.feed([rows[row] for batch in batches for row in batch.rows]), []
+
+        def compute(batch: MicroBatch) -> tuple[MicroBatch, np.ndarray]:
+            fed.extend(islice(feed, max(0, len(batch.rows) - len(fed))))
+            features = self._task.features(fed[: len(batch.rows)]).cpu().numpy()
+            del fed[: len(batch.rows)]  # not before: what does not fit comes again, in parts
+            return batch, features
+
+        return in_parts_that_fit(batches, self._limit, compute)
+
+    def _num_features(self, rows: Sequence[EncodedRow]) -> int:
+        """Of the first row that has any: a process without a micro-batch must know too, to add up."""
+        first = next((row for row in rows if row.length), None)
+        return self._task.features(list(self._task.feed([first]))).shape[1] if first is not None else 0
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether [`DLCScorer.fit`] must be called before rows can be scored."""
+        return self._is_of_images and self._task.head == "prototype"
+
+    @property
+    def _kind(self) -> str:
+        """What the model is for."""
+        config = getattr(self.model, "config", None)  # what is no model of transformers is refused with more words
+        return "image-classification" if config is not None and is_image_model(config) else "causal-lm"
+
+    @property
+    def _is_of_images(self) -> bool:
+        return self._kind == "image-classification"
+
+    def _check_fit(self) -> None:
+        if self._fitted_with is not None and self._fitted_with != self._masker.weights_state():
+            raise ValueError("the class prototypes were fitted with other weights. Call scorer.fit(dataset) again.")
+
+    def _set_prototypes(self, prototypes: Prototypes) -> None:
+        self._prototypes = self._task.prototypes = prototypes
+        self._fitted_with = self._masker.weights_state()
+
+    def _fit_key(self) -> str:
+        """Digest of all that features depend on."""
+        return json_digest(
+            [
+                SCORE_VERSION,
+                self.config.pooling,
+                str(self.model.dtype),
+                model_digest(self.model),
+                processor_digest(self.processor),
+            ]
+        )
+
     # ---- scoring --------------------------------------------------------------------------------------------------
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
@@ -427,8 +616,9 @@ class DLCScorer:
         Returns:
             `dict[str, Any]`: The score columns, scalars for a row and lists for a batch.
         """
-        examples, is_batch = self._task.encoder.rows_of(rows)
-        encoded = self._task.encode(examples)
+        self._check_fit()
+        self._encoded.clear()  # nobody waits for it any more
+        encoded, is_batch = self._task.encode_rows(rows)
         with self._lock:
             work = [self._plan(encoded)] * self._levels
             run_one = work[0] and not is_batch and self._hold_levels()
@@ -481,10 +671,10 @@ class DLCScorer:
         _require_dataset(dataset)
         state = process_state()
         with self._lock, using_threads(cpu_threads(num_threads)):
-            encoded = self._encode_dataset(dataset)
             journal = Journal(run_dir) if run_dir else None
             with ExitStack() as stack:
                 peers = stack.enter_context(watch_peers(state))
+                encoded = self._encode_dataset(dataset, self._share(state, peers))
                 if journal is not None:
                     hold = partial(stack.enter_context, journal.hold())
                     on_main_process(hold, state, peers, share=lambda _: None)
@@ -521,12 +711,12 @@ class DLCScorer:
         return {
             "rows": {"number": len(encoded), "digest": rows_digest(encoded)},
             "weights": model_digest(self.model),
-            "tokenizer": tokenizer_digest(self.processor),
+            "tokenizer": processor_digest(self.processor),
             "config": {name: value for name, value in self._options().items() if name not in _NOT_OF_SCORES},
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "score_version": SCORE_VERSION,
             # Some templates write the day into every row, and a run that is resumed on another is another run.
-            "day": date.today().isoformat() if "strftime_now" in (self._task.encoder.template_text or "") else None,
+            "day": date.today().isoformat() if self._task.is_dated else None,
         }
 
     def _settle(self, encoded: Sequence[EncodedRow]) -> dict[str, Any]:
@@ -552,7 +742,7 @@ class DLCScorer:
     def _check_settings(self, settings: dict[str, Any]) -> None:
         """What `_settle` found out may come back from a file that somebody has edited."""
         schedule, tokens = settings.get("schedule"), settings.get("tokens_per_batch")
-        prefixes, known = settings.get("shared_prefixes"), range(len(self._task.encoder.prefixes))
+        prefixes, known = settings.get("shared_prefixes"), range(self._task.num_prefixes)
         try:
             is_sound = len(schedule) in (0, self._levels) and schedule == sorted(map(float, schedule))
             is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
@@ -576,7 +766,7 @@ class DLCScorer:
         peers: Peers | None,
         chunk_seconds: float,
     ) -> np.ndarray:
-        if self.config.schedule is None and settings["schedule"]:
+        if self._fixed_schedule is None and settings["schedule"]:
             self._calibrated = self._masker.weights_state(), tuple(settings["schedule"])
         batches = self._cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
 
@@ -592,17 +782,21 @@ class DLCScorer:
         Returns:
             [`RunEstimate`]: Rows, tokens, skipped rows by reason, forward passes, seconds and memory of this process.
         """
-        parts = dataset.values() if isinstance(dataset, DatasetDict) else [dataset]
+        parts = list(dataset.values()) if isinstance(dataset, DatasetDict) else [dataset]
+        for part in parts:
+            _require_dataset(part)
         state = process_state()
         with self._lock, using_threads(cpu_threads(num_threads)), _scoring_mode(self.model):
-            self._encoded.clear()
-            encoded = [row for part in parts for row in self._encode_dataset(part, keep=True)]
+            asked = set(map(self._encoding_key, parts))
+            self._encoded = {key: rows for key, rows in self._encoded.items() if key in asked}
+            alone = Share(0, 1, self._tokens_per_batch, lambda values: values)  # the others may not estimate anything
+            encoded = [row for part in parts for row in self._encode_dataset(part, alone, keep=True)]
             plan, processes = self._plan(encoded), state.num_processes
             return estimate_run(self._task, self._masker, encoded, plan, self._levels, processes, self._limit)
 
     @property
     def _levels(self) -> int:
-        return len(self.config.mask_schedule or self.config.calibration_shares)
+        return len(self._fixed_schedule or self.config.calibration_shares)
 
     @property
     def _tokens_per_batch(self) -> int:
@@ -615,17 +809,32 @@ class DLCScorer:
     def _is_half(self) -> bool:
         return self.model.dtype.itemsize < 4
 
-    def _encode_dataset(self, dataset: Dataset, keep: bool = False) -> list[EncodedRow]:
+    def _share(self, state: PartialState, peers: Peers | None) -> Share:
+        """This process's part in what all processes encode."""
+
+        def add_up(values: np.ndarray) -> np.ndarray:
+            if peers is not None:
+                peers.meet()
+            check_same({"number of rows": str(len(values))}, state)
+            return sum_over_processes(values, state)
+
+        return Share(state.process_index, state.num_processes, self._tokens_per_batch, add_up)
+
+    def _encode_dataset(self, dataset: Dataset, share: Share, keep: bool = False) -> list[EncodedRow]:
         """The encoded rows; kept until they are asked for again, if they are to be."""
         _require_dataset(dataset)
-        key = dataset._fingerprint, tokenizer_digest(self.processor)
-        if key in self._encoded:
-            return self._encoded[key] if keep else self._encoded.pop(key)
-        batches = dataset.with_format(None).iter(batch_size=_ROWS_PER_ENCODING)  # all columns, as plain Python
-        encoded = [row for batch in batches for row in self._task.encode(self._task.encoder.rows_of(batch)[0])]
+        self._check_fit()
+        key = self._encoding_key(dataset)
+        encoded = self._encoded.pop(key, None)
+        known = np.array([encoded is not None], dtype=np.float32)
+        if share.add_up(known).sum() < share.count:  # all processes read together, or none does
+            encoded = self._task.encode_dataset(dataset, share)
         if keep:
             self._encoded[key] = encoded
         return encoded
+
+    def _encoding_key(self, dataset: Dataset) -> tuple[str, str]:
+        return dataset._fingerprint, processor_digest(self.processor)
 
     def _plan(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:
         return self._cut(encoded, self._tokens_per_batch, self._shared_prefixes(encoded))
@@ -668,7 +877,8 @@ class DLCScorer:
         if self._side_by_side is False:
             return self._run(encoded, work)
         with _scoring_mode(self.model):
-            row, shares = encoded[0], self._task.shares(encoded[0].prefix)
+            [row] = self._task.feed(encoded)
+            shares = self._task.shares(row.prefix)
             with self._masker.side_by_side() as levels:
                 prefix = self._row_prefix(row.prefix, len(levels)) if shares else None
                 scores = run_row(self._task, levels, row, prefix)
@@ -742,6 +952,10 @@ def _require_dataset(dataset: Any) -> None:
         else "Make one with Dataset.from_list or load_dataset."
     )
     raise TypeError(f"score needs a datasets.Dataset or DatasetDict, got {type(dataset).__name__}. {advice}")
+
+
+def _count(rows: Sequence[EncodedRow]) -> dict[str, int]:
+    return dict(Counter(row.status for row in rows))
 
 
 def _report_skipped(statuses: Sequence[str]) -> None:

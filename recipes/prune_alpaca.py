@@ -29,7 +29,8 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ class RecipeArguments:
     split_share: float = field(default=0.5, metadata={"help": "FlexRand's split: share of the rows called easy."})
     column: str | None = field(default=None, metadata={"help": "Score column to select by; default: confidence."})
     group_by: str | None = field(default=None, metadata={"help": "Column within whose groups rows are chosen."})
+    min_per_group: int = field(default=0, metadata={"help": "Rows kept of every group, however small."})
     selection_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
     flag_column: str | None = field(
         default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
@@ -108,6 +110,11 @@ class RecipeArguments:
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([RecipeArguments, DLCConfig], args, description=__doc__)
+    prune(options, config, read_dataset)
+
+
+def prune(options: RecipeArguments, config: DLCConfig, read: Callable[[RecipeArguments], Dataset]) -> None:
+    """The whole way, from a dataset that `read` reads to the files in the output folder."""
     state = process_state()
     torch.set_num_threads(cpu_threads(options.num_threads))
     logging.basicConfig(level=logging.INFO if state.is_main_process else logging.ERROR, format="%(message)s")
@@ -116,7 +123,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         with watch_peers(state) as peers:
             make_room(output, options, state)
-            dataset, scorer, estimate = prepare(options, config, state, peers)
+            dataset, scorer, estimate = prepare(options, config, read, state, peers)
             scored, run = score(dataset, scorer, estimate, options, state, peers)
     except (
         OSError,
@@ -185,15 +192,22 @@ def make_room(output: Path, options: RecipeArguments, state: PartialState) -> No
 
 
 def prepare(
-    options: RecipeArguments, config: DLCConfig, state: PartialState, peers: Peers | None
+    options: RecipeArguments,
+    config: DLCConfig,
+    read: Callable[[RecipeArguments], Dataset],
+    state: PartialState,
+    peers: Peers | None,
 ) -> tuple[Dataset, DLCScorer, RunEstimate]:
     """Load the dataset and the model, and find out what the run will cost and whether it can end well."""
     with local_main_process_first(state, peers):  # one download, one preparation; the others read the cache
-        dataset = read_dataset(options)
+        dataset = read(options)
         scorer = load_scorer(options, config)
     logger.info(
         "%d rows; %s in %s on %d process(es)", len(dataset), options.model, scorer.model.dtype, state.num_processes
     )
+    if scorer.needs_fit:
+        logger.info("fitting class prototypes")
+        scorer.fit(dataset, options.num_threads)
     estimate = scorer.estimate(dataset, num_threads=options.num_threads)
     logger.info("estimate: %s", estimate)
     check_selection(options, config, dataset, estimate)
@@ -229,8 +243,10 @@ def check_selection(options: RecipeArguments, config: DLCConfig, dataset: Datase
             f"keep_tokens must be at most {estimate.target_tokens}, all there are, got {options.keep_tokens}."
         )
     scores, tokens = np.zeros(len(dataset)), np.full(len(dataset), options.keep_tokens or 1)
-    scores[len(dataset) - sum(estimate.skipped.values()) :] = np.nan
     groups = dataset[options.group_by][:] if options.group_by else None
+    sizes = Counter(groups)
+    largest_first = sorted(range(len(dataset)), key=lambda row: -sizes[groups[row]] if groups else 0)
+    scores[largest_first[: sum(estimate.skipped.values())]] = np.nan
     make_selector(options, config).get_indices(scores, groups, tokens)
 
 
@@ -271,7 +287,7 @@ def load_scorer(options: RecipeArguments, config: DLCConfig) -> DLCScorer:
 
 def make_selector(options: RecipeArguments, config: DLCConfig) -> FlexRandSelector | RandomSelector | TopKSelector:
     """Make the selector that the options name."""
-    budget = {"keep": options.keep, "keep_tokens": options.keep_tokens, "group_by": options.group_by}
+    budget = {name: getattr(options, name) for name in ("keep", "keep_tokens", "group_by", "min_per_group")}
     columns = {
         "column": options.column or f"{config.prefix}_confidence",
         "tokens_column": f"{config.prefix}_tokens",
@@ -328,9 +344,8 @@ def write_results(
     facts: dict[str, Any],
 ) -> None:
     """Write the pruned dataset, the manifest and the summary."""
-    summary = summarize(
-        scored, kept, options.column or f"{config.prefix}_confidence", config.prefix, options.flag_column
-    )
+    column = options.column or f"{config.prefix}_confidence"
+    summary = summarize(scored, kept, column, config.prefix, options.flag_column, group_by=options.group_by)
     if not config.keep_levels:
         scored = scored.remove_columns([f"{config.prefix}_level_confidence", f"{config.prefix}_level_loss"])
     pruned = scored.select(kept)

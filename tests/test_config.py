@@ -168,6 +168,9 @@ class TestFiles:
             "keep_levels": False,
             "prefix": "dlc",
             "dtype": "auto",
+            "head": "auto",
+            "pooling": "auto",
+            "prototype_logits": "inverse",
         }
 
     def test_unknown_newer_option_warns(self, caplog: pytest.LogCaptureFixture) -> None:

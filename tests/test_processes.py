@@ -19,9 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
-from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as Pillow
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.distributed import process_state
@@ -152,6 +155,31 @@ def test_accelerate_launch(score: Launch, alone: dict[str, Any], processes: int)
     number = ["--num_processes", str(processes)]
     launcher = ["accelerate", "launch", "--multi_gpu", *number, "--main_process_port", free_port()]
     check_same(score(launcher, ACCELERATE_USE_CPU="1"), alone, processes)
+
+
+@pytest.mark.distributed
+def test_images_in_two_processes(launch: Launch, tmp_path: Path) -> None:
+    """Prototypes come from all images, whichever process looked at them; none is read twice."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=8
+    )
+    ViTModel(config).save_pretrained(tmp_path / "model")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "model")
+    pictures = np.random.default_rng(0).integers(0, 255, (30, 16, 16, 3), dtype=np.uint8)
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"])})
+    stored = [Image().encode_example(Pillow.fromarray(picture)) for picture in pictures]
+    stored[29] = {"bytes": b"no image", "path": None}
+    rows = {"image": stored, "label": [i % 3 for i in range(30)]}
+    Dataset.from_dict(rows, features).save_to_disk(tmp_path / "rows")
+    arguments = ("score_images.py", tmp_path / "model", tmp_path / "rows", tmp_path)
+    [alone] = launch(torchrun(1), *arguments, ACCELERATE_USE_CPU="1")
+    assert alone["dlc_status"] == ["ok"] * 29 + ["invalid_image"]
+    assert alone.pop("images_read") == 30
+    both = launch(torchrun(2), *arguments, ACCELERATE_USE_CPU="1")
+    # Eight to a micro-batch, in turns. And each process looks at the first one: how large is it, how many features?
+    assert [result.pop("images_read") for result in both] == [16 + 1, 14 + 2]
+    assert both == [{**alone, "processes": 2}] * 2
 
 
 Agents = Callable[..., list[tuple[int, str]]]

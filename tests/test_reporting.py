@@ -7,11 +7,12 @@ import json
 import math
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value
 from scipy import stats
 
 from hf_dlc.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
@@ -148,6 +149,26 @@ def test_summary_shows_the_extremes() -> None:
     assert re.findall(r"^row (\d+):", hardest, re.MULTILINE) == ["0", "5"]
     assert "    output: b" in easiest
     assert "dlc_" not in easiest  # the scores stand in the first line
+
+
+def test_summary_of_images(tmp_path: Path) -> None:
+    """Scores of a class are near each other, those of classes do not compare, and an image is shown by its place."""
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    paths = [str(tmp_path / "broken.png")] * 6
+    features = {"image": Image(), "label": ClassLabel(names=["cat", "dog"])}
+    columns = {"image": paths, "label": [0, 0, 0, 1, 1, 1]}
+    confidence = [0.1003, 0.1004, 0.1005, 0.1013, 0.1014, 0.1015]
+    dataset = scored_dataset(columns, confidence, features=features)
+    dataset = dataset.map(lambda row: {"dlc_tokens": 1}, remove_columns="dlc_tokens")
+    summary = summarize(dataset, [0, 3], examples=2, group_by="label")
+    easiest, hardest = summary.split("## Easiest rows")[1].split("## Hardest rows")
+    assert re.findall(r"^row (\d)", easiest, re.M) == ["2", "5"]
+    assert re.findall(r"^row (\d)", hardest, re.M) == ["3", "0"]
+    assert "broken.png" in easiest
+    assert "label: dog" in easiest
+    assert len(set(re.findall(r"^\| (0\.\d+) to", summary, re.M))) == 6
+    assert "kept: 2 rows (33.3%)\n" in summary
+    assert "response length" not in summary
 
 
 def test_summary_of_flags_knows_which_way_is_hard() -> None:

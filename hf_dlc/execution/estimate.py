@@ -117,19 +117,25 @@ def _seconds(task: Task, rows: Sequence[EncodedRow], limit: TokenLimit, batch: M
 
 def _timed(task: Task, rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
     prefix = task.run_prefix(batch.prefix) if batch.prefix else None
+    fed = list(task.feed([rows[row] for row in batch.rows]))
     start = time.perf_counter()
-    task.forward([rows[row] for row in batch.rows], prefix).loss.cpu()  # waits for an accelerator
+    task.forward(fed, prefix).loss.cpu()  # waits for an accelerator
     return time.perf_counter() - start
 
 
 def _memory(masker: Masker, batches: Sequence[MicroBatch]) -> int:
     """What is there now, and what comes on top: the copy of the maskable weights, and activations."""
     maskable = [target.parameter for target in masker.targets]
-    widest = max(max(parameter.shape[-2:]) for parameter in maskable)
+    widest = max(max(_channels(parameter)) for parameter in maskable)
     largest = max((batch.padded_tokens for batch in batches), default=0)
     activations = largest * widest * maskable[0].element_size() * _LIVE_ACTIVATIONS
     copies = sum(parameter.nbytes for parameter in maskable)
     return _in_use(masker.model) + copies + activations + _kernels(maskable, batches)
+
+
+def _channels(weight: torch.Tensor) -> Sequence[int]:
+    """Widths on both sides of a weight: the first two dimensions of a convolution, the last two of all others."""
+    return weight.shape[:2] if weight.dim() == 4 else weight.shape[-2:]
 
 
 def _kernels(maskable: Sequence[torch.Tensor], batches: Sequence[MicroBatch]) -> int:

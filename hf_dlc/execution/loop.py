@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
@@ -57,8 +58,8 @@ class TokenLimit:
         """
         if len(batch.rows) == 1:
             raise MemoryError(
-                f"a row of {batch.padded_tokens} tokens does not fit into memory even on its own. Pass a smaller "
-                "max_length, or use a device with more memory."
+                f"a row of {batch.padded_tokens} tokens does not fit into memory even on its own. Use a device with "
+                "more memory, or pass a smaller max_length (of images, another size in their processor)."
             )
         log = logger.warning if self.tokens is None else logger.info
         self.tokens = batch.padded_tokens // 2
@@ -151,12 +152,15 @@ class LevelLoop:
     def _run_level(self, level: int) -> None:
         queue, done = deque(self.work[level]), []
         is_checked, deadline = False, time.monotonic() + self.chunk_seconds
+        feed = self._feed(queue)
         while queue:
             batch = queue.popleft()
-            scores = self._try_forward(batch)
+            rows = list(itertools.islice(feed, len(batch.rows)))
+            scores = self._try_forward(batch, rows)
             if scores is None:
                 self.limit.halve(batch)
                 queue = deque(self._cut_what_is_left(level, [batch, *queue]))
+                feed = itertools.chain(rows, feed)  # cut or not, the rows keep their order
                 continue
             if not is_checked:
                 self._check_masks(level, batch, scores.states)
@@ -174,14 +178,17 @@ class LevelLoop:
         self.work = [[part for batch in at_level for part in self.limit.parts(batch)] for at_level in left]
         return self.work[level]
 
-    def _try_forward(self, batch: MicroBatch) -> BatchScores | None:
-        """The scores of a micro-batch, or `None` if it does not fit into memory."""
-        return _or_none(lambda: self._forward(batch))
+    def _feed(self, batches: Iterable[MicroBatch]) -> Iterator[EncodedRow]:
+        return self.task.feed([self.rows[row] for batch in batches for row in batch.rows])
 
-    def _forward(self, batch: MicroBatch) -> BatchScores:
+    def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> BatchScores | None:
+        """The scores of a micro-batch, or `None` if it does not fit into memory."""
+        return _or_none(lambda: self._forward(batch, rows))
+
+    def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> BatchScores:
         if batch.prefix and batch.prefix not in self._prefixes:
             self._prefixes[batch.prefix] = self.task.run_prefix(batch.prefix)
-        return self.task.forward([self.rows[row] for row in batch.rows], self._prefixes.get(batch.prefix))
+        return self.task.forward(rows, self._prefixes.get(batch.prefix))
 
     def _finish_chunk(self, level: int, done: list[tuple[MicroBatch, torch.Tensor, torch.Tensor]]) -> None:
         """Take the scores from the device: once a chunk, for each time an accelerator waits for the host."""
@@ -204,10 +211,11 @@ class LevelLoop:
         if self._unmasked is None or not np.array_equal(self._unmasked[0].rows, batch.rows):
             # A resumed run, or one that was cut for want of memory: one row is enough, and there is room for it.
             probe = batch._replace(rows=batch.rows[:1], lengths=batch.lengths[:1])
+            rows = list(self._feed([probe]))
             self._set_level(0)
-            self._unmasked = probe, self._forward(probe).states
+            self._unmasked = probe, self._forward(probe, rows).states
             self._set_level(level)
-            states = self._forward(probe).states
+            states = self._forward(probe, rows).states
         _require_change(self._unmasked[1], states, self._masked, level)
 
 

@@ -12,7 +12,9 @@ from .plan import MicroBatch
 
 
 @contextmanager
-def progress_bar(work: Sequence[Sequence[MicroBatch]], show: bool) -> Iterator[Callable[[MicroBatch], None]]:
+def progress_bar(
+    work: Sequence[Sequence[MicroBatch]], show: bool, title: str = "Scoring"
+) -> Iterator[Callable[[MicroBatch], None]]:
     """
     A bar over all tokens of all levels, with level, rows, tokens/s and time left.
 
@@ -23,6 +25,8 @@ def progress_bar(work: Sequence[Sequence[MicroBatch]], show: bool) -> Iterator[C
             For each level what is to be done.
         show (`bool`):
             Whether there is a bar at all.
+        title (`str`, *optional*, defaults to `"Scoring"`):
+            What is done.
 
     Yields:
         `Callable[[MicroBatch], None]`: To be told of each micro-batch that is done.
@@ -31,7 +35,7 @@ def progress_bar(work: Sequence[Sequence[MicroBatch]], show: bool) -> Iterator[C
     ends = np.cumsum(rows)  # of the levels, in rows
     done = 0
     tokens = sum(batch.padded_tokens for batches in work for batch in batches)
-    with tqdm(total=tokens, unit="tok", unit_scale=True, desc="Scoring", disable=not show) as bar:
+    with tqdm(total=tokens, unit="tok", unit_scale=True, desc=title, disable=not show) as bar:
 
         def advance(batch: MicroBatch) -> None:
             nonlocal done

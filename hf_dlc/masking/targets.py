@@ -270,13 +270,21 @@ def _expert_dims(module: nn.Module) -> int:
 
 def _head_memory(model: nn.Module) -> set[_Memory]:
     """Memory of output heads and of all embeddings, so that a tied head is known by either."""
-    found = _embedding_memory(model)
+    found = _embedding_memory(model) | _classifier_memory(unwrap(model))
     for module in model.modules():
         get_head = getattr(module, "get_output_embeddings", None)
         head = get_head() if callable(get_head) else None
         if head is not None:
             found.update(_memory(parameter) for parameter in head.parameters())
     return found
+
+
+def _classifier_memory(model: nn.Module) -> set[_Memory]:
+    """Memory of what an image classifier has on top of its body, whatever its name."""
+    if "ForImageClassification" not in type(model).__name__ or model.base_model is model:
+        return set()
+    body = {_memory(parameter) for parameter in model.base_model.parameters()}
+    return {_memory(parameter) for parameter in model.parameters()} - body
 
 
 def _embedding_memory(model: nn.Module) -> set[_Memory]:

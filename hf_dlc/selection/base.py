@@ -6,11 +6,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
-from .budget import rows_to_keep, share_out, tokens_to_keep, walk, water_fill
+from .budget import rows_to_keep, share_out_at_least, tokens_to_keep, walk, water_fill
 from .ordering import split_groups
 
 
@@ -33,6 +34,7 @@ class Selector(ABC):
     group_by: str | None = None
     tokens_column: str = "dlc_tokens"
     missing: Literal["drop", "error"] = "drop"
+    min_per_group: int = 0
 
     @abstractmethod
     def _pools(self, scores: np.ndarray, group: str | None) -> list[np.ndarray]:
@@ -178,9 +180,11 @@ class Selector(ABC):
         names, members = split_groups(groups, len(scores))
         weights = [int(costs[rows].sum()) for rows in members]
         caps = [int(costs[rows][scored[rows]].sum()) for rows in members]
+        self._check_groups(budget, names, caps)
+        quotas = share_out_at_least(budget, weights, caps, self.min_per_group)
         taken = np.zeros(len(scores), dtype=bool)
         pools: list[np.ndarray] = []
-        for name, rows, quota in zip(names, members, share_out(budget, weights, caps), strict=True):
+        for name, rows, quota in zip(names, members, quotas, strict=True):
             parts = [rows[positions] for positions in self._pools(scores[rows], name)]
             sizes = [int(costs[pool].sum()) for pool in parts]
             for pool, part in zip(parts, water_fill(quota, sizes), strict=True):
@@ -189,6 +193,24 @@ class Selector(ABC):
         if self.keep_tokens is not None:
             _top_up(taken, pools, costs, budget - int(costs[taken].sum()))
         return np.flatnonzero(taken)
+
+    def _check_groups(self, budget: int, names: Sequence[str | None], caps: Sequence[int]) -> None:
+        """Make sure that `min_per_group` can be kept to."""
+        if not self.min_per_group:
+            return
+        if not isinstance(self.min_per_group, Integral) or self.min_per_group < 0 or self.keep_tokens is not None:
+            raise ValueError(
+                f"min_per_group must be a number of rows, at least 0, and goes with keep, got {self.min_per_group!r} "
+                f"with keep_tokens={self.keep_tokens}."
+            )
+        needed = sum(min(self.min_per_group, cap) for cap in caps)
+        if budget < needed:
+            raise ValueError(
+                f"keep={self.keep} asks for {budget} rows, but {self.min_per_group} of each of {len(caps)} groups are "
+                f"{needed}. Ask for more rows, or pass min_per_group=0 to lose groups."
+            )
+        if empty := [name for name, cap in zip(names, caps, strict=True) if cap == 0]:
+            logger.warning("no row is kept of groups without a scored row: %s", ", ".join(map(str, empty[:10])))
 
 
 def _top_up(taken: np.ndarray, pools: list[np.ndarray], costs: np.ndarray, left: int) -> None:

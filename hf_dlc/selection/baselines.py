@@ -43,6 +43,8 @@ class RandomSelector(Selector):
             Column of the number of target tokens, read for `keep_tokens` only.
         missing (`"drop"` or `"error"`, *optional*, defaults to `"drop"`):
             Leave skipped rows (NaN scores) out and log their number, or refuse them.
+        min_per_group (`int`, *optional*, defaults to 0):
+            Rows that are kept of every group, however small; of a group with fewer scored rows, all of them.
 
     Example:
     ```python
@@ -97,6 +99,8 @@ class TopKSelector(Selector):
             Column of the number of target tokens, read for `keep_tokens` only.
         missing (`"drop"` or `"error"`, *optional*, defaults to `"drop"`):
             Leave skipped rows (NaN scores) out and log their number, or refuse them.
+        min_per_group (`int`, *optional*, defaults to 0):
+            Rows that are kept of every group, however small; of a group with fewer scored rows, all of them.
 
     Example:
     ```python

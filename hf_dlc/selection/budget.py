@@ -62,6 +62,26 @@ def share_out(budget: int, weights: Sequence[int], caps: Sequence[int]) -> list[
     return quotas
 
 
+def share_out_at_least(budget: int, weights: Sequence[int], caps: Sequence[int], least: int) -> list[int]:
+    """
+    As [`share_out`], but no group gets less than `least`, or than its cap where that is smaller.
+
+    The budget must be enough for that. Groups that are raised leave less for the others, in the same proportions.
+    """
+    floors = [min(least, cap) for cap in caps]
+    quotas, raised = list(floors), set()
+    while True:
+        others = [g for g in range(len(caps)) if g not in raised]
+        left = budget - sum(floors[g] for g in raised)
+        shares = share_out(left, [weights[g] for g in others], [caps[g] for g in others])
+        low = {g for g, share in zip(others, shares, strict=True) if share < floors[g]}
+        if not low:
+            for g, share in zip(others, shares, strict=True):
+                quotas[g] = share
+            return quotas
+        raised |= low
+
+
 def water_fill(budget: int, sizes: Sequence[int]) -> list[int]:
     """Split `budget` over one or two pools: half each, and what a small pool cannot take goes to the other."""
     if len(sizes) == 1:

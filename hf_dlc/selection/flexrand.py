@@ -54,12 +54,14 @@ class FlexRandSelector(Selector):
             Column of strings, integers or `None`s, such as a class or a source. The rule is then applied within each
             group, and the groups get parts of the budget in proportion to their rows (or target tokens), exact by
             largest remainder; ties go to the key that sorts first. A group without enough scored rows gives
-            what it has. If the budget is smaller than the number of groups, some groups get nothing. The order in
-            which a group's rows are drawn does not depend on the other groups.
+            what it has. Without `min_per_group`, small groups may get nothing. The order in which a group's rows are
+            drawn does not depend on the other groups.
         tokens_column (`str`, *optional*, defaults to `"dlc_tokens"`):
             Column of the number of target tokens, read for `keep_tokens` only.
         missing (`"drop"` or `"error"`, *optional*, defaults to `"drop"`):
             Leave skipped rows (NaN scores) out and log their number, or refuse them.
+        min_per_group (`int`, *optional*, defaults to 0):
+            Rows that are kept of every group, however small; of a group with fewer scored rows, all of them.
 
     Example:
     ```python

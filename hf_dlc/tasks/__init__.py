@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 # Rows are padded to a multiple of this many tokens. Libraries compile kernels for each shape that they meet, which
@@ -42,11 +46,33 @@ class BatchScores(NamedTuple):
     states: torch.Tensor  # what a masked level must change: hidden states of the scored positions
 
 
+class Share(NamedTuple):
+    """Which process this is of those that encode the same rows, and how they come together."""
+
+    index: int
+    count: int
+    tokens_per_batch: int  # of the micro-batches that are dealt out to the processes in turn
+    add_up: Callable[[np.ndarray], np.ndarray]  # float32 arrays of the same shape, over all processes
+
+
 class Task(Protocol):
     """All that the run knows of rows and models."""
 
-    def encode(self, rows: Sequence[dict[str, Any]]) -> list[EncodedRow]:
-        """Encode rows, in order; a row that cannot be scored comes back with its reason as status."""
+    num_prefixes: int  # that rows may begin with, the empty one included
+    is_dated: bool  # whether a row may be encoded otherwise tomorrow
+
+    def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[EncodedRow], bool]:
+        """
+        Encode a row or a batch, as `datasets.map` hands them over; the second value is whether it was a batch.
+
+        A row that cannot be scored comes back with its reason as status.
+        """
+
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[EncodedRow]:
+        """Encode all rows, in order; with `share`, all processes do so at the same time and may help each other."""
+
+    def feed(self, rows: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
+        """The same rows in the same order, ready for `forward`: what they need may be loaded ahead of their use."""
 
     def shares(self, prefix: int) -> bool:
         """Whether what the model makes of a prefix can be computed once for all rows that begin with it."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +16,18 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from . import LENGTH_STEP, BatchScores
+from . import LENGTH_STEP, BatchScores, Share
 from .encoding import Encoding, RowEncoder
 from .head import OutputHead
 
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
 logger = logging.getLogger(__name__)
+
+_ROWS_PER_ENCODING = 1000
 
 _POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings"}
 
@@ -60,6 +66,30 @@ class CausalLMTask:
     def _body(self) -> PreTrainedModel:
         """What the head calls: the base model, or the decoder in it where that is an encoder-decoder's (OPT, BART)."""
         return getattr(self.model.base_model, "decoder", self.model.base_model)
+
+    @property
+    def num_prefixes(self) -> int:
+        """Heads of the template, the empty one included."""
+        return len(self.encoder.prefixes)
+
+    @property
+    def is_dated(self) -> bool:
+        """Some templates write the day into every row."""
+        return "strftime_now" in (self.encoder.template_text or "")
+
+    def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[Encoding], bool]:
+        """Encode a row or a batch; the second value is whether it was a batch."""
+        examples, is_batch = self.encoder.rows_of(rows)
+        return self.encode(examples), is_batch
+
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[Encoding]:
+        """Encode all rows, in order, on every process: that is faster than to hand over their tokens."""
+        batches = dataset.with_format(None).iter(batch_size=_ROWS_PER_ENCODING)  # all columns, as plain Python
+        return [row for batch in batches for row in self.encode_rows(batch)[0]]
+
+    def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
+        """The rows: all that they need is in them."""
+        return iter(rows)
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoding]:
         """

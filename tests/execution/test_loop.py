@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +39,9 @@ class Task:
         self, weight: Weight, frozen: bool = False, fits: int = 99, error: str = "CUDA out of memory."
     ) -> None:
         self.weight, self.frozen, self.fits, self.error = weight, frozen, fits, error
+
+    def feed(self, rows: Sequence[float]) -> Iterator[float]:
+        return iter(rows)
 
     def run_prefix(self, prefix: int) -> tuple[int, int]:
         self.weight.calls.append(f"prefix {prefix}")
@@ -254,7 +257,7 @@ class TestOutOfMemory:
 
     def test_a_row_that_does_not_fit_is_an_error(self) -> None:
         with pytest.raises(
-            MemoryError, match=r"a row of 5 tokens does not fit .* on its own\. Pass a smaller max_len"
+            MemoryError, match=r"a row of 5 tokens does not fit .* on its own\. .* pass a smaller max_len"
         ):
             self.run(0)
 

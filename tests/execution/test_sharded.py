@@ -87,6 +87,9 @@ class Parts:
         self.level = level
         return SimpleNamespace(masked=0)
 
+    def feed(self, rows: Sequence[int]) -> Iterator[int]:
+        return iter(rows)
+
     def forward(self, rows: Sequence[int], prefix: Any = None) -> BatchScores:
         if self.passes == self.killed_before:
             raise KilledError

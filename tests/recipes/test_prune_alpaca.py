@@ -304,7 +304,8 @@ def test_configs_parse(path: Path) -> None:
     arguments, config = parse_config_and_args([prune_alpaca.RecipeArguments, DLCConfig], ["--config", str(path)])
     assert arguments.output_dir.startswith("runs/")
     selector = prune_alpaca.make_selector(arguments, config)
-    assert len(selector.get_indices(np.arange(10) / 10)) == 5
+    groups = ["a"] * 10 if arguments.group_by else None
+    assert len(selector.get_indices(np.arange(10) / 10, groups)) == 5
     if arguments.dataset.endswith(".jsonl"):
         assert (ROOT / arguments.dataset).is_file()
 

@@ -71,9 +71,9 @@ def log_batches(path: str, seconds: float = 0.0) -> None:
         original(loop, level)
 
     @wrap(LevelLoop, "_try_forward")
-    def _(original: Callable[..., Any], loop: LevelLoop, batch: MicroBatch) -> Any:
+    def _(original: Callable[..., Any], loop: LevelLoop, batch: MicroBatch, rows: list[Any]) -> Any:
         time.sleep(seconds)
-        scores = original(loop, batch)
+        scores = original(loop, batch, rows)
         os.write(log, (json.dumps([levels[-1], batch.rows.tolist()]) + "\n").encode())
         return scores
 

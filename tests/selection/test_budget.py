@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_dlc.selection.budget import rows_to_keep, share_out, tokens_to_keep, walk, water_fill
+from hf_dlc.selection.budget import rows_to_keep, share_out, share_out_at_least, tokens_to_keep, walk, water_fill
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,29 @@ def test_share_out_is_largest_remainder(data: st.DataObject) -> None:
         if share.denominator > 1:
             (rounded_up if quota > share else rounded_down).append(share - share.numerator // share.denominator)
     assert min(rounded_up, default=1) >= max(rounded_down, default=0)
+
+
+def test_share_out_at_least_by_hand() -> None:
+    assert share_out_at_least(10, [98, 1, 1], [98, 1, 1], 1) == [8, 1, 1]
+    assert share_out_at_least(10, [90, 6, 4], [90, 6, 4], 2) == [6, 2, 2]
+    assert share_out_at_least(5, [90, 6, 4], [90, 6, 0], 2) == [3, 2, 0]
+    assert share_out_at_least(4, [5, 5], [5, 1], 2) == [3, 1]
+
+
+@given(st.data())
+def test_share_out_at_least_raises_no_more_than_it_must(data: st.DataObject) -> None:
+    weights = data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=8))
+    caps, least = [data.draw(st.integers(0, weight)) for weight in weights], data.draw(st.integers(0, 5))
+    floors = [min(least, cap) for cap in caps]
+    budget = data.draw(st.integers(sum(floors), sum(caps)))
+    quotas = share_out_at_least(budget, weights, caps, least)
+    assert sum(quotas) == budget
+    assert all(floor <= quota <= cap for floor, quota, cap in zip(floors, quotas, caps, strict=True))
+    plain = share_out(budget, weights, caps)
+    if all(quota >= floor for quota, floor in zip(plain, floors, strict=True)):
+        assert quotas == plain
+    for quota, floor, share in zip(quotas, floors, plain, strict=True):
+        assert quota <= max(floor, share + 1)  # who is raised takes from the others
 
 
 @given(st.lists(st.integers(1, 30), max_size=60), st.integers(0, 400))

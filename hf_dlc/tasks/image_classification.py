@@ -1,0 +1,331 @@
+"""Image classifiers: the probability of a row's label, by a trained head or by class prototypes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from datasets import ClassLabel, Image
+from datasets.formatting.formatting import LazyBatch, LazyDict
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+from ..columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
+from . import BatchScores, Share
+from .images import ImageEncoder, ImageRow
+from .prototypes import Logits, Prototypes
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+class ImageClassificationTask:
+    """
+    What rows mean to an image model.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Image classifier, or, with prototypes, its body alone.
+        encoder ([`ImageEncoder`]):
+            Turns rows into pixels.
+        head (`str`, *optional*, defaults to `"auto"`):
+            `"classifier"`, the trained head of the model; `"prototype"`, the mean features of each class of a fitted
+            set; `"auto"`, the trained head if there is one.
+        pooling (`str`, *optional*, defaults to `"auto"`):
+            For prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or places; each also of the
+            module of a name, as in `"mean@layers.8"`; `"auto"` is the first token if the model has one, else the mean.
+        logits (`str`, *optional*, defaults to `"inverse"`):
+            For prototypes, see [`Prototypes.log_probs`].
+
+    Raises:
+        ValueError: If the model is no image model, or lacks what an option asks for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: ImageEncoder,
+        head: str = "auto",
+        pooling: str = "auto",
+        logits: Logits = "inverse",
+    ) -> None:
+        if not is_image_model(model.config):
+            raise ValueError(f"{type(model).__name__} is no image classifier, nor the body of one.")
+        if model.main_input_name != "pixel_values" or not isinstance(model.base_model, PreTrainedModel):
+            raise ValueError(f"{type(model).__name__} must take pixels and have a body of transformers' own.")
+        if head == "classifier" and not has_head(type(model).__name__):
+            raise ValueError(f"{type(model).__name__} has no classifier head. Pass head='prototype'.")
+        self.model = model
+        self.encoder = encoder
+        self.head = ("classifier" if has_head(type(model).__name__) else "prototype") if head == "auto" else head
+        has_cls = any(name.rpartition(".")[2] == "cls_token" for name, _ in model.base_model.named_parameters())
+        if pooling.startswith("cls") and not has_cls:
+            raise ValueError(f"{type(model).__name__} has no class token, got pooling={pooling!r}. Pass 'mean'.")
+        self.pooling = pooling if pooling != "auto" else "cls" if has_cls else "mean"
+        module = self.pooling.partition("@")[2]
+        if module not in dict(model.base_model.named_modules()):
+            raise ValueError(f"pooling must name a module of {type(model.base_model).__name__}, got {module!r}.")
+        self.logits: Logits = logits
+        self.prototypes: Prototypes | None = None
+
+    @property
+    def classes(self) -> tuple[str | int, ...]:
+        """
+        The classes that rows can have.
+
+        Raises:
+            ValueError: If they are not known yet.
+        """
+        if self.head == "classifier":
+            labels = self.model.config.id2label
+            return tuple(labels[index] for index in range(len(labels)))
+        if self.prototypes is None:
+            raise ValueError(
+                "class prototypes must be learned from the labelled images first. Call scorer.fit(dataset), or pass "
+                "head='classifier' if the model has a trained head."
+            )
+        return self.prototypes.classes
+
+    def describe(self) -> dict[str, Any]:
+        """What, besides weights and processor, changes a score."""
+        return {
+            **self.encoder.describe(),
+            "head": self.head,
+            "pooling": self.pooling,
+            "logits": self.logits if self.head == "prototype" else None,
+            "prototypes": self.prototypes and self.prototypes.key,
+        }
+
+    @property
+    def num_prefixes(self) -> int:
+        """Only the empty one."""
+        return 1
+
+    @property
+    def is_dated(self) -> bool:
+        """An image is the same tomorrow."""
+        return False
+
+    def shares(self, prefix: int) -> bool:
+        """Images have no beginning in common."""
+        return False
+
+    @torch.inference_mode()
+    def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
+        """
+        What the model makes of images before any head.
+
+        Args:
+            rows (`Sequence[ImageRow]`):
+                Rows with their pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(images, features)`, float32.
+        """
+        pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
+        kind, _, name = self.pooling.partition("@")
+        with _captured(self.model.base_model, name) as captured:
+            outputs = self.model.base_model(pixel_values=pixels)
+        hidden = (captured[0] if name else outputs.last_hidden_state).float()
+        if hidden.dim() == 2:  # a module that pools by itself
+            return hidden
+        if hidden.dim() == 4:  # (images, features, height, width), of a CNN
+            return hidden.mean(dim=(2, 3))
+        return hidden[:, 0] if kind == "cls" else self._patches(hidden, pixels).mean(dim=1)
+
+    def _patches(self, hidden: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The tokens without those that stand before the patches (class, distillation, registers)."""
+        size = getattr(self.model.config, "patch_size", None)
+        if not isinstance(size, int):
+            return hidden
+        patches = (pixels.shape[-2] // size) * (pixels.shape[-1] // size)
+        return hidden[:, max(0, hidden.shape[1] - patches) :]
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[ImageRow], prefix: Any = None) -> BatchScores:
+        """
+        Score a micro-batch with the weights as they are now.
+
+        Args:
+            rows (`Sequence[ImageRow]`):
+                Rows with their pixels.
+            prefix (`None`):
+                Images have none.
+
+        Returns:
+            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` are logits or features.
+        """
+        labels = torch.tensor([row.label for row in rows], device=self.model.device)
+        if self.head == "classifier":
+            pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
+            states = self.model(pixel_values=pixels).logits.float()
+            log_probs = states.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        else:
+            states = self.features(rows)
+            log_probs = self.prototypes.log_probs(states, labels, [row.digest for row in rows], self.logits)
+        return BatchScores(log_probs.exp().float(), -log_probs.float(), states)
+
+    def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[ImageRow], bool]:
+        """
+        Encode a row or a batch, as `datasets.map` hands them over.
+
+        Returns:
+            `tuple[list[ImageRow], bool]`: The rows, and whether there was a batch of them.
+
+        Raises:
+            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the
+                dataset has a format.
+        """
+        if isinstance(rows, LazyDict):
+            # From it `datasets` would decode all columns, or fail at the first bad image.
+            image, label = self._columns_of(rows.formatter.features)
+            self._check_names(rows.formatter.features[label])
+            source, labels = (rows.pa_table[name].to_pylist() for name in (image, label))
+            return self._encode(source, labels), isinstance(rows, LazyBatch)
+        if any(getattr(values, "ndim", 0) for values in rows.values()):
+            raise ValueError("images must come as they are stored, got arrays. Call dataset.with_format(None) first.")
+        is_batch = all(isinstance(values, list) for values in rows.values())
+        columns = dict(rows) if is_batch else {name: [value] for name, value in rows.items()}
+        images = [name for name, values in columns.items() if any(map(_is_image, values))]
+        image, label = self.encoder.find_columns(list(columns), images, [])
+        return self._encode(columns[image], columns[label]), is_batch
+
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[ImageRow]:
+        """
+        Encode a dataset, whose images stay where they are. With `share`, each process reads its part of them.
+
+        Raises:
+            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the names
+                of the labels are not those of the head.
+        """
+        image, label = self._columns_of(dataset.features)
+        self._check_names(dataset.features[label])
+        return self._encode(*_raw(dataset, image, label), share)
+
+    def encode_to_fit(
+        self, dataset: Dataset, share: Share | None = None
+    ) -> tuple[list[ImageRow], tuple[str | int, ...]]:
+        """Encode a dataset whose classes are to be learned from it; the second value is the classes."""
+        image, label = self._columns_of(dataset.features)
+        source, labels = _raw(dataset, image, label)
+        names = getattr(dataset.features[label], "names", None)
+        values = {value for value in labels if value is not None and value != -1}
+        classes = tuple(names) if names else tuple(sorted(values, key=lambda value: (str(type(value)), value)))
+        return self.encoder.encode(source, _label_indices(labels, classes), share), classes
+
+    def feed(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
+        """The same rows, with their pixels."""
+        return self.encoder.feed(rows)
+
+    def _columns_of(self, features: Features) -> tuple[str, str]:
+        images = [name for name, feature in features.items() if isinstance(feature, Image)]
+        classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        return self.encoder.find_columns(list(features), images, classes)
+
+    def _check_names(self, feature: Any) -> None:
+        """Labels are numbers; the names say whether they mean the same to the dataset and to the head."""
+        names, classes = getattr(feature, "names", None), self.classes
+        if names is None or list(map(_plain, names)) == list(map(_plain, classes)):
+            return
+        raise ValueError(
+            f"the labels of the dataset must be those of the head, in its order, got {_shown(names)} for "
+            f"{_shown(classes)}. Use dataset.align_labels_with_mapping(model.config.label2id, ...), pass "
+            "head='prototype', or call scorer.fit(dataset)."
+        )
+
+    def _encode(self, source: Sequence[Any], labels: Sequence[Any], share: Share | None = None) -> list[ImageRow]:
+        return self.with_reasons(self.encoder.encode(source, _label_indices(labels, self.classes), share))
+
+    def with_reasons(self, rows: Sequence[ImageRow]) -> list[ImageRow]:
+        """The rows; one that cannot be compared with the prototype of its class says why in its status."""
+        if self.head != "prototype" or self.prototypes is None:
+            return list(rows)
+        return [self._with_reason(row) if row.length else row for row in rows]
+
+    def _with_reason(self, row: ImageRow) -> ImageRow:
+        """The row, or why it cannot be compared with the prototype of its class."""
+        if self.prototypes.counts[row.label] == 0:
+            return row._replace(status=UNKNOWN_LABEL, pixels=None)
+        if self.prototypes.is_alone(row.digest, row.label):
+            return row._replace(status=ONLY_OF_CLASS, pixels=None)
+        return row
+
+
+def is_image_model(config: PreTrainedConfig) -> bool:
+    """Whether a configuration is that of an image classifier, or of the body of one; not of images and text."""
+    return type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not hasattr(config, "text_config")
+
+
+def has_head(architecture: str) -> bool:
+    """Whether a class of models has a trained classifier, by its name: DeiT's distilled one has a longer name."""
+    return "ForImageClassification" in architecture
+
+
+def _is_image(value: Any) -> bool:
+    import PIL.Image
+
+    return isinstance(value, PIL.Image.Image) or (isinstance(value, Mapping) and {"bytes", "path"} <= value.keys())
+
+
+def _raw(dataset: Dataset, image: str, label: str) -> tuple[Sequence[Any], list[Any]]:
+    """The images as they are stored, read when asked for, and all labels."""
+    plain = dataset.with_format(None).select_columns([image, label]).cast_column(image, Image(decode=False))
+    return plain[image], plain[label][:]
+
+
+def _label_indices(labels: Sequence[Any], classes: Sequence[str | int]) -> list[int | str]:
+    """The index of the class of each label, or why there is none."""
+    places, are_numbers = _places_of(tuple(classes))
+    return [_label_index(label, places, len(classes), are_numbers) for label in labels]
+
+
+@lru_cache(maxsize=8)  # `map` asks again for every row
+def _places_of(classes: tuple[str | int, ...]) -> tuple[dict[str | int, int], bool]:
+    """Index of every class by its name, as it is written and in small letters, and whether the names are numbers."""
+    places = {name: place for place, name in enumerate(classes)}
+    times = Counter(map(_plain, classes))
+    plain = {_plain(name): place for place, name in enumerate(classes) if times[_plain(name)] == 1}
+    return {**plain, **places}, all(isinstance(name, int) for name in classes)
+
+
+def _label_index(value: Any, places: Mapping[str | int, int], num_classes: int, are_numbers: bool) -> int | str:
+    if value is None or (value == -1 and -1 not in places):
+        return MISSING_LABEL
+    if isinstance(value, str):
+        return places.get(value, places.get(_plain(value), UNKNOWN_LABEL))
+    if are_numbers:
+        return places.get(value, UNKNOWN_LABEL)
+    return int(value) if isinstance(value, (int, np.integer)) and 0 <= value < num_classes else UNKNOWN_LABEL
+
+
+def _plain(name: Any) -> Any:
+    return name.strip().lower() if isinstance(name, str) else name
+
+
+def _shown(names: Sequence[Any]) -> str:
+    return f"{list(names[:4])}{' and more' if len(names) > 4 else ''}"
+
+
+@contextmanager
+def _captured(model: torch.nn.Module, name: str) -> Iterator[list[torch.Tensor]]:
+    """Collect what the module `name` of `model` puts out; of no name, nothing."""
+    outputs: list[torch.Tensor] = []
+    if not name:
+        yield outputs
+        return
+
+    def take(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    hook = model.get_submodule(name).register_forward_hook(take)
+    try:
+        yield outputs
+    finally:
+        hook.remove()

@@ -1,0 +1,358 @@
+"""Images and their labels to rows of pixels, checked once and loaded as often as a level needs them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import xxhash
+from torch.utils.data import DataLoader
+from transformers import BaseImageProcessor
+
+from ..columns import INVALID_IMAGE, OK
+from ..masking.masker import free_memory
+from . import LENGTH_STEP, Share
+
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+
+logger = logging.getLogger(__name__)
+
+# Raised when the reading of some image changes, so that scores of different versions are never mixed.
+ENCODING_VERSION = 1
+
+_DIGEST_BYTES = 16
+
+# An image counts as one token for each square of so many pixels, as in a ViT/16.
+_PIXELS_PER_TOKEN = 16 * 16
+
+# Fewer images are decoded faster here than worker processes are started.
+_WORTH_WORKERS = 64
+_MOST_WORKERS = 8
+_AHEAD = 8  # images that each worker decodes ahead
+_CAN_FORK = sys.platform == "linux"
+
+_IMAGE_NAMES = ("image", "img", "picture", "photo")
+_LABEL_NAMES = ("label", "labels", "class", "category", "fine_label", "target")
+
+# What an image may be. Resizing the shorter side to that of a model makes a few megabytes of 1 x 20,000 pixels into
+# gigabytes; and some formats are drawn by another program, which a file from somewhere should not start.
+_MOST_ELONGATED = 100
+_DRAWN_BY_PROGRAMS = ("EPS", "WMF")
+
+
+class ImageRow(NamedTuple):
+    """
+    One labelled image. A row that cannot be scored keeps its reason as status.
+
+    Args:
+        source (`Sequence`):
+            Where the image is, as the dataset has it: memory-mapped bytes, a path, or a decoded image.
+        index (`int`):
+            Which of `source` it is.
+        label (`int`):
+            Index of its class, or -1.
+        status (`str`):
+            `"ok"`, or the reason why there is nothing to score.
+        digest (`bytes`, *optional*):
+            16 bytes of what the model sees of the image.
+        size (`int`, *optional*, defaults to 0):
+            What the image costs, in tokens.
+        pixels (`torch.Tensor`, *optional*):
+            What the model sees, of shape `(channels, height, width)`, where there is room to keep it.
+    """
+
+    source: Sequence[Any]
+    index: int
+    label: int
+    status: str
+    digest: bytes = b""
+    size: int = 0
+    pixels: torch.Tensor | None = None
+
+    @property
+    def prefix(self) -> int:
+        """Images have none."""
+        return 0
+
+    @property
+    def prefix_length(self) -> int:
+        """Images have none."""
+        return 0
+
+    @property
+    def length(self) -> int:
+        """What the image costs, in tokens; 0 for a skipped row."""
+        return self.size if self.status == OK else 0
+
+    @property
+    def target_tokens(self) -> int:
+        """The label is the one thing that is predicted."""
+        return int(self.status == OK)
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """Digest of the pixels, and the label, for digests of many rows."""
+        return np.frombuffer(self.digest, np.uint8), np.array([self.label])
+
+
+class ImageReader:
+    """
+    Reads images as a model sees them.
+
+    Args:
+        processor ([`~transformers.BaseImageProcessor`]):
+            Resizes and normalises.
+        dtype (`torch.dtype`):
+            Dtype of the model, to which pixels are rounded anyway.
+    """
+
+    def __init__(self, processor: BaseImageProcessor, dtype: torch.dtype) -> None:
+        self.processor = processor
+        self.dtype = dtype
+
+    def __call__(self, value: Any) -> torch.Tensor | None:
+        """Pixels of shape `(channels, height, width)`, or `None` if there is no image, or only a part of one."""
+        try:
+            image = open_image(value)
+        except MemoryError:
+            raise
+        except Exception as error:  # decoders raise all kinds of things over files that are broken
+            logger.debug("an image cannot be read: %s", error)
+            return None
+        # As an array and not an image, whose channels a processor would have to guess when there is one pixel.
+        found = self.processor(images=np.array(image), input_data_format="channels_last", return_tensors="pt")
+        pixels = found.get("pixel_values")
+        if pixels is None or pixels.dim() != 4 or len(pixels) != 1:
+            raise ValueError(
+                f"{type(self.processor).__name__} must make one array of pixels of an image, got "
+                f"{ {name: tuple(value.shape) for name, value in found.items()} }: such models are not supported."
+            )
+        return pixels[0].to(self.dtype)
+
+
+def open_image(value: Any) -> PIL.Image.Image:
+    """
+    A decoded RGB image, upright, from what a dataset holds.
+
+    Args:
+        value (`PIL.Image.Image`, `dict`, `bytes`, `str`, `Path` or `np.ndarray`):
+            Image, undecoded image as `datasets` has it (`{"bytes": ..., "path": ...}`), its bytes, or path of a file.
+
+    Raises:
+        OSError: If it cannot be read, or only a part of it; if it is too elongated, in a format that another program
+            has to draw, or of numbers without an agreed range (32 bits).
+        TypeError: If it is nothing of these.
+    """
+    from PIL import Image, ImageOps
+
+    image = _opened(value)
+    if image.format in _DRAWN_BY_PROGRAMS:
+        raise OSError(f"{image.format} is drawn by another program")
+    if max(image.size) > _MOST_ELONGATED * min(image.size):
+        raise OSError(f"an image of {image.width} x {image.height} pixels is too elongated")
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise OSError(f"pixels of mode {image.mode} may be in any range")
+    if image.mode.startswith("I;16"):  # a conversion would make everything white but the darkest 256 levels
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def _opened(value: Any) -> PIL.Image.Image:
+    """An image of which perhaps nothing but the size has been read yet."""
+    from PIL import Image
+
+    if isinstance(value, Mapping):
+        value = value["bytes"] if value.get("bytes") is not None else value["path"]
+    if value is None:
+        raise OSError("there is no image")
+    if isinstance(value, Image.Image):
+        return value
+    if isinstance(value, np.ndarray):
+        return Image.fromarray(value)
+    return Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+
+
+class ImageEncoder:
+    """
+    Turns labelled images into rows.
+
+    Args:
+        processor ([`~transformers.BaseImageProcessor`]):
+            Image processor of the model.
+        dtype (`torch.dtype`):
+            Dtype of the model.
+        columns (`Mapping[str, str]`, *optional*):
+            From a column of the dataset to `"image"` or `"label"`, where their types and names do not tell.
+    """
+
+    def __init__(
+        self, processor: BaseImageProcessor, dtype: torch.dtype, columns: Mapping[str, str] | None = None
+    ) -> None:
+        self.read = ImageReader(processor, dtype)
+        self.columns = dict(columns or {})
+
+    def describe(self) -> dict[str, Any]:
+        """What changes a row, as JSON types."""
+        return {"version": ENCODING_VERSION, "columns": self.columns}
+
+    def find_columns(self, names: Sequence[str], images: Sequence[str], classes: Sequence[str]) -> tuple[str, str]:
+        """
+        Names of the image and of the label column.
+
+        Args:
+            names (`Sequence[str]`):
+                All columns.
+            images (`Sequence[str]`):
+                Those that hold images.
+            classes (`Sequence[str]`):
+                Those that are known to hold labels by their type.
+
+        Raises:
+            ValueError: If there is no such column, or more than one.
+        """
+        named = {kind: [name for name in names if self.columns.get(name) == kind] for kind in ("image", "label")}
+        label = [name for name in _LABEL_NAMES if name in names][:1]
+        image = [name for name in _IMAGE_NAMES if name in names][:1]  # with nothing in it that would tell
+        found = {"image": named["image"] or list(images) or image}
+        found["label"] = named["label"] or (list(classes) if len(classes) == 1 else label or list(classes))
+        for kind, candidates in found.items():
+            if len(candidates) != 1:
+                raise ValueError(
+                    f"the dataset must have one {kind} column, got {candidates or 'none'} among {list(names)}. Name "
+                    f"it with columns={{'<name>': '{kind}'}}."
+                )
+        return found["image"][0], found["label"][0]
+
+    def encode(self, source: Sequence[Any], labels: Sequence[int | str], share: Share | None = None) -> list[ImageRow]:
+        """
+        Read every image once, to learn which can be scored.
+
+        Args:
+            source (`Sequence`):
+                Images.
+            labels (`Sequence[int or str]`):
+                Index of the class of each, or the reason why it has none.
+            share ([`Share`], *optional*):
+                Where other processes encode the same images: each reads its part and tells the others of it.
+
+        Returns:
+            `list[ImageRow]`: One an image, in order.
+        """
+        rows = [
+            ImageRow(source, index, -1, label) if isinstance(label, str) else ImageRow(source, index, label, OK)
+            for index, label in enumerate(labels)
+        ]
+        readable = [row for row in rows if row.status == OK]
+        together = share is not None and share.count > 1
+        for row in self._examine_together(readable, share) if together else self._examine(readable):
+            rows[row.index] = row
+        return rows
+
+    def _examine(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
+        """The rows with digest and size and, while there is room, their pixels; or with the reason why not."""
+        room, shape = _room_for_pixels(), None
+        for row, pixels in zip(rows, self._load(rows), strict=True):
+            if pixels is None:
+                yield row._replace(status=INVALID_IMAGE)
+                continue
+            if pixels.shape != (shape := shape or pixels.shape):
+                raise ValueError(
+                    f"all images must come out of {type(self.read.processor).__name__} in one size, got "
+                    f"{tuple(shape)} and, of image {row.index}, {tuple(pixels.shape)}. Give it a size and do_resize."
+                )
+            room -= pixels.nbytes
+            kept = pixels if room >= 0 else None
+            yield row._replace(digest=_digest(pixels), size=_size(pixels), pixels=kept)
+
+    def _examine_together(self, rows: Sequence[ImageRow], share: Share) -> list[ImageRow]:
+        """
+        Each process reads its part, which is as well as can be foretold the one that it will score; the others learn
+        what it found.
+        """
+        first = self.read(rows[0].source[rows[0].index]) if rows else None
+        tokens = -(-_size(first) // LENGTH_STEP) * LENGTH_STEP if first is not None else 1
+        blocks = np.arange(len(rows)) // max(1, share.tokens_per_batch // tokens)
+        mine = np.flatnonzero(blocks % share.count == share.index).tolist()
+        found = dict(zip(mine, self._examine([rows[place] for place in mine]), strict=True))
+        facts = np.zeros((len(rows), _DIGEST_BYTES + 1), dtype=np.float32)
+        for place, row in found.items():
+            if row.length:
+                facts[place] = [*row.digest, row.size]
+        facts = share.add_up(facts)
+        return [found.get(place) or _as_told(row, facts[place]) for place, row in enumerate(rows)]
+
+    def feed(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
+        """
+        The same rows with their pixels, loaded ahead of their use.
+
+        Raises:
+            OSError: If an image that could be read before cannot be read any more.
+        """
+        loaded = self._load([row for row in rows if row.pixels is None])
+        for row in rows:
+            pixels = row.pixels if row.pixels is not None else next(loaded)
+            if pixels is None:
+                raise OSError(f"the image of row {row.index} could be read before, and now it cannot: is it gone?")
+            yield row._replace(pixels=pixels)
+
+    def _load(self, rows: Sequence[ImageRow]) -> Iterator[torch.Tensor | None]:
+        # A list is what `map` hands over, in a worker process that may have none of its own. Where processes are
+        # started afresh, each would run the user's script again, and get its own copy of images in memory.
+        if len(rows) < _WORTH_WORKERS or isinstance(rows[0].source, list) or not _CAN_FORK:
+            yield from (self.read(row.source[row.index]) for row in rows)
+            return
+        workers = min(torch.get_num_threads(), _MOST_WORKERS)
+        ahead = {"num_workers": workers, "prefetch_factor": _AHEAD, "multiprocessing_context": "fork"}
+        ahead["generator"] = torch.Generator()  # not the user's
+        for pixels in DataLoader(_Images(rows, self.read), batch_size=None, collate_fn=_as_it_is, **ahead):
+            # What comes from a worker is in shared memory, of which there is little, and with a file descriptor each.
+            yield pixels if pixels is None else pixels.clone()
+
+
+class _Images(torch.utils.data.Dataset):
+    def __init__(self, rows: Sequence[ImageRow], read: ImageReader) -> None:
+        self.rows, self.read = rows, read
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> torch.Tensor | None:
+        row = self.rows[place]
+        return self.read(row.source[row.index])
+
+
+def _as_told(row: ImageRow, facts: np.ndarray) -> ImageRow:
+    """A row of which another process has read the image."""
+    *digest, size = facts.astype(int).tolist()
+    return row._replace(digest=bytes(digest), size=size) if size else row._replace(status=INVALID_IMAGE)
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
+
+
+def _size(pixels: torch.Tensor) -> int:
+    """What an image costs, in tokens."""
+    return max(1, pixels.shape[-2] * pixels.shape[-1] // _PIXELS_PER_TOKEN)
+
+
+def _digest(pixels: torch.Tensor) -> bytes:
+    hasher = xxhash.xxh3_128(str(tuple(pixels.shape)).encode())
+    hasher.update(pixels.contiguous().view(torch.uint8).numpy())
+    return hasher.digest()
+
+
+def _room_for_pixels() -> float:
+    """Bytes of pixels that may be kept between levels: a quarter of what is free, shared with other processes."""
+    return free_memory(torch.device("cpu")) / 4 / int(os.environ.get("LOCAL_WORLD_SIZE", 1))

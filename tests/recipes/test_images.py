@@ -1,0 +1,174 @@
+"""From a folder of images to subsets of each class, and to the accuracy of what is trained on them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import load_from_disk
+from PIL import Image as Pillow
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+from tests.conftest import ROOT
+
+
+sys.path.insert(0, str(ROOT / "recipes"))  # as for a recipe that is run as a script
+
+import check_image_scores
+import finetune_images
+import prune_images
+
+
+SIZES = {"dots": 20, "lines": 12, "rare": 2}
+LABELS = [label for label, size in enumerate(SIZES.values()) for _ in range(size)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`train` and `validation`, a folder for each class, and an image that is cut short in the training part."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for part in ("train", "validation"):
+        for label, (name, size) in enumerate(SIZES.items()):
+            (root / part / name).mkdir(parents=True)
+            for i in range(size):
+                pixels = rng.integers(0, 40, (24, 24, 3))
+                pixels[:: 4 if label else 1, :: 1 if label == 1 else 4] += 60 * (label + 1)
+                Pillow.fromarray(pixels.astype(np.uint8)).save(root / part / name / f"{i}.png")
+    broken = root / "train" / "dots" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:100])
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    ViTModel(ViTConfig(**sizes, image_size=24, patch_size=8)).save_pretrained(path)
+    ViTImageProcessor(size={"height": 24, "width": 24}).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_dir(folder: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "pruned"
+    prune(folder, model, output, "--keep", "0.25")
+    return output
+
+
+def prune(folder: Path, model: Path, output: Path, *more: str) -> None:
+    options = {"dataset": folder / "train", "model": model, "output_dir": output, "dtype": "float32"}
+    options["config"] = ROOT / "recipes" / "configs" / "image_folder.yaml"
+    prune_images.main([text for name, value in options.items() for text in (f"--{name}", str(value))] + list(more))
+
+
+def test_every_class_gives_its_part(run_dir: Path) -> None:
+    kept = load_from_disk(str(run_dir / "pruned"))
+    manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["status"] == {"ok": 33, "invalid_image": 1}
+    assert len(kept) == len(manifest["kept_indices"]) == round(34 * 0.25)
+    assert np.bincount(kept["label"][:], minlength=3).min() == 1  # the rare one, of which a quarter is half an image
+    assert "invalid_image" in (run_dir / "summary.md").read_text(encoding="utf-8")
+    assert kept[0]["image"].size == (24, 24)
+
+
+def test_fewer_images_than_classes_are_refused(folder: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="asks for 2 rows, but 1 of each of 3 groups are 3"):
+        prune(folder, model, tmp_path / "run", "--keep", "2")
+
+
+def test_a_split_in_the_folder_and_a_class_of_its_name(tmp_path: Path) -> None:
+    for name in ("train/test/a.png", "train/other/b.png", "validation/test/c.png", "validation/other/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Pillow.new("RGB", (8, 8)).save(tmp_path / name)
+    for split in ("train", "validation"):
+        options = prune_images.ImageRecipeArguments(dataset=str(tmp_path), split=split)
+        images = prune_images.read_images(options)
+        assert images.features["label"].names == ["other", "test"]
+        assert sorted(images["label"][:]) == [0, 1]
+
+
+def test_checks_of_scores(folder: Path, model: Path, tmp_path: Path) -> None:
+    options = {"dataset": folder / "validation", "model": model, "dtype": "float32", "output_dir": tmp_path}
+    options |= {"rounds": "1", "few_levels": "0, 0.2; 0, 0.3, 0.6", "masking": "magnitude", "flipped": "0.2"}
+    check_image_scores.main([text for name, value in options.items() for text in (f"--{name}", str(value))])
+    found = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
+    [speed] = found["speed"]
+    assert speed["images"] == 34
+    assert speed["of the bare pass"] > 0
+    assert [row["schedule"] for row in found["levels"]] == ["0 (plain loss)", "0, 0.2", "0, 0.3, 0.6"]
+    assert all(0 < row[fifty] <= 1 for row in found["levels"] for fifty in check_image_scores.FIFTY)
+    assert all(0 <= row["AUROC within classes"] <= 1 for row in found["noise"])
+    plain = found["noise"][0]
+    assert plain["score"] == "plain loss (level 0)"
+    assert plain["AUROC within classes"] > 0.6  # the classes are easy to tell, and so are wrong labels
+    assert "| plain loss (level 0) |" in (tmp_path / "check.md").read_text(encoding="utf-8")
+
+
+def finetune(run_dir: Path, folder: Path, output: Path, *more: str) -> dict[str, float]:
+    options = ["--run_dir", str(run_dir), "--eval_dataset", str(folder / "validation"), "--output_dir", str(output)]
+    finetune_images.main([*options, "--keeps", "0.3,0.5", "--seeds", "2", *more])
+    return json.loads((output / "results.json").read_text(encoding="utf-8"))["accuracy"]
+
+
+def test_subsets_are_compared(run_dir: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = finetune(run_dir, folder, tmp_path)
+    arms = {"random", "flexrand", "easiest", "hardest"}
+    cells = {f"{arm} {keep} {seed}" for arm in arms for keep in (0.3, 0.5) for seed in (0, 1)}
+    assert found.keys() == cells | {"full 1 0", "full 1 1"}
+    assert found["full 1 0"] > 0.8  # the classes are easy to tell
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert table in capsys.readouterr().out
+    [row] = [line for line in table.splitlines() if line.startswith("| flexrand")]
+    values = [100 * found[f"flexrand 0.3 {seed}"] for seed in (0, 1)]
+    error = np.std(values, ddof=1) / 2**0.5
+    assert row.split("|")[2].strip() == f"{np.mean(values):.2f} ± {error:.2f}"
+
+
+def test_goes_on_and_refuses_other_settings(
+    run_dir: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    monkeypatch.setattr(finetune_images, "train", lambda *_: trained.append(1) or 0.5)
+    finetune(run_dir, folder, tmp_path)
+    count = len(trained)
+    path = tmp_path / "results.json"
+    known = json.loads(path.read_text(encoding="utf-8"))
+    del known["accuracy"]["random 0.3 1"]
+    path.write_text(json.dumps(known), encoding="utf-8")
+    finetune(run_dir, folder, tmp_path)
+    assert len(trained) == count + 1
+    shutil.copytree(folder / "validation", tmp_path / "others")
+    for other in (["--epochs", "1"], ["--eval_dataset", str(tmp_path / "others")]):
+        with pytest.raises(SystemExit, match="other settings"):
+            finetune(run_dir, folder, tmp_path, *other)
+
+
+def test_the_whole_model_can_be_trained(run_dir: Path, folder: Path, tmp_path: Path) -> None:
+    options = ["--frozen", "false", "--epochs", "6", "--batch_size", "8", "--arms", "full,random"]
+    found = finetune(run_dir, folder, tmp_path, *options)
+    assert len(found) == 2 + 4
+    assert found["full 1 0"] > 0.7  # of classes of which the largest has 59%: it has learned
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [(["--arms", "full,best"], "best"), (["--eval_dataset", ""], "held-out")]
+)
+def test_wrong_options(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        finetune_images.main(["--eval_dataset", "somewhere", *options])
+    assert says in capsys.readouterr().err
