@@ -151,6 +151,7 @@ class Masker:
         self.masking = masking
         self.seed = seed
         self.scope = scope
+        self.target_modules = target_modules
         self.targets: list[Target] = find_targets(model, target_modules)
         self.report: list[LevelReport] = []
         self._weights_state: object = None  # of the weights that the next three belong to
@@ -255,6 +256,8 @@ class Masker:
         state = self.weights_state()
         if state == self._weights_state:
             return
+        check_maskable(self.model)
+        self.targets = find_targets(self.model, self.target_modules)  # perhaps parameters were replaced by others
         self._weights_state = state
         self._thresholds.clear()
         self._zeros_before = None

@@ -466,7 +466,7 @@ class TestHeldLevels:
         assert session._backup is None
 
     @pytest.mark.parametrize("masking", ["random", "magnitude"])
-    @pytest.mark.parametrize("change", ["optimizer", "few", "data", "load", "cast"])
+    @pytest.mark.parametrize("change", ["optimizer", "few", "data", "load", "replace", "cast"])
     def test_a_change_of_the_weights_is_noticed(self, make_model: Callable, masking: str, change: str) -> None:
         model = make_model("llama")
         masker = Masker(model, masking)
@@ -492,6 +492,8 @@ class TestHeldLevels:
             model.model.layers[1].mlp.up_proj.weight.data += 0.3
         elif how == "load":
             model.load_state_dict({name: value.flip(0) for name, value in model.state_dict().items()})
+        elif how == "replace":
+            model.load_state_dict({name: value.flip(0) for name, value in model.state_dict().items()}, assign=True)
         else:
             model.bfloat16()
 
