@@ -130,7 +130,7 @@ def _load_image_model(model_id: str, config: PreTrainedConfig, options: dict[str
     auto = AutoModelForImageClassification if is_classifier else AutoModel
     with _no_report():
         model, info = auto.from_pretrained(model_id, **options, output_loading_info=True)
-    missing = sorted(info["missing_keys"])
+    missing = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
     if missing and all("pooler" in name for name in missing):  # a part that we do not use, and that not all have
         return auto.from_pretrained(model_id, **options, add_pooling_layer=False)
     if missing:
@@ -145,12 +145,15 @@ def _load_image_model(model_id: str, config: PreTrainedConfig, options: dict[str
 def _no_report() -> Iterator[None]:
     """Without the table of missing weights, which is printed before anybody can say that they do not matter."""
     reporter = logging.getLogger("transformers.modeling_utils")
-    level = reporter.level
-    reporter.setLevel(logging.ERROR)
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    reporter.addFilter(is_error)  # a level of its own would make transformers report something else
     try:
         yield
     finally:
-        reporter.setLevel(level)
+        reporter.removeFilter(is_error)
 
 
 def default_device() -> torch.device:

@@ -76,6 +76,34 @@ def spearman(left: np.ndarray, right: np.ndarray) -> float:
     return float(left.corr(right))
 
 
+def within_groups(
+    measure: Callable[[np.ndarray, np.ndarray], float], left: np.ndarray, right: np.ndarray, groups: Sequence[Any]
+) -> float:
+    """
+    Mean of a measure of two columns over the groups of rows, weighted by their rows.
+
+    Args:
+        measure (`Callable`):
+            [`spearman`] or [`auroc`].
+        left (`np.ndarray` of shape `(rows,)`):
+            First argument of the measure; rows with a NaN are left out.
+        right (`np.ndarray` of shape `(rows,)`):
+            Second argument of the measure; rows with a NaN are left out.
+        groups (`Sequence` of length `rows`):
+            The group of each row. Groups for which the measure is NaN, such as those of one row, count for nothing.
+
+    Returns:
+        `float`: In the range of the measure; NaN if it is known of no group.
+    """
+    known = ~(np.isnan(left) | np.isnan(right))
+    members = pd.Series(np.arange(len(left))).groupby(pd.Series(groups), dropna=False).indices.values()
+    parts = [rows[known[rows]] for rows in members]
+    found = [(measure(left[rows], right[rows]), len(rows)) for rows in parts if len(rows) > 1]
+    found = [(value, count) for value, count in found if not np.isnan(value)]
+    values, weights = zip(*found, strict=True) if found else ([np.nan], [1])
+    return float(np.average(values, weights=weights))
+
+
 def summarize(
     scored: Dataset,
     kept: Sequence[int],
@@ -112,7 +140,7 @@ def summarize(
         _overview(scored, kept, prefix),
         _quantile_table(scores),
         _interval_table(_column(scored, column), kept, column),
-        _correlation_table(scores, _column(scored, f"{prefix}_tokens")),
+        _correlation_table(scored, scores, prefix, group_by),
     ]
     if flag_column:
         sections.append(_flag_table(scores, np.asarray(scored[flag_column][:], dtype=bool), flag_column))
@@ -200,15 +228,19 @@ def _interval_table(values: np.ndarray, kept: Sequence[int], column: str) -> str
     return _table(f"Kept and dropped by {_name(column)}", ["interval", "rows", "kept", "dropped", "kept share"], rows)
 
 
-def _correlation_table(scores: dict[str, np.ndarray], tokens: np.ndarray) -> str:
+def _correlation_table(scored: Dataset, scores: dict[str, np.ndarray], prefix: str, group_by: str | None) -> str:
+    """Within groups where there are any: scores of different classes of images do not compare."""
+    tokens = _column(scored, f"{prefix}_tokens")
     others = {"response length": tokens} if _are_responses(tokens) else {}
     if "plain loss" in scores:
         others["plain loss"] = scores["plain loss"]
+    groups = np.zeros(len(scored)) if group_by is None else scored.with_format(None)[group_by][:]
     rows = [
-        [name, *(f"{spearman(values, np.where(np.isnan(values), np.nan, other)):+.3f}" for other in others.values())]
+        [name, *(f"{within_groups(spearman, values, other, groups):+.3f}" for other in others.values())]
         for name, values in scores.items()
     ]
-    return _table("Spearman correlation", ["score", *others], rows)
+    title = "Spearman correlation" if group_by is None else f"Spearman correlation within {_name(group_by)}"
+    return _table(title, ["score", *others], rows)
 
 
 def _flag_table(scores: dict[str, np.ndarray], flags: np.ndarray, flag_column: str) -> str:

@@ -145,7 +145,7 @@ class DLCScorer:
         self._loaded = (model, processor)
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
         self._prototypes: Prototypes | None = None
-        self._fitted_with: Any = None  # state of the weights
+        self._fitted_with: tuple[Any, str] | None = None  # state of the weights, and all that features depend on
         self._forget()
         _ = self._task, self._masker  # refuse an unsuitable model now, not at the first row
 
@@ -215,13 +215,15 @@ class DLCScorer:
         prototypes, in which are the features of every fitted image; no weights.
 
         Raises:
-            ValueError: If the model was handed over in memory, or the template is a function.
+            ValueError: If the model was handed over in memory, if the template is a function, or if the weights have
+                changed since they were fitted with.
         """
         if self._source is None:
             raise ValueError(
                 "a scorer can be saved only with a base model that can be loaded again, got a model in memory. Save "
                 "the model, then make the scorer by DLCScorer.from_pretrained(folder)."
             )
+        self._check_fit()
         source = self._source
         kwargs = _only_saved(source.model_kwargs)
         base = {"base_model_name_or_path": source.model_id, "revision": source.revision, "model_kwargs": kwargs}
@@ -303,6 +305,7 @@ class DLCScorer:
     def _task(self) -> CausalLMTask | ImageClassificationTask:
         options = self.config
         if self._is_of_images:
+            _require_image_processor(self.processor)
             encoder = ImageEncoder(self.processor, self.model.dtype, options.columns)
             task = ImageClassificationTask(
                 self.model, encoder, options.head, options.pooling, options.prototype_logits
@@ -493,18 +496,21 @@ class DLCScorer:
 
         Raises:
             TypeError: If `dataset` is no `Dataset`.
-            ValueError: If there is nothing to fit: a language model, a trained head, or no row with image and label.
+            ValueError: If there is nothing to fit: a language model, a trained head, or fewer than two classes with
+                readable images.
         """
         if not self.needs_fit:
             raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
         rows, classes, features = self._fit_pass(dataset, num_threads)
         kept = np.flatnonzero(np.isfinite(features).all(axis=1) & [row.length > 0 for row in rows])
-        if not kept.size:
-            raise ValueError(f"none of the {len(rows)} rows has an image, a label and features: {_count(rows)}.")
+        if len({rows[place].label for place in kept}) < 2:
+            raise ValueError(
+                f"prototypes need readable images of at least two classes, got {len(kept)} of {len(rows)} rows with "
+                f"image, label and features, of fewer classes: {_count(rows)}. Pass other rows."
+            )
         labels, digests = zip(*((rows[place].label, rows[place].digest) for place in kept), strict=True)
         key = json_digest([self._fit_key(), classes, rows_digest(rows)])
-        logits = self.config.prototype_logits
-        self._set_prototypes(Prototypes.fit(classes, np.array(labels), digests, features[kept], logits, key))
+        self._set_prototypes(Prototypes.fit(classes, np.array(labels), digests, features[kept], key))
         self._encoded = {self._encoding_key(dataset): self._task.with_reasons(rows)}  # mostly it is scored next
         return self
 
@@ -579,12 +585,19 @@ class DLCScorer:
         return self._kind == "image-classification"
 
     def _check_fit(self) -> None:
-        if self._fitted_with is not None and self._fitted_with != self._masker.weights_state():
-            raise ValueError("the class prototypes were fitted with other weights. Call scorer.fit(dataset) again.")
+        with self._lock:  # never of masked weights
+            if self._fitted_with is None or self._fitted_with[0] == self._masker.weights_state():
+                return
+            if self._fitted_with[1] != self._fit_key():
+                raise ValueError(
+                    "the class prototypes were fitted with other weights. Call scorer.fit(dataset) again."
+                )
+            self._fitted_with = self._masker.weights_state(), self._fitted_with[1]  # the same weights, elsewhere
 
     def _set_prototypes(self, prototypes: Prototypes) -> None:
-        self._prototypes = self._task.prototypes = prototypes
-        self._fitted_with = self._masker.weights_state()
+        with self._lock:
+            self._prototypes = self._task.prototypes = prototypes
+            self._fitted_with = self._masker.weights_state(), self._fit_key()
 
     def _fit_key(self) -> str:
         """Digest of all that features depend on."""
@@ -933,6 +946,14 @@ def _scoring_mode(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _require_image_processor(processor: Any) -> None:
+    if not isinstance(processor, BaseImageProcessor):
+        raise ValueError(
+            f"an image model needs an image processor, got {type(processor).__name__}. Pass "
+            "AutoImageProcessor.from_pretrained(...)."
+        )
 
 
 def _only_saved(model_kwargs: dict[str, Any]) -> dict[str, Any]:

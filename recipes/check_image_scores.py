@@ -26,14 +26,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-from datasets import Dataset, disable_progress_bars
+from datasets import ClassLabel, Dataset, disable_progress_bars
 from prune_images import ImageRecipeArguments, read_images
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
-from hf_dlc.reporting import auroc, spearman
+from hf_dlc.reporting import auroc, spearman, within_groups
 
 
 logger = logging.getLogger(__name__)
@@ -96,14 +96,19 @@ def load(options: CheckArguments, config: DLCConfig, **changes: Any) -> DLCScore
     return DLCScorer.from_pretrained(options.model, replace(config, keep_levels=True, **changes))
 
 
-def fitted(scorer: DLCScorer, images: Dataset) -> DLCScorer:
+def fitted(options: CheckArguments, scorer: DLCScorer, images: Dataset) -> DLCScorer:
     """The scorer, with prototypes of the images if it needs them."""
-    return scorer.fit(images) if scorer.needs_fit else scorer
+    return scorer.fit(images, num_threads=options.num_threads) if scorer.needs_fit else scorer
 
 
-def levels(scorer: DLCScorer, images: Dataset) -> np.ndarray:
+def score(options: CheckArguments, scorer: DLCScorer, images: Dataset) -> Dataset:
+    """The images with their scores."""
+    return scorer.score(images, num_threads=options.num_threads)
+
+
+def levels(options: CheckArguments, scorer: DLCScorer, images: Dataset) -> np.ndarray:
     """Confidence and loss of each image and level, `(2, images, levels)`."""
-    scored, prefix = fitted(scorer, images).score(images), scorer.config.prefix
+    scored, prefix = score(options, fitted(options, scorer, images), images), scorer.config.prefix
     return np.array([scored[f"{prefix}_level_{kind}"][:] for kind in ("confidence", "loss")])
 
 
@@ -116,13 +121,13 @@ def look_at_speed(options: CheckArguments, config: DLCConfig, images: Dataset) -
     seconds than for many.
     """
     images = images.select(range(min(options.speed_images, len(images))))
-    scorer = fitted(load(options, config), images)
+    scorer = fitted(options, load(options, config), images)
     batches = bare_batches(scorer, images, options.label)
-    scorer.score(images.select(range(len(batches[0]))))  # the first pass compiles and allocates
+    score(options, scorer, images)  # compiles and allocates, and uses up what `fit` has read
     scoring, bare, passes = [], [], len(scorer.schedule_)
     for _ in range(options.rounds):
         bare.append(seconds_of_passes(scorer, batches * passes))
-        scoring.append(seconds_of_score(scorer, images))
+        scoring.append(seconds_of_score(options, scorer, images))
     ratios = [one / whole for one, whole in zip(bare, scoring, strict=True)]
     return [
         {
@@ -150,17 +155,24 @@ def bare_batches(scorer: DLCScorer, images: Dataset, label: str) -> list[torch.T
 def seconds_of_passes(scorer: DLCScorer, batches: Sequence[torch.Tensor]) -> float:
     """Of the model as it is, without reading and scores."""
     model = scorer.model.base_model if scorer.needs_fit else scorer.model
-    start = time.perf_counter()
+    start = now()
     for batch in batches:
         model(pixel_values=batch.to(model.device))
-    return time.perf_counter() - start
+    return now() - start
 
 
-def seconds_of_score(scorer: DLCScorer, images: Dataset) -> float:
+def seconds_of_score(options: CheckArguments, scorer: DLCScorer, images: Dataset) -> float:
     """Of a whole run, reading included."""
-    start = time.perf_counter()
-    scorer.score(images)
-    return time.perf_counter() - start
+    start = now()
+    score(options, scorer, images)
+    return now() - start
+
+
+def now() -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 # ---- levels -------------------------------------------------------------------------------------------------------
@@ -171,24 +183,20 @@ def look_at_levels(options: CheckArguments, config: DLCConfig, images: Dataset) 
     images = images.select(range(min(options.level_images, len(images))))
     classes = np.array(images[options.label][:])
     few = [part.strip() for part in options.few_levels.split(";")]
-    found = {name: levels(load(options, config, schedule=name), images).mean(axis=2) for name in (*few, *FIFTY)}
-    plain = levels(load(options, config, schedule="0"), images)[1, :, 0]
+    found = {
+        name: levels(options, load(options, config, schedule=name), images).mean(axis=2) for name in (*few, *FIFTY)
+    }
+    plain = levels(options, load(options, config, schedule="0"), images)[1, :, 0]
     rows = [
-        {"schedule": "0 (plain loss)", **{kind: -within(spearman, plain, found[kind][0], classes) for kind in FIFTY}}
+        {
+            "schedule": "0 (plain loss)",
+            **{kind: -within_groups(spearman, plain, found[kind][0], classes) for kind in FIFTY},
+        }
     ]
     for name in few:
-        agreement = {kind: within(spearman, found[name][0], found[kind][0], classes) for kind in FIFTY}
+        agreement = {kind: within_groups(spearman, found[name][0], found[kind][0], classes) for kind in FIFTY}
         rows.append({"schedule": name, **agreement})
     return rows
-
-
-def within(measure: Any, left: np.ndarray, right: np.ndarray, classes: np.ndarray) -> float:
-    """Mean of a measure over the classes, weighted by their rows; scored rows only."""
-    is_scored = ~(np.isnan(left) | np.isnan(right))
-    members = [np.flatnonzero(is_scored & (classes == label)) for label in np.unique(classes)]
-    found = [(measure(left[rows], right[rows]), len(rows)) for rows in members if len(rows) > 2]
-    values, weights = zip(*[(value, weight) for value, weight in found if not np.isnan(value)], strict=True)
-    return float(np.average(values, weights=weights))
 
 
 # ---- noise --------------------------------------------------------------------------------------------------------
@@ -200,7 +208,7 @@ def look_at_noise(options: CheckArguments, config: DLCConfig, images: Dataset) -
     noisy, is_flipped = flip_labels(images, options)
     classes = np.array(noisy[options.label][:])
     scorer = load(options, config)
-    confidence, loss = levels(scorer, noisy)
+    confidence, loss = levels(options, scorer, noisy)
     scores = {
         "plain loss (level 0)": loss[:, 0],
         "DLC loss": loss.mean(axis=1),
@@ -209,7 +217,7 @@ def look_at_noise(options: CheckArguments, config: DLCConfig, images: Dataset) -
     scores |= {f"loss at {fraction:g}": loss[:, place] for place, fraction in enumerate(scorer.schedule_) if place}
     flags = is_flipped.astype(float)
     return [
-        {"score": name, "AUROC within classes": within(auroc, values, flags, classes)}
+        {"score": name, "AUROC within classes": within_groups(auroc, values, flags, classes)}
         for name, values in scores.items()
     ]
 
@@ -217,10 +225,14 @@ def look_at_noise(options: CheckArguments, config: DLCConfig, images: Dataset) -
 def flip_labels(images: Dataset, options: CheckArguments) -> tuple[Dataset, np.ndarray]:
     """The images with a share of the labels turned into others, drawn evenly, and which those are."""
     rng, feature = np.random.default_rng(options.selection_seed), images.features[options.label]
-    labels, is_flipped = np.array(images[options.label][:]), np.zeros(len(images), dtype=bool)
-    is_flipped[rng.choice(len(images), round(options.flipped * len(images)), replace=False)] = True
-    labels[is_flipped] += rng.integers(1, feature.num_classes, is_flipped.sum())
-    noisy = images.remove_columns(options.label).add_column(options.label, labels % feature.num_classes)
+    if not isinstance(feature, ClassLabel):
+        raise ValueError(f"labels to flip must be a ClassLabel, got {feature}. Use dataset.class_encode_column.")
+    labels = np.array([-1 if label is None else label for label in images[options.label][:]])
+    labelled, is_flipped = np.flatnonzero(labels >= 0), np.zeros(len(images), dtype=bool)
+    is_flipped[rng.choice(labelled, round(options.flipped * len(labelled)), replace=False)] = True
+    moved = labels[is_flipped] + rng.integers(1, feature.num_classes, is_flipped.sum())
+    labels[is_flipped] = moved % feature.num_classes
+    noisy = images.remove_columns(options.label).add_column(options.label, labels)
     return noisy.cast_column(options.label, feature), is_flipped
 
 

@@ -9,7 +9,7 @@ keep fraction is trained with several seeds, which also draw the subsets of the 
 
     full         all scored rows
     random       as many rows of each class as the others have
-    flexrand     FlexRand within the classes, with the options of the run
+    flexrand     FlexRand within the classes, with the split of the run, or, as in flexrand@0.25, another
     easiest      the highest scores of each class
     hardest      the lowest
 
@@ -26,6 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -37,10 +38,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-from datasets import Dataset, Image, concatenate_datasets, disable_progress_bars
+from datasets import ClassLabel, Dataset, Image, concatenate_datasets, disable_progress_bars
 from prune_images import ImageRecipeArguments, read_images
 from torch import nn
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForImageClassification, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from hf_dlc import DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
 from hf_dlc.cache import write_json
@@ -51,6 +52,7 @@ from hf_dlc.tasks.images import ImageReader
 logger = logging.getLogger(__name__)
 
 ARMS = ("full", "random", "flexrand", "easiest", "hardest")
+_FLEXRAND = re.compile(r"flexrand@(0?\.\d+)")
 
 
 @dataclass
@@ -68,11 +70,12 @@ class FinetuneArguments:
     epochs: float = field(default=30.0, metadata={"help": "Passes over each subset."})
     learning_rate: float = field(default=3e-3, metadata={"help": "Of AdamW, with a cosine schedule."})
     batch_size: int = field(default=64, metadata={"help": "Images a step."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code of the model's repository."})
     output_dir: str = field(default="runs/finetune-images", metadata={"help": "Folder for the results."})
 
     def __post_init__(self) -> None:
-        if unknown := set(self.arms.split(",")) - set(ARMS):
-            raise ValueError(f"arms must be among {', '.join(ARMS)}, got {', '.join(sorted(unknown))}.")
+        if unknown := [arm for arm in self.arms.split(",") if arm not in ARMS and not _FLEXRAND.fullmatch(arm)]:
+            raise ValueError(f"arms must be among {', '.join(ARMS)} and flexrand@<split>, got {', '.join(unknown)}.")
         if not self.eval_dataset:
             raise ValueError("eval_dataset must name held-out images, got nothing.")
 
@@ -95,20 +98,23 @@ def main(args: list[str] | None = None) -> None:
     make = frozen_parts if options.frozen else whole_parts
     try:
         scored, evaluation = read(options, manifest)
-        parts = make(manifest, scored, evaluation, label_column(options, manifest))
+        parts = make(options, manifest, scored, evaluation)
+        results = run_cells(options, manifest, scored, parts, output / "results.json")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    results = run_cells(options, manifest, scored, parts, output / "results.json")
     table = report(results)
     (output / "table.md").write_text(table, encoding="utf-8")
     if find_spec("matplotlib"):
         draw(results, output / "accuracy.png")
+    else:
+        logger.warning("no accuracy.png is drawn, since matplotlib is not installed")
     print(table)
 
 
 def read(options: FinetuneArguments, manifest: dict[str, Any]) -> tuple[Dataset, Dataset]:
     """The scored images, in the order in which they were scored, and the held-out ones."""
     known = {name: value for name, value in manifest["options"].items() if name not in ("keep", "keep_tokens")}
+    known["trust_remote_code"] = options.trust_remote_code
     chosen = ImageRecipeArguments(**known)
     images = read_images(chosen)
     scores = Dataset.from_parquet(str(Path(options.run_dir, "scores.parquet")))
@@ -116,6 +122,8 @@ def read(options: FinetuneArguments, manifest: dict[str, Any]) -> tuple[Dataset,
         raise ValueError(f"{chosen.dataset} has {len(images)} rows, but {len(scores)} were scored. Score it anew.")
     scored = concatenate_datasets([images, scores], axis=1)
     held_out = {"dataset": options.eval_dataset, "split": options.eval_split, "max_rows": None}
+    if options.eval_dataset != chosen.dataset:
+        held_out |= {"dataset_config": None, "dataset_revision": None}
     evaluation = read_images(ImageRecipeArguments(**{**known, **held_out}))
     if images._fingerprint != manifest["dataset"]["fingerprint"]:
         logger.warning("%s may have changed since it was scored: its fingerprint is another one", chosen.dataset)
@@ -124,6 +132,8 @@ def read(options: FinetuneArguments, manifest: dict[str, Any]) -> tuple[Dataset,
         raise ValueError(
             f"the held-out images must have the classes of the scored ones, in the same order, in a column {label!r}."
         )
+    if not isinstance(scored.features[label], ClassLabel):
+        raise ValueError(f"{label} must be a ClassLabel, got {scored.features[label]}. Use class_encode_column.")
     is_scored = ~np.isnan(scored.with_format("numpy")[score_column(manifest)][:])
     return scored.select(np.flatnonzero(is_scored)), evaluation
 
@@ -140,14 +150,11 @@ def score_column(manifest: dict[str, Any]) -> str:
     return manifest["options"]["column"] or f"{manifest['scorer']['config']['prefix']}_confidence"
 
 
-def load_scorer(manifest: dict[str, Any], **options: Any) -> DLCScorer:
+def load_scorer(options: FinetuneArguments, manifest: dict[str, Any], **config: Any) -> DLCScorer:
     """The model that the run scored with, in float32."""
-    known = manifest["options"]
-    kwargs = {"trust_remote_code": known["trust_remote_code"]}
-    revision = known["model_revision"]
-    return DLCScorer.from_pretrained(
-        known["model"], revision=revision, model_kwargs=kwargs, dtype="float32", **options
-    )
+    kwargs = {"trust_remote_code": options.trust_remote_code}
+    model, revision = manifest["options"]["model"], manifest["options"]["model_revision"]
+    return DLCScorer.from_pretrained(model, revision=revision, model_kwargs=kwargs, dtype="float32", **config)
 
 
 # ---- what is trained ----------------------------------------------------------------------------------------------
@@ -177,13 +184,13 @@ class LinearHead(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def frozen_parts(manifest: dict[str, Any], scored: Dataset, evaluation: Dataset, label: str) -> Parts:
+def frozen_parts(options: FinetuneArguments, manifest: dict[str, Any], scored: Dataset, evaluation: Dataset) -> Parts:
     """
     Features of the unmasked model, computed once, and a linear head. Mean and deviation of all scored images scale
     the features of all arms.
     """
-    config = manifest["scorer"]["config"]
-    scorer = load_scorer(manifest, head="prototype", pooling=config["pooling"], columns=config["columns"])
+    config, label = manifest["scorer"]["config"], label_column(options, manifest)
+    scorer = load_scorer(options, manifest, head="prototype", pooling=config["pooling"], columns=config["columns"])
     features, held_out = scorer.features(scored), scorer.features(evaluation)
     require_all_read(np.isnan(held_out).any(axis=1))
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-6
@@ -202,10 +209,10 @@ def require_all_read(is_unread: Sequence[bool]) -> None:
         raise ValueError(f"{unread} of the {len(is_unread)} held-out images cannot be read, or have no label.")
 
 
-def whole_parts(manifest: dict[str, Any], scored: Dataset, evaluation: Dataset, label: str) -> Parts:
+def whole_parts(options: FinetuneArguments, manifest: dict[str, Any], scored: Dataset, evaluation: Dataset) -> Parts:
     """Pixels, and the whole model with a new head."""
-    config = manifest["scorer"]["config"]
-    scorer = load_scorer(manifest, head=config["head"])
+    config, label = manifest["scorer"]["config"], label_column(options, manifest)
+    scorer = load_scorer(options, manifest, head=config["head"])
     image = next(name for name, feature in scored.features.items() if isinstance(feature, Image))
     read = ImageReader(scorer.processor, torch.float32)
 
@@ -217,7 +224,7 @@ def whole_parts(manifest: dict[str, Any], scored: Dataset, evaluation: Dataset, 
         return AutoModelForImageClassification.from_pretrained(
             manifest["options"]["model"],
             revision=manifest["options"]["model_revision"],
-            trust_remote_code=manifest["options"]["trust_remote_code"],
+            trust_remote_code=options.trust_remote_code,
             num_labels=scored.features[label].num_classes,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
@@ -225,7 +232,7 @@ def whole_parts(manifest: dict[str, Any], scored: Dataset, evaluation: Dataset, 
 
     undecoded = Image(decode=False)  # read as for scoring: upright, and with all bits
     sets = [images.select_columns([image, label]).cast_column(image, undecoded) for images in (scored, evaluation)]
-    require_all_read([read(row[image]) is None or row[label] is None for row in sets[1]])
+    require_all_read([read(row[image]) is None or row[label] in (None, -1) for row in sets[1]])
     return Parts(*sets, np.array(scored[label][:]), make_model, collate)
 
 
@@ -263,8 +270,10 @@ def subset(arm: str, keep: float, seed: int, manifest: dict[str, Any], scored: D
         return np.arange(len(scored))
     if arm == "random":
         return RandomSelector(**within, seed=seed).read_indices(scored)
-    if arm == "flexrand":
-        return FlexRandSelector(**within, split=options["split_share"], seed=seed).read_indices(scored)
+    if arm.startswith("flexrand"):
+        own = _FLEXRAND.fullmatch(arm)
+        split = float(own[1]) if own else options["split_share"]
+        return FlexRandSelector(**within, split=split, seed=seed).read_indices(scored)
     return TopKSelector(**within, which=arm).read_indices(scored)
 
 
@@ -295,6 +304,7 @@ def train(parts: Parts, rows: np.ndarray, options: FinetuneArguments, seed: int)
             data_collator=parts.collate,
             compute_metrics=lambda output: {"accuracy": (output.predictions.argmax(-1) == output.label_ids).mean()},
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         return float(trainer.evaluate()["eval_accuracy"])
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, load_dataset
 from prune_alpaca import RecipeArguments, prune, read_dataset
 
@@ -29,6 +30,7 @@ class ImageRecipeArguments(RecipeArguments):
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub repository or folder of images."})
     model: str = field(default="facebook/dinov2-small", metadata={"help": "Hub repository or folder."})
+    max_rows: int | None = field(default=None, metadata={"help": "Use only so many rows, drawn at random."})
     group_by: str | None = field(default="label", metadata={"help": "Column within whose groups rows are chosen."})
     min_per_group: int = field(default=1, metadata={"help": "Images kept of every class, however small."})
     output_dir: str = field(default="runs/prune-images", metadata={"help": "Folder for the results."})
@@ -48,11 +50,19 @@ def read_images(options: RecipeArguments) -> Dataset:
     folder = Path(options.dataset)
     if not folder.is_dir() or (folder / "state.json").is_file():
         return read_dataset(options)
-    if (folder / options.split).is_dir():
+    if is_split(folder / options.split):
         folder = folder / options.split
     # Without `data_files`, a class whose name is that of a split would be taken for one.
     dataset = load_dataset("imagefolder", data_dir=str(folder), data_files={"train": "**"}, split="train")
-    return dataset.select(range(min(options.max_rows, len(dataset)))) if options.max_rows is not None else dataset
+    if options.max_rows is None or options.max_rows >= len(dataset):
+        return dataset
+    # Folders come class by class, so that the first rows would be of one class.
+    return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[: options.max_rows]))
+
+
+def is_split(folder: Path) -> bool:
+    """Whether a folder has folders of classes, or a list of its images: a class may have the name of a split."""
+    return folder.is_dir() and any(path.is_dir() or path.stem == "metadata" for path in folder.iterdir())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -139,7 +141,10 @@ def test_classifier_gives_the_probability_of_the_label(make_scorer: Callable, da
         ("vit", "auto", lambda hidden: hidden[:, 0]),
         ("vit", "mean", lambda hidden: hidden[:, 1:].mean(dim=1)),
         ("deit", "mean", lambda hidden: hidden[:, 2:].mean(dim=1)),
+        ("dinov2", "auto", lambda hidden: hidden[:, 0]),
+        ("dinov2", "mean", lambda hidden: hidden[:, 1:].mean(dim=1)),
         ("swin", "auto", lambda hidden: hidden.mean(dim=1)),
+        ("convnext", "auto", lambda hidden: hidden.mean(dim=(2, 3))),
         ("resnet", "auto", lambda hidden: hidden.mean(dim=(2, 3))),
     ],
 )
@@ -162,6 +167,52 @@ def test_pooling_of_a_named_module(make_scorer: Callable, dataset: Dataset) -> N
     with torch.no_grad():
         hidden = scorer.model(**pixels, output_hidden_states=True).hidden_states[1]
     np.testing.assert_allclose(scorer._prototypes.features, hidden[:, 1:].mean(dim=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "swin", "convnext", "resnet"])
+def test_pooling_of_a_module_that_puts_out_more(make_scorer: Callable, dataset: Dataset, name: str) -> None:
+    scorer = make_scorer(name, pooling="mean@encoder").fit(dataset)
+    pixels = scorer.processor(images=[image.convert("RGB") for image in dataset["picture"]], return_tensors="pt")
+    outputs: list[Any] = []
+    hook = scorer.model.encoder.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    with torch.no_grad():
+        scorer.model(**pixels)
+    hook.remove()
+    hidden = outputs[0].last_hidden_state
+    expected = hidden.mean(dim=(2, 3)) if hidden.dim() == 4 else hidden[:, 1 if name == "dinov2" else 0 :].mean(dim=1)
+    np.testing.assert_allclose(scorer._prototypes.features, expected, atol=1e-5)
+
+
+def test_prototypes_in_the_place_of_a_trained_head(processor: BaseImageProcessor, dataset: Dataset) -> None:
+    model = make_model("vit", with_head=True)
+    options = DLCConfig(schedule=SCHEDULE, masking="magnitude", keep_levels=True, head="prototype")
+    found = [scores(DLCScorer(part, processor, options).fit(dataset).score(dataset)) for part in (model, model.vit)]
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+    assert not np.allclose(found[0], scores(DLCScorer(model, processor, options_of_head(options)).score(dataset)))
+
+
+def options_of_head(options: DLCConfig) -> DLCConfig:
+    return dataclasses.replace(options, head="classifier")
+
+
+def test_a_trained_cnn_finds_wrong_labels(processor: BaseImageProcessor) -> None:
+    rng, labels = np.random.default_rng(0), [i % 3 for i in range(90)]
+    drawn = [picture(label, rng) for label in labels]
+    torch.manual_seed(0)
+    model = make_model("resnet", with_head=True).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    pixels = processor(images=drawn[:60], return_tensors="pt")["pixel_values"]
+    for _ in range(30):
+        optimizer.zero_grad()
+        model(pixel_values=pixels, labels=torch.tensor(labels[:60])).loss.backward()
+        optimizer.step()
+    claimed = [(label + 1) % 3 if i % 6 == 0 else label for i, label in enumerate(labels[60:])]
+    features = Features({"picture": Image(), "label": ClassLabel(names=NAMES)})
+    unseen = Dataset.from_dict({"picture": drawn[60:], "label": claimed}, features)
+    scored = DLCScorer(model, processor, DLCConfig(schedule="0, 0.02")).score(unseen)
+    hardest = np.argsort(scored["dlc_loss"][:])[-5:]
+    assert sorted(hardest.tolist()) == [0, 6, 12, 18, 24]
+    assert model.training
 
 
 @pytest.mark.parametrize(("masking", "schedule"), [("magnitude", "linear(0.1, 5)"), ("random", "geometric(0.05, 4)")])
@@ -215,6 +266,16 @@ def test_a_trained_head_needs_no_fit(make_scorer: Callable, dataset: Dataset) ->
         make_scorer(head="classifier").fit(dataset)
 
 
+def test_one_class_tells_nothing(make_scorer: Callable, dataset: Dataset) -> None:
+    with pytest.raises(ValueError, match="at least two classes, got 8 of 8 rows"):
+        make_scorer().fit(dataset.select(range(0, 24, 3)))
+
+
+def test_an_image_model_needs_an_image_processor(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="needs an image processor, got"):
+        DLCScorer(make_model("vit", False), tokenizer)
+
+
 def test_fit_enters_the_fingerprint(make_scorer: Callable, dataset: Dataset) -> None:
     scorer = make_scorer()
     before = Hasher.hash(scorer)
@@ -238,6 +299,40 @@ def test_saved_and_loaded(saved: Path, dataset: Dataset, tmp_path: Path) -> None
     assert again.score(dataset.select(range(5))).num_rows == 5
     mapped = dataset.map(scorer, batched=True, num_proc=2)
     np.testing.assert_allclose(scores(mapped), scores(scorer.score(dataset)), atol=1e-5)
+
+
+def test_a_saved_fit_serves_both_kinds_of_logits(saved: Path, dataset: Dataset, tmp_path: Path) -> None:
+    options = {"device": "cpu", "dtype": "float32", "schedule": SCHEDULE, "keep_levels": True}
+    DLCScorer.from_pretrained(saved, **options).fit(dataset).save_pretrained(tmp_path / "scorer")
+    other = {"prototype_logits": "temperature"}
+    expected = DLCScorer.from_pretrained(saved, **options, **other).fit(dataset)
+    found = DLCScorer.from_pretrained(tmp_path / "scorer", device="cpu", **other)
+    assert found._prototypes.temperature != 1
+    assert np.array_equal(scores(found.score(dataset)), scores(expected.score(dataset)))
+
+
+def test_a_fit_with_other_weights_is_not_used(
+    saved: Path, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = DLCScorer.from_pretrained(saved, device="cpu", dtype="float32", schedule=SCHEDULE).fit(dataset)
+    scorer.save_pretrained(tmp_path / "scorer")
+    with torch.no_grad():
+        scorer.model.layers[0].mlp.fc1.weight += 1
+    with pytest.raises(ValueError, match="fitted with other weights"):
+        scorer.save_pretrained(tmp_path / "again")
+    scorer.model.save_pretrained(saved)
+    again = DLCScorer.from_pretrained(tmp_path / "scorer", device="cpu")
+    assert "fitted with other weights or options: call fit again" in caplog.text
+    with pytest.raises(ValueError, match=r"Call scorer.fit\(dataset\)"):
+        again.score(dataset)
+
+
+def test_the_same_weights_elsewhere_are_those_of_the_fit(make_scorer: Callable, dataset: Dataset) -> None:
+    scorer = make_scorer().fit(dataset)
+    expected = scores(scorer.score(dataset))
+    layer = scorer.model.layers[0].mlp.fc1
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone())
+    assert np.array_equal(scores(scorer.score(dataset)), expected)
 
 
 def test_fingerprint_is_the_same_in_another_process(saved: Path, dataset: Dataset, tmp_path: Path) -> None:
@@ -333,16 +428,50 @@ def test_reasons(make_scorer: Callable, dataset: Dataset) -> None:
     rng = np.random.default_rng(1)
     good, broken = picture(0, rng), {"bytes": b"not an image", "path": None}
     scorer = make_scorer().fit(dataset)
-    features = Features({"picture": Image(decode=False), "label": Value("int64")})
+    features = Features({"picture": Image(decode=False), "label": Value("string")})
     as_stored = Image().encode_example(good)
     rows = Dataset.from_dict(
-        {"picture": [as_stored, broken, as_stored, as_stored, None], "label": [0, 0, None, 9, 1]}, features=features
+        {
+            "picture": [as_stored, broken, as_stored, as_stored, None],
+            "label": ["circle", "circle", None, "square", "Stripe"],
+        },
+        features=features,
     )
     expected = ["ok", "invalid_image", "missing_label", "unknown_label", "invalid_image"]
     scored = scorer.score(rows)
     assert scored["dlc_status"][:] == expected
     assert np.isnan(scored["dlc_confidence"][:]).tolist() == [False, True, True, True, True]
     assert rows.map(scorer, batched=True)["dlc_status"][:] == expected
+
+
+@pytest.mark.parametrize("head", ["prototype", "classifier"])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 2], r"labels that are numbers must have names, .*\['circle', 'stripe', 'noise'\].*ClassLabel"),
+        (["cat", "dog", None], r"must be those of the head, got \['None', 'cat', 'dog'\] for \['circle'"),
+        ([["circle"], ["noise"], []], r"one class a row, got \['circle'\]"),
+    ],
+)
+def test_labels_that_mean_something_else(
+    make_scorer: Callable, dataset: Dataset, head: str, labels: list[Any], message: str
+) -> None:
+    scorer = make_scorer(head=head)
+    if head == "prototype":
+        scorer.fit(dataset)
+    rows = dataset.select(range(3)).remove_columns("label").add_column("label", labels)
+    with pytest.raises(ValueError, match=message):
+        scorer.score(rows)
+
+
+def test_numbers_are_classes_of_their_own(make_scorer: Callable, dataset: Dataset) -> None:
+    """Also -1, which is no missing label where there are no names."""
+    labels = [label - 1 for label in dataset["label"][:]]
+    rows = dataset.remove_columns("label").add_column("label", labels)
+    scorer = make_scorer().fit(rows)
+    assert scorer._task.classes == (-1, 0, 1)
+    expected = scores(make_scorer().fit(dataset).score(dataset))
+    np.testing.assert_allclose(scores(scorer.score(rows)), expected, atol=1e-6)
 
 
 def test_only_image_of_its_class(make_scorer: Callable, dataset: Dataset) -> None:
@@ -398,13 +527,28 @@ def test_only_the_stored_form_is_mapped(make_scorer: Callable, dataset: Dataset)
     assert np.array_equal(scores(scorer.score(dataset.with_format("numpy")).with_format(None)), expected)
 
 
-def test_streams(make_scorer: Callable, dataset: Dataset) -> None:
+def test_streams(make_scorer: Callable, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     scorer = make_scorer().fit(dataset)
     expected = scores(scorer.score(dataset))
     stream = list(dataset.to_iterable_dataset().map(scorer, batched=True, batch_size=5))
     found = np.array([[row[f"dlc_level_{kind}"] for row in stream] for kind in ("confidence", "loss")])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    told = [record.message for record in caplog.records if "taken as places in" in record.message]
+    assert told == [
+        "these rows have numbers as labels and no names of them: they are taken as places in " + str(NAMES)
+    ]
     assert scorer({"image": None, "label": 1})["dlc_status"] == "invalid_image"
+
+
+def test_streams_of_broken_images(make_scorer: Callable, dataset: Dataset) -> None:
+    """`datasets` decodes what a stream hands over, unless it is told not to."""
+    whole = Image().encode_example(dataset[0]["picture"])["bytes"]
+    rows = [{"picture": {"bytes": data, "path": None}, "label": 0} for data in (whole, whole[:200])]
+    stream = Dataset.from_list(rows, features=dataset.features).to_iterable_dataset()
+    scorer = make_scorer().fit(dataset)
+    for options in ({}, {"batched": True}):
+        found = [row["dlc_status"] for row in stream.decode(False).map(scorer, **options)]
+        assert found == ["ok", "invalid_image"]
 
 
 def test_images_that_are_plain_bytes(make_scorer: Callable, dataset: Dataset) -> None:
@@ -491,7 +635,10 @@ def test_checkpoint_without_some_weights(
     assert "MISSING" not in capsys.readouterr().err
 
 
-def test_no_noise_without_torchvision() -> None:
-    code = "import hf_dlc; from transformers import AutoImageProcessor, ViTImageProcessor; hf_dlc.DLCScorer"
-    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
-    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+def test_no_noise_without_torchvision(saved: Path) -> None:
+    code = "import sys, hf_dlc; hf_dlc.DLCScorer.from_pretrained(sys.argv[1], device='cpu')"
+    command = [sys.executable, "-W", "error", "-c", code, str(saved)]
+    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert (run.returncode, run.stdout) == (0, "")
+    assert run.stderr == ""

@@ -6,6 +6,7 @@ import copy
 import gzip
 import itertools
 import json
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 
 from hf_dlc import DLCConfig, DLCScorer, columns
 from hf_dlc.columns import SCORED_STATUSES
@@ -196,3 +197,37 @@ def test_a_small_trained_model_is_calibrated_once(
     monkeypatch.setattr(DLCScorer, "_find_schedule", find)
     assert DLCScorer.from_pretrained(aidreams, dtype="float32").calibrate() == schedule
     assert json.loads(path.read_text(encoding="utf-8"))["schedule"] == list(schedule)
+
+
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Twelve photographs of each of ten kinds of clothing, of which the labels of every sixth are wrong."""
+    path = SHARED / "data" / "images" / "clothing_224.zip"
+    if not path.is_file():
+        pytest.skip(f"there is no {path}")
+    folder, counts = tmp_path_factory.mktemp("clothes"), Counter()
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            part, kind, file = (*Path(name).parts, "", "")[:3]
+            if part == "train" and file and counts[kind] < 12:
+                counts[kind] += 1
+                (folder / kind).mkdir(exist_ok=True)
+                (folder / kind / file).write_bytes(archive.read(name))
+    images = load_dataset("imagefolder", data_dir=str(folder), data_files={"train": "**"}, split="train")
+    claimed = [(label + 3) % 10 if row % 6 == 0 else label for row, label in enumerate(images["label"][:])]
+    return images.remove_columns("label").add_column("label", claimed).cast_column("label", images.features["label"])
+
+
+def test_a_real_vit_finds_wrong_labels_of_real_photographs(clothes: Dataset) -> None:
+    folder = SHARED / "models" / "vit_small_14"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}")
+    options = {"masking": "magnitude", "schedule": "0, 0.3", "keep_levels": True, "pooling": "mean@layers.8"}
+    scorer = DLCScorer.from_pretrained(folder, device="cpu", dtype="float32", **options).fit(clothes)
+    scored = scorer.score(clothes)
+    assert set(scored["dlc_status"]) == {"ok"}
+    is_wrong = np.arange(len(clothes)) % 6 == 0
+    plain, masked = np.array(scored["dlc_level_loss"][:]).T
+    assert auroc(plain, is_wrong) > 0.65
+    assert auroc(np.array(scored["dlc_loss"][:]), is_wrong) > 0.65
+    assert 0.5 < spearman(plain, masked) < 0.9999  # the mask changes ranks, and does not make noise of them

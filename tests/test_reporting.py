@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from scipy import stats
 
 from hf_dlc.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
-from hf_dlc.reporting import auroc, spearman, status_counts, summarize, versions
+from hf_dlc.reporting import auroc, spearman, status_counts, summarize, versions, within_groups
 
 
 def scored_dataset(
@@ -97,6 +97,20 @@ def test_spearman_of_what_never_varies(left: list[float]) -> None:
     assert math.isnan(spearman(np.array(left), np.array([1.0, 2.0, 3.0])))
 
 
+def test_within_groups_the_groups_do_not_compare() -> None:
+    """One group is far above the other; within both the order is turned around."""
+    left = np.array([1.0, 2.0, 3.0, 11.0, 12.0, np.nan, 7.0])
+    right = np.array([3.0, 2.0, 1.0, 12.0, 11.0, 5.0, 9.0])
+    for groups in (["a", "a", "a", None, None, None, "alone"], [0, 0, 0, 1, 1, 1, 2]):
+        assert within_groups(spearman, left, right, groups) == pytest.approx(-1.0)
+    assert spearman(left, right) > 0.4
+    mixed = np.array([1.0, 2.0, 3.0, 11.0, 12.0, 5.0, 9.0])
+    assert within_groups(spearman, left, mixed, [0, 0, 0, 1, 1, 1, 2]) == pytest.approx(1.0)
+    mixed[3:5] = [12.0, 11.0]
+    assert within_groups(spearman, left, mixed, [0, 0, 0, 1, 1, 1, 2]) == pytest.approx((3 - 2) / 5)
+    assert np.isnan(within_groups(spearman, left, right, list(range(7))))
+
+
 def test_status_counts_are_complete_and_ordered() -> None:
     dataset = scored_dataset({}, [0.5, 0.1, 0.2, 0.3], [EMPTY_RESPONSE, OK, OK, TRUNCATED], prefix="x")
     counts = status_counts(dataset, "x")
@@ -169,6 +183,7 @@ def test_summary_of_images(tmp_path: Path) -> None:
     assert len(set(re.findall(r"^\| (0\.\d+) to", summary, re.M))) == 6
     assert "kept: 2 rows (33.3%)\n" in summary
     assert "response length" not in summary
+    assert "## Spearman correlation within `label`" in summary
 
 
 def test_summary_of_flags_knows_which_way_is_hard() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ from .prototypes import Logits, Prototypes
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
+
+
+logger = logging.getLogger(__name__)
 
 
 class ImageClassificationTask:
@@ -74,6 +78,7 @@ class ImageClassificationTask:
             raise ValueError(f"pooling must name a module of {type(model.base_model).__name__}, got {module!r}.")
         self.logits: Logits = logits
         self.prototypes: Prototypes | None = None
+        self._warned_of_numbers = False
 
     @property
     def classes(self) -> tuple[str | int, ...]:
@@ -186,8 +191,8 @@ class ImageClassificationTask:
         if isinstance(rows, LazyDict):
             # From it `datasets` would decode all columns, or fail at the first bad image.
             image, label = self._columns_of(rows.formatter.features)
-            self._check_names(rows.formatter.features[label])
             source, labels = (rows.pa_table[name].to_pylist() for name in (image, label))
+            self._check_names(rows.formatter.features[label], labels)
             return self._encode(source, labels), isinstance(rows, LazyBatch)
         if any(getattr(values, "ndim", 0) for values in rows.values()):
             raise ValueError("images must come as they are stored, got arrays. Call dataset.with_format(None) first.")
@@ -195,6 +200,7 @@ class ImageClassificationTask:
         columns = dict(rows) if is_batch else {name: [value] for name, value in rows.items()}
         images = [name for name, values in columns.items() if any(map(_is_image, values))]
         image, label = self.encoder.find_columns(list(columns), images, [])
+        self._warn_of_numbers(columns[label])
         return self._encode(columns[image], columns[label]), is_batch
 
     def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[ImageRow]:
@@ -202,12 +208,18 @@ class ImageClassificationTask:
         Encode a dataset, whose images stay where they are. With `share`, each process reads its part of them.
 
         Raises:
-            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the names
-                of the labels are not those of the head.
+            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the labels
+                are not those of the head.
         """
         image, label = self._columns_of(dataset.features)
-        self._check_names(dataset.features[label])
-        return self._encode(*_raw(dataset, image, label), share)
+        source, labels = _raw(dataset, image, label)
+        self._check_names(dataset.features[label], labels)
+        if set(labels) - {None, -1} and not any(isinstance(found, int) for found in self._indices(labels)):
+            raise ValueError(
+                f"the labels of the dataset must be those of the head, got {_shown(sorted(set(map(str, labels))))} "
+                f"for {_shown(self.classes)}. Pass head='prototype', or call scorer.fit(dataset)."
+            )
+        return self._encode(source, labels, share)
 
     def encode_to_fit(
         self, dataset: Dataset, share: Share | None = None
@@ -216,7 +228,8 @@ class ImageClassificationTask:
         image, label = self._columns_of(dataset.features)
         source, labels = _raw(dataset, image, label)
         names = getattr(dataset.features[label], "names", None)
-        values = {value for value in labels if value is not None and value != -1}
+        _require_single(labels)
+        values = {value for value in labels if value is not None}
         classes = tuple(names) if names else tuple(sorted(values, key=lambda value: (str(type(value)), value)))
         return self.encoder.encode(source, _label_indices(labels, classes), share), classes
 
@@ -229,9 +242,15 @@ class ImageClassificationTask:
         classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
         return self.encoder.find_columns(list(features), images, classes)
 
-    def _check_names(self, feature: Any) -> None:
+    def _check_names(self, feature: Any, labels: Sequence[Any]) -> None:
         """Labels are numbers; the names say whether they mean the same to the dataset and to the head."""
+        _require_single(labels)
         names, classes = getattr(feature, "names", None), self.classes
+        if names is None and self._lacks_names(labels):
+            raise ValueError(
+                f"labels that are numbers must have names, since those of the head do: {_shown(classes)}. Use "
+                "dataset.cast_column(<label>, ClassLabel(names=[...])) with the names in the order of the numbers."
+            )
         if names is None or list(map(_plain, names)) == list(map(_plain, classes)):
             return
         raise ValueError(
@@ -240,8 +259,27 @@ class ImageClassificationTask:
             "head='prototype', or call scorer.fit(dataset)."
         )
 
+    def _lacks_names(self, labels: Sequence[Any]) -> bool:
+        """Whether there are numbers of classes that are known by names, and not by such as transformers makes up."""
+        made_up = [f"LABEL_{index}" for index in range(len(self.classes))]
+        has_names = any(isinstance(name, str) for name in self.classes) and list(self.classes) != made_up
+        return has_names and any(isinstance(label, int) and label >= 0 for label in labels)
+
+    def _warn_of_numbers(self, labels: Sequence[Any]) -> None:
+        """A stream does not hand over the names of its labels."""
+        _require_single(labels)
+        if self._lacks_names(labels) and not self._warned_of_numbers:
+            self._warned_of_numbers = True
+            logger.warning(
+                "these rows have numbers as labels and no names of them: they are taken as places in %s",
+                _shown(self.classes),
+            )
+
+    def _indices(self, labels: Sequence[Any]) -> list[int | str]:
+        return _label_indices(labels, self.classes)
+
     def _encode(self, source: Sequence[Any], labels: Sequence[Any], share: Share | None = None) -> list[ImageRow]:
-        return self.with_reasons(self.encoder.encode(source, _label_indices(labels, self.classes), share))
+        return self.with_reasons(self.encoder.encode(source, self._indices(labels), share))
 
     def with_reasons(self, rows: Sequence[ImageRow]) -> list[ImageRow]:
         """The rows; one that cannot be compared with the prototype of its class says why in its status."""
@@ -278,6 +316,11 @@ def _raw(dataset: Dataset, image: str, label: str) -> tuple[Sequence[Any], list[
     """The images as they are stored, read when asked for, and all labels."""
     plain = dataset.with_format(None).select_columns([image, label]).cast_column(image, Image(decode=False))
     return plain[image], plain[label][:]
+
+
+def _require_single(labels: Sequence[Any]) -> None:
+    if listed := [label for label in labels if isinstance(label, (list, dict))][:1]:
+        raise ValueError(f"the label column must hold one class a row, got {listed[0]!r:.80}.")
 
 
 def _label_indices(labels: Sequence[Any], classes: Sequence[str | int]) -> list[int | str]:
@@ -322,7 +365,7 @@ def _captured(model: torch.nn.Module, name: str) -> Iterator[list[torch.Tensor]]
         return
 
     def take(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append(output[0] if isinstance(output, tuple) else output)
+        outputs.append(output if isinstance(output, torch.Tensor) else output[0])
 
     hook = model.get_submodule(name).register_forward_hook(take)
     try:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,13 +42,17 @@ _MOST_WORKERS = 8
 _AHEAD = 8  # images that each worker decodes ahead
 _CAN_FORK = sys.platform == "linux"
 
+_KINDS = ("image", "label")
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
 _LABEL_NAMES = ("label", "labels", "class", "category", "fine_label", "target")
 
 # What an image may be. Resizing the shorter side to that of a model makes a few megabytes of 1 x 20,000 pixels into
-# gigabytes; and some formats are drawn by another program, which a file from somewhere should not start.
+# gigabytes; and of the rarer formats, some are drawn by another program, which a file from somewhere should not start,
+# and some hold files of such formats.
 _MOST_ELONGATED = 100
-_DRAWN_BY_PROGRAMS = ("EPS", "WMF")
+_FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+_TOLD_REASONS = 3  # that images cannot be read, of each process
 
 
 class ImageRow(NamedTuple):
@@ -118,6 +124,7 @@ class ImageReader:
     def __init__(self, processor: BaseImageProcessor, dtype: torch.dtype) -> None:
         self.processor = processor
         self.dtype = dtype
+        self.unread = 0
 
     def __call__(self, value: Any) -> torch.Tensor | None:
         """Pixels of shape `(channels, height, width)`, or `None` if there is no image, or only a part of one."""
@@ -126,7 +133,9 @@ class ImageReader:
         except MemoryError:
             raise
         except Exception as error:  # decoders raise all kinds of things over files that are broken
-            logger.debug("an image cannot be read: %s", error)
+            self.unread += 1
+            level = logging.WARNING if self.unread <= _TOLD_REASONS else logging.DEBUG
+            logger.log(level, "an image cannot be read: %s: %s", type(error).__name__, error)
             return None
         # As an array and not an image, whose channels a processor would have to guess when there is one pixel.
         found = self.processor(images=np.array(image), input_data_format="channels_last", return_tensors="pt")
@@ -148,15 +157,17 @@ def open_image(value: Any) -> PIL.Image.Image:
             Image, undecoded image as `datasets` has it (`{"bytes": ..., "path": ...}`), its bytes, or path of a file.
 
     Raises:
-        OSError: If it cannot be read, or only a part of it; if it is too elongated, in a format that another program
-            has to draw, or of numbers without an agreed range (32 bits).
+        OSError: If it cannot be read, or only a part of it; if it is too large or too elongated, in a rare format, or
+            of numbers without an agreed range (32 bits).
         TypeError: If it is nothing of these.
     """
     from PIL import Image, ImageOps
 
     image = _opened(value)
-    if image.format in _DRAWN_BY_PROGRAMS:
-        raise OSError(f"{image.format} is drawn by another program")
+    if image.format not in (None, *_FORMATS):
+        raise OSError(f"images must be in one of the formats {', '.join(_FORMATS)}, got {image.format}")
+    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):  # Pillow itself goes on to twice as many
+        raise OSError(f"an image of {image.width} x {image.height} pixels is larger than PIL.Image.MAX_IMAGE_PIXELS")
     if max(image.size) > _MOST_ELONGATED * min(image.size):
         raise OSError(f"an image of {image.width} x {image.height} pixels is too elongated")
     image.load()
@@ -180,7 +191,16 @@ def _opened(value: Any) -> PIL.Image.Image:
         return value
     if isinstance(value, np.ndarray):
         return Image.fromarray(value)
-    return Image.open(io.BytesIO(value) if isinstance(value, bytes) else value)
+    return Image.open(io.BytesIO(value) if isinstance(value, bytes) else value, formats=_known_formats())
+
+
+@cache
+def _known_formats() -> list[str]:
+    """Those that this build of Pillow can open; it takes a MPO for a JPEG first."""
+    from PIL import Image
+
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
 
 
 class ImageEncoder:
@@ -221,11 +241,14 @@ class ImageEncoder:
         Raises:
             ValueError: If there is no such column, or more than one.
         """
-        named = {kind: [name for name in names if self.columns.get(name) == kind] for kind in ("image", "label")}
+        if unknown := {name: kind for name, kind in self.columns.items() if name not in names or kind not in _KINDS}:
+            raise ValueError(f"columns must map columns of the dataset to {' or '.join(_KINDS)}, got {unknown}.")
+        named = {kind: [name for name in names if self.columns.get(name) == kind] for kind in _KINDS}
         label = [name for name in _LABEL_NAMES if name in names][:1]
         image = [name for name in _IMAGE_NAMES if name in names][:1]  # with nothing in it that would tell
         found = {"image": named["image"] or list(images) or image}
-        found["label"] = named["label"] or (list(classes) if len(classes) == 1 else label or list(classes))
+        both = sorted({*classes, *label})  # a column of classes by its type, and another by its name: nobody can tell
+        found["label"] = named["label"] or (label if set(label) & set(classes) else both)
         for kind, candidates in found.items():
             if len(candidates) != 1:
                 raise ValueError(
@@ -280,17 +303,18 @@ class ImageEncoder:
         Each process reads its part, which is as well as can be foretold the one that it will score; the others learn
         what it found.
         """
-        first = self.read(rows[0].source[rows[0].index]) if rows else None
+        found = (self.read(row.source[row.index]) for row in rows)
+        first = next((pixels for pixels in found if pixels is not None), None)
         tokens = -(-_size(first) // LENGTH_STEP) * LENGTH_STEP if first is not None else 1
         blocks = np.arange(len(rows)) // max(1, share.tokens_per_batch // tokens)
         mine = np.flatnonzero(blocks % share.count == share.index).tolist()
-        found = dict(zip(mine, self._examine([rows[place] for place in mine]), strict=True))
+        examined = dict(zip(mine, self._examine([rows[place] for place in mine]), strict=True))
         facts = np.zeros((len(rows), _DIGEST_BYTES + 1), dtype=np.float32)
-        for place, row in found.items():
+        for place, row in examined.items():
             if row.length:
                 facts[place] = [*row.digest, row.size]
         facts = share.add_up(facts)
-        return [found.get(place) or _as_told(row, facts[place]) for place, row in enumerate(rows)]
+        return [examined.get(place) or _as_told(row, facts[place]) for place, row in enumerate(rows)]
 
     def feed(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
         """
@@ -315,21 +339,26 @@ class ImageEncoder:
         workers = min(torch.get_num_threads(), _MOST_WORKERS)
         ahead = {"num_workers": workers, "prefetch_factor": _AHEAD, "multiprocessing_context": "fork"}
         ahead["generator"] = torch.Generator()  # not the user's
-        for pixels in DataLoader(_Images(rows, self.read), batch_size=None, collate_fn=_as_it_is, **ahead):
-            # What comes from a worker is in shared memory, of which there is little, and with a file descriptor each.
-            yield pixels if pixels is None else pixels.clone()
+        for found in DataLoader(_Images(rows, self.read), batch_size=None, collate_fn=_as_it_is, **ahead):
+            yield found if found is None else torch.from_numpy(found).view(self.read.dtype)
 
 
 class _Images(torch.utils.data.Dataset):
+    """
+    Pixels as bytes in arrays of NumPy, which come through a pipe: tensors would come in shared memory, of which a
+    container has little, and with a file descriptor each.
+    """
+
     def __init__(self, rows: Sequence[ImageRow], read: ImageReader) -> None:
         self.rows, self.read = rows, read
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: int) -> torch.Tensor | None:
+    def __getitem__(self, place: int) -> np.ndarray | None:
         row = self.rows[place]
-        return self.read(row.source[row.index])
+        pixels = self.read(row.source[row.index])
+        return None if pixels is None else pixels.contiguous().view(torch.uint8).numpy()
 
 
 def _as_told(row: ImageRow, facts: np.ndarray) -> ImageRow:

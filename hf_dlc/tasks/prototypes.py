@@ -15,7 +15,8 @@ import torch.nn.functional as F
 
 Logits = Literal["inverse", "temperature"]
 
-_ARRAYS = ("sums", "counts", "digests", "labels", "features", "temperature")
+# What is saved, and the kind of number in each.
+_ARRAYS = {"sums": "f", "counts": "i", "digests": "u", "labels": "i", "features": "f", "temperature": "f"}
 
 _NEAREST = 1e-6  # distances are at least this
 _TEMPERATURES = np.geomspace(0.002, 5, 80)  # in units of the mean distance
@@ -67,11 +68,10 @@ class Prototypes:
         labels: np.ndarray,
         digests: Sequence[bytes],
         features: np.ndarray,
-        logits: Logits = "inverse",
         key: str = "",
     ) -> Prototypes:
         """
-        Learn from images.
+        Learn from images; the temperature is the one at which the classes of these very images are foretold best.
 
         Args:
             classes (`Sequence[str | int]`):
@@ -82,8 +82,6 @@ class Prototypes:
                 Digest of each.
             features (`np.ndarray` of shape `(images, features)`):
                 Features of each.
-            logits (`str`, *optional*, defaults to `"inverse"`):
-                With `"temperature"`, that one is found at which the classes of these very images are foretold best.
             key (`str`, *optional*, defaults to `""`):
                 Digest of all that the arguments follow from.
 
@@ -96,7 +94,7 @@ class Prototypes:
         known = np.stack([np.frombuffer(digest, np.uint8) for digest in digests])
         counts = np.bincount(labels, minlength=len(classes))
         fitted = cls(tuple(classes), sums, counts, known, labels, features, key=key)
-        return replace(fitted, temperature=fitted._best_temperature()) if logits == "temperature" else fitted
+        return replace(fitted, temperature=fitted._best_temperature())
 
     @classmethod
     def from_arrays(cls, classes: Sequence[str | int], arrays: Mapping[str, np.ndarray], key: str) -> Prototypes:
@@ -106,12 +104,17 @@ class Prototypes:
         Raises:
             ValueError: If the arrays do not belong together.
         """
+        kinds = {name: arrays[name].dtype.kind for name in _ARRAYS if name in arrays}
+        if kinds != _ARRAYS:
+            raise ValueError(f"arrays of prototypes must be of the kinds {_ARRAYS}, got {kinds}. Call fit again.")
         *most, temperature = (arrays[name] for name in _ARRAYS)
         sums, counts, digests, labels, features = most
         shapes = (sums.shape, counts.shape, digests.shape, labels.shape, features.shape)
-        images, width = len(labels), sums.shape[-1]
+        images, width = labels.size, sums.shape[-1]
         if shapes != ((len(classes), width), (len(classes),), (images, 16), (images,), (images, width)):
             raise ValueError(f"arrays of prototypes must fit {len(classes)} classes and each other, got {shapes}.")
+        if images and not 0 <= labels.min() <= labels.max() < len(classes):
+            raise ValueError(f"labels of prototypes must be below {len(classes)}, got {labels.min()}-{labels.max()}.")
         if not np.array_equal(counts, np.bincount(labels, minlength=len(classes))):
             raise ValueError("arrays of prototypes must count the labels that they hold.")
         return cls(tuple(classes), *most, temperature=float(temperature[0]), key=key)
@@ -160,7 +163,11 @@ class Prototypes:
         Returns:
             `torch.Tensor` of shape `(images,)`: Log-probabilities, float64.
         """
-        distances = self._distances(features.double(), digests)
+        if features.device.type == "mps":  # which has no double precision
+            features, labels = features.cpu(), labels.cpu()
+        # Of what has overflowed, all distances would be the same.
+        features = features.double().masked_fill(~features.isfinite(), torch.nan)
+        distances = self._distances(features, digests)
         scores = 1 / distances if logits == "inverse" else -distances / self.temperature
         scores = scores.masked_fill(distances.isnan(), -torch.inf)
         return F.log_softmax(scores, dim=1).gather(1, labels[:, None])[:, 0]

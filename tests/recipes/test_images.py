@@ -102,6 +102,22 @@ def test_a_split_in_the_folder_and_a_class_of_its_name(tmp_path: Path) -> None:
         assert sorted(images["label"][:]) == [0, 1]
 
 
+def test_a_class_of_the_name_of_the_split(tmp_path: Path) -> None:
+    for name in ("train/a.png", "bus/b.png"):
+        (tmp_path / name).parent.mkdir()
+        Pillow.new("RGB", (8, 8)).save(tmp_path / name)
+    images = prune_images.read_images(prune_images.ImageRecipeArguments(dataset=str(tmp_path)))
+    assert images.features["label"].names == ["bus", "train"]
+
+
+def test_some_of_the_images_are_of_all_classes(folder: Path) -> None:
+    options = prune_images.ImageRecipeArguments(dataset=str(folder / "train"), max_rows=17)
+    labels = prune_images.read_images(options)["label"][:]
+    assert len(labels) == 17
+    assert labels == sorted(labels)  # in the order of the dataset
+    assert len(set(labels)) > 1
+
+
 def test_checks_of_scores(folder: Path, model: Path, tmp_path: Path) -> None:
     options = {"dataset": folder / "validation", "model": model, "dtype": "float32", "output_dir": tmp_path}
     options |= {"rounds": "1", "few_levels": "0, 0.2; 0, 0.3, 0.6", "masking": "magnitude", "flipped": "0.2"}
@@ -111,7 +127,7 @@ def test_checks_of_scores(folder: Path, model: Path, tmp_path: Path) -> None:
     assert speed["images"] == 34
     assert speed["of the bare pass"] > 0
     assert [row["schedule"] for row in found["levels"]] == ["0 (plain loss)", "0, 0.2", "0, 0.3, 0.6"]
-    assert all(0 < row[fifty] <= 1 for row in found["levels"] for fifty in check_image_scores.FIFTY)
+    assert all(0 < row[fifty] <= 1 for row in found["levels"][1:] for fifty in check_image_scores.FIFTY)
     assert all(0 <= row["AUROC within classes"] <= 1 for row in found["noise"])
     plain = found["noise"][0]
     assert plain["score"] == "plain loss (level 0)"
@@ -132,11 +148,23 @@ def test_subsets_are_compared(run_dir: Path, folder: Path, tmp_path: Path, capsy
     assert found.keys() == cells | {"full 1 0", "full 1 1"}
     assert found["full 1 0"] > 0.8  # the classes are easy to tell
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert table in capsys.readouterr().out
+    assert capsys.readouterr().out == table + "\n"  # and not the losses of every cell
     [row] = [line for line in table.splitlines() if line.startswith("| flexrand")]
     values = [100 * found[f"flexrand 0.3 {seed}"] for seed in (0, 1)]
+    assert Pillow.open(tmp_path / "accuracy.png").size == (1050, 675)
     error = np.std(values, ddof=1) / 2**0.5
     assert row.split("|")[2].strip() == f"{np.mean(values):.2f} ± {error:.2f}"
+
+
+def test_another_split_is_another_subset(run_dir: Path, folder: Path) -> None:
+    manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
+    options = finetune_images.FinetuneArguments(run_dir=str(run_dir), eval_dataset=str(folder / "validation"))
+    scored, _ = finetune_images.read(options, manifest)
+    arms = ("flexrand", "flexrand@0.5", "flexrand@0.1", "flexrand@.9")
+    own, half, low, high = (finetune_images.subset(arm, 0.5, 0, manifest, scored).tolist() for arm in arms)
+    assert own == half
+    assert len({tuple(own), tuple(low), tuple(high)}) == 3
+    assert len(own) == len(low) == len(high)
 
 
 def test_goes_on_and_refuses_other_settings(
@@ -166,7 +194,12 @@ def test_the_whole_model_can_be_trained(run_dir: Path, folder: Path, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("options", "says"), [(["--arms", "full,best"], "best"), (["--eval_dataset", ""], "held-out")]
+    ("options", "says"),
+    [
+        (["--arms", "full,best"], "got best"),
+        (["--arms", "flexrand@2,easiest@0.5"], "got flexrand@2, easiest@0.5"),
+        (["--eval_dataset", ""], "held-out"),
+    ],
 )
 def test_wrong_options(options: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -13,7 +13,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import ExifTags
 from PIL import Image as Pillow
-from transformers import BaseImageProcessor, BitImageProcessor, ViTImageProcessor
+from transformers import AutoImageProcessor, BaseImageProcessor, BitImageProcessor, ViTImageProcessor
 
 from hf_dlc.tasks import images
 from hf_dlc.tasks.images import ImageEncoder, ImageReader, open_image
@@ -125,13 +125,44 @@ def test_smallest_images(processor: BaseImageProcessor, size: tuple[int, int], c
         None,
         7,
         stored(Pillow.new("RGB", (1, 101))),
-        stored(gradient(), "EPS"),
+        stored(gradient(), "EPS"),  # which another program would draw
+        stored(gradient(), "PCX"),
         stored(Pillow.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"),
         stored(Pillow.fromarray(np.full((8, 8), 70_000, np.int32)), "TIFF"),
     ],
 )
 def test_what_cannot_be_read_to_its_end_is_no_image(processor: BaseImageProcessor, value: Any) -> None:
     assert read(processor, value) is None
+
+
+def test_larger_than_pillow_trusts(processor: BaseImageProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow itself warns, and decodes up to twice as much: half a gigabyte an image, in each worker process."""
+    monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 48 * 40 - 1)
+    with pytest.raises(OSError, match=r"48 x 40 pixels is larger than PIL\.Image\.MAX_IMAGE_PIXELS"):
+        open_image(gradient())
+    assert read(processor, stored(gradient())) is None
+
+
+def test_the_first_reasons_are_told(processor: BaseImageProcessor, caplog: pytest.LogCaptureFixture) -> None:
+    """All paths may be wrong, or files closed to us."""
+    reader = ImageReader(processor, torch.float32)
+    for i in range(5):
+        assert reader({"bytes": None, "path": f"/nothing/{i}.png"}) is None
+    assert [record.levelname for record in caplog.records if "cannot be read" in record.message] == ["WARNING"] * 3
+    assert "FileNotFoundError" in caplog.text
+    assert "/nothing/0.png" in caplog.text
+
+
+def test_processors_of_torchvision(processor: BaseImageProcessor, tmp_path: Path) -> None:
+    """Where both are installed: each is read without noise, and they see nearly the same."""
+    pytest.importorskip("torchvision", reason="images are resized by torchvision")
+    processor.save_pretrained(tmp_path)
+    by_backend = {name: AutoImageProcessor.from_pretrained(tmp_path, backend=name) for name in ("pil", "torchvision")}
+    assert len({type(found) for found in by_backend.values()}) == 2
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        slow, fast = (read(found, gradient().convert(mode)) for found in by_backend.values())
+        assert slow.shape == fast.shape == (3, SIZE, SIZE)
+        assert (slow - fast).abs().mean() < 0.02
 
 
 class TestColumns:
@@ -144,9 +175,18 @@ class TestColumns:
 
     def test_by_type_and_name(self) -> None:
         assert self.find(["id", "img", "label"], {"img"}) == ("img", "label")
-        assert self.find(["kind", "img", "label"], {"img"}, classes=["kind"]) == ("img", "kind")
+        assert self.find(["kind", "img", "text"], {"img"}, classes=["kind"]) == ("img", "kind")
         assert self.find(["kind", "img", "label"], {"img"}, classes=["kind", "label"]) == ("img", "label")
         assert self.find(["fine_label", "img", "text"], {"img"}) == ("img", "fine_label")
+
+    def test_a_type_and_a_name_that_disagree(self) -> None:
+        with pytest.raises(ValueError, match=r"one label column, got \['kind', 'label'\]"):
+            self.find(["kind", "img", "label"], {"img"}, classes=["kind"])
+
+    @pytest.mark.parametrize("columns", [{"lbl": "label"}, {"label": "class"}])
+    def test_named_wrongly(self, columns: dict[str, str]) -> None:
+        with pytest.raises(ValueError, match=r"must map columns of the dataset to image or label, got \{'l"):
+            self.find(["img", "label"], {"img"}, columns)
 
     def test_without_types(self) -> None:
         assert self.find(["image", "label"], set()) == ("image", "label")  # a batch in which no image is there

@@ -21,7 +21,7 @@ DIGESTS = [bytes([i] * 16) for i in range(10)]
 
 @pytest.fixture
 def fitted() -> Prototypes:
-    return Prototypes.fit(tuple("abcde"), LABELS, DIGESTS, FEATURES, "temperature", key="made here")
+    return Prototypes.fit(tuple("abcde"), LABELS, DIGESTS, FEATURES, key="made here")
 
 
 def expected(feature: np.ndarray, label: int, own: int | None) -> float:
@@ -92,6 +92,25 @@ def test_temperature_is_the_best_for_the_fitted_images(fitted: Prototypes) -> No
     best = loss(fitted.temperature)
     assert best < loss(fitted.temperature * 1.3)
     assert best < loss(fitted.temperature / 1.3)
+
+
+@pytest.mark.parametrize("logits", ["inverse", "temperature"])
+def test_what_has_overflowed_has_no_score(fitted: Prototypes, logits: str) -> None:
+    for value in (np.inf, np.nan):
+        feature = FEATURES[0].copy()
+        feature[2] = value
+        assert np.isnan(log_prob(fitted, feature, 0, b"x" * 16, logits))
+
+
+@pytest.mark.parametrize("name", ["sums", "digests", "temperature"])
+def test_arrays_of_a_damaged_file(fitted: Prototypes, name: str) -> None:
+    rest = {key: values for key, values in fitted.arrays.items() if key != name}
+    for arrays in (rest, {**rest, name: fitted.arrays[name].astype(np.complex128)}):
+        with pytest.raises(ValueError, match="arrays of prototypes must be of the kinds"):
+            Prototypes.from_arrays(fitted.classes, arrays, "")
+    labels = np.where(fitted.labels == 4, 5, fitted.labels)
+    with pytest.raises(ValueError, match="labels of prototypes must be below 5"):
+        Prototypes.from_arrays(fitted.classes, {**fitted.arrays, "labels": labels}, "")
 
 
 def test_survives_pickling_and_saving(fitted: Prototypes) -> None:
