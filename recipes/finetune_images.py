@@ -335,7 +335,7 @@ def report(results: dict[str, float]) -> str:
     lines = [f"| arm | {' | '.join(f'keep {keep:g}' for keep in keeps)} |", f"|{'---|' * (len(keeps) + 1)}"]
     for arm in dict.fromkeys(arm for arm, _ in found):
         cells = [
-            f"{100 * m:.2f} ± {100 * e:.2f}"
+            f"{100 * m:.2f}" + (f" ± {100 * e:.2f}" if np.isfinite(e) else "")
             for m, e, _ in (found.get((arm, keep), (float("nan"),) * 3) for keep in keeps)
         ]
         lines.append(f"| {arm} | {' | '.join(cell if 'nan' not in cell[:3] else '-' for cell in cells)} |")

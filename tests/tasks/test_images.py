@@ -135,6 +135,7 @@ def test_what_cannot_be_read_to_its_end_is_no_image(processor: BaseImageProcesso
     assert read(processor, value) is None
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_larger_than_pillow_trusts(processor: BaseImageProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pillow itself warns, and decodes up to twice as much: half a gigabyte an image, in each worker process."""
     monkeypatch.setattr(Pillow, "MAX_IMAGE_PIXELS", 48 * 40 - 1)
