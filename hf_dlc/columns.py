@@ -25,6 +25,9 @@ UNKNOWN_LABEL = "unknown_label"  # no class of the head, or one without a fitted
 ONLY_OF_CLASS = "only_of_class"  # a prototype of its class would be the image itself
 NAN_SCORE = "nan_score"  # the model gave NaN for this row
 
+# Nats. Of a row that the model knows by heart under every mask, the ratio of two losses is noise.
+_LEAST_LOSS = 0.01
+
 SCORED_STATUSES = frozenset({OK, TRUNCATED})
 
 
@@ -39,14 +42,14 @@ def score_features(prefix: str = "dlc", keep_levels: bool = False) -> Features:
             Whether the two per-level columns are there as well.
 
     Returns:
-        [`~datasets.Features`]: `{prefix}_confidence` and `{prefix}_loss` (`float32`), `{prefix}_tokens` (`int32`),
-        `{prefix}_status` (`string`) and, with `keep_levels`, `{prefix}_level_confidence` and `{prefix}_level_loss`
-        (lists of `float32`, level 0 first).
+        [`~datasets.Features`]: `{prefix}_confidence`, `{prefix}_loss` and `{prefix}_gain` (`float32`),
+        `{prefix}_tokens` (`int32`), `{prefix}_status` (`string`) and, with `keep_levels`, `{prefix}_level_confidence`
+        and `{prefix}_level_loss` (lists of `float32`, level 0 first).
 
     Example:
     ```python
     >>> list(score_features())
-    ['dlc_confidence', 'dlc_loss', 'dlc_tokens', 'dlc_status']
+    ['dlc_confidence', 'dlc_loss', 'dlc_gain', 'dlc_tokens', 'dlc_status']
     ```
     """
     from datasets import Features, List, Value
@@ -54,6 +57,7 @@ def score_features(prefix: str = "dlc", keep_levels: bool = False) -> Features:
     features = {
         f"{prefix}_confidence": Value("float32"),
         f"{prefix}_loss": Value("float32"),
+        f"{prefix}_gain": Value("float32"),
         f"{prefix}_tokens": Value("int32"),
         f"{prefix}_status": Value("string"),
     }
@@ -100,6 +104,7 @@ def build_columns(
     columns: dict[str, Any] = {
         f"{prefix}_confidence": confidence.mean(axis=0, dtype=np.float64).astype(np.float32),
         f"{prefix}_loss": loss.mean(axis=0, dtype=np.float64).astype(np.float32),
+        f"{prefix}_gain": relative_gain(loss),
         f"{prefix}_tokens": np.where(kept, tokens, 0).astype(np.int32),
         f"{prefix}_status": statuses.tolist(),
     }
@@ -107,3 +112,33 @@ def build_columns(
         columns[f"{prefix}_level_confidence"] = list(np.ascontiguousarray(confidence.T))
         columns[f"{prefix}_level_loss"] = list(np.ascontiguousarray(loss.T))
     return columns
+
+
+def relative_gain(loss: np.ndarray) -> np.ndarray:
+    """
+    The share of a row's loss that the masked weights take away when they come back, a mean over the masked levels.
+
+    A masked model reads the same row with less capacity, so a row whose loss hardly falls from there to the unmasked
+    model is one that capacity does not help with: noise, or an answer to something else. With L0 the unmasked loss and
+    Lk that of a masked level, a level gives (Lk - L0) / max(Lk, L0), which is 1 - L0 / Lk where masking raises the
+    loss, as it mostly does, and the same with the sign turned where it lowers it.
+
+    Args:
+        loss (`np.ndarray` of shape `(levels, rows)`):
+            Loss in nats, level 0 first.
+
+    Returns:
+        `np.ndarray` of shape `(rows,)`: float32 in [-1, 1], **higher = easier**; close to 0 where all losses are below
+        0.01 nats, NaN where a loss is NaN or no level is masked.
+
+    Example:
+    ```python
+    >>> relative_gain(np.array([[1.0, 2.0], [4.0, 1.0]])).tolist()
+    [0.75, -0.5]
+    ```
+    """
+    plain, masked = loss[:1].astype(np.float64), loss[1:].astype(np.float64)
+    if not len(masked):
+        return np.full(loss.shape[1], np.nan, dtype=np.float32)
+    larger = np.maximum(np.maximum(plain, masked), _LEAST_LOSS)
+    return ((masked - plain) / larger).mean(axis=0).astype(np.float32)

@@ -19,7 +19,16 @@ import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, concatenate_datasets
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    IterableDataset,
+    IterableDatasetDict,
+    List,
+    Value,
+    concatenate_datasets,
+)
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +68,7 @@ logger = logging.getLogger(__name__)
 
 # Part of every fingerprint. Raise it when the same rows, weights and config would get other scores than before:
 # `datasets` hashes a class of an installed package by name, so it cannot see a change of the code.
-SCORE_VERSION = 2
+SCORE_VERSION = 3
 
 STATE_NAME = "dlc_state.safetensors"
 
@@ -104,8 +113,10 @@ class DLCScorer:
 
     - `dlc_confidence` is in [0, 1]; **higher = easier**.
     - `dlc_loss` is at least 0, in nats; **higher = harder**.
+    - `dlc_gain` is in [-1, 1], the share of the loss that the masked weights take away when they come back
+      ([`~columns.relative_gain`]); **higher = easier**.
     - `dlc_tokens` counts the target tokens: the tokens that training would learn from; an image's label is one.
-    - `dlc_status` is `"ok"`, `"truncated"`, or the reason why the row has no score (NaN in both, 0 tokens).
+    - `dlc_status` is `"ok"`, `"truncated"`, or the reason why the row has no score (NaN in all three, 0 tokens).
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -806,6 +817,38 @@ class DLCScorer:
             encoded = [row for part in parts for row in self._encode_dataset(part, alone, keep=True)]
             plan, processes = self._plan(encoded), state.num_processes
             return estimate_run(self._task, self._masker, encoded, plan, self._levels, processes, self._limit)
+
+    def tokenize(self, dataset: Dataset) -> Dataset:
+        """
+        The rows as token ids and labels, for a trainer that is to learn from the very tokens that are scored.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Rows, as for [`~DLCScorer.score`].
+
+        Returns:
+            [`~datasets.Dataset`]: `input_ids` and `labels` (-100 where nothing is learned) of each row that can be
+            scored, in order, and `row`, its place in `dataset`; the others are left out, and their number is logged.
+
+        Raises:
+            ValueError: If the model is an image model.
+
+        Example:
+        ```python
+        >>> rows = scorer.tokenize(pruned)  # doctest: +SKIP
+        >>> Trainer(model, data_collator=DataCollatorForSeq2Seq(tokenizer), train_dataset=rows)  # doctest: +SKIP
+        ```
+        """
+        if self._is_of_images:
+            raise ValueError("images have no tokens. Train on them with the model's image processor.")
+        _require_dataset(dataset)
+        encoded = self._task.encode_dataset(dataset)
+        _report_skipped([row.status for row in encoded])
+        places = [place for place, row in enumerate(encoded) if row.length]
+        ids = [encoded[place].input_ids for place in places]
+        labels = [np.where(encoded[place].targets, encoded[place].input_ids, -100) for place in places]
+        features = Features({"input_ids": List(Value("int64")), "labels": List(Value("int64")), "row": Value("int64")})
+        return Dataset.from_dict({"input_ids": ids, "labels": labels, "row": places}, features=features)
 
     @property
     def _levels(self) -> int:

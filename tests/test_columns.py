@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hf_dlc.columns import build_columns, score_features
+from hf_dlc.columns import build_columns, relative_gain, score_features
 
 
 NAN = float("nan")
@@ -25,6 +25,7 @@ def test_features() -> None:
         {
             "dlc_confidence": Value("float32"),
             "dlc_loss": Value("float32"),
+            "dlc_gain": Value("float32"),
             "dlc_tokens": Value("int32"),
             "dlc_status": Value("string"),
         }
@@ -33,7 +34,7 @@ def test_features() -> None:
 
 def test_features_of_levels() -> None:
     features = score_features("easy", keep_levels=True)
-    assert list(features)[4:] == ["easy_level_confidence", "easy_level_loss"]
+    assert list(features)[5:] == ["easy_level_confidence", "easy_level_loss"]
     assert features["easy_level_loss"] == List(Value("float32"))
 
 
@@ -41,6 +42,28 @@ def test_a_score_is_the_mean_over_levels() -> None:
     columns = build()
     assert columns["dlc_confidence"].tolist()[:2] == [0.375, 0.1875]
     assert columns["dlc_loss"].tolist()[:2] == [2.0, 4.0]
+
+
+def test_gain_is_the_share_of_the_loss_that_capacity_removes() -> None:
+    loss = np.array([[1.0, 2.0, 0.0, 0.0, 0.004], [4.0, 1.0, 3.0, 0.0, 0.006], [2.0, 4.0, 6.0, 0.0, 0.008]])
+    expected = [(3 / 4 + 1 / 2) / 2, (-1 / 2 + 1 / 2) / 2, 1.0, 0.0, (0.2 + 0.4) / 2]
+    np.testing.assert_allclose(relative_gain(loss), expected, rtol=1e-6)
+    assert relative_gain(loss).dtype == np.float32
+
+
+def test_gain_turns_its_sign_with_the_levels() -> None:
+    """It is bounded, and masking that helps counts as much as masking that harms."""
+    rng = np.random.default_rng(0)
+    plain, masked = rng.exponential(2, 50) + 0.01, rng.exponential(2, 50) + 0.01
+    forth, back = relative_gain(np.array([plain, masked])), relative_gain(np.array([masked, plain]))
+    np.testing.assert_allclose(forth, -back)
+    assert np.abs(forth).max() < 1
+    np.testing.assert_allclose(forth[masked > plain], (1 - plain / masked)[masked > plain], rtol=1e-5)
+
+
+def test_no_gain_without_a_masked_level() -> None:
+    assert np.isnan(relative_gain(np.ones((1, 3)))).all()
+    assert np.isnan(build()["dlc_gain"]).tolist() == [False, False, True, True, True, True]
 
 
 def test_skipped_rows_keep_their_reason() -> None:

@@ -170,7 +170,7 @@ def test_every_row_of_a_real_set_is_accounted_for(aidreams: Path, name: str) -> 
     dataset = Dataset.from_list(rows)
     scored = scorer.score(dataset)
     assert len(scored) == len(rows)
-    assert scored.remove_columns(["dlc_confidence", "dlc_loss", "dlc_tokens", "dlc_status"]).to_list() == (
+    assert scored.remove_columns(["dlc_confidence", "dlc_loss", "dlc_gain", "dlc_tokens", "dlc_status"]).to_list() == (
         dataset.to_list()
     )
     counts = Counter(scored["dlc_status"])

@@ -40,6 +40,7 @@ class TestColumns:
                 **DATASET.features,
                 "dlc_confidence": Value("float32"),
                 "dlc_loss": Value("float32"),
+                "dlc_gain": Value("float32"),
                 "dlc_tokens": Value("int32"),
                 "dlc_status": Value("string"),
                 **(levels if keep_levels else {}),
@@ -256,3 +257,19 @@ def test_describe_is_json(make_scorer: Callable) -> None:
     assert described["tokens_per_batch"] == 1024  # in bfloat16, with half the bytes, twice as many
     assert described["probe_digest"] is None
     assert make_scorer(schedule=None).describe()["probe_digest"]
+
+
+def test_tokenize_gives_the_tokens_that_are_scored(make_scorer: Callable) -> None:
+    """In order, without the rows that have none; the model's own loss on them is that of level 0."""
+    rows = Dataset.from_list([ALPACA_ROWS[0], SKIPPED_ROWS["empty"], *ALPACA_ROWS[1:4]])
+    scorer = make_scorer(schedule="0")
+    encoded = scorer.tokenize(rows)
+    assert encoded.column_names == ["input_ids", "labels", "row"]
+    assert encoded["row"][:] == [0, 2, 3, 4]
+    scored = scorer.score(rows).filter(lambda row: row["dlc_status"] == "ok")
+    assert len(encoded) == len(scored) == 4
+    for row, columns in zip(encoded, scored, strict=True):
+        assert sum(label != -100 for label in row["labels"]) == columns["dlc_tokens"]
+        batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
+        with torch.no_grad():
+            assert float(scorer.model(**batch).loss) == pytest.approx(columns["dlc_loss"], abs=1e-4)

@@ -48,8 +48,8 @@ class FlexRandSelector(Selector):
         column (`str`, *optional*, defaults to `"dlc_confidence"`):
             Column of the scores. A row whose score is NaN is never selected.
         easy (`"auto"`, `"high"` or `"low"`, *optional*, defaults to `"auto"`):
-            Which scores mean easy rows. `"auto"` takes high scores as easy in columns that end in `_confidence` and
-            low scores in those that end in `_loss`; any other column needs `"high"` or `"low"`.
+            Which scores mean easy rows. `"auto"` takes high scores as easy in columns that end in `_confidence` or
+            `_gain` and low scores in those that end in `_loss`; any other column needs `"high"` or `"low"`.
         group_by (`str`, *optional*):
             Column of strings, integers or `None`s, such as a class or a source. The rule is then applied within each
             group, and the groups get parts of the budget in proportion to their rows (or target tokens), exact by

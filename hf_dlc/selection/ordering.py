@@ -9,13 +9,17 @@ from numbers import Integral
 import numpy as np
 
 
+# Which scores of a column mean easy rows, by the end of its name.
+_EASY = {"_confidence": "high", "_gain": "high", "_loss": "low"}
+
+
 def difficulty(scores: np.ndarray, easy: str, column: str) -> np.ndarray:
     """Scores turned so that smaller means easier; with `easy="auto"` the name of the column tells which way."""
     if easy == "auto":
-        easy = "high" if str(column).endswith("_confidence") else "low" if str(column).endswith("_loss") else easy
+        easy = next((end for suffix, end in _EASY.items() if str(column).endswith(suffix)), easy)
     if easy == "auto":
         raise ValueError(
-            f"easy='auto' knows columns that end in '_confidence' or '_loss', got column={column!r}. "
+            f"easy='auto' knows columns that end in {', '.join(_EASY)}, got column={column!r}. "
             "Pass easy='high' if a high score means an easy row, easy='low' if it means a hard one."
         )
     if easy not in ("high", "low"):
