@@ -1,0 +1,92 @@
+"""Agreement of scores and shift of subsets, against other ways to compute them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import linalg, stats
+from scipy.spatial.distance import jensenshannon
+
+from hf_dlc.measurements import ScoreAgreement, SubsetShift
+from tests.conftest import run_python
+
+
+RNG = np.random.default_rng(0)
+
+
+def test_agreement() -> None:
+    left = RNG.normal(size=50)
+    right = left + RNG.normal(size=50)
+    left[3] = right[5] = np.nan
+    known = ~np.isnan(left + right)
+    found = ScoreAgreement().compute(left=left, right=right, keep=0.25)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(left[known], right[known]).statistic)
+    assert found["kendall"] == pytest.approx(stats.kendalltau(left[known], right[known]).statistic)
+    tops = [set(np.argsort(-values[known])[:12]) for values in (left, right)]
+    assert found["overlap_high"] == len(tops[0] & tops[1]) / 12
+    bottoms = [set(np.argsort(values[known])[:12]) for values in (left, right)]
+    assert found["overlap_low"] == len(bottoms[0] & bottoms[1]) / 12
+
+
+def test_agreement_with_itself_and_its_opposite() -> None:
+    scores = [0.1, 0.5, 0.3, 0.9]
+    same = ScoreAgreement().compute(left=scores, right=scores, keep=2)
+    assert same == {"spearman": 1.0, "kendall": 1.0, "overlap_high": 1.0, "overlap_low": 1.0}
+    opposite = ScoreAgreement().compute(left=scores, right=[-score for score in scores], keep=2)
+    assert opposite == {"spearman": -1.0, "kendall": -1.0, "overlap_high": 0.0, "overlap_low": 0.0}
+
+
+def test_nothing_has_shifted_where_all_is_kept() -> None:
+    found = SubsetShift().compute(
+        kept=[True] * 20,
+        lengths=list(range(1, 21)),
+        groups=["a", "b"] * 10,
+        texts=["one two", "three"] * 10,
+        embeddings=RNG.normal(size=(20, 3)),
+    )
+    assert found.pop("mmd") < 0.05
+    assert found.pop("length_ratio") == 1
+    assert found == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-9)
+    assert found.keys() == {"length_distance", "group_distance", "word_distance", "frechet"}
+
+
+def test_lengths_and_groups() -> None:
+    kept, lengths = np.arange(40) % 3 == 0, RNG.integers(1, 30, 40)
+    groups = np.where(np.arange(40) < 30, "a", None)
+    found = SubsetShift().compute(kept=kept, lengths=lengths, groups=groups.tolist())
+    assert found["length_ratio"] == pytest.approx(lengths[kept].mean() / lengths.mean())
+    assert found["length_distance"] == pytest.approx(stats.ks_2samp(lengths[kept], lengths).statistic)
+    assert found["group_distance"] == pytest.approx(abs(np.mean(groups[kept] == "a") - 0.75))
+
+
+def test_words() -> None:
+    texts = ["red red blue", "blue green", "Red!"]
+    found = SubsetShift().compute(kept=[True, False, True], lengths=[1, 1, 1], texts=texts)
+    whole, part = np.array([3, 2, 1]) / 6, np.array([3, 1, 0]) / 4  # red, blue, green
+    assert found["word_distance"] == pytest.approx(jensenshannon(part, whole, base=2))
+
+
+def test_embeddings() -> None:
+    points = RNG.normal(size=(300, 4))
+    points[:60] += 1.5  # the kept ones are elsewhere
+    kept = np.arange(300) < 60
+    found = SubsetShift().compute(kept=kept, lengths=np.ones(300), embeddings=points)
+    means = points[kept].mean(axis=0) - points.mean(axis=0)
+    first, second = (np.cov(values, rowvar=False, bias=True) for values in (points[kept], points))
+    expected = means @ means + np.trace(first + second - 2 * linalg.sqrtm(first @ second).real)
+    assert found["frechet"] == pytest.approx(expected)
+    drawn = np.isin(np.arange(300), RNG.permutation(300)[:60])
+    random = SubsetShift().compute(kept=drawn, lengths=np.ones(300), embeddings=points)
+    assert found["mmd"] > 10 * abs(random["mmd"])
+    assert found["frechet"] > 5 * random["frechet"]
+
+
+def test_nothing_kept() -> None:
+    with pytest.raises(ValueError, match="at least one row must be kept"):
+        SubsetShift().compute(kept=[False, False], lengths=[1, 2])
+
+
+def test_the_library_itself_does_without_evaluate() -> None:
+    """It takes seconds to import."""
+    code = "import sys; from hf_dlc import DLCScorer, FlexRandSelector; print('evaluate' in sys.modules)"
+    assert run_python(code).stdout.strip() == "False"
