@@ -15,6 +15,7 @@ _HOMES = {
     "FlexRandSelector": "selection",
     "LevelReport": "masking",
     "MaskSchedule": "config",
+    "PruneReport": "reporting",
     "RandomSelector": "selection",
     "RunEstimate": "scorer",
     "TopKSelector": "selection",
@@ -26,6 +27,7 @@ __all__ = [
     "FlexRandSelector",
     "LevelReport",
     "MaskSchedule",
+    "PruneReport",
     "RandomSelector",
     "RunEstimate",
     "TopKSelector",
@@ -35,6 +37,7 @@ __all__ = [
 if TYPE_CHECKING:
     from .config import DLCConfig, MaskSchedule
     from .masking import LevelReport
+    from .reporting import PruneReport
     from .scorer import DLCScorer, RunEstimate
     from .selection import FlexRandSelector, RandomSelector, TopKSelector
 

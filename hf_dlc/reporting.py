@@ -1,15 +1,15 @@
-"""What a finished run says of itself: a manifest for machines, a summary for people."""
+"""What a finished run says of itself: versions for machines, a report for people."""
 
 from __future__ import annotations
 
-import json
+import base64
 import math
 import platform
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,13 +17,18 @@ from datasets import ClassLabel, Dataset, Image
 
 from . import __version__
 from .columns import SCORED_STATUSES
+from .rendering import Example, Examples, Lines, Name, Section, Table, one_line, to_html, to_markdown
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 _VERSIONED = ("torch", "transformers", "datasets", "accelerate", "peft", "evaluate", "numpy")
-_SCORE_SUFFIXES = ("confidence", "loss", "tokens", "status", "level_confidence", "level_loss")
+_SCORE_SUFFIXES = ("confidence", "loss", "gain", "tokens", "status", "level_confidence", "level_loss")
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _INTERVALS = 10
-_TEXT_WIDTH = 160
+_MOST_GROUPS = 20
 
 
 def versions() -> dict[str, str]:
@@ -104,61 +109,171 @@ def within_groups(
     return float(np.average(values, weights=weights))
 
 
-def summarize(
-    scored: Dataset,
-    kept: Sequence[int],
-    column: str = "dlc_confidence",
-    prefix: str = "dlc",
-    flag_column: str | None = None,
-    examples: int = 5,
-    group_by: str | None = None,
-) -> str:
+@dataclass(frozen=True)
+class PruneReport:
     """
-    Describe a scored dataset and the subset that was kept, as Markdown.
+    What a scored dataset is like, and what was kept of it.
 
     Args:
+        sections (`tuple[Section, ...]`):
+            What it says, in order.
         scored ([`~datasets.Dataset`]):
-            Dataset with score columns. Where it has the per-level columns, plain loss (level 0) is compared as well.
-        kept (`Sequence[int]`):
+            The rows with their scores.
+        kept (`np.ndarray`):
             Indices of the kept rows.
-        column (`str`, *optional*, defaults to `"dlc_confidence"`):
+        column (`str`):
             Column by which rows were selected.
-        prefix (`str`, *optional*, defaults to `"dlc"`):
+        prefix (`str`):
             What the names of the score columns begin with.
-        flag_column (`str`, *optional*):
-            Boolean column, not known to the scorer, whose rows should stand out, such as responses known to be wrong.
-        examples (`int`, *optional*, defaults to 5):
-            Easiest and hardest rows to show.
+        schedule (`tuple[float, ...]`, *optional*):
+            Masked fraction of each level.
         group_by (`str`, *optional*):
-            Column within whose groups rows were selected: the easiest and hardest are those of their groups.
+            Column within whose groups rows were selected.
 
-    Returns:
-        `str`: Markdown. Dataset text appears in it as JSON within code blocks and cannot act as markup.
+    Example:
+    ```python
+    >>> report = PruneReport.from_datasets(scored, pruned, schedule=scorer.schedule_)  # doctest: +SKIP
+    >>> Path("report.html").write_text(report.to_html(), encoding="utf-8")  # doctest: +SKIP
+    >>> report.plot().savefig("report.png")  # doctest: +SKIP
+    ```
     """
-    scores = _scores(scored, prefix)
-    sections = [
-        _overview(scored, kept, prefix),
-        _quantile_table(scores),
-        _interval_table(_column(scored, column), kept, column),
-        _correlation_table(scored, scores, prefix, group_by),
-    ]
-    if flag_column:
-        sections.append(_flag_table(scores, np.asarray(scored[flag_column][:], dtype=bool), flag_column))
-    order = _easiest_first(scored, scores["confidence"], group_by)
-    sections.append(_rows("Easiest rows", scored, order[:examples], scores, prefix))
-    sections.append(_rows("Hardest rows", scored, order[::-1][:examples], scores, prefix))
-    return "\n\n".join(sections) + "\n"
+
+    sections: tuple[Section, ...]
+    scored: Dataset
+    kept: np.ndarray
+    column: str
+    prefix: str
+    schedule: tuple[float, ...] | None
+    group_by: str | None
+
+    @classmethod
+    def from_datasets(
+        cls,
+        scored: Dataset,
+        pruned: Dataset | Sequence[int],
+        column: str = "dlc_confidence",
+        prefix: str = "dlc",
+        schedule: Sequence[float] | None = None,
+        group_by: str | None = None,
+        flag_column: str | None = None,
+        examples: int = 5,
+    ) -> PruneReport:
+        """
+        Look at a scored dataset and at what was kept of it.
+
+        Args:
+            scored ([`~datasets.Dataset`]):
+                Dataset with score columns. Where it has the per-level columns, plain loss (level 0) is compared too.
+            pruned ([`~datasets.Dataset`] or `Sequence[int]`):
+                Some of its rows, in its order, as a selector returns them; or their indices.
+            column (`str`, *optional*, defaults to `"dlc_confidence"`):
+                Column by which rows were selected.
+            prefix (`str`, *optional*, defaults to `"dlc"`):
+                What the names of the score columns begin with.
+            schedule (`Sequence[float]`, *optional*):
+                Masked fraction of each level, for the plot.
+            group_by (`str`, *optional*):
+                Column within whose groups rows were selected: the easiest and hardest are those of their groups.
+            flag_column (`str`, *optional*):
+                Boolean column, not known to the scorer, whose rows should stand out, such as responses known to be
+                wrong.
+            examples (`int`, *optional*, defaults to 5):
+                Rows that are shown of each kind.
+
+        Returns:
+            [`PruneReport`]
+
+        Raises:
+            ValueError: If `pruned` has rows that `scored` has not, or has them in another order.
+        """
+        kept = _places(scored, pruned, prefix) if isinstance(pruned, Dataset) else np.asarray(pruned, dtype=np.int64)
+        is_kept = np.zeros(len(scored), dtype=bool)
+        is_kept[kept] = True
+        scores, tokens = _scores(scored, prefix), _column(scored, f"{prefix}_tokens")
+        sections: list[Section] = [
+            _overview(scored, kept, prefix),
+            _quantile_table(scores),
+            _interval_table(_column(scored, column), is_kept, column),
+            _correlation_table(scored, scores, prefix, group_by),
+        ]
+        if len(kept):
+            sections.append(_overlap_table(scores, tokens, is_kept))
+        if group_by is not None:
+            sections.append(_group_table(scored, is_kept, group_by))
+        if flag_column:
+            sections.append(_flag_table(scores, np.asarray(scored[flag_column][:], dtype=bool), flag_column))
+        show = _Shower(scored, scores, is_kept, column, prefix)
+        order = _easiest_first(scored, scores["confidence"], group_by)
+        sections += [show("Easiest rows", order[:examples]), show("Hardest rows", order[::-1][:examples])]
+        others = {
+            "Rows that plain loss ranks otherwise": _disagreements(scores),
+            "Rows without a score": np.flatnonzero(np.isnan(scores["confidence"])),
+        }
+        sections += [show(title, rows[:examples]) for title, rows in others.items() if len(rows)]
+        return cls(tuple(sections), scored, kept, column, prefix, tuple(schedule) if schedule else None, group_by)
+
+    def to_markdown(self) -> str:
+        """The report as Markdown. Dataset text stands in code blocks, as JSON, and cannot act as markup."""
+        return to_markdown(self.sections)
+
+    def to_html(self, title: str = "What was kept") -> str:
+        """
+        The report with its plots as one file that loads nothing from elsewhere.
+
+        Dataset text is escaped, and the page forbids scripts. Needs matplotlib.
+        """
+        import io
+
+        buffer = io.BytesIO()
+        self.plot().savefig(buffer, dpi=120)
+        image = base64.b64encode(buffer.getvalue()).decode("ascii")
+        return to_html(title, self.sections, [("Scores, levels, lengths and groups of the rows", image)])
+
+    def plot(self) -> Figure:
+        """
+        The report as one figure: the score and the share that was kept of it, loss and confidence along the levels,
+        the score against response length and plain loss, and groups.
+
+        Returns:
+            `matplotlib.figure.Figure`: Save it with `savefig`; no window is opened.
+        """
+        from .plotting import plot_report
+
+        return plot_report(self)
 
 
 def _column(dataset: Dataset, name: str) -> np.ndarray:
     return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float64)
 
 
+def _places(scored: Dataset, pruned: Dataset, prefix: str) -> np.ndarray:
+    """Which rows of `scored` those of `pruned` are, by their scores; rows with the same scores are told by order."""
+    names = [f"{prefix}_{kind}" for kind in ("confidence", "loss", "tokens")]
+    wanted, there = (np.stack([_column(rows, name) for name in names], axis=1) for rows in (pruned, scored))
+    places, start = np.empty(len(wanted), dtype=np.int64), 0
+    for number, row in enumerate(wanted):
+        while start < len(there) and not np.array_equal(there[start], row):
+            start += 1
+        if start == len(there):
+            raise ValueError(
+                f"pruned must hold rows of scored, in their order, but its row {number} is not there. Pass the "
+                "dataset that the selector was called with, or the indices of the kept rows."
+            )
+        places[number], start = start, start + 1
+    return places
+
+
 def _scores(scored: Dataset, prefix: str) -> dict[str, np.ndarray]:
-    scores = {name: _column(scored, f"{prefix}_{name}") for name in ("confidence", "loss")}
+    names = [name for name in ("confidence", "loss", "gain") if f"{prefix}_{name}" in scored.column_names]
+    scores = {name: _column(scored, f"{prefix}_{name}") for name in names}
     if f"{prefix}_level_loss" in scored.column_names:
         scores["plain loss"] = np.array([levels[0] for levels in scored[f"{prefix}_level_loss"]], dtype=np.float64)
     return scores
+
+
+def _hardness(name: str, values: np.ndarray) -> np.ndarray:
+    """A score, turned so that harder is higher."""
+    return values if "loss" in name else -values
 
 
 def _easiest_first(scored: Dataset, confidence: np.ndarray, group_by: str | None) -> np.ndarray:
@@ -169,21 +284,30 @@ def _easiest_first(scored: Dataset, confidence: np.ndarray, group_by: str | None
     return order[~np.isnan(confidence[order])]
 
 
-def _overview(scored: Dataset, kept: Sequence[int], prefix: str) -> str:
+def _disagreements(scores: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows by how differently confidence and plain loss rank them, most differently first."""
+    if "plain loss" not in scores:
+        return np.empty(0, dtype=np.int64)
+    ranks = [pd.Series(_hardness(name, scores[name])).rank(pct=True) for name in ("confidence", "plain loss")]
+    distance = (ranks[0] - ranks[1]).abs().to_numpy()
+    order = np.argsort(-distance, kind="stable")
+    return order[distance[order] > 0]
+
+
+def _overview(scored: Dataset, kept: np.ndarray, prefix: str) -> Lines:
     counts = status_counts(scored, prefix)
     skipped = {status: count for status, count in counts.items() if status not in SCORED_STATUSES}
     tokens = _column(scored, f"{prefix}_tokens")
     share = f"{len(kept) / len(scored):.1%}" if len(scored) else "-"
-    targets = f", {tokens[list(kept)].sum():,.0f} of {tokens.sum():,.0f} target tokens"
+    targets = f", {tokens[kept].sum():,.0f} of {tokens.sum():,.0f} target tokens"
+    named = [part for status, count in skipped.items() for part in (", ", f"{count:,} ", Name(status))][1:]
     lines = [
-        "## Rows",
-        "",
-        f"- {len(scored):,} rows, {sum(counts.values()) - sum(skipped.values()):,} scored",
-        f"- skipped: {', '.join(f'{count:,} {_name(status)}' for status, count in skipped.items()) or 'none'}",
-        f"- truncated: {counts.get('truncated', 0):,}",
-        f"- kept: {len(kept):,} rows ({share}){targets if _are_responses(tokens) else ''}",
+        [f"{len(scored):,} rows, {sum(counts.values()) - sum(skipped.values()):,} scored"],
+        ["skipped: ", *(named or ["none"])],
+        [f"truncated: {counts.get('truncated', 0):,}"],
+        [f"kept: {len(kept):,} rows ({share}){targets if _are_responses(tokens) else ''}"],
     ]
-    return "\n".join(lines)
+    return Lines(["Rows"], lines)
 
 
 def _are_responses(tokens: np.ndarray) -> bool:
@@ -199,36 +323,34 @@ def _shown(values: np.ndarray) -> Callable[[float], str]:
     return f"{{:.{digits}f}}".format
 
 
-def _table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"## {title}", "", f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
-def _quantile_table(scores: dict[str, np.ndarray]) -> str:
+def _quantile_table(scores: dict[str, np.ndarray]) -> Table:
     rows = [
         [name, *map(_shown(values), np.nanquantile(values, _QUANTILES))]
         for name, values in scores.items()
         if not np.isnan(values).all()
     ]
-    return _table("Score quantiles", ["score", *(f"{quantile:.0%}" for quantile in _QUANTILES)], rows)
+    return Table(["Score quantiles"], ["score", *(f"{quantile:.0%}" for quantile in _QUANTILES)], rows)
 
 
-def _interval_table(values: np.ndarray, kept: Sequence[int], column: str) -> str:
-    """Tenths of the rows by rank, highest score first, with what was kept of each."""
+def _tenths(values: np.ndarray) -> list[np.ndarray]:
+    """Places of the tenths of the rows by rank, highest score first; rows without a score are in none."""
     order = np.argsort(-values, kind="stable")
     order = order[~np.isnan(values[order])]
-    is_kept = np.zeros(len(values), dtype=bool)
-    is_kept[list(kept)] = True
+    return np.array_split(order, min(_INTERVALS, len(order))) if len(order) else []
+
+
+def _interval_table(values: np.ndarray, is_kept: np.ndarray, column: str) -> Table:
+    """What was kept of each tenth of the rows."""
     rows, shown = [], _shown(values)
-    for part in np.array_split(order, min(_INTERVALS, max(1, len(order)))):
-        if len(part):
-            count = is_kept[part].sum()
-            bounds = f"{shown(values[part[0]])} to {shown(values[part[-1]])}"
-            rows.append([bounds, str(len(part)), str(count), str(len(part) - count), f"{count / len(part):.0%}"])
-    return _table(f"Kept and dropped by {_name(column)}", ["interval", "rows", "kept", "dropped", "kept share"], rows)
+    for part in _tenths(values):
+        count = is_kept[part].sum()
+        bounds = f"{shown(values[part[0]])} to {shown(values[part[-1]])}"
+        rows.append([bounds, str(len(part)), str(count), str(len(part) - count), f"{count / len(part):.0%}"])
+    header = ["interval", "rows", "kept", "dropped", "kept share"]
+    return Table(["Kept and dropped by ", Name(column)], header, rows)
 
 
-def _correlation_table(scored: Dataset, scores: dict[str, np.ndarray], prefix: str, group_by: str | None) -> str:
+def _correlation_table(scored: Dataset, scores: dict[str, np.ndarray], prefix: str, group_by: str | None) -> Table:
     """Within groups where there are any: scores of different classes of images do not compare."""
     tokens = _column(scored, f"{prefix}_tokens")
     others = {"response length": tokens} if _are_responses(tokens) else {}
@@ -239,38 +361,91 @@ def _correlation_table(scored: Dataset, scores: dict[str, np.ndarray], prefix: s
         [name, *(f"{within_groups(spearman, values, other, groups):+.3f}" for other in others.values())]
         for name, values in scores.items()
     ]
-    title = "Spearman correlation" if group_by is None else f"Spearman correlation within {_name(group_by)}"
-    return _table(title, ["score", *others], rows)
+    title = ["Spearman correlation"] if group_by is None else ["Spearman correlation within ", Name(group_by)]
+    return Table(title, ["score", *others], rows)
 
 
-def _flag_table(scores: dict[str, np.ndarray], flags: np.ndarray, flag_column: str) -> str:
+def _overlap_table(scores: dict[str, np.ndarray], tokens: np.ndarray, is_kept: np.ndarray) -> Table:
+    """How many of the kept rows simpler rules would have kept, if they had kept as many."""
+    is_scored = ~np.isnan(scores["confidence"])
+    count, rivals = int(is_kept.sum()), {}
+    if _are_responses(tokens):
+        rivals["longest responses"] = -tokens
+    if "plain loss" in scores:
+        rivals |= {"lowest plain loss": scores["plain loss"], "highest plain loss": -scores["plain loss"]}
+    rows = [["random rows (expected)", f"{count / max(1, is_scored.sum()):.0%}"]]
+    for name, values in rivals.items():
+        order = np.argsort(np.where(is_scored, values, np.inf), kind="stable")[:count]
+        rows.append([name, f"{is_kept[order].mean():.0%}"])
+    return Table(["Kept rows that other rules would keep"], ["rule", "overlap"], rows)
+
+
+def group_counts(scored: Dataset, is_kept: np.ndarray, group_by: str) -> pd.DataFrame:
+    """Rows (`size`) and kept rows (`sum`) of each group, by its name, largest first."""
+    feature = scored.features[group_by]
+    groups = pd.Series([_readable(value, feature) for value in scored.with_format(None)[group_by][:]], dtype=object)
+    counts = pd.DataFrame({"group": groups.map(lambda value: value if isinstance(value, str) else one_line(value))})
+    counts = counts.assign(kept=is_kept).groupby("group")["kept"].agg(["size", "sum"])
+    return counts.sort_values("size", ascending=False, kind="stable")
+
+
+def _group_table(scored: Dataset, is_kept: np.ndarray, group_by: str) -> Table:
+    counts = group_counts(scored, is_kept, group_by)
+    rows = [
+        [Name(group), f"{size:,}", f"{kept:,}", f"{size - kept:,}", f"{kept / size:.0%}"]
+        for group, size, kept in counts[:_MOST_GROUPS].itertuples()
+    ]
+    if rest := len(counts) - _MOST_GROUPS if len(counts) > _MOST_GROUPS else 0:
+        size, kept = counts[_MOST_GROUPS:].sum()
+        rows.append([f"{rest:,} others", f"{size:,}", f"{kept:,}", f"{size - kept:,}", f"{kept / size:.0%}"])
+    return Table(["Kept and dropped by ", Name(group_by)], ["group", "rows", "kept", "dropped", "kept share"], rows)
+
+
+def _flag_table(scores: dict[str, np.ndarray], flags: np.ndarray, flag_column: str) -> Table:
     """How well each score, turned so that harder is higher, tells the flagged rows from the others."""
     rows = [
-        [name, f"{auroc(-values if name == 'confidence' else values, flags):.3f}", _median_rank(name, values, flags)]
+        [name, f"{auroc(_hardness(name, values), flags):.3f}", _median_rank(_hardness(name, values), flags)]
         for name, values in scores.items()
     ]
-    title = f"Rows with {_name(flag_column)} ({flags.sum():,} of {len(flags):,})"
-    return _table(title, ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"], rows)
+    title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,})"]
+    return Table(title, ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"], rows)
 
 
-def _median_rank(name: str, values: np.ndarray, flags: np.ndarray) -> str:
-    hardness = pd.Series(-values if name == "confidence" else values).rank(pct=True)
-    return f"{hardness[flags].median():.0%}"
+def _median_rank(hardness: np.ndarray, flags: np.ndarray) -> str:
+    return f"{pd.Series(hardness).rank(pct=True)[flags].median():.0%}"
 
 
-def _rows(title: str, scored: Dataset, indices: np.ndarray, scores: dict[str, np.ndarray], prefix: str) -> str:
-    hidden = {f"{prefix}_{suffix}" for suffix in _SCORE_SUFFIXES}
-    blocks = [f"## {title}"]
-    readable = _undecoded(scored)
-    for index in indices.tolist():
-        row = {name: value for name, value in readable[index].items() if name not in hidden}
-        values = ", ".join(f"{name} {_shown(values)(values[index])}" for name, values in scores.items())
+class _Shower:
+    """Shows rows with their scores, their rank, whether they were kept, and what became of others with such scores."""
+
+    def __init__(
+        self, scored: Dataset, scores: dict[str, np.ndarray], is_kept: np.ndarray, column: str, prefix: str
+    ) -> None:
+        self.scores, self.is_kept = scores, is_kept
+        self.kept_shares = np.full(len(scored), np.nan)
+        for part in _tenths(_column(scored, column)):
+            self.kept_shares[part] = is_kept[part].mean()
+        self.statuses = scored[f"{prefix}_status"][:]
+        self.ranks = pd.Series(scores["confidence"]).rank(pct=True).to_numpy()
+        self.shown = {name: _shown(values) for name, values in scores.items()}
+        hidden = [f"{prefix}_{suffix}" for suffix in _SCORE_SUFFIXES]
+        self.rows = _undecoded(scored.remove_columns([name for name in hidden if name in scored.column_names]))
+
+    def __call__(self, title: str, indices: np.ndarray) -> Examples:
+        return Examples([title], [self._example(index) for index in indices.tolist()])
+
+    def _example(self, index: int) -> Example:
         fields = [
-            f"    {_one_line(name)}: {_one_line(_readable(value, readable.features[name]))}"
-            for name, value in row.items()
+            (one_line(name), one_line(_readable(value, self.rows.features[name])))
+            for name, value in (self.rows[index] if self.rows.column_names else {}).items()
         ]
-        blocks.append("\n".join([f"row {index}: {values}", "", *fields]))
-    return "\n\n".join(blocks)
+        if np.isnan(self.ranks[index]):
+            return Example([f"row {index}: ", Name(self.statuses[index])], fields)
+        values = ", ".join(f"{name} {self.shown[name](found[index])}" for name, found in self.scores.items())
+        share = self.kept_shares[index]
+        state, share = ("kept", share) if self.is_kept[index] else ("dropped", 1 - share)
+        reason = "" if np.isnan(share) else f", like {share:.0%} of its tenth"
+        return Example([f"row {index}: {values}; easier than {self.ranks[index]:.0%}; {state}{reason}"], fields)
 
 
 def _undecoded(dataset: Dataset) -> Dataset:
@@ -288,24 +463,3 @@ def _readable(value: Any, feature: Any) -> Any:
     if isinstance(feature, ClassLabel) and value in range(feature.num_classes):
         return feature.int2str(value)
     return value
-
-
-def _name(name: str) -> str:
-    """A name that may be untrusted as inline code, which no character of it can end."""
-    return "`" + _one_line(name).replace("`", "\\u0060").replace("|", "\\u007c") + "`"
-
-
-def _one_line(value: Any) -> str:
-    """
-    Untrusted text on one line, indented by the caller as a code block: JSON has no line breaks that could end the
-    block, and characters that would act on a terminal are shown by their code.
-    """
-    text = (
-        value
-        if isinstance(value, str) and value.isidentifier()
-        else json.dumps(value, ensure_ascii=False, default=str)
-    )
-    text = "".join(
-        c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else f"\\u{ord(c):04x}" for c in text
-    )
-    return text if len(text) <= _TEXT_WIDTH else text[: _TEXT_WIDTH - 1] + "…"

@@ -12,6 +12,7 @@ Loads, estimates, calibrates, scores, selects, and writes into `output_dir`:
     scores.parquet   the scores of all rows, in the order of the dataset
     manifest.json    model, data, options, schedule, versions, counts, kept indices
     summary.md       what was scored and kept, for people
+    report.html      the same with plots, where matplotlib is installed
     journal/         finished chunks of the scoring
 
 A run that was stopped, by whatever, goes on where it stopped when the same command is run again, also with another
@@ -33,6 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,7 +53,7 @@ from hf_dlc.demo import demo_model
 from hf_dlc.execution.distributed import PeerError, cpu_threads, on_main_process, process_state
 from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.peers import Peers, watch_peers
-from hf_dlc.reporting import status_counts, summarize, versions
+from hf_dlc.reporting import PruneReport, status_counts, versions
 
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ class RecipeArguments:
         default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
     )
     output_dir: str = field(default="runs/prune", metadata={"help": "Folder for the results."})
+    html_report: bool = field(default=True, metadata={"help": "Write report.html, where matplotlib is installed."})
     overwrite: bool = field(default=False, metadata={"help": "Replace finished results that are there."})
     chunk_seconds: float = field(
         default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
@@ -345,7 +348,9 @@ def write_results(
 ) -> None:
     """Write the pruned dataset, the manifest and the summary."""
     column = options.column or f"{config.prefix}_confidence"
-    summary = summarize(scored, kept, column, config.prefix, options.flag_column, group_by=options.group_by)
+    shown = {"group_by": options.group_by, "flag_column": options.flag_column, "schedule": scorer.schedule_}
+    found = PruneReport.from_datasets(scored, kept, column, config.prefix, **shown)
+    summary = found.to_markdown()
     if not config.keep_levels:
         scored = scored.remove_columns([f"{config.prefix}_level_confidence", f"{config.prefix}_level_loss"])
     pruned = scored.select(kept)
@@ -363,6 +368,8 @@ def write_results(
         "kept_indices": kept,
     }
     (output / "summary.md").write_text(summary, encoding="utf-8")
+    if options.html_report and find_spec("matplotlib"):
+        (output / "report.html").write_text(found.to_html(f"What was kept of {options.dataset}"), encoding="utf-8")
     write_json(output / "manifest.json", manifest)  # last: it tells that all is there
     print(summary)
 

@@ -167,7 +167,18 @@ class Recipe:
 
     def arguments(self, *more: str) -> list[str]:
         files = ["--model", self.model, "--dataset", self.rows, "--output_dir", self.output]
-        fixed = ["--dtype", "float32", "--tokens_per_batch", "150", "--num_threads", "1", "--chunk_seconds", "0"]
+        fixed = [
+            "--dtype",
+            "float32",
+            "--tokens_per_batch",
+            "150",
+            "--num_threads",
+            "1",
+            "--chunk_seconds",
+            "0",
+            "--html_report",
+            "false",
+        ]
         return [*map(str, files), *fixed, *self.options, *more]
 
     def start(self, *more: str, faults: tuple[Fault, ...] = (), seconds: float = 0.0) -> Run:
@@ -241,7 +252,7 @@ def wait_for(condition: Callable[[], bool], run: Run, seconds: float = 120) -> N
 def results(output: Path) -> dict[str, Any]:
     """Bytes, since NaN is not equal to itself."""
     files = {name: (output / name).read_bytes() for name in ("scores.parquet", "pruned.parquet")}
-    saved = pq.read_table(output / "pruned.parquet").drop_columns(["dlc_confidence", "dlc_loss"])
+    saved = pq.read_table(output / "pruned.parquet").drop_columns(["dlc_confidence", "dlc_loss", "dlc_gain"])
     manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
     return {**files, "rows": saved.to_pylist(), **{key: manifest[key] for key in ("kept_indices", "schedule")}}
 

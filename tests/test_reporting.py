@@ -7,16 +7,18 @@ import json
 import math
 import re
 import unicodedata
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from scipy import stats
 
 from hf_dlc.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
-from hf_dlc.reporting import auroc, spearman, status_counts, summarize, versions, within_groups
+from hf_dlc.rendering import one_line
+from hf_dlc.reporting import PruneReport, auroc, spearman, status_counts, versions, within_groups
 
 
 def scored_dataset(
@@ -124,6 +126,10 @@ def test_versions_name_what_computes() -> None:
     assert all(re.match(r"\d+\.\d+", number) for number in found.values())
 
 
+def summarize(dataset: Dataset, kept: list[int], **options: Any) -> str:
+    return PruneReport.from_datasets(dataset, kept, **options).to_markdown()
+
+
 # ---- summary -----------------------------------------------------------------------------------------------
 
 
@@ -137,6 +143,11 @@ def tables(summary: str) -> dict[str, list[list[str]]]:
         elif line.startswith("|") and not line.startswith("|---"):
             found.setdefault(title, []).append([cell.strip() for cell in line.strip("|").split(" | ")])
     return found
+
+
+def section(summary: str, title: str) -> str:
+    [text] = [part for part in summary.split("\n## ") if part.startswith(f"{title}\n")]
+    return text
 
 
 def test_summary_counts() -> None:
@@ -158,11 +169,21 @@ def test_summary_counts() -> None:
 def test_summary_shows_the_extremes() -> None:
     confidence = [0.1, 0.9, 0.5, float("nan"), 0.7, 0.2]
     dataset = scored_dataset({"output": list("abcdef")}, confidence, [OK] * 3 + [EMPTY_RESPONSE] + [OK] * 2)
-    easiest, hardest = summarize(dataset, [0], examples=2).split("## Easiest rows")[1].split("## Hardest rows")
+    summary = summarize(dataset, [0], examples=2)
+    easiest, hardest = (section(summary, f"{kind} rows") for kind in ("Easiest", "Hardest"))
     assert re.findall(r"^row (\d+):", easiest, re.MULTILINE) == ["1", "4"]
     assert re.findall(r"^row (\d+):", hardest, re.MULTILINE) == ["0", "5"]
     assert "    output: b" in easiest
     assert "dlc_" not in easiest  # the scores stand in the first line
+    confidence = [0.9, 0.1, *np.linspace(0.2, 0.8, 18)]  # tenths of two rows each
+    dataset = scored_dataset({"output": list("abcdefghijklmnopqrst")}, confidence)
+    summary = summarize(dataset, [0, 1, 19], examples=1)
+    assert re.findall(r"^row 0: .*; (.*)$", section(summary, "Easiest rows"), re.M) == ["kept, like 100% of its tenth"]
+    assert re.findall(r"^row 1: .*; (.*)$", section(summary, "Hardest rows"), re.M) == ["kept, like 50% of its tenth"]
+    summary = summarize(dataset, [2], examples=1)
+    assert re.findall(r"^row 1: .*; (.*)$", section(summary, "Hardest rows"), re.M) == [
+        "dropped, like 50% of its tenth"
+    ]
 
 
 def test_summary_of_images(tmp_path: Path) -> None:
@@ -175,7 +196,7 @@ def test_summary_of_images(tmp_path: Path) -> None:
     dataset = scored_dataset(columns, confidence, features=features)
     dataset = dataset.map(lambda row: {"dlc_tokens": 1}, remove_columns="dlc_tokens")
     summary = summarize(dataset, [0, 3], examples=2, group_by="label")
-    easiest, hardest = summary.split("## Easiest rows")[1].split("## Hardest rows")
+    easiest, hardest = (section(summary, f"{kind} rows") for kind in ("Easiest", "Hardest"))
     assert re.findall(r"^row (\d)", easiest, re.M) == ["2", "5"]
     assert re.findall(r"^row (\d)", hardest, re.M) == ["3", "0"]
     assert "broken.png" in easiest
@@ -193,7 +214,7 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
     [title] = [title for title in tables(summary) if "wrong" in title]
     assert "(2 of 5)" in title
     _, *rows = tables(summary)[title]
-    assert [row[:2] for row in rows] == [["confidence", "1.000"], ["loss", "1.000"], ["plain loss", "1.000"]]
+    assert [row[:2] for row in rows] == [[name, "1.000"] for name in ("confidence", "loss", "gain", "plain loss")]
     reversed_flags = scored_dataset({"wrong": flags[::-1]}, [0.1, 0.2, 0.7, 0.8, 0.9])
     summary = summarize(reversed_flags, [0], flag_column="wrong")
     assert tables(summary)[title][1][1] == "0.000"
@@ -224,7 +245,7 @@ HOSTILE = [
 ]
 
 # What may stand outside of the code blocks: our own words, names of scores and numbers.
-OURS = re.compile(r"|row \d+: [a-z0-9 .,-]+|- [\w %,.:()-]+|\|[ \w%.+,|=()-]*\|")
+OURS = re.compile(r"|row \d+: [a-z0-9 .,;%-]+|row \d+: `\w+`|- [\w %,.:()-]+|\|[ \w%.+,|=()-]*\|")
 
 
 def check_contained(summary: str) -> None:
@@ -233,7 +254,7 @@ def check_contained(summary: str) -> None:
         assert not set(line) & {"\u2028", "\u2029"}
         if not line.startswith("    "):
             assert OURS.fullmatch(line) or line.startswith("## "), line
-    assert len([line for line in summary.split("\n") if line.startswith("## ")]) <= 7
+    assert len([line for line in summary.split("\n") if line.startswith("## ")]) <= 9
     assert "## Injected" not in summary.split("\n")
 
 
@@ -292,7 +313,8 @@ def test_all_rows_skipped(keep_levels: bool) -> None:
     summary = summarize(dataset, [], flag_column="flag")
     assert "- 2 rows, 0 scored" in summary
     assert "- skipped: 2 `empty_response`" in summary
-    assert "row 0" not in summary
+    assert "row 0: confidence" not in summary
+    assert "row 0: `empty_response`" in summary
     check_contained(re.sub(r"`[^`\n]*`", "name", summary))
 
 
@@ -301,7 +323,8 @@ def test_one_row() -> None:
     summary = summarize(scored_dataset({"output": ["a"]}, [0.5], keep_levels=True), [0])
     assert "- 1 rows, 1 scored" in summary
     assert "- kept: 1 rows (100.0%), 3 of 3 target tokens" in summary
-    assert summary.count("row 0: confidence 0.375, loss 0.625, plain loss 0.500") == 2
+    assert summary.count("row 0: confidence 0.375, loss 0.625, gain 0.333, plain loss 0.500;") == 2
+    assert "ranks otherwise" not in summary
 
 
 def test_another_prefix() -> None:
@@ -309,3 +332,119 @@ def test_another_prefix() -> None:
     summary = summarize(dataset, [0], column="easy_loss", prefix="easy")
     assert "- 2 rows, 2 scored" in summary
     assert "easy_confidence" not in summary
+
+
+# ---- report --------------------------------------------------------------------------------------------------------
+
+
+def report(dataset: Dataset, pruned: Dataset | list[int], **options: Any) -> PruneReport:
+    return PruneReport.from_datasets(dataset, pruned, schedule=(0.0, 0.1), **options)
+
+
+def rows_of_all_kinds(count: int = 40) -> Dataset:
+    rng = np.random.default_rng(0)
+    columns = {"output": [f"text {i}" for i in range(count)], "topic": [f"topic {i % 3}" for i in range(count)]}
+    statuses = [EMPTY_RESPONSE if i == 7 else OK for i in range(count)]
+    return scored_dataset(columns, rng.random(count).tolist(), statuses, keep_levels=True)
+
+
+def test_pruned_rows_are_found_again() -> None:
+    dataset = rows_of_all_kinds()
+    doubled = concatenate_datasets([dataset, dataset])  # the same rows twice
+    for kept in ([0, 3, 39, 40, 79], [5], []):
+        assert report(doubled, doubled.select(kept)).kept.tolist() == kept
+    assert report(doubled, doubled.select([45])).kept.tolist() == [5]  # which of two equal rows does not matter
+    for wrong in (dataset.select([3, 0]), rows_of_all_kinds(41).select([40])):
+        with pytest.raises(ValueError, match="must hold rows of scored, in their order, but its row"):
+            report(dataset, wrong)
+
+
+def test_overlap_with_simpler_rules() -> None:
+    dataset = scored_dataset({"output": list("abcdefgh")}, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], keep_levels=True)
+    found = dict(tables(report(dataset, [4, 5, 6, 0]).to_markdown())["Kept rows that other rules would keep"])
+    assert found.pop("random rows (expected)") == "50%"
+    # The rows become longer and easier one by one: the last four, the last four and the first four.
+    assert found == {
+        "rule": "overlap",
+        "longest responses": "75%",
+        "lowest plain loss": "75%",
+        "highest plain loss": "25%",
+    }
+
+
+def test_groups_are_counted() -> None:
+    dataset = rows_of_all_kinds()
+    topics = [i % 3 for i in (0, 3, 4)]
+    text = report(dataset, [0, 3, 4], group_by="topic").to_markdown()
+    _, *rows = tables(text)["Kept and dropped by `topic`"] if "Kept and dropped by `topic`" in text else []
+    found = {row[0].strip('`"'): row[1:4] for row in rows}
+    assert found == {
+        f"topic {i}": [str(size), str(topics.count(i)), str(size - topics.count(i))]
+        for i, size in ((0, 14), (1, 13), (2, 13))
+    }
+
+
+class Tags(HTMLParser):
+    """Collects all tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+OUR_TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "pre", "code", "img"}
+OUR_TAGS |= {"table", "tr", "th", "td", "ul", "li"}
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_is_text_in_html(text: str) -> None:
+    columns = {"output": [text] * 4, text.replace("\0", ""): [text] * 4, "topic": [text.replace("\0", "")] * 4}
+    dataset = scored_dataset(columns, [0.2, 0.4, 0.6, 0.8], keep_levels=True)
+    page = Tags(report(dataset, [0, 1], group_by="topic").to_html(title=text))
+    assert set(page.tags) <= OUR_TAGS
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert {name for name, _ in page.attributes} <= {"lang", "charset", "http-equiv", "content", "name", "src", "alt"}
+    sources = [value for name, value in page.attributes if name == "src"]
+    assert len(sources) == 1
+    assert sources[0].startswith("data:image/png;base64,")
+    assert any(one_line(text) in part for part in page.text)
+
+
+def test_html_loads_nothing() -> None:
+    page = report(rows_of_all_kinds(), [0, 1, 2]).to_html()
+    assert "default-src 'none'" in page
+    assert not re.findall(r"https?://|<script|<link|@import|url\(", page)
+
+
+def test_plot_has_a_panel_for_everything() -> None:
+    dataset = rows_of_all_kinds()
+    titles = [axes.get_title() for axes in report(dataset, [0, 3, 4], group_by="topic").plot().axes]
+    assert [title for title in titles if title] == [
+        "Scores, and what was kept",
+        "Confidence along the levels",
+        "Loss along the levels",
+        "Score against response length",
+        "Score against plain loss",
+        "Groups",
+    ]
+    bare = scored_dataset({"output": list("ab")}, [0.1, 0.2])
+    titles = [axes.get_title() for axes in report(bare, [0]).plot().axes]
+    assert [title for title in titles if title] == ["Scores, and what was kept", "Score against response length"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_plot_of_hardly_anything() -> None:
+    nothing = scored_dataset({"output": ["a", "b"]}, [0.1, 0.2], [EMPTY_RESPONSE] * 2, keep_levels=True)
+    one = scored_dataset({"output": ["$a_b$"]}, [0.1], keep_levels=True)
+    for dataset, kept in ((nothing, []), (one, [0])):
+        assert report(dataset, kept, group_by="output").to_html()

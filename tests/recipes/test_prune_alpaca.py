@@ -23,7 +23,7 @@ from recipes import prune_alpaca
 from tests.conftest import ROOT, build_model, build_tokenizer
 
 
-CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "recipes" / "configs").glob("*.yaml") if not path.stem.startswith("compare"))
 
 SKIPPED = [3, 11]
 WORDS = ["fox", "dog", "red", "Paris", "capital"]
@@ -37,7 +37,7 @@ ROWS = [
     }
     for i in range(22)
 ]
-FILES = ["manifest.json", "pruned.parquet", "scores.parquet", "summary.md"]
+FILES = ["manifest.json", "pruned.parquet", "report.html", "scores.parquet", "summary.md"]
 
 Recipe = Callable[..., Path]
 
@@ -143,7 +143,7 @@ def test_all_files_are_there(results: Path) -> None:
 
 
 def test_scores_of_all_rows_in_the_order_of_the_dataset(results: Path, expected: Dataset) -> None:
-    columns = ["dlc_confidence", "dlc_loss", "dlc_tokens", "dlc_status"]
+    columns = ["dlc_confidence", "dlc_loss", "dlc_gain", "dlc_tokens", "dlc_status"]
     assert list(scores(results)) == columns
     assert same(scores(results), expected.select_columns(columns).to_dict())
 
@@ -198,7 +198,7 @@ def test_levels_are_written_if_asked_for(recipe: Recipe) -> None:
     output = recipe("--keep_levels", "--prefix", "easy")
     found = scores(output)
     assert list(found) == [
-        f"easy_{name}" for name in ("confidence", "loss", "tokens", "status", "level_confidence")
+        f"easy_{name}" for name in ("confidence", "loss", "gain", "tokens", "status", "level_confidence")
     ] + ["easy_level_loss"]
     assert all(len(levels) == 3 for levels in found["easy_level_loss"])
     assert "easy_level_loss" in load_from_disk(str(output / "pruned")).column_names
