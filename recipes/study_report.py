@@ -1,0 +1,296 @@
+"""What a study of compare_selectors.py says: tables, verdicts in plain words, and a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from hf_dlc import DLCConfig
+from hf_dlc.cache import write_json
+
+
+if TYPE_CHECKING:
+    from compare_selectors import StudyArguments
+
+METRICS = ("loss per row", "loss per token")  # the first decides
+_OF_A_CELL = {"rows", "tokens", "seconds", "identity"}  # all else is measured
+_ALPHA = 0.05
+
+
+class Cell(NamedTuple):
+    """One model that is trained."""
+
+    arm: str
+    matching: str  # what subsets have equally many of
+    budget: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.arm} {self.matching} {self.budget:g} {self.seed}".replace(" ", "_")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """
+    What was found.
+
+    Args:
+        dataset (`str`):
+            Its name.
+        options (`StudyArguments`):
+            What was compared.
+        config ([`DLCConfig`]):
+            How the pool was scored.
+        fractions (`Sequence[float]`):
+            Masked fraction of each level.
+        target_tokens (`Sequence[int]`):
+            Of each row of the pool.
+        held_out_rows (`int`):
+            By how many rows the models were measured.
+        scoring_seconds (`float`):
+            What the scores of the pool have cost.
+        screening (`dict[Cell, dict[str, Any]]`):
+            What came out of the first stage; empty where it was skipped.
+        finalists (`Sequence[str]`):
+            Arms that went on.
+        confirming (`dict[Cell, dict[str, Any]]`):
+            What came out of the second stage.
+    """
+
+    dataset: str
+    options: StudyArguments
+    config: DLCConfig
+    fractions: Sequence[float]
+    target_tokens: Sequence[int]
+    held_out_rows: int
+    scoring_seconds: float
+    screening: dict[Cell, dict[str, Any]]
+    finalists: Sequence[str]
+    confirming: dict[Cell, dict[str, Any]]
+
+    @property
+    def matchings(self) -> list[str]:
+        """What subsets have equally many of."""
+        return self.options.matchings.split(",")
+
+    @property
+    def metrics(self) -> list[str]:
+        """What was measured, what decides first."""
+        found = next(iter(self.confirming.values()))
+        return [*METRICS, *(name for name in found if name not in _OF_A_CELL.union(METRICS))]
+
+    def values(self, arm: str, matching: str, budget: float, name: str) -> np.ndarray:
+        """A value of all models of an arm and budget, seed by seed."""
+        cells = [Cell(arm, matching, budget, seed) for seed in range(self.options.seeds)]
+        return np.array([self.confirming[cell][name] for cell in cells])
+
+
+def write_report(results: StudyResults, output: Path) -> str:
+    """Write study.json, study.md and study.png, and return the text."""
+    comparisons = {metric: compare(results, metric) for metric in results.metrics}
+    parts = [heading(results)]
+    if results.screening:
+        parts.append(screening_table(results))
+    parts += [confirming_table(results, metric) for metric in results.metrics]
+    parts += [verdicts(found) for found in comparisons.values()]
+    text = "\n\n".join([*parts, costs(results)])
+    (output / "study.md").write_text(text + "\n", encoding="utf-8")
+    rows = [comparison._asdict() for found in comparisons.values() for comparison in found]
+    write_json(output / "study.json", {"options": asdict(results.options), "comparisons": rows})
+    if find_spec("matplotlib"):
+        draw(results, comparisons[METRICS[0]], output / "study.png")
+    return text
+
+
+# ---- statistics ---------------------------------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """An arm against random rows, seed by seed."""
+
+    arm: str
+    matching: str
+    budget: float
+    metric: str
+    difference: float  # from random
+    low: float  # of the 95% confidence interval
+    high: float
+    p: float  # of a paired t-test, corrected for the number of comparisons by the same metric
+    seeds: int
+
+    def verdict(self) -> str:
+        """One sentence in plain words."""
+        numbers = f"Δ = {self.difference:+.4f}, 95% CI {self.low:+.4f} to {self.high:+.4f}, n = {self.seeds}"
+        word = "not distinguishable from"
+        if self.p < _ALPHA:
+            word = "better than" if (self.difference < 0) == self.metric.startswith("loss") else "worse than"
+        where = f"at keep {self.budget:g} of the {self.matching}"
+        return f"{self.arm} is {word} random {where} ({numbers}, p = {self.p:.3f})."
+
+
+def compare(results: StudyResults, metric: str) -> list[Comparison]:
+    """All finalists against random rows."""
+    found = []
+    for matching in results.matchings:
+        for budget in results.options.budgets:
+            random = results.values("random", matching, budget, metric)
+            for arm in results.finalists:
+                differences = results.values(arm, matching, budget, metric) - random
+                found.append(Comparison(arm, matching, budget, metric, *paired(differences), len(differences)))
+    corrected = holm([comparison.p for comparison in found])
+    return [comparison._replace(p=p) for comparison, p in zip(found, corrected, strict=True)]
+
+
+def paired(differences: np.ndarray) -> tuple[float, float, float, float]:
+    """Mean of paired differences, its 95% confidence interval, and the p-value of a t-test that it is 0."""
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:  # a single seed, or subsets that are the same: nothing can be said of the spread
+        return mean, -np.inf, np.inf, 1.0
+    test = stats.ttest_1samp(differences, 0.0)
+    low, high = test.confidence_interval(0.95)
+    return mean, float(low), float(high), float(test.pvalue)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number: Holm, "A simple sequentially rejective multiple test procedure", 1979."""
+    order, corrected, largest = np.argsort(values), [0.0] * len(values), 0.0
+    for rank, place in enumerate(order.tolist()):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+
+def heading(results: StudyResults) -> str:
+    """What was compared."""
+    options, tokens = results.options, results.target_tokens
+    fractions = ", ".join(f"{fraction:.3g}" for fraction in results.fractions)
+    return "\n".join(
+        [
+            "# Which rows are worth training on?",
+            "",
+            f"- {len(tokens):,} rows of {results.dataset} to choose from, {results.held_out_rows:,} held out; "
+            f"{np.mean(tokens):.0f} target tokens a row",
+            f"- LoRA of rank {options.lora_rank}, {options.epochs:g} epochs, {options.batch_size} rows a step, "
+            f"learning rate {options.learning_rate:g}",
+            f"- masking {results.config.masking}, masked fractions {fractions}",
+            f"- confirmed with {options.seeds} seeds: {', '.join(results.finalists)}",
+        ]
+    )
+
+
+def screening_table(results: StudyResults) -> str:
+    """Every arm, best first."""
+    budget, matchings = results.options.screening_budget, results.matchings
+    rows = []
+    for arm in dict.fromkeys(cell.arm for cell in results.screening):
+        found = [results.screening[Cell(arm, matching, budget, 0)] for matching in matchings]
+        mean = np.mean([cell[METRICS[0]] for cell in found])
+        rows.append([arm, f"{mean:.4f}", *(f"{cell[metric]:.4f}" for cell in found for metric in METRICS)])
+    header = [f"equal {matching}: {metric}" for matching in matchings for metric in METRICS]
+    body = table(["arm", f"mean {METRICS[0]}", *header], sorted(rows, key=lambda row: row[1]))
+    return f"## Screening: keep {budget:g}, one seed\n\n{body}"
+
+
+def confirming_table(results: StudyResults, metric: str) -> str:
+    """Means and standard errors of each arm and budget."""
+    budgets = results.options.budgets
+    rows = [
+        [matching, arm, *(mean_and_error(results.values(arm, matching, budget, metric)) for budget in budgets)]
+        for matching in results.matchings
+        for arm in ("random", *results.finalists)
+    ]
+    full = mean_and_error(results.values("full", "rows", 1.0, metric))
+    kind = "Held-out" if metric in METRICS else "Accuracy:"
+    body = table(["equal", "arm", *(f"keep {budget:g}" for budget in budgets)], rows)
+    return f"## {kind} {metric}\n\n{body}\n\nAll rows: {full}. Means over seeds ± their standard errors."
+
+
+def mean_and_error(values: np.ndarray) -> str:
+    """Mean and standard error."""
+    error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
+    return f"{np.mean(values):.4f} ± {error:.4f}"
+
+
+def verdicts(comparisons: Sequence[Comparison]) -> str:
+    """A sentence for each comparison, and how small a difference could have been seen."""
+    widths = [(one.high - one.low) / 2 for one in comparisons]
+    return "\n".join(
+        [
+            f"## Verdicts by {comparisons[0].metric}",
+            "",
+            *(f"- {comparison.verdict()}" for comparison in comparisons),
+            "",
+            f"p is of paired t-tests, corrected for {len(comparisons)} comparisons (Holm); the confidence intervals "
+            f"are not. They reach {np.median(widths):.4f} to both sides (median): of smaller differences than that "
+            "this study can tell nothing.",
+        ]
+    )
+
+
+def costs(results: StudyResults) -> str:
+    """Target tokens and seconds of training, and the seconds of the scoring that an arm needs before."""
+    budgets, rows = results.options.budgets, []
+    for arm in ("random", *results.finalists):
+        scoring = scoring_share(arm, len(results.fractions)) * results.scoring_seconds
+        means = [
+            [results.values(arm, "rows", budget, name).mean() for name in ("tokens", "seconds")] for budget in budgets
+        ]
+        rows.append(
+            [arm, f"{scoring:.0f} s", *(f"{tokens:,.0f}, {seconds + scoring:.0f} s" for tokens, seconds in means)]
+        )
+    header = ["arm", "scoring", *(f"keep {budget:g}: target tokens, scoring and training" for budget in budgets)]
+    full = results.values("full", "rows", 1.0, "seconds").mean()
+    return (
+        f"## Cost with equally many rows\n\n{table(header, rows)}\n\nTraining on all {sum(results.target_tokens):,} "
+        f"target tokens: {full:.0f} s. Seconds are those of one core or accelerator."
+    )
+
+
+def scoring_share(arm: str, levels: int) -> float:
+    """The share of the levels that an arm needs: plain loss is the first of them."""
+    statistic = arm.split()[0]
+    return {"random": 0.0, "longest": 0.0, "plain": 1 / levels}.get(statistic, 1.0)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+# ---- plot ---------------------------------------------------------------------------------------------------------
+
+
+def draw(results: StudyResults, comparisons: Sequence[Comparison], path: Path) -> None:
+    """Differences from random rows with their confidence intervals, a panel for each matching."""
+    from matplotlib.figure import Figure  # no window is opened, and no global state is touched
+
+    figure = Figure(figsize=(5 * len(results.matchings), 4), layout="constrained")
+    panels = figure.subplots(1, len(results.matchings), sharey=True, squeeze=False)[0]
+    budgets = results.options.budgets
+    for axes, matching in zip(panels, results.matchings, strict=True):
+        axes.axhline(0, color="grey", linestyle="--")
+        for number, arm in enumerate(results.finalists):
+            found = [one for one in comparisons if (one.arm, one.matching) == (arm, matching)]
+            places = np.arange(len(found)) + 0.15 * (number - (len(results.finalists) - 1) / 2)
+            middle = np.array([one.difference for one in found])
+            spread = np.array([(one.difference - one.low, one.high - one.difference) for one in found]).T
+            spread = np.where(np.isfinite(spread), spread, np.nan)
+            axes.errorbar(places, middle, yerr=spread, fmt="o", capsize=3, label=arm)
+        axes.set_xticks(range(len(budgets)), [f"keep {budget:g}" for budget in budgets])
+        axes.set_title(f"equally many {matching}")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel(f"held-out {METRICS[0]}, less that of random rows")
+    panels[-1].legend(frameon=False)
+    figure.savefig(path, dpi=150)

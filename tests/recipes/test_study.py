@@ -1,0 +1,401 @@
+"""Fine-tuning on subsets, and a study that says when it cannot tell them apart, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from scipy import stats
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
+
+from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.config import parse_config_and_args
+from tests.conftest import ROOT, same_weights, weights
+
+
+sys.path.insert(0, str(ROOT / "recipes"))  # as for a recipe that is run as a script
+
+import compare_selectors
+import finetune_lora
+import study_report
+
+
+WORDS = ["fox", "dog", "red", "Paris", "capital"]
+ROWS = [
+    {"instruction": f"Say {WORDS[i % 5]} {i}.", "input": "", "output": f"{WORDS[i % 5]} {WORDS[i % 3]} " * (i % 4 + 1)}
+    for i in range(60)
+]
+FAST = ["--dtype", "float32", "--schedule", "0, 0.1", "--num_threads", "1", "--trainer", "transformers"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def scorer(llama_folder: Path) -> DLCScorer:
+    return DLCScorer.from_pretrained(llama_folder, device="cpu", dtype="float32", schedule="0")
+
+
+# ---- fine-tuning ---------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def losses_by_hand(model: Any, rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Sum of the losses of the target tokens of each row, and their number, one row at a time."""
+    sums, counts = [], []
+    for row in rows:
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1].double()
+        labels = torch.tensor(row["labels"][1:])
+        sums.append(cross_entropy(logits, labels, reduction="sum").item())
+        counts.append((labels != -100).sum().item())
+    return np.array(sums), np.array(counts)
+
+
+def mean_loss(model: Any, rows: Dataset) -> float:
+    sums, counts = losses_by_hand(model, rows)
+    return sums.sum() / counts.sum()
+
+
+def test_held_out_losses_are_those_of_the_model_with_its_adapters(scorer: DLCScorer) -> None:
+    rows = Dataset.from_list([*ROWS[:20], {"instruction": "Say nothing.", "input": "", "output": ""}])
+    encoded = scorer.tokenize(rows)
+    options = finetune_lora.TrainingOptions(epochs=2, learning_rate=0.02, trainer="transformers")
+    untrained = finetune_lora.held_out_losses(finetune_lora.judge(scorer), rows)
+    model = finetune_lora.train_lora(scorer, encoded, options, 0)
+    trained = finetune_lora.held_out_losses(finetune_lora.judge(scorer, model), rows)
+    for found, sums, counts in (
+        (trained, *losses_by_hand(model, encoded)),
+        (untrained, *losses_by_hand(model.unload(), encoded)),
+    ):
+        assert found["loss per row"] == pytest.approx((sums / counts).mean(), abs=1e-4)
+        assert found["loss per token"] == pytest.approx(sums.sum() / counts.sum(), abs=1e-4)
+
+
+def test_only_adapters_are_trained(scorer: DLCScorer) -> None:
+    before = weights(scorer.model)
+    encoded = scorer.tokenize(Dataset.from_list(ROWS[:16]))
+    plain = mean_loss(scorer.model, encoded)
+    options = finetune_lora.TrainingOptions(epochs=4, learning_rate=0.02, trainer="transformers")
+    found = []
+    for seed in (0, 0, 1):
+        model = finetune_lora.train_lora(scorer, encoded, options, seed)
+        found.append(mean_loss(model, encoded))
+        finetune_lora.judge(scorer, model)  # merges a copy
+        assert same_weights(model.unload(), before)
+    assert found[0] < plain - 0.1  # it has learned
+    assert found[0] == found[1] != found[2]  # a seed makes a model
+
+
+def test_adapters_in_the_last_layers_only(scorer: DLCScorer) -> None:
+    options = finetune_lora.TrainingOptions(epochs=1, lora_layers=1, trainer="transformers")
+    model = finetune_lora.train_lora(scorer, scorer.tokenize(Dataset.from_list(ROWS[:8])), options, 0)
+    adapted = {name.split(".layers.")[1].split(".")[0] for name, _ in model.named_parameters() if "lora_" in name}
+    model.unload()
+    assert scorer.model.config.num_hidden_layers > 1
+    assert adapted == {str(scorer.model.config.num_hidden_layers - 1)}
+
+
+def test_trl_trains_on_the_same_tokens(scorer: DLCScorer) -> None:
+    pytest.importorskip("trl", reason="trains with TRL")
+    encoded = scorer.tokenize(Dataset.from_list(ROWS[:16]))
+    found = []
+    for trainer in ("sft", "transformers"):
+        options = finetune_lora.TrainingOptions(epochs=2, learning_rate=0.02, lora_dropout=0.0, trainer=trainer)
+        model = finetune_lora.train_lora(scorer, encoded, options, 0)
+        found.append(mean_loss(model, encoded))
+        model.unload()
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_recipe_saves_the_adapter(llama_folder: Path, rows_file: Path, tmp_path: Path, capsys: Any) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(
+        json.dumps({"question": "What barks?", "choices": ["The dog.", "Red."], "answer": 0}) + "\n", encoding="utf-8"
+    )
+    sums = tmp_path / "sums.jsonl"
+    sums.write_text(json.dumps({"question": "2 + 3?", "answer": "2 + 3 = 5\n#### 5"}) + "\n", encoding="utf-8")
+    output = tmp_path / "lora"
+    options = {"dataset": rows_file, "eval_dataset": rows_file, "choices": questions, "answers": sums}
+    options |= {"model": llama_folder, "output_dir": output, "epochs": 1, "max_rows": 16, "eval_rows": 8}
+    finetune_lora.main([text for name, value in options.items() for text in (f"--{name}", str(value))] + FAST)
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert results["rows"] == 16
+    assert results["before"].keys() == {"loss per row", "loss per token", "choices", "answers"}
+    assert results["after"]["loss per row"] != results["before"]["loss per row"]
+    base = AutoModelForCausalLM.from_pretrained(llama_folder, dtype="float32")
+    loaded = PeftModel.from_pretrained(base, output).eval()
+    scorer = DLCScorer.from_pretrained(llama_folder, device="cpu", dtype="float32", schedule="0")
+    again = mean_loss(loaded, scorer.tokenize(Dataset.from_list(ROWS[:8])))
+    assert again == pytest.approx(results["after"]["loss per token"], abs=1e-4)
+    assert "| loss per row |" in capsys.readouterr().out
+
+
+def test_choice_of_the_highest_likelihood_a_token(scorer: DLCScorer) -> None:
+    """Not of the sum, in which a long answer would never win."""
+    rows = Dataset.from_list([{"question": "What?", "choices": ["fox", "the lazy dog " * 5, "Ω"], "answer": 1}])
+    candidates = [{"instruction": "What?", "input": "", "output": text} for text in rows[0]["choices"]]
+    losses = scorer.score(Dataset.from_list(candidates))["dlc_loss"][:]
+    assert finetune_lora.choose(finetune_lora.judge(scorer), rows).tolist() == [int(np.argmin(losses)) == 1]
+
+
+def test_questions_of_llm_adapters() -> None:
+    row = {
+        "instruction": "Please choose the correct answer to the question: Which is red?\n\nAnswer1: a fox (mostly) "
+        "Answer2: the sea Answer3: 3: 4\n\nAnswer format: answer1/answer2/answer3",
+        "answer": "answer3",
+    }
+    assert finetune_lora.read_question(row) == ("Which is red?", ["a fox (mostly)", "the sea", "3: 4"], 2)
+    with pytest.raises(ValueError, match="right answer among its choices, got 'answer4'"):
+        finetune_lora.read_question({**row, "answer": "answer4"})
+
+
+# ---- the study -----------------------------------------------------------------------------------------------------
+
+
+ARMS = ["longest", "plain hardest", "confidence flexrand 0.25", "gain easiest"]
+
+
+@pytest.fixture
+def study(llama_folder: Path, rows_file: Path, tmp_path: Path) -> Callable[..., Path]:
+    def run(*more: str) -> Path:
+        options = {"dataset": rows_file, "model": llama_folder, "output_dir": tmp_path / "study", "eval_rows": 12}
+        options |= {"seeds": 2, "epochs": 1, "num_finalists": 2, "screening_budget": 0.4}
+        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        compare_selectors.main([*arguments, "--budgets", "0.2", "0.4", "--arms", *ARMS, *FAST, *more])
+        return tmp_path / "study"
+
+    return run
+
+
+def test_a_study_from_screening_to_verdicts(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = study()
+    text = (output / "study.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    found = json.loads((output / "study.json").read_text(encoding="utf-8"))
+    finalists = {row["arm"] for row in found["comparisons"]}
+    assert len(finalists) == 2
+    assert finalists < set(ARMS)
+    assert len(found["comparisons"]) == 2 * 2 * 2 * 2  # metrics, matchings, budgets, finalists
+    assert text.count(" than random ") + text.count(" from random ") == 16
+    assert (output / "study.png").is_file()
+    cells = sorted((output / "cells").iterdir())
+    trained: list[Any] = []
+    monkeypatch.setattr(compare_selectors, "train_lora", lambda *arguments: trained.append(arguments))
+    study()  # nothing is left to do
+    assert not trained
+    cells[0].unlink()
+    with pytest.raises(AttributeError):  # of None, which our train_lora returned
+        study()
+    assert len(trained) == 1
+
+
+SMALL = ["--finalists", "longest", "--seeds", "1", "--budgets", "0.4", "--matchings", "rows"]
+
+
+def test_cells_of_another_training_are_refused(study: Callable[..., Path]) -> None:
+    study(*SMALL)
+    with pytest.raises(SystemExit, match="is of other rows, model or training"):
+        study(*SMALL, "--epochs", "2")
+    with pytest.raises(SystemExit, match="is of other rows, masking or model"):
+        study(*SMALL, "--schedule", "0, 0.3")
+
+
+def test_parts_make_the_whole(
+    study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second part waits for the scores and then for the models of the first; the first reports."""
+    output = study(*SMALL)
+    expected = {path.name: path.read_bytes() for path in (output / "cells").iterdir()}
+    scored = (output / "scored.json").rename(output / "scored.away")
+    for path in (output / "cells").iterdir():
+        path.unlink()
+    waited = []
+
+    def sleep(_: float) -> None:
+        waited.append(len(list((output / "cells").iterdir())))
+        if scored.is_file():
+            scored.rename(output / "scored.json")
+        else:
+            (output / "study.md").unlink()
+            study(*SMALL, "--part", "1/1")  # trains the rest
+            capsys.readouterr()
+
+    monkeypatch.setattr(compare_selectors.time, "sleep", sleep)
+    study(*SMALL, "--part", "2/2")
+    assert waited == [0, 1]
+    assert "Verdicts" not in capsys.readouterr().out  # of the first part
+    found = {path.name: path.read_bytes() for path in (output / "cells").iterdir()}
+    assert found.keys() == expected.keys()
+    losses = [{name: json.loads(cell)["loss per row"] for name, cell in cells.items()} for cells in (found, expected)]
+    assert losses[0] == losses[1]
+
+
+def test_best_arms_of_a_screening() -> None:
+    losses = {"random": 0.5, "longest": 1.0, "loss easiest": 3.0, "gain easiest": 2.0}
+    screening = {
+        study_report.Cell(arm, matching, 0.3, 0): {"loss per row": loss + (0.1 if matching == "rows" else -0.1)}
+        for arm, loss in losses.items()
+        for matching in ("rows", "tokens")
+    }
+    assert compare_selectors.best_arms(screening, 2) == ["longest", "gain easiest"]
+
+
+@pytest.mark.parametrize("matching", ["rows", "tokens"])
+def test_cells_choose_what_their_arm_says(matching: str) -> None:
+    losses = np.linspace(1, 2, 40, dtype=np.float32)
+    scored = Dataset.from_dict(
+        {
+            "dlc_confidence": np.exp(-losses),
+            "dlc_loss": losses,
+            "dlc_gain": -losses,
+            "plain": losses[::-1].copy(),
+            "dlc_tokens": np.arange(40) % 7 + 1,
+        }
+    )
+    tokens = np.array(scored["dlc_tokens"])
+
+    def choose(arm: str, seed: int = 0) -> list[int]:
+        return compare_selectors.choose_rows(scored, study_report.Cell(arm, matching, 0.25, seed)).tolist()
+
+    for arm in ("confidence easiest", "loss easiest", "gain easiest", "plain hardest"):
+        assert max(choose(arm)) < 16, arm
+        assert min(choose(" ".join([arm.split()[0], "hardest" if "easiest" in arm else "easiest"]))) > 24, arm
+    assert np.mean(tokens[choose("longest")]) > 6  # of tokens, a shorter row may fill the budget
+    assert choose("random") != choose("random", 1)
+    assert np.mean(choose("loss flexrand 0.25")) < np.mean(choose("loss flexrand 0.75")) - 5
+    assert choose("full") == list(range(40))
+    for arm in ("random", "longest", "loss flexrand 0.5"):
+        if matching == "rows":
+            assert len(choose(arm)) == 10
+        else:
+            assert 0 <= round(tokens.sum() * 0.25) - tokens[choose(arm)].sum() < 7  # the tokens of a row
+
+
+def test_pool_and_held_out_rows_have_nothing_in_common(scorer: DLCScorer, rows_file: Path) -> None:
+    options = compare_selectors.StudyArguments(dataset=str(rows_file), eval_rows=15, pool_rows=20)
+    pool, held_out = compare_selectors.split_rows(options, scorer)
+    assert (len(pool), len(held_out)) == (20, 15)
+    texts = [{(row["instruction"], row["output"]) for row in part} for part in (pool, held_out)]
+    assert not texts[0] & texts[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("compare_*.yaml")), ids=lambda p: p.stem)
+def test_configs_parse(path: Path) -> None:
+    options, _ = parse_config_and_args([compare_selectors.StudyArguments, DLCConfig], ["--config", str(path)])
+    assert options.output_dir.startswith("runs/")
+    assert options.seeds >= 5
+    assert options.budgets == [0.1, 0.3, 0.5]
+
+
+# ---- what a study says ---------------------------------------------------------------------------------------------
+
+
+def results_of(differences: dict[str, float], seeds: int = 6) -> study_report.StudyResults:
+    """A study in which the arms are so much better than random rows, with some noise."""
+    rng = np.random.default_rng(0)
+    options = compare_selectors.StudyArguments(seeds=seeds, budgets=[0.2])
+    cells = compare_selectors.confirming_cells(options, list(differences))
+    of_seed = rng.normal(0, 1, seeds)  # alike in all arms, so that only pairs can see the difference
+
+    def outcome(cell: study_report.Cell) -> dict[str, float]:
+        loss = of_seed[cell.seed] + differences.get(cell.arm, 0.0) + rng.normal(0, 0.01)
+        measured = {"loss per row": loss, "loss per token": 2.0 + loss, "mmlu": 0.5 - loss / 10}
+        return {**measured, "rows": 10, "tokens": 100, "seconds": 5.0, "identity": "x"}
+
+    return study_report.StudyResults(
+        "rows.jsonl",
+        options,
+        DLCConfig(),
+        (0.0, 0.1),
+        [3, 5],
+        7,
+        8.0,
+        {},
+        [*differences],
+        {c: outcome(c) for c in cells},
+    )
+
+
+def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
+    text = study_report.write_report(
+        results_of({"loss easiest": 0.3, "gain flexrand 0.5": -0.3, "longest": 0.0}), tmp_path
+    )
+    for metric in ("loss per row", "loss per token", "mmlu"):
+        [section] = [part for part in text.split("\n## ") if part.startswith(f"Verdicts by {metric}\n")]
+        assert section.count("loss easiest is worse than random at keep 0.2 of the ") == 2
+        assert section.count("gain flexrand 0.5 is better than random at keep 0.2 of the ") == 2
+        assert section.count("longest is not distinguishable from random at keep 0.2 of the ") == 2
+        assert "corrected for 6 comparisons (Holm)" in section
+    found = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["comparisons"]
+    assert len(found) == 3 * 6
+    assert next(one for one in found if one["arm"] == "loss easiest")["difference"] == pytest.approx(0.3, abs=0.03)
+    assert "| loss easiest | 8 s | 100, 13 s |" in text
+    assert "| longest | 0 s | 100, 5 s |" in text
+
+
+def test_one_seed_tells_nothing(tmp_path: Path) -> None:
+    text = study_report.write_report(results_of({"loss easiest": 5.0}, seeds=1), tmp_path)
+    assert "is better" not in text
+    assert "is worse" not in text
+    assert text.count("is not distinguishable from random") == 6
+    assert (tmp_path / "study.png").is_file()
+
+
+def test_holm() -> None:
+    assert study_report.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert study_report.holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_paired_comparison_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(0, 1, 6), rng.normal(0.2, 1, 6)
+    mean, low, high, p = study_report.paired(left - right)
+    expected = stats.ttest_rel(left, right)
+    assert mean == pytest.approx((left - right).mean())
+    assert p == pytest.approx(expected.pvalue)
+    assert (low, high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert study_report.paired(np.full(4, 0.1))[3] == 1.0
+
+
+def test_plain_loss_costs_one_level() -> None:
+    shares = [
+        study_report.scoring_share(arm, 4) for arm in ("random", "longest", "plain easiest", "loss flexrand 0.5")
+    ]
+    assert shares == [0.0, 0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "x"])
+def test_parts_that_are_none(part: str) -> None:
+    with pytest.raises(ValueError, match="part must be like '2/8'"):
+        compare_selectors.StudyArguments(part=part)
+
+
+@pytest.mark.parametrize("arm", ["best", "loss flexrand", "speed easiest", "loss flexrand x"])
+def test_arms_that_are_none(arm: str) -> None:
+    with pytest.raises(ValueError, match="an arm must be"):
+        compare_selectors.StudyArguments(arms=[arm])
