@@ -66,8 +66,8 @@ from .tasks.prototypes import Prototypes
 
 logger = logging.getLogger(__name__)
 
-# Part of every fingerprint. Raise it when the same rows, weights and config would get other scores or columns than before:
-# `datasets` hashes a class of an installed package by name, so it cannot see a change of the code.
+# Part of every fingerprint. Raise it when the same rows, weights and config would get other scores than before, or
+# other columns: `datasets` hashes a class of an installed package by name, so it cannot see a change of the code.
 SCORE_VERSION = 3
 
 STATE_NAME = "dlc_state.safetensors"
