@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import re
+import shutil
+import subprocess
 import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
@@ -418,6 +420,39 @@ def test_hostile_text_is_text_in_html(text: str) -> None:
     assert len(sources) == 1
     assert sources[0].startswith("data:image/png;base64,")
     assert any(one_line(text) in part for part in page.text)
+
+
+@pytest.mark.browser
+def test_hostile_text_is_text_in_a_browser(tmp_path: Path) -> None:
+    """What a browser makes of the page, after all that wanted to run has run."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("there is no chromium")
+    payload = "document.title = 'run'; document.body.append(document.createElement('form'))"
+    hostile = [
+        *HOSTILE,
+        f"</pre><script>{payload}</script>",
+        f'<img src=x onerror="{payload}">',
+        f"<svg onload={payload}>",
+    ]
+    scores = list(np.linspace(0.1, 0.9, len(hostile)))
+    texts = [text.replace("\0", "") for text in hostile]
+    dataset = scored_dataset({"output": texts, "topic": texts}, scores, keep_levels=True)
+    shown = report(dataset, [0, 1, 2], group_by="topic", examples=len(texts))
+    (tmp_path / "report.html").write_text(shown.to_html(title="What was kept"), encoding="utf-8")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}",
+        "--virtual-time-budget=2000",
+    ]
+    command = [browser, *options, "--dump-dom", (tmp_path / "report.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    page = Tags(done.stdout)
+    assert set(page.tags) <= OUR_TAGS | {"tbody"}  # which a browser puts into every table
+    assert "<title>What was kept</title>" in done.stdout
+    assert any(payload in part for part in page.text)
 
 
 def test_html_loads_nothing() -> None:
