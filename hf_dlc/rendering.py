@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_FOLDER = Path(__file__).parent
 _TEXT_WIDTH = 160  # characters of a field of a row
 
 
@@ -157,6 +157,6 @@ def _is_name(part: str) -> bool:
 
 @cache
 def _template() -> Template:
-    environment = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
     environment.filters["one_line"] = lambda value: one_line(str(value))
     return environment.get_template("report.html.jinja")
