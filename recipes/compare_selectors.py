@@ -113,6 +113,11 @@ class StudyArguments(TrainingOptions):
             raise ValueError(f"part must be like '2/8', got {self.part!r}.")
 
     @property
+    def confirming_seeds(self) -> range:
+        """Others than that of the screening: what an arm was chosen by must not speak for it."""
+        return range(1, 1 + self.seeds)
+
+    @property
     def process(self) -> tuple[int, int]:
         """Which process of how many this is, from 0 on."""
         index, count = map(int, self.part.split("/"))
@@ -205,7 +210,8 @@ class Study:
     def train_all(self, cells: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
         """What came out of each cell; those of this part are trained if they have not been."""
         index, count = self.options.process
-        todo = [cell for cell in cells[index::count] if not self.path(cell).is_file()]
+        there = {cell: self.read(cell) for cell in cells if self.path(cell).is_file()}  # refuses those of other rows
+        todo = [cell for cell in cells[index::count] if cell not in there]
         for number, cell in enumerate(todo, start=1):
             found = self.train(cell)
             write_json(self.path(cell), {**found, "identity": self.identity})
@@ -307,7 +313,7 @@ def confirming_cells(options: StudyArguments, finalists: Sequence[str]) -> list[
     subsets = [(matching, budget) for matching in options.matchings.split(",") for budget in options.budgets]
     return [
         cell
-        for seed in range(options.seeds)
+        for seed in options.confirming_seeds
         for cell in (
             Cell("full", "rows", 1.0, seed),
             *(Cell(arm, *subset, seed) for subset in subsets for arm in ("random", *finalists)),

@@ -89,7 +89,7 @@ class StudyResults:
 
     def values(self, arm: str, matching: str, budget: float, name: str) -> np.ndarray:
         """A value of all models of an arm and budget, seed by seed."""
-        cells = [Cell(arm, matching, budget, seed) for seed in range(self.options.seeds)]
+        cells = [Cell(arm, matching, budget, seed) for seed in self.options.confirming_seeds]
         return np.array([self.confirming[cell][name] for cell in cells])
 
 
@@ -224,27 +224,40 @@ def mean_and_error(values: np.ndarray) -> str:
 
 def verdicts(comparisons: Sequence[Comparison]) -> str:
     """A sentence for each comparison, and how small a difference could have been seen."""
-    widths = [(one.high - one.low) / 2 for one in comparisons]
+    count = len(comparisons)
     return "\n".join(
         [
             f"## Verdicts by {comparisons[0].metric}",
             "",
             *(f"- {comparison.verdict()}" for comparison in comparisons),
             "",
-            f"p is of paired t-tests, corrected for {len(comparisons)} comparisons (Holm); the confidence intervals "
-            f"are not. They reach {np.median(widths):.4f} to both sides (median): of smaller differences than that "
-            "this study can tell nothing.",
+            f"p is of paired t-tests, corrected for {count} comparisons (Holm); the intervals, each on its own, are "
+            f"not. {resolution(comparisons)} Another pool or other held-out rows may give other differences.",
         ]
+    )
+
+
+def resolution(comparisons: Sequence[Comparison]) -> str:
+    """How large a difference must be to be told from chance, after the correction."""
+    seeds, count = comparisons[0].seeds, len(comparisons)
+    if seeds < 2:
+        return "One seed tells nothing of chance."
+    errors = [(one.high - one.low) / 2 / stats.t.ppf(1 - _ALPHA / 2, seeds - 1) for one in comparisons]
+    needed = np.median(errors) * stats.t.ppf(1 - _ALPHA / 2 / count, seeds - 1)
+    return (
+        f"With {seeds} seeds a difference must be about {needed:.3f} to be seen as the first of {count} (median over "
+        f"the comparisons): this study has {'' if needed <= 0.01 else 'not '}the power to see 0.01."
     )
 
 
 def costs(results: StudyResults) -> str:
     """Target tokens and seconds of training, and the seconds of the scoring that an arm needs before."""
-    budgets, rows = results.options.budgets, []
+    budgets, matching, rows = results.options.budgets, results.matchings[0], []
     for arm in ("random", *results.finalists):
         scoring = scoring_share(arm, len(results.fractions)) * results.scoring_seconds
         means = [
-            [results.values(arm, "rows", budget, name).mean() for name in ("tokens", "seconds")] for budget in budgets
+            [results.values(arm, matching, budget, name).mean() for name in ("tokens", "seconds")]
+            for budget in budgets
         ]
         rows.append(
             [arm, f"{scoring:.0f} s", *(f"{tokens:,.0f}, {seconds + scoring:.0f} s" for tokens, seconds in means)]
@@ -252,8 +265,8 @@ def costs(results: StudyResults) -> str:
     header = ["arm", "scoring", *(f"keep {budget:g}: target tokens, scoring and training" for budget in budgets)]
     full = results.values("full", "rows", 1.0, "seconds").mean()
     return (
-        f"## Cost with equally many rows\n\n{table(header, rows)}\n\nTraining on all {sum(results.target_tokens):,} "
-        f"target tokens: {full:.0f} s. Seconds are those of one core or accelerator."
+        f"## Cost with equally many {matching}\n\n{table(header, rows)}\n\nTraining on all "
+        f"{sum(results.target_tokens):,} target tokens: {full:.0f} s. Seconds are those of one core or accelerator."
     )
 
 

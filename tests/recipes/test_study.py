@@ -218,9 +218,11 @@ SMALL = ["--finalists", "longest", "--seeds", "1", "--budgets", "0.4", "--matchi
 
 
 def test_cells_of_another_training_are_refused(study: Callable[..., Path]) -> None:
-    study(*SMALL)
+    output = study(*SMALL)
+    (output / "cells" / "longest_rows_0.4_1.json").unlink()
     with pytest.raises(SystemExit, match="is of other rows, model or training"):
         study(*SMALL, "--epochs", "2")
+    assert len(list((output / "cells").iterdir())) == 2  # before anything is trained
     with pytest.raises(SystemExit, match="is of other rows, masking or model"):
         study(*SMALL, "--schedule", "0, 0.3")
 
@@ -253,6 +255,14 @@ def test_parts_make_the_whole(
     assert found.keys() == expected.keys()
     losses = [{name: json.loads(cell)["loss per row"] for name, cell in cells.items()} for cells in (found, expected)]
     assert losses[0] == losses[1]
+
+
+def test_what_was_screened_does_not_confirm() -> None:
+    options = compare_selectors.StudyArguments()
+    screening = compare_selectors.screening_cells(options)
+    confirming = compare_selectors.confirming_cells(options, ["longest"])
+    assert not {cell.seed for cell in screening} & {cell.seed for cell in confirming}
+    assert len({cell.seed for cell in confirming}) == options.seeds
 
 
 def test_best_arms_of_a_screening() -> None:
@@ -320,7 +330,7 @@ def results_of(differences: dict[str, float], seeds: int = 6) -> study_report.St
     rng = np.random.default_rng(0)
     options = compare_selectors.StudyArguments(seeds=seeds, budgets=[0.2])
     cells = compare_selectors.confirming_cells(options, list(differences))
-    of_seed = rng.normal(0, 1, seeds)  # alike in all arms, so that only pairs can see the difference
+    of_seed = rng.normal(0, 1, 1 + seeds)  # alike in all arms, so that only pairs can see the difference
 
     def outcome(cell: study_report.Cell) -> dict[str, float]:
         loss = of_seed[cell.seed] + differences.get(cell.arm, 0.0) + rng.normal(0, 0.01)
@@ -356,6 +366,8 @@ def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
     assert next(one for one in found if one["arm"] == "loss easiest")["difference"] == pytest.approx(0.3, abs=0.03)
     assert "| loss easiest | 8 s | 100, 13 s |" in text
     assert "| longest | 0 s | 100, 5 s |" in text
+    assert text.count("this study has not the power to see 0.01") == 2
+    assert text.count("this study has the power to see 0.01") == 1  # of the accuracy, which is ten times as exact
 
 
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:
