@@ -128,8 +128,8 @@ def relative_gain(loss: np.ndarray) -> np.ndarray:
             Loss in nats, level 0 first.
 
     Returns:
-        `np.ndarray` of shape `(rows,)`: float32 in [-1, 1], **higher = easier**; close to 0 where all losses are below
-        0.01 nats, NaN where a loss is NaN or no level is masked.
+        `np.ndarray` of shape `(rows,)`: float32 in [-1, 1], **higher = easier**; a share of 0.01 nats where the losses
+        are below that, NaN where a loss is NaN or no level is masked.
 
     Example:
     ```python

@@ -14,6 +14,7 @@ import evaluate
 import numpy as np
 import pandas as pd
 from datasets import Features, Value
+from scipy.stats import kendalltau
 
 from .reporting import spearman
 from .selection.budget import rows_to_keep
@@ -54,9 +55,11 @@ class ScoreAgreement(evaluate.Measurement):
         known = ~(np.isnan(left) | np.isnan(right))
         left, right = left[known], right[known]
         count = rows_to_keep(keep, len(left))
+        if count > len(left):
+            raise ValueError(f"keep must ask for at most {len(left)} rows, those with both scores, got {keep!r}.")
         return {
             "spearman": spearman(left, right),
-            "kendall": float(pd.Series(left).corr(pd.Series(right), method="kendall")),
+            "kendall": float(kendalltau(left, right).statistic),
             "overlap_high": _overlap(-left, -right, count),
             "overlap_low": _overlap(left, right, count),
         }
@@ -74,10 +77,12 @@ class SubsetShift(evaluate.Measurement):
     - with `groups`, `group_distance`: total variation distance of the shares of groups, in [0, 1];
     - with `texts`, `word_distance`: Jensen-Shannon distance of the frequencies of words, in [0, 1];
     - with `embeddings` of shape `(rows, features)`, `mmd`: squared maximum mean discrepancy with a Gaussian kernel of
-      the median distance (Gretton et al., "A Kernel Two-Sample Test", 2012, eq. 3; unbiased: it may be below 0), and
-      `frechet`: squared Fréchet distance of the Gaussians fitted to both (Heusel et al., 2017, eq. 6).
+      the median distance (Gretton et al., "A Kernel Two-Sample Test", 2012, eq. 3, over pairs of different rows:
+      around 0 for a random subset, on both sides of it; NaN of a single row), and `frechet`: squared Fréchet distance
+      of the Gaussians fitted to both (Heusel et al., 2017, eq. 6).
 
-    0 = no shift in each but the first.
+    0 = no shift in each but the first. All but `mmd` are above 0 for random subsets too, the more the smaller these
+    are: compare with a random subset of the same size.
 
     Example:
     ```python
@@ -115,7 +120,7 @@ class SubsetShift(evaluate.Measurement):
             found["word_distance"] = _word_distance(texts, is_kept)
         if embeddings is not None:
             embeddings = np.asarray(embeddings, dtype=float)
-            found["mmd"] = _mmd(embeddings[is_kept], embeddings)
+            found["mmd"] = _mmd(embeddings, is_kept)
             found["frechet"] = _frechet(embeddings[is_kept], embeddings)
         return found
 
@@ -138,7 +143,7 @@ def _group_distance(groups: pd.Series, is_kept: np.ndarray) -> float:
 
 
 def _word_distance(texts: Sequence[str], is_kept: np.ndarray) -> float:
-    words = pd.Series(texts).str.lower().str.findall(r"\w+").explode().dropna()
+    words = pd.Series(list(texts)).str.lower().str.findall(r"\w+").explode().dropna()
     whole = words.value_counts(normalize=True)
     part = words[is_kept[words.index]].value_counts(normalize=True).reindex(whole.index, fill_value=0.0)
     middle = (whole + part) / 2
@@ -151,21 +156,20 @@ def _relative_entropy(left: pd.Series, right: pd.Series) -> float:
     return float((left[present] * np.log2(left[present] / right[present])).sum())
 
 
-def _mmd(part: np.ndarray, whole: np.ndarray) -> float:
+def _mmd(embeddings: np.ndarray, is_kept: np.ndarray) -> float:
+    """A row is in both samples, so pairs of a row with itself are left out of all three terms."""
     rng = np.random.default_rng(0)
-    part, whole = (values[rng.permutation(len(values))[:_MMD_ROWS]] for values in (part, whole))
-    scale = np.median(distances := _squared_distances(whole, whole)[np.triu_indices(len(whole), 1)])
-    if not distances.size or scale <= _TINY:
-        return 0.0
+    whole = rng.permutation(len(embeddings))[:_MMD_ROWS]
+    part = rng.permutation(np.flatnonzero(is_kept))[:_MMD_ROWS]
+    if len(part) < 2:
+        return float("nan")
+    scale = np.median(_squared_distances(embeddings[whole], embeddings[whole])[np.triu_indices(len(whole), 1)])
 
-    def mean(left: np.ndarray, right: np.ndarray, is_same: bool) -> float:
-        kernel = np.exp(-_squared_distances(left, right) / scale)
-        if not is_same:
-            return float(kernel.mean())
-        pairs = len(left) * (len(left) - 1)
-        return float((kernel.sum() - np.trace(kernel)) / max(1, pairs))
+    def mean(left: np.ndarray, right: np.ndarray) -> float:
+        kernel = np.exp(-_squared_distances(embeddings[left], embeddings[right]) / max(scale, _TINY))
+        return float(kernel[left[:, None] != right].mean())
 
-    return mean(part, part, True) + mean(whole, whole, True) - 2 * mean(part, whole, False)
+    return mean(part, part) + mean(whole, whole) - 2 * mean(part, whole)
 
 
 def _squared_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import linalg, stats
 from scipy.spatial.distance import jensenshannon
@@ -44,10 +45,9 @@ def test_nothing_has_shifted_where_all_is_kept() -> None:
         texts=["one two", "three"] * 10,
         embeddings=RNG.normal(size=(20, 3)),
     )
-    assert found.pop("mmd") < 0.05
     assert found.pop("length_ratio") == 1
     assert found == pytest.approx(dict.fromkeys(found, 0.0), abs=1e-9)
-    assert found.keys() == {"length_distance", "group_distance", "word_distance", "frechet"}
+    assert found.keys() == {"length_distance", "group_distance", "word_distance", "mmd", "frechet"}
 
 
 def test_lengths_and_groups() -> None:
@@ -79,6 +79,32 @@ def test_embeddings() -> None:
     random = SubsetShift().compute(kept=drawn, lengths=np.ones(300), embeddings=points)
     assert found["mmd"] > 10 * abs(random["mmd"])
     assert found["frechet"] > 5 * random["frechet"]
+
+
+def test_mmd_of_random_subsets_is_around_zero() -> None:
+    """A row that is in both samples must not pull them together."""
+    points = RNG.normal(size=(30, 3))
+
+    def mmd(kept: np.ndarray) -> float:
+        return SubsetShift().compute(kept=kept, lengths=np.ones(30), embeddings=points)["mmd"]
+
+    found = [mmd(np.isin(np.arange(30), RNG.permutation(30)[:10])) for _ in range(100)]
+    assert abs(np.mean(found)) < 3 * np.std(found) / 10
+    assert min(found) < 0 < max(found)
+    assert np.isnan(mmd(np.arange(30) == 4))
+
+
+def test_texts_of_a_filtered_table() -> None:
+    """Its index is not the number of the row."""
+    texts = ["red red blue", "blue green", "Red!"]
+    expected = SubsetShift().compute(kept=[True, False, True], lengths=[1, 1, 1], texts=texts)
+    found = SubsetShift().compute(kept=[True, False, True], lengths=[1, 1, 1], texts=pd.Series(texts, index=[2, 0, 1]))
+    assert found == expected
+
+
+def test_overlap_of_more_rows_than_there_are() -> None:
+    with pytest.raises(ValueError, match="at most 2 rows, those with both scores, got 3"):
+        ScoreAgreement().compute(left=[1.0, 2.0, np.nan], right=[1.0, 2.0, 3.0], keep=3)
 
 
 def test_nothing_kept() -> None:
