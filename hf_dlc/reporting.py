@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from datasets import ClassLabel, Dataset, Image
+from datasets import ClassLabel, Dataset, Image, Value
 
 from . import __version__
 from .columns import SCORED_STATUSES
@@ -186,7 +186,7 @@ class PruneReport:
         Raises:
             ValueError: If `pruned` has rows that `scored` has not, or has them in another order.
         """
-        kept = _places(scored, pruned, prefix) if isinstance(pruned, Dataset) else np.asarray(pruned, dtype=np.int64)
+        kept = _places(scored, pruned) if isinstance(pruned, Dataset) else np.asarray(pruned, dtype=np.int64)
         is_kept = np.zeros(len(scored), dtype=bool)
         is_kept[kept] = True
         scores, tokens = _scores(scored, prefix), _column(scored, f"{prefix}_tokens")
@@ -246,13 +246,17 @@ def _column(dataset: Dataset, name: str) -> np.ndarray:
     return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float64)
 
 
-def _places(scored: Dataset, pruned: Dataset, prefix: str) -> np.ndarray:
-    """Which rows of `scored` those of `pruned` are, by their scores; rows with the same scores are told by order."""
-    names = [f"{prefix}_{kind}" for kind in ("confidence", "loss", "tokens")]
-    wanted, there = (np.stack([_column(rows, name) for name in names], axis=1) for rows in (pruned, scored))
+def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
+    """Which rows of `scored` those of `pruned` are; rows that are the same are told by their order."""
+    names = [
+        name
+        for name, feature in pruned.features.items()
+        if isinstance(feature, (Value, ClassLabel)) and name in scored.column_names
+    ]
+    wanted, there = (_row_digests(rows, names) for rows in (pruned, scored))
     places, start = np.empty(len(wanted), dtype=np.int64), 0
-    for number, row in enumerate(wanted):
-        while start < len(there) and not np.array_equal(there[start], row):
+    for number, digest in enumerate(wanted):
+        while start < len(there) and there[start] != digest:
             start += 1
         if start == len(there):
             raise ValueError(
@@ -261,6 +265,11 @@ def _places(scored: Dataset, pruned: Dataset, prefix: str) -> np.ndarray:
             )
         places[number], start = start, start + 1
     return places
+
+
+def _row_digests(dataset: Dataset, names: list[str]) -> np.ndarray:
+    table = dataset.with_format(None).select_columns(names).to_pandas()
+    return pd.util.hash_pandas_object(table, index=False).to_numpy()
 
 
 def _scores(scored: Dataset, prefix: str) -> dict[str, np.ndarray]:

@@ -386,6 +386,16 @@ def test_groups_are_counted() -> None:
     }
 
 
+def test_kept_rows_are_told_from_others_with_the_same_scores() -> None:
+    """Also where they have none."""
+    features = {"label": ClassLabel(names=["cat", "dog"])}
+    confidence = [1.0, 1.0, 1.0, 1.0, float("nan")]
+    statuses = [OK] * 4 + [EMPTY_RESPONSE]
+    dataset = scored_dataset({"label": [0, 1, 0, 1, 0]}, confidence, statuses, features=features)
+    dataset = dataset.map(lambda row: {"dlc_tokens": 1}, remove_columns="dlc_tokens")
+    assert report(dataset, dataset.select([1, 3, 4])).kept.tolist() == [1, 3, 4]
+
+
 class Tags(HTMLParser):
     """Collects all tags, attributes and text."""
 
