@@ -348,14 +348,16 @@ def split_rows(options: StudyArguments, scorer: DLCScorer) -> tuple[Dataset, Dat
     return rows.select(np.sort(order[options.eval_rows : end])), rows.select(np.sort(order[: options.eval_rows]))
 
 
-def harness_accuracies(trained: DLCScorer, tasks: Sequence[str | dict[str, Any]]) -> dict[str, float]:
+def harness_accuracies(trained: DLCScorer, tasks: Sequence[str]) -> dict[str, float]:
     """Accuracy in tasks of lm-evaluation-harness, with their own prompts and numbers of examples."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
     model = HFLM(pretrained=trained.model, tokenizer=trained.processor, batch_size="auto")
     results = simple_evaluate(model=model, tasks=list(tasks))["results"]
-    return {task: found["acc,none"] for task, found in results.items() if "acc,none" in found}
+    if missing := [task for task in tasks if "acc,none" not in results.get(task, {})]:
+        raise ValueError(f"tasks must measure accuracy (acc), got {', '.join(missing)}.")
+    return {task: results[task]["acc,none"] for task in tasks}  # without the parts of a group such as mmlu
 
 
 if __name__ == "__main__":

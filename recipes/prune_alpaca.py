@@ -368,6 +368,7 @@ def write_results(
         "kept_indices": kept,
     }
     (output / "summary.md").write_text(summary, encoding="utf-8")
+    (output / "report.html").unlink(missing_ok=True)  # of the run that is replaced
     if options.html_report and find_spec("matplotlib"):
         (output / "report.html").write_text(found.to_html(f"What was kept of {options.dataset}"), encoding="utf-8")
     write_json(output / "manifest.json", manifest)  # last: it tells that all is there

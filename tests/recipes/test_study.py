@@ -155,10 +155,15 @@ def test_recipe_saves_the_adapter(llama_folder: Path, rows_file: Path, tmp_path:
 
 def test_choice_of_the_highest_likelihood_a_token(scorer: DLCScorer) -> None:
     """Not of the sum, in which a long answer would never win."""
-    rows = Dataset.from_list([{"question": "What?", "choices": ["fox", "the lazy dog " * 5, "Ω"], "answer": 1}])
-    candidates = [{"instruction": "What?", "input": "", "output": text} for text in rows[0]["choices"]]
-    losses = scorer.score(Dataset.from_list(candidates))["dlc_loss"][:]
-    assert finetune_lora.choose(finetune_lora.judge(scorer), rows).tolist() == [int(np.argmin(losses)) == 1]
+    choices = ["fox", "Ω" * 6, "the lazy dog"]
+    candidates = [{"instruction": "What?", "input": "", "output": text} for text in choices]
+    scored = scorer.score(Dataset.from_list(candidates))
+    means = np.array(scored["dlc_loss"][:])
+    by_mean, by_sum = int(means.argmin()), int((means * scored["dlc_tokens"][:]).argmin())
+    assert by_mean != by_sum
+    for answer in range(3):
+        rows = Dataset.from_list([{"question": "What?", "choices": choices, "answer": answer}])
+        assert finetune_lora.choose(finetune_lora.judge(scorer), rows).tolist() == [answer == by_mean]
 
 
 def test_questions_of_llm_adapters() -> None:
