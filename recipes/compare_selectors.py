@@ -46,6 +46,7 @@ from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.digest import json_digest
 from hf_dlc.execution.distributed import cpu_threads, process_state
+from hf_dlc.execution.journal import JournalError
 
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,15 @@ class StudyArguments(TrainingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for arm in [*self.arms, *self.finalists]:
+            if arm in ("random", "full"):
+                raise ValueError(f"arms must be other than random and all rows, which are always there, got {arm!r}.")
             parse_arm(arm)
+        for budget in [*self.budgets, self.screening_budget]:
+            if not 0 < budget < 1:
+                raise ValueError(f"budgets must be shares of the pool between 0 and 1, got {budget}.")
+        for name in ("seeds", "eval_rows", "num_finalists"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if unknown := set(self.matchings.split(",")) - {"rows", "tokens"}:
             raise ValueError(f"matchings must be rows, tokens or both, got {', '.join(sorted(unknown))}.")
         part = _PART.fullmatch(self.part)
@@ -139,10 +148,10 @@ def main(args: list[str] | None = None) -> None:
     try:
         study = Study(options, replace(config, prefix="dlc"))
         results = study.run()
-    except (ImportError, OSError, ValueError) as error:
+        if options.is_first:
+            print(write_report(results, study.output))
+    except (ImportError, JournalError, MemoryError, OSError, ValueError) as error:
         sys.exit(str(error))
-    if options.is_first:
-        print(write_report(results, study.output))
 
 
 class Study:

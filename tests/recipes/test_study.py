@@ -230,6 +230,9 @@ def test_cells_of_another_training_are_refused(study: Callable[..., Path]) -> No
     assert len(list((output / "cells").iterdir())) == 2  # before anything is trained
     with pytest.raises(SystemExit, match="is of other rows, masking or model"):
         study(*SMALL, "--schedule", "0, 0.3")
+    (output / "scored.json").unlink()
+    with pytest.raises(SystemExit, match="journal"):
+        study(*SMALL, "--schedule", "0, 0.3")
 
 
 def test_parts_make_the_whole(
@@ -404,6 +407,21 @@ def test_plain_loss_costs_one_level() -> None:
         study_report.scoring_share(arm, 4) for arm in ("random", "longest", "plain easiest", "loss flexrand 0.5")
     ]
     assert shares == [0.0, 0.0, 0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("budgets", [0.3, 2.0]), ("screening_budget", 0.0), ("seeds", 0), ("eval_rows", 0), ("num_finalists", 0)],
+)
+def test_options_out_of_range(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=r"budgets must be|must be at least 1"):
+        compare_selectors.StudyArguments(**{name: value})
+
+
+@pytest.mark.parametrize("arm", ["random", "full"])
+def test_what_every_arm_is_compared_with_is_none(arm: str) -> None:
+    with pytest.raises(ValueError, match="which are always there"):
+        compare_selectors.StudyArguments(finalists=[arm])
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "2", "x"])
