@@ -103,7 +103,7 @@ def write_report(results: StudyResults, output: Path) -> str:
     parts += [verdicts(found) for found in comparisons.values()]
     text = "\n\n".join([*parts, costs(results)])
     (output / "study.md").write_text(text + "\n", encoding="utf-8")
-    rows = [comparison._asdict() for found in comparisons.values() for comparison in found]
+    rows = [as_json(comparison) for found in comparisons.values() for comparison in found]
     write_json(output / "study.json", {"options": asdict(results.options), "comparisons": rows})
     if find_spec("matplotlib"):
         draw(results, comparisons[METRICS[0]], output / "study.png")
@@ -134,6 +134,14 @@ class Comparison(NamedTuple):
             word = "better than" if (self.difference < 0) == self.metric.startswith("loss") else "worse than"
         where = f"at keep {self.budget:g} of the {self.matching}"
         return f"{self.arm} is {word} random {where} ({numbers}, p = {self.p:.3f})."
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """JSON has no infinity: the bounds of an interval of one seed are null."""
+    return {
+        name: None if isinstance(value, float) and not np.isfinite(value) else value
+        for name, value in comparison._asdict().items()
+    }
 
 
 def compare(results: StudyResults, metric: str) -> list[Comparison]:

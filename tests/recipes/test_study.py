@@ -383,6 +383,7 @@ def test_one_seed_tells_nothing(tmp_path: Path) -> None:
     assert "is better" not in text
     assert "is worse" not in text
     assert text.count("is not distinguishable from random") == 6
+    assert "Infinity" not in (tmp_path / "study.json").read_text(encoding="utf-8")
     assert (tmp_path / "study.png").is_file()
 
 
