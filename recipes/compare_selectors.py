@@ -7,8 +7,8 @@ Some rows are held out; the others, the pool, are scored once. Then subsets of t
 is fine-tuned with LoRA on each, and the loss on the held-out rows is compared, in two stages:
 
     screening    every arm at one budget with one seed; the best ones go on
-    confirming   these, random rows and all rows, at every budget with several seeds, which draw the subsets, the
-                 adapters and the order of the rows alike in all arms: differences are taken seed by seed
+    confirming   these, random rows and all rows, at every budget with several other seeds, of the subsets, the
+                 adapters and the order of the rows: differences are taken seed by seed
 
 Arms are named by what they rank by and how they choose: `confidence flexrand 0.75`, `loss easiest`, `gain hardest`,
 `plain flexrand 0.25` (plain is the loss of the unmasked model), `longest`, and `random`, which is always there.
@@ -196,7 +196,7 @@ class Study:
     # ---- scoring --------------------------------------------------------------------------------------------------
 
     def score(self) -> tuple[Dataset, float]:
-        """The pool with its scores, and the seconds that they took when they were computed."""
+        """The pool with its scores, and their seconds: of a scoring that was stopped, those of its last run only."""
         path, folder = self.output / "scored.json", self.output / "scored"
         if not self.options.is_first:
             self.wait_for(path.is_file, "the scores")
