@@ -37,7 +37,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars, load_from_disk
-from finetune_lora import TrainingOptions, choose, core_seconds, held_out_losses, judge, train_lora
+from finetune_lora import (
+    TrainingOptions,
+    choose,
+    core_seconds,
+    held_out_losses,
+    judge,
+    read_question,
+    train_lora,
+)
 from prune_alpaca import RecipeArguments, load_scorer, read_dataset
 from study_report import METRICS, Cell, StudyResults, write_report
 
@@ -170,7 +178,8 @@ class Study:
         texts = [part["input_ids"][:] for part in (self.rows, self.scorer.tokenize(self.held_out))]
         training = {name: getattr(options, name) for name in TrainingOptions.__dataclass_fields__}
         scorer = self.scorer.describe()
-        self.identity = json_digest([texts, training, scorer["model_digest"]])
+        questions = self.choices and [read_question(row) for row in self.choices]
+        self.identity = json_digest([texts, training, scorer["model_digest"], questions, options.tasks])
         self.scoring_identity = json_digest([texts, scorer])
 
     def run(self) -> StudyResults:
@@ -223,7 +232,7 @@ class Study:
         todo = [cell for cell in cells[index::count] if cell not in there]
         for number, cell in enumerate(todo, start=1):
             found = self.train(cell)
-            write_json(self.path(cell), {**found, "identity": self.identity})
+            write_json(self.path(cell), {**found, "identity": self.identity_of(cell)})
             loss, seconds = found[METRICS[0]], found["seconds"]
             logger.info("%d of %d: %s: loss %.4f, %.0f s", number, len(todo), cell.name, loss, seconds)
         self.wait_for(lambda: all(self.path(cell).is_file() for cell in cells), "the models")
@@ -236,9 +245,15 @@ class Study:
     def read(self, cell: Cell) -> dict[str, Any]:
         """What came out of a trained cell."""
         found = json.loads(self.path(cell).read_text(encoding="utf-8"))
-        if found["identity"] != self.identity:
-            raise ValueError(f"{self.path(cell)} is of other rows, model or training. Pass another --output_dir.")
+        if found["identity"] != self.identity_of(cell):
+            raise ValueError(
+                f"{self.path(cell)} is of other rows, model, training or questions. Pass another --output_dir."
+            )
         return found
+
+    def identity_of(self, cell: Cell) -> str:
+        """Of the chosen rows, too: the same arm chooses others by the scores of another masking."""
+        return json_digest([self.identity, choose_rows(self.scored, cell).tolist()])
 
     def train(self, cell: Cell) -> dict[str, Any]:
         """Fine-tune on the subset of a cell, and measure."""

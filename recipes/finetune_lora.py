@@ -39,6 +39,7 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, Train
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.cache import write_json
+from hf_dlc.columns import NAN_SCORE
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
 
@@ -228,8 +229,12 @@ def held_out(options: FinetuneArguments, dataset: str) -> Dataset:
 def held_out_losses(judge: DLCScorer, rows: Dataset) -> dict[str, float]:
     """Mean over rows, which is what the score is made of, and over tokens, in which long responses count for more."""
     scored = judge.score(rows, num_threads=torch.get_num_threads())
-    losses, tokens = np.array(scored["dlc_loss"][:]), np.array(scored["dlc_tokens"][:])
+    losses, tokens, statuses = (np.array(scored[f"dlc_{name}"][:]) for name in ("loss", "tokens", "status"))
+    if broken := int((statuses == NAN_SCORE).sum()):
+        raise ValueError(f"the model gives NaN for {broken} of {len(rows)} held-out rows: lower the learning_rate.")
     is_scored = tokens > 0
+    if not is_scored.any():
+        raise ValueError(f"a held-out row must have a target token, got none in {len(rows)} rows.")
     per_token = np.average(losses[is_scored], weights=tokens[is_scored])
     return {"loss per row": float(losses[is_scored].mean()), "loss per token": float(per_token)}
 

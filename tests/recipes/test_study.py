@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_held_out_losses_are_those_of_the_model_with_its_adapters(scorer: DLCSco
     ):
         assert found["loss per row"] == pytest.approx((sums / counts).mean(), abs=1e-4)
         assert found["loss per token"] == pytest.approx(sums.sum() / counts.sum(), abs=1e-4)
+
+
+def test_held_out_rows_without_a_loss_are_refused(scorer: DLCScorer) -> None:
+    judge = finetune_lora.judge(scorer)
+    with pytest.raises(ValueError, match="got none in 2 rows"):
+        finetune_lora.held_out_losses(judge, Dataset.from_list([{**ROWS[0], "output": ""}] * 2))
+    with torch.no_grad():
+        judge.model.lm_head.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="NaN for 3 of 3 held-out rows: lower"):
+        finetune_lora.held_out_losses(judge, Dataset.from_list(ROWS[:3]))
 
 
 def test_only_adapters_are_trained(scorer: DLCScorer) -> None:
@@ -225,7 +236,7 @@ SMALL = ["--finalists", "longest", "--seeds", "1", "--budgets", "0.4", "--matchi
 def test_cells_of_another_training_are_refused(study: Callable[..., Path]) -> None:
     output = study(*SMALL)
     (output / "cells" / "longest_rows_0.4_1.json").unlink()
-    with pytest.raises(SystemExit, match="is of other rows, model or training"):
+    with pytest.raises(SystemExit, match="is of other rows, model, training"):
         study(*SMALL, "--epochs", "2")
     assert len(list((output / "cells").iterdir())) == 2  # before anything is trained
     with pytest.raises(SystemExit, match="is of other rows, masking or model"):
@@ -233,6 +244,24 @@ def test_cells_of_another_training_are_refused(study: Callable[..., Path]) -> No
     (output / "scored.json").unlink()
     with pytest.raises(SystemExit, match="journal"):
         study(*SMALL, "--schedule", "0, 0.3")
+
+
+def test_cells_of_other_scores_are_refused(study: Callable[..., Path]) -> None:
+    """An arm that chooses by scores of another masking has chosen other rows; random rows are the same."""
+    by_score = ["--finalists", "gain hardest", *SMALL[2:]]
+    output = study(*by_score)
+    (output / "scored.json").unlink()
+    shutil.rmtree(output / "journal")
+    with pytest.raises(SystemExit, match=r"gain_hardest_rows_0\.4_1\.json is of other rows"):
+        study(*by_score, "--masking", "random", "--schedule", "0, 0.5, 0.9")
+
+
+def test_cells_of_other_questions_are_refused(study: Callable[..., Path], tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"question": "2 + 2 =", "choices": ["4", "5"], "answer": 0}), encoding="utf-8")
+    study(*SMALL)
+    with pytest.raises(SystemExit, match="questions"):
+        study(*SMALL, "--choices", str(questions))
 
 
 def test_parts_make_the_whole(
