@@ -29,7 +29,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -186,13 +186,14 @@ class Study:
         """Both stages."""
         options = self.options
         self.scored, scoring_seconds = self.score()
-        screening = [] if options.finalists else self.train_all(screening_cells(options))
+        screening = {} if options.finalists else self.train_all(screening_cells(options))
         finalists = options.finalists or best_arms(screening, options.num_finalists)
         confirming = self.train_all(confirming_cells(options, finalists))
         return StudyResults(
             dataset=Path(options.dataset).name,
             options=options,
             config=self.scorer.config,
+            dtype=str(self.scorer.model.dtype).removeprefix("torch."),
             fractions=self.scorer.schedule_,
             target_tokens=self.scored["dlc_tokens"][:],
             held_out_rows=len(self.held_out),
@@ -208,7 +209,7 @@ class Study:
         """The pool with its scores, and their seconds: of a scoring that was stopped, those of its last run only."""
         path, folder = self.output / "scored.json", self.output / "scored"
         if not self.options.is_first:
-            self.wait_for(path.is_file, "the scores")
+            self.wait_for([path])
         if not path.is_file():
             start = time.perf_counter()
             threads = self.options.num_threads
@@ -235,7 +236,7 @@ class Study:
             write_json(self.path(cell), {**found, "identity": self.identity_of(cell)})
             loss, seconds = found[METRICS[0]], found["seconds"]
             logger.info("%d of %d: %s: loss %.4f, %.0f s", number, len(todo), cell.name, loss, seconds)
-        self.wait_for(lambda: all(self.path(cell).is_file() for cell in cells), "the models")
+        self.wait_for([self.path(cell) for cell in cells])
         return {cell: self.read(cell) for cell in cells}
 
     def path(self, cell: Cell) -> Path:
@@ -275,11 +276,13 @@ class Study:
             found |= harness_accuracies(trained, self.options.tasks)
         return found
 
-    def wait_for(self, is_there: Callable[[], bool], what: str) -> None:
-        """Until other parts have done their share."""
-        if not is_there():
-            logger.info("waiting for %s of other parts", what)
-        while not is_there():
+    def wait_for(self, paths: Sequence[Path]) -> None:
+        """Until other parts have written these files."""
+        waiting = 0
+        while missing := [path.name for path in paths if not path.is_file()]:
+            if len(missing) != waiting:
+                logger.info("waiting for %d files of other parts: %s", len(missing), ", ".join(missing[:3]))
+            waiting = len(missing)
             time.sleep(_WAIT_SECONDS)
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import re
+import reprlib
 import sys
 import tempfile
 import time
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 
 _CHOICE = re.compile(r"Answer\d+: (.*?)(?=\s+Answer\d+:|\n\n|$)", re.DOTALL)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_ANSWER = re.compile(rf"####\s*({_NUMBER.pattern})\s*$")
 
 
 @dataclass
@@ -68,6 +70,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         if self.trainer not in ("auto", "sft", "transformers"):
             raise ValueError(f"trainer must be 'auto', 'sft' or 'transformers', got {self.trainer!r}.")
+        if self.lora_layers is not None and self.lora_layers < 1:
+            raise ValueError(f"lora_layers must be at least 1, or left out for all layers, got {self.lora_layers}.")
 
 
 @dataclass
@@ -95,7 +99,9 @@ def main(args: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     disable_progress_bars()
     torch.set_num_threads(cpu_threads(options.num_threads))
+    output = Path(options.output_dir)
     try:
+        output.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before hours of training
         training = recipe_arguments(options, options.dataset, options.max_rows)
         scorer = load_scorer(training, config)
         rows = scorer.tokenize(read_dataset(training))
@@ -106,7 +112,6 @@ def main(args: list[str] | None = None) -> None:
         after = measure(judge(scorer, model), options)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    output = Path(options.output_dir)
     model.save_pretrained(output)
     results = {"rows": len(rows), "seconds": seconds, "before": before, "after": after}
     write_json(output / "results.json", {**results, "options": asdict(options)})
@@ -128,6 +133,8 @@ def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed:
 
     The weights of the scorer's model stay as they are. `model.unload()` takes the adapters off again.
     """
+    if not len(rows):
+        raise ValueError("no row can be trained on: none has a target token.")
     set_seed(seed)
     model = get_peft_model(scorer.model, lora_config(options, scorer.model.config.num_hidden_layers))
     is_sft = options.trainer == "sft" or (options.trainer == "auto" and find_spec("trl") is not None)
@@ -162,7 +169,7 @@ def core_seconds(seconds: float) -> float:
 
 def lora_config(options: TrainingOptions, num_layers: int) -> LoraConfig:
     """Adapters at the linear modules of all layers, or of the last."""
-    left_out = [str(layer) for layer in range(num_layers - (options.lora_layers or num_layers))]
+    left_out = [] if options.lora_layers is None else [str(layer) for layer in range(num_layers - options.lora_layers)]
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=options.lora_rank,
@@ -240,7 +247,10 @@ def held_out_losses(judge: DLCScorer, rows: Dataset) -> dict[str, float]:
 
 
 def choose(judge: DLCScorer, rows: Dataset) -> np.ndarray:
-    """Whether the right answer of each question has the highest log-likelihood a token."""
+    """
+    Whether the right answer of each question has the highest log-likelihood a token, where a template closes the
+    response with an end of turn that is learned, of that token, too.
+    """
     questions = [read_question(row) for row in rows]
     candidates = [
         {"instruction": question, "input": "", "output": choice}
@@ -261,20 +271,28 @@ def read_question(row: dict[str, Any]) -> tuple[str, list[str], int]:
     Question, choices and the place of the right one, from a row with `question`, `choices` and `answer` (a place), or
     from one of LLM-Adapters, which has all of it in one text.
     """
-    if "choices" in row:
-        return row["question"], list(row["choices"]), int(row["answer"])
-    text, answer_name = row["instruction"], row["answer"]
-    head, _, rest = text.partition("\n\n")
-    choices, right = [choice.strip() for choice in _CHOICE.findall(rest)], int(answer_name.removeprefix("answer")) - 1
+    try:
+        if "choices" in row:
+            question, choices, right = row["question"], list(row["choices"]), int(row["answer"])
+        else:
+            head, _, rest = row["instruction"].partition("\n\n")
+            question, choices = head.partition(": ")[2] or head, [text.strip() for text in _CHOICE.findall(rest)]
+            right = int(row["answer"].removeprefix("answer")) - 1
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "a question must have the columns question, choices and answer (the place of the right choice, from 0), "
+            f"or instruction and answer as LLM-Adapters has them, got {reprlib.repr(row)}."
+        ) from error
     if not 0 <= right < len(choices):
-        raise ValueError(f"a question needs a right answer among its choices, got {answer_name!r} for {choices}.")
-    return head.partition(": ")[2] or head, choices, right
+        raise ValueError(f"a question needs a right answer among its choices, got {row['answer']!r} for {choices}.")
+    return question, choices, right
 
 
 @torch.inference_mode()
 def answer(judge: DLCScorer, rows: Dataset, max_tokens: int = 256) -> np.ndarray:
     """Whether the last number that the model writes is the one after '####'."""
     tokenizer, model, right = padder(judge), judge.model.eval(), []
+    expected = [read_answer(row) for row in rows]
     for row in judge.tokenize(rows):
         prompt = row["input_ids"][: next(place for place, label in enumerate(row["labels"]) if label != -100)]
         given = torch.tensor([prompt], device=model.device)
@@ -286,9 +304,16 @@ def answer(judge: DLCScorer, rows: Dataset, max_tokens: int = 256) -> np.ndarray
             pad_token_id=tokenizer.pad_token_id,
         )
         numbers = _NUMBER.findall(tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True))
-        expected = rows[row["row"]]["answer"].rpartition("####")[2].strip()
-        right.append(bool(numbers) and as_number(numbers[-1]) == as_number(expected))
+        right.append(bool(numbers) and as_number(numbers[-1]) == expected[row["row"]])
     return np.array(right)
+
+
+def read_answer(row: dict[str, Any]) -> float:
+    """The number after '####'."""
+    found = _ANSWER.search(str(row.get("answer")))
+    if not found:
+        raise ValueError(f"the column answer must end in '####' and a number, got {reprlib.repr(row)}.")
+    return as_number(found[1])
 
 
 def as_number(text: str) -> float:

@@ -49,6 +49,8 @@ class StudyResults:
             What was compared.
         config ([`DLCConfig`]):
             How the pool was scored.
+        dtype (`str`):
+            Of the model.
         fractions (`Sequence[float]`):
             Masked fraction of each level.
         target_tokens (`Sequence[int]`):
@@ -68,6 +70,7 @@ class StudyResults:
     dataset: str
     options: StudyArguments
     config: DLCConfig
+    dtype: str
     fractions: Sequence[float]
     target_tokens: Sequence[int]
     held_out_rows: int
@@ -103,8 +106,14 @@ def write_report(results: StudyResults, output: Path) -> str:
     parts += [verdicts(found) for found in comparisons.values()]
     text = "\n\n".join([*parts, costs(results)])
     (output / "study.md").write_text(text + "\n", encoding="utf-8")
-    rows = [as_json(comparison) for found in comparisons.values() for comparison in found]
-    write_json(output / "study.json", {"options": asdict(results.options), "comparisons": rows})
+    record = {
+        "options": asdict(results.options),
+        "scoring_seconds": results.scoring_seconds,
+        "screening": [{**cell._asdict(), **found} for cell, found in results.screening.items()],
+        "confirming": [{**cell._asdict(), **found} for cell, found in results.confirming.items()],
+        "comparisons": [as_json(comparison) for found in comparisons.values() for comparison in found],
+    }
+    write_json(output / "study.json", record)
     if find_spec("matplotlib"):
         draw(results, comparisons[METRICS[0]], output / "study.png")
     return text
@@ -182,15 +191,17 @@ def holm(values: Sequence[float]) -> list[float]:
 def heading(results: StudyResults) -> str:
     """What was compared."""
     options, tokens = results.options, results.target_tokens
+    limit = "" if options.longest_row is None else f" of at most {options.longest_row} tokens"
+    layers = "all layers" if options.lora_layers is None else f"the last {options.lora_layers} layers"
     fractions = ", ".join(f"{fraction:.3g}" for fraction in results.fractions)
     return "\n".join(
         [
             "# Which rows are worth training on?",
             "",
-            f"- {len(tokens):,} rows of {results.dataset} to choose from, {results.held_out_rows:,} held out; "
+            f"- {len(tokens):,} rows of {results.dataset} to choose from, {results.held_out_rows:,} held out{limit}; "
             f"{np.mean(tokens):.0f} target tokens a row",
-            f"- LoRA of rank {options.lora_rank}, {options.epochs:g} epochs, {options.batch_size} rows a step, "
-            f"learning rate {options.learning_rate:g}",
+            f"- model {options.model} in {results.dtype}; LoRA of rank {options.lora_rank} in {layers}, "
+            f"{options.epochs:g} epochs, {options.batch_size} rows a step, learning rate {options.learning_rate:g}",
             f"- masking {results.config.masking}, masked fractions {fractions}",
             f"- confirmed with {options.seeds} seeds: {', '.join(results.finalists)}",
         ]
@@ -203,10 +214,13 @@ def screening_table(results: StudyResults) -> str:
     rows = []
     for arm in dict.fromkeys(cell.arm for cell in results.screening):
         found = [results.screening[Cell(arm, matching, budget, 0)] for matching in matchings]
-        mean = np.mean([cell[METRICS[0]] for cell in found])
-        rows.append([arm, f"{mean:.4f}", *(f"{cell[metric]:.4f}" for cell in found for metric in METRICS)])
+        losses = [cell[metric] for cell in found for metric in METRICS]
+        rows.append((np.mean(losses[:: len(METRICS)]), arm, losses))
     header = [f"equal {matching}: {metric}" for matching in matchings for metric in METRICS]
-    body = table(["arm", f"mean {METRICS[0]}", *header], sorted(rows, key=lambda row: row[1]))
+    body = table(
+        ["arm", f"mean {METRICS[0]}", *header],
+        [[arm, *(f"{loss:.4f}" for loss in (mean, *losses))] for mean, arm, losses in sorted(rows)],
+    )
     return f"## Screening: keep {budget:g}, one seed\n\n{body}"
 
 

@@ -188,6 +188,51 @@ def test_questions_of_llm_adapters() -> None:
         finetune_lora.read_question({**row, "answer": "answer4"})
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "2 + 2 =", "choices": ["4", "5"], "answer": "four"},
+        {"question": "2 + 2 =", "choices": ["4", "5"]},
+        {"question": "2 + 2 =", "choices": None, "answer": 0},
+        {"instruction": "2 + 2 =", "answer": None},
+        {"prompt": "2 + 2 ="},
+    ],
+)
+def test_questions_that_are_none(row: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"must have the columns question, choices and answer .* got \{"):
+        finetune_lora.read_question(row)
+
+
+@pytest.mark.parametrize("place", [-1, 2])
+def test_right_answer_must_be_a_choice(place: int) -> None:
+    with pytest.raises(ValueError, match=f"among its choices, got {place}"):
+        finetune_lora.read_question({"question": "2 + 2 =", "choices": ["4", "5"], "answer": place})
+
+
+def test_numbers_of_answers() -> None:
+    assert finetune_lora.read_answer({"answer": "6 - 2 = 4\n#### -1,234.50 "}) == -1234.5
+    for text in (None, "4", "#### four", "#### 4 apples"):
+        with pytest.raises(ValueError, match="must end in '####' and a number"):
+            finetune_lora.read_answer({"answer": text})
+
+
+def test_folder_that_cannot_be_written_is_known_before_training(rows_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(SystemExit, match="file"):
+        finetune_lora.main(["--dataset", str(rows_file), "--output_dir", str(tmp_path / "file"), "--model", "none"])
+
+
+def test_adapters_in_no_layer() -> None:
+    with pytest.raises(ValueError, match="lora_layers must be at least 1"):
+        finetune_lora.TrainingOptions(lora_layers=0)
+
+
+def test_no_row_to_train_on(scorer: DLCScorer) -> None:
+    rows = scorer.tokenize(Dataset.from_list([{**ROWS[0], "output": ""}]))
+    with pytest.raises(ValueError, match="no row can be trained on"):
+        finetune_lora.train_lora(scorer, rows, finetune_lora.TrainingOptions(), 0)
+
+
 # ---- the study -----------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +263,7 @@ def test_a_study_from_screening_to_verdicts(
     assert finalists < set(ARMS)
     assert len(found["comparisons"]) == 2 * 2 * 2 * 2  # metrics, matchings, budgets, finalists
     assert text.count(" than random ") + text.count(" from random ") == 16
+    assert "in float32; LoRA of rank 16 in all layers, 1 epochs" in text
     assert (output / "study.png").is_file()
     cells = sorted((output / "cells").iterdir())
     trained: list[Any] = []
@@ -378,6 +424,7 @@ def results_of(differences: dict[str, float], seeds: int = 6) -> study_report.St
         "rows.jsonl",
         options,
         DLCConfig(),
+        "float32",
         (0.0, 0.1),
         [3, 5],
         7,
@@ -398,7 +445,9 @@ def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
         assert section.count("gain flexrand 0.5 is better than random at keep 0.2 of the ") == 2
         assert section.count("longest is not distinguishable from random at keep 0.2 of the ") == 2
         assert "corrected for 6 comparisons (Holm)" in section
-    found = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))["comparisons"]
+    record = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    assert [len(record[name]) for name in ("screening", "confirming")] == [0, 6 * (1 + 2 * 4)]
+    found = record["comparisons"]
     assert len(found) == 3 * 6
     assert next(one for one in found if one["arm"] == "loss easiest")["difference"] == pytest.approx(0.3, abs=0.03)
     assert "| loss easiest | 8 s | 100, 13 s |" in text
