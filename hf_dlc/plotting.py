@@ -160,5 +160,5 @@ def _groups(axes: Axes, rows: _Rows) -> None:
 
 def _plain(name: str) -> str:
     """A name from a dataset as a label: no mathematics of matplotlib, nothing unprintable, not too long."""
-    text = "".join(c if c.isprintable() else " " for c in str(name)).replace("$", r"\$")
-    return text if len(text) <= 24 else text[:23] + "…"
+    text = "".join(c if c.isprintable() else " " for c in str(name))
+    return (text if len(text) <= 24 else text[:23] + "…").replace("$", r"\$")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import platform
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, Image, Value
 
 from . import __version__
-from .columns import SCORED_STATUSES
+from .columns import SCORED_STATUSES, score_features
 from .rendering import Example, Examples, Lines, Name, Section, Table, one_line, to_html, to_markdown
 
 
@@ -165,7 +166,8 @@ class PruneReport:
             scored ([`~datasets.Dataset`]):
                 Dataset with score columns. Where it has the per-level columns, plain loss (level 0) is compared too.
             pruned ([`~datasets.Dataset`] or `Sequence[int]`):
-                Some of its rows, in its order, as a selector returns them; or their indices.
+                Some of its rows, in its order, as a selector returns them; or their indices, each once; or a boolean
+                for each row of `scored`.
             column (`str`, *optional*, defaults to `"dlc_confidence"`):
                 Column by which rows were selected.
             prefix (`str`, *optional*, defaults to `"dlc"`):
@@ -184,9 +186,12 @@ class PruneReport:
             [`PruneReport`]
 
         Raises:
-            ValueError: If `pruned` has rows that `scored` has not, or has them in another order.
+            TypeError: If `scored` is not a [`~datasets.Dataset`], such as a dictionary of splits.
+            ValueError: If `pruned` has rows that `scored` has not, or has them twice or in another order, or if a
+                column is missing or of a type that cannot be used.
         """
-        kept = _places(scored, pruned) if isinstance(pruned, Dataset) else np.asarray(pruned, dtype=np.int64)
+        _check_columns(scored, [column, *score_features(prefix)], group_by, flag_column)
+        kept = _places(scored, pruned) if isinstance(pruned, Dataset) else _indices(pruned, len(scored))
         is_kept = np.zeros(len(scored), dtype=bool)
         is_kept[kept] = True
         scores, tokens = _scores(scored, prefix), _column(scored, f"{prefix}_tokens")
@@ -210,7 +215,8 @@ class PruneReport:
             "Rows without a score": np.flatnonzero(np.isnan(scores["confidence"])),
         }
         sections += [show(title, rows[:examples]) for title, rows in others.items() if len(rows)]
-        return cls(tuple(sections), scored, kept, column, prefix, tuple(schedule) if schedule else None, group_by)
+        levels = None if schedule is None else tuple(map(float, schedule))
+        return cls(tuple(sections), scored, kept, column, prefix, levels, group_by)
 
     def to_markdown(self) -> str:
         """The report as Markdown. Dataset text stands in code blocks, as JSON, and cannot act as markup."""
@@ -246,6 +252,33 @@ def _column(dataset: Dataset, name: str) -> np.ndarray:
     return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float64)
 
 
+def _check_columns(scored: Dataset, needed: list[str], group_by: str | None, flag_column: str | None) -> None:
+    if not isinstance(scored, Dataset):
+        raise TypeError(f"scored must be a Dataset, got {type(scored).__name__}. Pass one of its splits.")
+    others = [name for name in (group_by, flag_column) if name is not None]
+    if missing := [name for name in [*needed, *others] if name not in scored.column_names]:
+        raise ValueError(f"scored must have the columns {', '.join(missing)}, got {', '.join(scored.column_names)}.")
+    if group_by is not None and not isinstance(scored.features[group_by], (Value, ClassLabel)):
+        raise ValueError(f"group_by must name a column of single values, got {scored.features[group_by]}.")
+    if flag_column is not None and getattr(scored.features[flag_column], "dtype", None) not in ("bool", "int64"):
+        # a text "False" would be true
+        raise ValueError(f"flag_column must hold true and false, got {scored.features[flag_column]}.")
+
+
+def _indices(kept: Sequence[int], count: int) -> np.ndarray:
+    """Row numbers, also where a boolean for each row was given."""
+    places = np.asarray(kept) if len(kept) else np.empty(0, dtype=np.int64)
+    if places.dtype == bool and places.shape == (count,):
+        return np.flatnonzero(places)
+    is_valid = np.issubdtype(places.dtype, np.integer) and places.ndim == 1
+    if not is_valid or len(np.unique(places)) < len(places) or (places < 0).any() or (places >= count).any():
+        raise ValueError(
+            f"pruned must be rows of scored, as a Dataset, indices from 0 to {count - 1}, each once, or a boolean for "
+            f"each of the {count} rows, got {reprlib.repr(kept)}."
+        )
+    return places
+
+
 def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
     """Which rows of `scored` those of `pruned` are; rows that are the same are told by their order."""
     names = [
@@ -273,8 +306,7 @@ def _row_digests(dataset: Dataset, names: list[str]) -> np.ndarray:
 
 
 def _scores(scored: Dataset, prefix: str) -> dict[str, np.ndarray]:
-    names = [name for name in ("confidence", "loss", "gain") if f"{prefix}_{name}" in scored.column_names]
-    scores = {name: _column(scored, f"{prefix}_{name}") for name in names}
+    scores = {name: _column(scored, f"{prefix}_{name}") for name in ("confidence", "loss", "gain")}
     if f"{prefix}_level_loss" in scored.column_names:
         scores["plain loss"] = np.array([levels[0] for levels in scored[f"{prefix}_level_loss"]], dtype=np.float64)
     return scores

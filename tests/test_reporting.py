@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
 from scipy import stats
 
 from hf_dlc.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
@@ -359,6 +359,37 @@ def test_pruned_rows_are_found_again() -> None:
     for wrong in (dataset.select([3, 0]), rows_of_all_kinds(41).select([40])):
         with pytest.raises(ValueError, match="must hold rows of scored, in their order, but its row"):
             report(dataset, wrong)
+
+
+def test_rows_that_were_kept_can_be_indices_or_booleans() -> None:
+    dataset = rows_of_all_kinds()
+    mask = np.isin(np.arange(40), [3, 5, 39])
+    for kept in ([3, 5, 39], np.array([3, 5, 39]), mask, mask.tolist()):
+        assert report(dataset, kept).kept.tolist() == [3, 5, 39]
+
+
+@pytest.mark.parametrize("kept", [[-1], [40], [3, 3], [0.5], ["3"], [True, False], [[1], [2]]])
+def test_rows_that_none_can_be(kept: list[Any]) -> None:
+    with pytest.raises(ValueError, match="pruned must be rows of scored"):
+        report(rows_of_all_kinds(), kept)
+
+
+def test_columns_that_cannot_be_used() -> None:
+    dataset = rows_of_all_kinds().add_column("tags", [["a"]] * 40)
+    with pytest.raises(ValueError, match="must have the columns dlc_gain, size, got output, topic"):
+        report(dataset.remove_columns("dlc_gain"), [0], group_by="size")
+    with pytest.raises(ValueError, match="group_by must name a column of single values"):
+        report(dataset, [0], group_by="tags")
+    with pytest.raises(ValueError, match="flag_column must hold true and false"):
+        report(dataset, [0], flag_column="topic")
+    with pytest.raises(TypeError, match="must be a Dataset, got DatasetDict"):
+        report(DatasetDict(train=dataset), [0])
+
+
+def test_schedule_can_be_an_array() -> None:
+    found = PruneReport.from_datasets(rows_of_all_kinds(), [0], schedule=np.array([0.0, 0.25]))
+    assert found.schedule == (0.0, 0.25)
+    assert found.plot().axes[2].get_xlabel() == "masked fraction of the weights"
 
 
 def test_overlap_with_simpler_rules() -> None:
