@@ -139,6 +139,7 @@ def test_trl_trains_on_the_same_tokens(scorer: DLCScorer) -> None:
         found.append(mean_loss(model, encoded))
         model.unload()
     assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert not scorer.model.is_activation_checkpointing  # no more than before
 
 
 def test_recipe_saves_the_adapter(llama_folder: Path, rows_file: Path, tmp_path: Path, capsys: Any) -> None:
