@@ -110,6 +110,8 @@ class SubsetShift(evaluate.Measurement):
         is_kept, lengths = np.asarray(kept, dtype=bool), np.asarray(lengths, dtype=float)
         if not is_kept.any():
             raise ValueError(f"at least one row must be kept to be compared with all, got none of {len(is_kept)}.")
+        if not lengths.sum() > 0:
+            raise ValueError(f"lengths must be numbers with a positive sum, got a sum of {lengths.sum()}.")
         found = {
             "length_ratio": float(lengths[is_kept].mean() / lengths.mean()),
             "length_distance": _largest_gap(lengths[is_kept], lengths),

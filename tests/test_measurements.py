@@ -112,6 +112,12 @@ def test_nothing_kept() -> None:
         SubsetShift().compute(kept=[False, False], lengths=[1, 2])
 
 
+@pytest.mark.parametrize("lengths", [[0.0, 0.0], [1.0, float("nan")]])
+def test_lengths_that_are_none(lengths: list[float]) -> None:
+    with pytest.raises(ValueError, match="lengths must be numbers with a positive sum"):
+        SubsetShift().compute(kept=[True, False], lengths=lengths)
+
+
 def test_the_library_itself_does_without_evaluate() -> None:
     """It takes seconds to import."""
     code = "import sys; from hf_dlc import DLCScorer, FlexRandSelector; print('evaluate' in sys.modules)"
