@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,11 +99,12 @@ class StudyResults:
 def write_report(results: StudyResults, output: Path) -> str:
     """Write study.json, study.md and study.png, and return the text."""
     comparisons = {metric: compare(results, metric) for metric in results.metrics}
+    overall = {metric: compare_overall(results, metric) for metric in results.metrics}
     parts = [heading(results)]
     if results.screening:
         parts.append(screening_table(results))
     parts += [confirming_table(results, metric) for metric in results.metrics]
-    parts += [verdicts(found) for found in comparisons.values()]
+    parts += [verdicts(overall[metric], comparisons[metric]) for metric in results.metrics]
     text = "\n\n".join([*parts, costs(results)])
     (output / "study.md").write_text(text + "\n", encoding="utf-8")
     record = {
@@ -111,6 +112,7 @@ def write_report(results: StudyResults, output: Path) -> str:
         "scoring_seconds": results.scoring_seconds,
         "screening": [{**cell._asdict(), **found} for cell, found in results.screening.items()],
         "confirming": [{**cell._asdict(), **found} for cell, found in results.confirming.items()],
+        "overall": [as_json(comparison) for found in overall.values() for comparison in found],
         "comparisons": [as_json(comparison) for found in comparisons.values() for comparison in found],
     }
     write_json(output / "study.json", record)
@@ -126,8 +128,8 @@ class Comparison(NamedTuple):
     """An arm against random rows, seed by seed."""
 
     arm: str
-    matching: str
-    budget: float
+    matching: str | None  # None: a mean over all
+    budget: float | None  # None: a mean over all
     metric: str
     difference: float  # from random
     low: float  # of the 95% confidence interval
@@ -141,7 +143,7 @@ class Comparison(NamedTuple):
         word = "not distinguishable from"
         if self.p < _ALPHA:
             word = "better than" if (self.difference < 0) == self.metric.startswith("loss") else "worse than"
-        where = f"at keep {self.budget:g} of the {self.matching}"
+        where = "over all budgets" if self.budget is None else f"at keep {self.budget:g} of the {self.matching}"
         return f"{self.arm} is {word} random {where} ({numbers}, p = {self.p:.3f})."
 
 
@@ -154,16 +156,46 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def compare(results: StudyResults, metric: str) -> list[Comparison]:
-    """All finalists against random rows."""
-    found = []
-    for matching in results.matchings:
-        for budget in results.options.budgets:
-            random = results.values("random", matching, budget, metric)
-            for arm in results.finalists:
-                differences = results.values(arm, matching, budget, metric) - random
-                found.append(Comparison(arm, matching, budget, metric, *paired(differences), len(differences)))
-    corrected = holm([comparison.p for comparison in found])
-    return [comparison._replace(p=p) for comparison, p in zip(found, corrected, strict=True)]
+    """All finalists against random rows at each budget."""
+    return corrected(
+        Comparison(
+            arm,
+            matching,
+            budget,
+            metric,
+            *paired(found := differences(results, arm, matching, budget, metric)),
+            len(found),
+        )
+        for matching in results.matchings
+        for budget in results.options.budgets
+        for arm in results.finalists
+    )
+
+
+def compare_overall(results: StudyResults, metric: str) -> list[Comparison]:
+    """All finalists against random rows, of each seed the mean over budgets and matchings: fewer and surer answers."""
+    return corrected(
+        Comparison(arm, None, None, metric, *paired(found := overall_differences(results, arm, metric)), len(found))
+        for arm in results.finalists
+    )
+
+
+def differences(results: StudyResults, arm: str, matching: str, budget: float, metric: str) -> np.ndarray:
+    """An arm less random rows, seed by seed."""
+    return results.values(arm, matching, budget, metric) - results.values("random", matching, budget, metric)
+
+
+def overall_differences(results: StudyResults, arm: str, metric: str) -> np.ndarray:
+    """The same, a mean over budgets and matchings."""
+    subsets = [(matching, budget) for matching in results.matchings for budget in results.options.budgets]
+    return np.mean([differences(results, arm, *subset, metric) for subset in subsets], axis=0)
+
+
+def corrected(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Comparisons with p-values that are corrected for their number."""
+    found = list(comparisons)
+    values = holm([comparison.p for comparison in found])
+    return [comparison._replace(p=p) for comparison, p in zip(found, values, strict=True)]
 
 
 def paired(differences: np.ndarray) -> tuple[float, float, float, float]:
@@ -244,17 +276,26 @@ def mean_and_error(values: np.ndarray) -> str:
     return f"{np.mean(values):.4f} ± {error:.4f}"
 
 
-def verdicts(comparisons: Sequence[Comparison]) -> str:
+def verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
     """A sentence for each comparison, and how small a difference could have been seen."""
-    count = len(comparisons)
     return "\n".join(
         [
             f"## Verdicts by {comparisons[0].metric}",
             "",
+            "Of each seed the mean over budgets and matchings:",
+            "",
+            *(f"- {comparison.verdict()}" for comparison in overall),
+            "",
+            resolution(overall),
+            "",
+            "Each by itself:",
+            "",
             *(f"- {comparison.verdict()}" for comparison in comparisons),
             "",
-            f"p is of paired t-tests, corrected for {count} comparisons (Holm); the intervals, each on its own, are "
-            f"not. {resolution(comparisons)} Another pool or other held-out rows may give other differences.",
+            resolution(comparisons),
+            "",
+            "p is of paired t-tests, corrected for the number of comparisons in the list (Holm); the intervals, each "
+            "on its own, are not. Another pool or other held-out rows may give other differences.",
         ]
     )
 
@@ -268,7 +309,7 @@ def resolution(comparisons: Sequence[Comparison]) -> str:
     needed = np.median(errors) * stats.t.ppf(1 - _ALPHA / 2 / count, seeds - 1)
     return (
         f"With {seeds} seeds a difference must be about {needed:.3f} to be seen as the first of {count} (median over "
-        f"the comparisons): this study has {'' if needed <= 0.01 else 'not '}the power to see 0.01."
+        f"the list): this study has {'' if needed <= 0.01 else 'not '}the power to see 0.01 here."
     )
 
 
@@ -277,18 +318,19 @@ def costs(results: StudyResults) -> str:
     budgets, matching, rows = results.options.budgets, results.matchings[0], []
     for arm in ("random", *results.finalists):
         scoring = scoring_share(arm, len(results.fractions)) * results.scoring_seconds
-        means = [
-            [results.values(arm, matching, budget, name).mean() for name in ("tokens", "seconds")]
+        # Medians: a machine that was busy for a while has trained some models more slowly.
+        taken = [
+            [np.median(results.values(arm, matching, budget, name)) for name in ("tokens", "seconds")]
             for budget in budgets
         ]
         rows.append(
-            [arm, f"{scoring:.0f} s", *(f"{tokens:,.0f}, {seconds + scoring:.0f} s" for tokens, seconds in means)]
+            [arm, f"{scoring:.0f} s", *(f"{tokens:,.0f}, {seconds + scoring:.0f} s" for tokens, seconds in taken)]
         )
     header = ["arm", "scoring", *(f"keep {budget:g}: target tokens, scoring and training" for budget in budgets)]
-    full = results.values("full", "rows", 1.0, "seconds").mean()
+    full = np.median(results.values("full", "rows", 1.0, "seconds"))
     return (
         f"## Cost with equally many {matching}\n\n{table(header, rows)}\n\nTraining on all "
-        f"{sum(results.target_tokens):,} target tokens: {full:.0f} s. Seconds are those of one core or accelerator."
+        f"{sum(results.target_tokens):,} target tokens: {full:.0f} s. Medians, in seconds of one core or accelerator."
     )
 
 
