@@ -19,6 +19,9 @@ _HOMES = {
     "RandomSelector": "selection",
     "RunEstimate": "scorer",
     "TopKSelector": "selection",
+    "build_manifest": "manifest",
+    "load_scores": "hub",
+    "push_pruned": "hub",
 }
 
 __all__ = [
@@ -32,10 +35,15 @@ __all__ = [
     "RunEstimate",
     "TopKSelector",
     "__version__",
+    "build_manifest",
+    "load_scores",
+    "push_pruned",
 ]
 
 if TYPE_CHECKING:
     from .config import DLCConfig, MaskSchedule
+    from .hub import load_scores, push_pruned
+    from .manifest import build_manifest
     from .masking import LevelReport
     from .reporting import PruneReport
     from .scorer import DLCScorer, RunEstimate

@@ -9,7 +9,7 @@ import numpy as np
 
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from datasets import Dataset, Features
 
 
 # Values of `dlc_status`. A row has a score if, and only if, its status is OK or TRUNCATED.
@@ -142,3 +142,18 @@ def relative_gain(loss: np.ndarray) -> np.ndarray:
         return np.full(loss.shape[1], np.nan, dtype=np.float32)
     larger = np.maximum(np.maximum(plain, masked), _LEAST_LOSS)
     return ((masked - plain) / larger).mean(axis=0).astype(np.float32)
+
+
+def with_columns(dataset: Dataset, columns: dict[str, Any], features: Features) -> Dataset:
+    """A dataset with columns added, or replaced, that keeps its format and shows what is new, as `map` does."""
+    from datasets import Dataset, Features, concatenate_datasets
+
+    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
+    if len(dataset) == 0:  # `concatenate_datasets` would leave it, and with it its columns, out
+        features = Features({**dataset.features, **features})
+        return Dataset.from_dict({name: [] for name in features}, features=features, split=dataset.split)
+    scores = Dataset.from_dict(columns, features=features)
+    scored = concatenate_datasets([dataset.with_format(None), scores], axis=1)
+    shown = dataset.format
+    names = None if shown["columns"] == dataset.column_names else [*shown["columns"], *columns]
+    return scored.with_format(shown["type"], names, shown["output_all_columns"], **shown["format_kwargs"])

@@ -214,7 +214,7 @@ class Instruction:
 
         Example:
         ```python
-        >>> Instruction("Add.", "2 and 3", "5").plain_text().prompt[-25:]
+        >>> Instruction("Add.", "2 and 3", "5").plain_text().prompt[-24:]
         '\n2 and 3\n\n### Response:\n'
         ```
         """

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -25,11 +32,14 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available
 
+from .config import CONFIG_NAME
 from .tasks.causal_lm import check_architecture
 from .tasks.image_classification import has_head, is_image_model
 
 
 logger = logging.getLogger(__name__)
+
+STATE_NAME = "dlc_state.safetensors"
 
 # What of `model_kwargs` the configuration and the tokenizer need as well.
 _SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
@@ -171,6 +181,20 @@ def is_fast_at_bfloat16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+def find_saved(model_id: str | Path, revision: str | None, token: str | None) -> Path | None:
+    """The folder with the options that `save_pretrained` wrote, fetched if it is a repository; None without any."""
+    path = Path(model_id).expanduser()
+    if path.exists() or _looks_like_a_path(str(model_id)):
+        return path if (path / CONFIG_NAME).is_file() else None
+    try:
+        found = hf_hub_download(str(model_id), CONFIG_NAME, revision=revision, token=token)
+    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        return None  # a model, or nothing at all, which loading it will say
+    with suppress(EntryNotFoundError):  # there is none before `fit` or `calibrate`
+        hf_hub_download(str(model_id), STATE_NAME, revision=revision, token=token)
+    return Path(found).parent
 
 
 def _looks_like_a_path(model_id: str) -> bool:

@@ -90,9 +90,9 @@ class Lines:
 Section = Table | Examples | Lines
 
 
-def to_markdown(sections: Sequence[Section]) -> str:
+def to_markdown(sections: Sequence[Section], heading: str = "##") -> str:
     """Sections one after the other; rows of the dataset stand in code blocks as JSON, which has no line breaks."""
-    return "\n\n".join(map(_section, sections)) + "\n"
+    return "\n\n".join(f"{heading} {_line(section.title)}\n\n{_body(section)}" for section in sections) + "\n"
 
 
 def to_html(title: str, sections: Sequence[Section], images: Sequence[tuple[str, str]]) -> str:
@@ -127,28 +127,26 @@ def one_line(value: Any) -> str:
     return text if len(text) <= _TEXT_WIDTH else text[: _TEXT_WIDTH - 1] + "…"
 
 
-def _section(section: Section) -> str:
-    title = f"## {_line(section.title)}"
+def _body(section: Section) -> str:
     if isinstance(section, Table):
         lines = [f"| {' | '.join(section.header)} |", "|" + "---|" * len(section.header)]
-        lines += [f"| {' | '.join(_line([cell]) for cell in row)} |" for row in section.rows]
-        return "\n".join([title, "", *lines])
+        return "\n".join([*lines, *(f"| {' | '.join(_line([cell]) for cell in row)} |" for row in section.rows)])
     if isinstance(section, Lines):
-        return "\n".join([title, "", *(f"- {_line(line)}" for line in section.lines)])
-    return "\n\n".join([title, *map(_example, section.rows)])
+        return "\n".join(f"- {_line(line)}" for line in section.lines)
+    return "\n\n".join(map(_example, section.rows))
 
 
 def _example(example: Example) -> str:
     return "\n".join([_line(example.heading), "", *(f"    {name}: {value}" for name, value in example.fields)])
 
 
-def _line(parts: Line) -> str:
-    return "".join(_code(part) if isinstance(part, Name) else part for part in parts)
-
-
-def _code(name: Name) -> str:
+def code(name: Any) -> str:
     """Inline code, which no character of the name can end."""
     return "`" + one_line(str(name)).replace("`", "\\u0060").replace("|", "\\u007c") + "`"
+
+
+def _line(parts: Line) -> str:
+    return "".join(code(part) if isinstance(part, Name) else part for part in parts)
 
 
 def _is_name(part: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,14 +28,13 @@ from datasets import (
     IterableDatasetDict,
     List,
     Value,
-    concatenate_datasets,
 )
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from .cache import cache_folder, write_json
-from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features
+from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features, with_columns
 from .config import CONFIG_NAME, DLCConfig, MaskSchedule
 from .digest import json_digest, model_digest, processor_digest, rows_digest
 from .execution.distributed import (
@@ -52,7 +52,7 @@ from .execution.peers import Peers, watch_peers
 from .execution.plan import MicroBatch, cost, cut_batches, deal
 from .execution.progress import progress_bar
 from .execution.sharded import run_sharded
-from .loading import ModelSource
+from .loading import STATE_NAME, ModelSource, find_saved
 from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
 from .reporting import versions
@@ -69,8 +69,6 @@ logger = logging.getLogger(__name__)
 # Part of every fingerprint. Raise it when the same rows, weights and config would get other scores than before, or
 # other columns: `datasets` hashes a class of an installed package by name, so it cannot see a change of the code.
 SCORE_VERSION = 3
-
-STATE_NAME = "dlc_state.safetensors"
 
 # Tokens of a micro-batch, padding included, where `tokens_per_batch` is "auto"; in float32, where each takes twice the
 # memory, half as many.
@@ -136,10 +134,10 @@ class DLCScorer:
     >>> from datasets import load_dataset
     >>> from hf_dlc import DLCScorer, FlexRandSelector
 
-    >>> dataset = load_dataset("yahma/alpaca-cleaned", split="train")
-    >>> scorer = DLCScorer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
-    >>> scored = dataset.map(scorer, batched=True)
-    >>> pruned = FlexRandSelector(keep=0.5, seed=0)(scored)
+    >>> dataset = load_dataset("yahma/alpaca-cleaned", split="train")  # doctest: +SKIP
+    >>> scorer = DLCScorer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")  # doctest: +SKIP
+    >>> scored = dataset.map(scorer, batched=True)  # doctest: +SKIP
+    >>> pruned = FlexRandSelector(keep=0.5, seed=0)(scored)  # doctest: +SKIP
     ```
     """
 
@@ -176,7 +174,8 @@ class DLCScorer:
 
         Args:
             model_id (`str` or `Path`):
-                Repository on the Hub, local folder, local `.gguf` file, or a folder that `save_pretrained` wrote.
+                Repository on the Hub, local folder, local `.gguf` file, or a folder that `save_pretrained` or a
+                repository that `push_to_hub` wrote.
             config ([`DLCConfig`], *optional*):
                 Options.
             task (`str`, *optional*):
@@ -201,14 +200,16 @@ class DLCScorer:
         """
         if task not in (None, *_TASKS):
             raise ValueError(f"task must be None or one of {', '.join(_TASKS)}, got {task!r}.")
-        saved = None
-        if Path(model_id, CONFIG_NAME).is_file():
-            record = json.loads(Path(model_id, CONFIG_NAME).read_text(encoding="utf-8"))
+        saved = find_saved(model_id, revision, (model_kwargs or {}).get("token"))
+        if saved is not None:
+            record = json.loads((saved / CONFIG_NAME).read_text(encoding="utf-8"))
             config = config or DLCConfig.from_dict(record)
             if "base_model_name_or_path" in record:  # a saved scorer; else a model with options beside it
-                saved, model_id = Path(model_id), record["base_model_name_or_path"]
-                revision = revision or record["revision"]
+                revision = (Path(model_id).exists() and revision) or record["revision"]  # else that of the scorer
+                model_id = record["base_model_name_or_path"]
                 model_kwargs = {**_only_saved(record.get("model_kwargs", {})), **(model_kwargs or {})}
+            else:
+                saved = None
         config = DLCConfig(**{**vars(config or DLCConfig()), **config_overrides})
         source = ModelSource.resolve(model_id, revision, config.dtype, device, model_kwargs)
         model, processor = source.load()
@@ -216,7 +217,7 @@ class DLCScorer:
         if task not in (None, scorer._kind):
             raise ValueError(f"{model_id} is a model for {scorer._kind}, got task={task!r}. Leave task out.")
         scorer._source = source
-        if saved:
+        if saved is not None:
             scorer._read_state(saved / STATE_NAME)
         return scorer
 
@@ -252,6 +253,47 @@ class DLCScorer:
         (folder / STATE_NAME).unlink(missing_ok=True)  # of another scorer, perhaps
         if tensors:
             save_file(tensors, folder / STATE_NAME, metadata=metadata)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool = True,
+        create_pr: bool = False,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """
+        Publish what `save_pretrained` writes, without weights, for `from_pretrained(repo_id)`.
+
+        Args:
+            repo_id (`str`):
+                Model repository, such as `"me/alpaca-scorer"`; it is made if it is not there.
+            private (`bool`, *optional*, defaults to `True`):
+                Whether the repository is private. A public one is written into only with `private=False`.
+            create_pr (`bool`, *optional*, defaults to `False`):
+                Open a pull request in the place of writing into the branch.
+            revision (`str`, *optional*):
+                Branch to write into.
+            token (`str`, *optional*):
+                Token, by default the one that the Hub client knows.
+
+        Returns:
+            `str`: Address of the repository, or of the pull request.
+
+        Raises:
+            PublishError: If it could not be published.
+            ValueError: If the base model is none that others can load, or as for `save_pretrained`.
+        """
+        from .hub import push_folder
+
+        if self._source is not None and Path(self._source.model_id).exists():
+            raise ValueError(
+                "a scorer can be published only with a base model that is on the Hub, got the folder "
+                f"{self._source.model_id}. Push the model first, and load it from there."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return push_folder(Path(folder), repo_id, private, create_pr, revision, token)
 
     def _read_state(self, path: Path) -> None:
         if not path.is_file():
@@ -707,7 +749,7 @@ class DLCScorer:
         columns = self._columns(encoded, *scores)
         if state.is_main_process:
             _report_skipped(columns[f"{self.config.prefix}_status"])
-        return _with_columns(dataset, columns, score_features(self.config.prefix, self.config.keep_levels))
+        return with_columns(dataset, columns, score_features(self.config.prefix, self.config.keep_levels))
 
     def _begin(
         self, encoded: Sequence[EncodedRow], journal: Journal | None, state: PartialState, peers: Peers | None
@@ -1029,15 +1071,3 @@ def _report_skipped(statuses: Sequence[str]) -> None:
         logger.warning("%d of %d rows have no score: %s", sum(skipped.values()), len(statuses), skipped)
     if counts[TRUNCATED]:
         logger.warning("%d of %d rows were cut to max_length", counts[TRUNCATED], len(statuses))
-
-
-def _with_columns(dataset: Dataset, columns: dict[str, Any], features: Features) -> Dataset:
-    dataset = dataset.remove_columns([name for name in columns if name in dataset.column_names])
-    if len(dataset) == 0:  # `concatenate_datasets` would leave it, and with it its columns, out
-        features = Features({**dataset.features, **features})
-        return Dataset.from_dict({name: [] for name in features}, features=features, split=dataset.split)
-    scores = Dataset.from_dict(columns, features=features)
-    scored = concatenate_datasets([dataset.with_format(None), scores], axis=1)
-    shown = dataset.format  # as `map` does, which keeps the format and shows what is new
-    names = None if shown["columns"] == dataset.column_names else [*shown["columns"], *columns]
-    return scored.with_format(shown["type"], names, shown["output_all_columns"], **shown["format_kwargs"])

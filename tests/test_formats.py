@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import doctest
-import inspect
-import re
 from typing import Any
 
 import numpy as np
@@ -11,7 +8,6 @@ import torch
 import transformers  # before datasets, which else prints two import notes
 from datasets import Dataset, IterableDataset
 
-from hf_dlc import formats
 from hf_dlc.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET
 from hf_dlc.formats import (
     Conversation,
@@ -378,13 +374,3 @@ def test_what_map_hands_over(layout: str, kind: str | None, batched: bool) -> No
         (dataset.with_format(kind) if kind else dataset).map(look, batched=batched, load_from_cache_file=False)
     # `map` may look at the first rows twice
     assert seen[-len(expected) :] == expected
-
-
-def test_examples_in_docstrings() -> None:
-    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()
-    for name, thing in inspect.getmembers(formats):
-        if getattr(thing, "__module__", None) == "hf_dlc.formats":
-            text = re.sub(r"^\s*```.*$", "", inspect.getdoc(thing) or "", flags=re.MULTILINE)
-            runner.run(parser.get_doctest(text, vars(formats), name, None, None))
-    assert runner.failures == 0
-    assert runner.tries > 5

@@ -111,11 +111,14 @@ class Journal:
 
     Example:
     ```python
-    >>> journal = Journal("runs/alpaca")
+    >>> from tempfile import TemporaryDirectory
+    >>> folder = TemporaryDirectory()
+    >>> journal = Journal(folder.name)
     >>> with journal.hold():
-    ...     settings = journal.begin({"weights": digest}, settle=lambda: {"tokens_per_batch": 4096})
-    ...     work = journal.read(num_levels=4, num_rows=52_002)
-    ...     journal.write_chunk(level=0, rows=rows, confidence=confidence, loss=loss)
+    ...     settings = journal.begin({"weights": "a digest"}, settle=lambda: {"tokens_per_batch": 4096})
+    ...     journal.write_chunk(0, np.array([7]), np.array([0.5], np.float32), np.array([1.0], np.float32))
+    ...     journal.read(num_levels=2, num_rows=8).present.sum()
+    np.int64(1)
     ```
     """
 

@@ -1,0 +1,225 @@
+"""
+The card of a pruned dataset: what was kept of what, how, and how to do it again.
+
+A card may be written by hand as well. Of its text only the part between two marks is ours, one for each subset, and of
+its metadata only the fields that are set here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import DatasetCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+
+from .config import DLCConfig
+from .rendering import Section, code, to_markdown
+
+
+_TAGS = ("data-pruning", "hf_dlc")
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+_LARGEST = "10M<n<100M"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """
+    What a card says of a subset.
+
+    Args:
+        name (`str`):
+            Its `config_name` on the Hub.
+        repo_id (`str`):
+            Where it will be.
+        rows (`int`):
+            Rows that it was chosen from.
+        kept_rows (`int`):
+            Its rows.
+        manifest (`dict`):
+            What [`build_manifest`] returned, or a part of it.
+        base (`dict`):
+            `name`, `config`, `split`, `revision` and `sha256` of the dataset that it was chosen from, as far as known.
+        sections (`Sequence[Section]`):
+            Those of a report.
+        files (`Sequence[str]`):
+            Names of the files beside the data, in `folder`.
+    """
+
+    name: str
+    repo_id: str
+    rows: int
+    kept_rows: int
+    manifest: dict[str, Any]
+    base: dict[str, Any]
+    sections: Sequence[Section]
+    files: Sequence[str]
+
+    @property
+    def folder(self) -> str:
+        """Where the files beside the data are."""
+        return f"hf_dlc/{self.name}"
+
+    @property
+    def scorer(self) -> dict[str, Any]:
+        """What scored."""
+        return self.manifest.get("scorer") or {}
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """What selected, and how."""
+        return self.manifest.get("selection") or {}
+
+    def record(self) -> dict[str, Any]:
+        """For the `dlc` block of the metadata."""
+        config = self.scorer.get("config") or {}
+        facts = {
+            "base": self.base or None,
+            "rows": self.rows,
+            "kept_rows": self.kept_rows,
+            "model": self.scorer.get("model"),
+            "model_revision": self.scorer.get("revision"),
+            "model_digest": self.scorer.get("model_digest"),
+            "masking": config.get("masking"),
+            "masking_seed": config.get("seed"),
+            "masked_fractions": self.manifest.get("schedule"),
+            "selection": _known(self.selection) or None,
+            "hf_dlc": (self.manifest.get("versions") or {}).get("hf_dlc"),
+        }
+        return _known(facts)
+
+
+def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
+    """
+    Put our fields into the metadata of a card; all others stay.
+
+    Args:
+        data (`DatasetCardData`):
+            Metadata, changed in place.
+        subset ([`Subset`]):
+            What is published.
+        scores (`str`):
+            Path of the scores in the repository.
+    """
+    before = data.get("dlc")
+    subsets = dict(before["subsets"]) if isinstance(before, dict) and isinstance(before.get("subsets"), dict) else {}
+    subsets[subset.name] = subset.record()
+    data["dlc"] = {"scores": scores, "subsets": subsets}
+    data["tags"] = list(dict.fromkeys([*(data.get("tags") or []), *_TAGS]))
+    sizes = [size_category(one["kept_rows"]) for one in subsets.values()]
+    data["size_categories"] = [size for size in (*_SIZES.values(), _LARGEST) if size in sizes]
+    others = [one for one in data.get("configs") or [] if one.get("config_name") != "scores"]
+    data["configs"] = [*others, {"config_name": "scores", "data_files": scores}]
+
+
+def size_category(rows: int) -> str:
+    """The Hub's name for a number of rows."""
+    return next((name for limit, name in _SIZES.items() if rows < limit), _LARGEST)
+
+
+def replace_section(text: str, subset: Subset) -> str:
+    """The text of a card with the section of a subset in the place of the old one, or at the end."""
+    begin, end = f"<!-- hf_dlc {subset.name} -->", f"<!-- /hf_dlc {subset.name} -->"
+    section = f"{begin}\n{render_section(subset)}\n{end}"
+    head, opened, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if opened and closed:
+        return head + section + tail
+    title = "" if text.strip() else f"# {subset.repo_id.rpartition('/')[2]}\n\n"
+    return f"{text.rstrip()}\n\n{title}{section}\n".lstrip("\n")
+
+
+def render_section(subset: Subset) -> str:
+    """What was kept of what and how, as Markdown in which text from a dataset is nothing but text."""
+    rendered = _template().render(
+        subset=subset,
+        how=[*_scored_how(subset), *_selected_how(subset.selection)],
+        python=_python(subset),
+        command=_command(subset.manifest.get("command")),
+        report=to_markdown(subset.sections, heading="###"),
+        code=code,
+    )
+    return rendered.replace("<!--", "<\u200b!--").strip()  # no text may end our part of the card
+
+
+def _scored_how(subset: Subset) -> list[str]:
+    fractions, config = subset.manifest.get("schedule"), subset.scorer.get("config") or {}
+    if not fractions or not subset.scorer:
+        return []
+    order = "in a pseudo-random order" if config.get("masking") == "random" else "smallest first"
+    model = code(subset.scorer.get("model"))
+    masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:]) or "none"
+    return [
+        f"Each row was scored by {model}, as it is and with shares of its linear weights set to zero, {order}: "
+        f"{masked}. Nothing was trained. `dlc_confidence` is the mean probability of the tokens that training would "
+        "learn from (higher = easier), `dlc_loss` their mean loss in nats (higher = harder)."
+    ]
+
+
+def _selected_how(selection: dict[str, Any]) -> list[str]:
+    name, column = selection.get("selector"), code(selection.get("column") or "dlc_confidence")
+    groups = f", within the groups of {code(selection['group_by'])}" if selection.get("group_by") else ""
+    if name == "FlexRandSelector":
+        split = f"{selection['split']:.0%}"
+        return [
+            f"Half of the budget was drawn at random from the easiest {split} of the rows by {column}, half from the "
+            f"others{groups}."
+        ]
+    if name == "TopKSelector":
+        return [f"The {selection['which']} rows by {column} were taken{groups}."]
+    return [f"Rows were drawn at random{groups}."] if name == "RandomSelector" else []
+
+
+def _python(subset: Subset) -> str | None:
+    """The steps in Python, with every option that is not the default."""
+    selection, options = dict(subset.selection), subset.scorer.get("config") or {}
+    name, model = selection.pop("selector", None), subset.scorer.get("model")
+    if not name or not model or not subset.manifest.get("schedule"):
+        return None
+    defaults = DLCConfig().to_dict()
+    changed = {key: value for key, value in options.items() if key in defaults and value != defaults[key]}
+    changed["schedule"] = ", ".join(map(repr, subset.manifest["schedule"]))
+    changed.pop("keep_levels", None)
+    scorer = _arguments({"revision": subset.scorer.get("revision"), **changed})
+    rows = _arguments(
+        {"name": subset.base.get("config"), "split": subset.base.get("split"), "revision": subset.base.get("revision")}
+    )
+    return "\n".join(
+        [
+            "from datasets import load_dataset",
+            f"from hf_dlc import DLCScorer, {name}",
+            "",
+            f"dataset = load_dataset({subset.base.get('name')!r}{rows})",
+            f"scorer = DLCScorer.from_pretrained({model!r}{scorer})",
+            "scored = dataset.map(scorer, batched=True)",
+            f"pruned = {name}({_arguments(selection)[2:]})(scored)",
+        ]
+    )
+
+
+def _arguments(values: dict[str, Any]) -> str:
+    return "".join(f", {name}={value!r}" for name, value in values.items() if value is not None)
+
+
+def _command(command: Sequence[str] | None) -> str | None:
+    return None if not command else shlex.join(map(str, command)).replace("\n", " ")
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # Markdown: what is not our own stands in code, which `code` and `to_markdown` see to
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("dataset_card.md.jinja")

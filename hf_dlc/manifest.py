@@ -1,0 +1,81 @@
+"""What a run was: enough to repeat it, and to say on a card how a subset came about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from .reporting import status_counts, versions
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .scorer import DLCScorer
+    from .selection.base import Selector
+
+
+def describe_scoring(scorer: DLCScorer, dataset: dict[str, Any] | str, **facts: Any) -> dict[str, Any]:
+    """
+    What scored which rows.
+
+    Args:
+        scorer ([`DLCScorer`]):
+            What scored.
+        dataset (`dict` or `str`):
+            Where the rows are from: a repository on the Hub, or a dictionary with `name` and, where they are known,
+            `config`, `revision`, `split` and `sha256` (of a local file).
+        facts:
+            Anything else, as JSON types.
+
+    Returns:
+        `dict`: JSON types, without a row, a weight or a token.
+    """
+    return {
+        **facts,
+        "dataset": {"name": dataset} if isinstance(dataset, str) else dataset,
+        "scorer": scorer.describe(),
+        "schedule": list(scorer.schedule_),
+        "masking": [asdict(level) for level in scorer.masking_report()],
+        "versions": versions(),
+    }
+
+
+def build_manifest(
+    scoring: dict[str, Any], selector: Selector, scored: Dataset, kept: Sequence[int], **facts: Any
+) -> dict[str, Any]:
+    """
+    Describe a subset: what [`describe_scoring`] returned, and what selected which rows.
+
+    Args:
+        scoring (`dict`):
+            What scored.
+        selector ([`FlexRandSelector`] or another):
+            What selected.
+        scored ([`~datasets.Dataset`]):
+            All rows with their scores.
+        kept (`Sequence[int]`):
+            Indices of the kept rows, as `selector.read_indices(scored)` returns them.
+        facts:
+            Anything else, as JSON types.
+
+    Returns:
+        `dict`: JSON types.
+
+    Example:
+    ```python
+    >>> kept = selector.read_indices(scored)  # doctest: +SKIP
+    >>> scoring = describe_scoring(scorer, "yahma/alpaca-cleaned")  # doctest: +SKIP
+    >>> manifest = build_manifest(scoring, selector, scored, kept)  # doctest: +SKIP
+    >>> push_pruned(scored.select(kept), "me/half", scored, manifest)  # doctest: +SKIP
+    ```
+    """
+    return {
+        **scoring,
+        **facts,
+        "selection": {"selector": type(selector).__name__, **asdict(selector)},
+        "status": status_counts(scored, scoring["scorer"]["config"]["prefix"]),
+        "kept_rows": len(kept),
+        "kept_indices": list(map(int, kept)),
+    }

@@ -1,0 +1,196 @@
+"""
+Scores apart from their rows: one Parquet file, in which a digest of each row's content stands beside its scores.
+
+With it another budget is a matter of seconds: the scores find their rows again, also when the rows have been shuffled
+or filtered since, and are refused to rows that were never scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+import xxhash
+from datasets import Dataset, Features, Image, Value
+
+from .columns import score_features, with_columns
+
+
+SCORES_NAME = "scores.parquet"
+DIGEST = "row_digest"
+_DIGEST_FEATURE = Features({DIGEST: Value("string")})
+_KEY = b"hf_dlc_scores"
+_ROWS_PER_BATCH = 1000
+_SHOWN_ROWS = 5
+
+
+class ScoresError(ValueError):
+    """A file that holds no scores, or scores of other rows."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """
+    Scores and the digests of the rows that they belong to.
+
+    Args:
+        table ([`~datasets.Dataset`]):
+            A row for each scored row: `row_digest` (hex of 64 bits) and the score columns.
+        columns (`tuple[str, ...]`):
+            The columns whose content the digests are of.
+        prefix (`str`):
+            What the names of the score columns begin with.
+
+    Example:
+    ```python
+    >>> Scores.of(scored).write("scores.parquet")  # doctest: +SKIP
+    >>> FlexRandSelector(keep=0.3)(Scores.read("scores.parquet").join(dataset))  # doctest: +SKIP
+    ```
+    """
+
+    table: Dataset
+    columns: tuple[str, ...]
+    prefix: str = "dlc"
+
+    @classmethod
+    def of(cls, scored: Dataset, prefix: str = "dlc", keep_levels: bool = False) -> Scores:
+        """
+        The scores of a dataset.
+
+        Args:
+            scored ([`~datasets.Dataset`]):
+                Dataset with score columns.
+            prefix (`str`, *optional*, defaults to `"dlc"`):
+                What the names of the score columns begin with.
+            keep_levels (`bool`, *optional*, defaults to `False`):
+                Whether the per-level columns are taken along.
+
+        Returns:
+            [`Scores`]
+
+        Raises:
+            ValueError: If a score column is missing.
+        """
+        names = list(score_features(prefix, keep_levels))
+        if missing := [name for name in names if name not in scored.column_names]:
+            got = ", ".join(scored.column_names)
+            raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
+        columns = tuple(sorted(set(scored.column_names) - set(score_features(prefix, keep_levels=True))))
+        if not columns:
+            raise ValueError(
+                "scored must have columns beside the scores, by which its rows can be found again, got none."
+            )
+        table = scored.with_format(None).select_columns(names)
+        return cls(with_columns(table, {DIGEST: row_digests(scored, columns)}, _DIGEST_FEATURE), columns, prefix)
+
+    def write(self, path: str | Path) -> None:
+        """Write one Parquet file, which [`Scores.read`], pandas and the dataset viewer of the Hub read."""
+        table = self.table.data.table
+        record = json.dumps({"columns": self.columns, "prefix": self.prefix})
+        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: record}), path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Scores:
+        """
+        Inverse of `write`.
+
+        Raises:
+            ScoresError: If the file holds no scores.
+        """
+        try:
+            record = json.loads(pq.read_schema(path).metadata[_KEY])
+            columns, prefix = tuple(map(str, record["columns"])), str(record["prefix"])
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise ScoresError(f"{path} holds no scores that hf_dlc wrote.") from error
+        table = Dataset.from_parquet(str(path), keep_in_memory=True)
+        if missing := {DIGEST, *score_features(prefix)} - set(table.column_names):
+            raise ScoresError(f"{path} must have the columns {', '.join(sorted(missing))}, and has not.")
+        return cls(table, columns, prefix)
+
+    def join(self, dataset: Dataset, source: str = "the scores") -> Dataset:
+        """
+        Rows with their scores.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                The rows that were scored, or some of them, in any order.
+            source (`str`, *optional*, defaults to `"the scores"`):
+                What an error calls the scores.
+
+        Returns:
+            [`~datasets.Dataset`]: `dataset` with the score columns, ready for a selector.
+
+        Raises:
+            ScoresError: If a row has no scores, because it was not scored or has been changed since.
+        """
+        if missing := [name for name in self.columns if name not in dataset.column_names]:
+            raise ScoresError(
+                f"{source} are of rows with the columns {', '.join(self.columns)}, but {', '.join(missing)} are not "
+                f"in this dataset, which has {', '.join(dataset.column_names)}."
+            )
+        places = self._places(np.array(row_digests(dataset, self.columns), dtype=object))
+        if unknown := np.flatnonzero(places < 0).tolist():
+            shown = ", ".join(map(str, unknown[:_SHOWN_ROWS])) + (", ..." if len(unknown) > _SHOWN_ROWS else "")
+            raise ScoresError(
+                f"{len(unknown)} of {len(dataset)} rows (row {shown}) have no score in {source}: they are not the "
+                "rows that were scored. Load the revision of the dataset that was, or score this one."
+            )
+        features = Features({name: kind for name, kind in self.table.features.items() if name != DIGEST})
+        found = self.table.select(places.tolist())
+        return with_columns(dataset, {name: found[name][:] for name in features}, features)
+
+    def _places(self, digests: np.ndarray) -> np.ndarray:
+        """Where the rows with these digests are, -1 for those that are nowhere; rows that are equal have one score."""
+        known = self.table[DIGEST][:]
+        if len(known) == len(digests) and known == digests.tolist():
+            return np.arange(len(known))
+        first = pd.Series(np.arange(len(known)), index=known).groupby(level=0).first()
+        return first.reindex(digests, fill_value=-1).to_numpy()
+
+
+def row_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+    """
+    A digest of the content of each row, the same for a local file and for what the Hub returns of it.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The rows. Images count by their bytes, not by where they are.
+        columns (`Sequence[str]`):
+            What is read of them; the order does not matter.
+
+    Returns:
+        `list[str]`: 16 hexadecimal digits a row (XXH3, 64 bits), no protection against forgery.
+    """
+    names = sorted(columns)
+    images = {name for name in names if isinstance(dataset.features[name], Image)}
+    digests: list[str] = []
+    # As Arrow has them: no image is decoded, and none that cannot be is an error.
+    for table in dataset.with_format("arrow").select_columns(names).iter(_ROWS_PER_BATCH):
+        for row in table.to_pylist():
+            content = [_image_bytes(row[name]) if name in images else row[name] for name in names]
+            text = json.dumps(content, sort_keys=True, default=_text)  # ASCII, so that any text has bytes
+            digests.append(xxhash.xxh3_64_hexdigest(text.encode("ascii")))
+    return digests
+
+
+def _image_bytes(value: dict[str, Any] | None) -> bytes | None:
+    """Also of an image that is kept as a path, as long as it is there: the Hub returns it with its bytes."""
+    if value is None or value["bytes"] is not None or value["path"] is None:
+        return value and value["bytes"]
+    with suppress(OSError):
+        return Path(value["path"]).read_bytes()
+    return None
+
+
+def _text(value: Any) -> str:
+    """Of what JSON does not know: bytes, times, decimals."""
+    return xxhash.xxh3_128_hexdigest(value) if isinstance(value, bytes) else str(value)
