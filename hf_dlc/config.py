@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -320,7 +321,11 @@ def _parse_token_budget(budget: str | int) -> str | int:
 
 
 def parse_config_and_args(
-    dataclass_types: Sequence[type], args: Sequence[str] | None = None, description: str | None = None
+    dataclass_types: Sequence[type],
+    args: Sequence[str] | None = None,
+    description: str | None = None,
+    prog: str | None = None,
+    epilog: str | None = None,
 ) -> tuple[Any, ...]:
     """
     Fill dataclasses from a YAML file given as `--config` and from the command line, which wins.
@@ -332,6 +337,10 @@ def parse_config_and_args(
             Arguments, by default those of the running program.
         description (`str`, *optional*):
             What `--help` says first.
+        prog (`str`, *optional*):
+            Name of the program in its help.
+        epilog (`str`, *optional*):
+            What `--help` says last.
 
     Returns:
         `tuple`: One instance of each dataclass.
@@ -341,7 +350,11 @@ def parse_config_and_args(
     """
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(dataclass_types, description=description, allow_abbrev=False)
+    class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+        """Shows defaults, and leaves the lines of descriptions as they are."""
+
+    text = {"description": description and description.strip(), "prog": prog, "epilog": epilog}
+    parser = HfArgumentParser(dataclass_types, **text, formatter_class=Formatter, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with defaults for all other options.")
     arguments = list(sys.argv[1:] if args is None else args)
     config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
@@ -352,6 +365,8 @@ def parse_config_and_args(
             parser.set_defaults(**_read_yaml(path, known={action.dest for action in parser._actions}))
         except (OSError, ValueError) as error:
             parser.error(f"--config {path}: {error}")
+    if unknown := parser.parse_known_args(arguments)[1]:
+        parser.error(f"unknown options: {' '.join(unknown)}; see --help for the known ones.")
     try:
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
     except (TypeError, ValueError) as error:  # a YAML file can hold any type

@@ -55,11 +55,11 @@ import psutil
 import torch
 import transformers
 from datasets import Dataset, disable_progress_bars, load_from_disk
-from prune_alpaca import RecipeArguments, read_dataset
 from torch.nn.utils import prune
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCScorer, FlexRandSelector
+from hf_dlc.arguments import DataArguments, read_dataset
 from hf_dlc.config import DLCConfig, parse_config_and_args
 from hf_dlc.demo import demo_model
 from hf_dlc.execution.distributed import cpu_threads, process_state
@@ -97,9 +97,7 @@ _COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
 class BenchmarkArguments:
     """What to measure, on which rows and with which model."""
 
-    dataset: str = field(
-        default="recipes/data/demo_instructions.jsonl", metadata={"help": "What prune_alpaca.py reads as --dataset."}
-    )
+    dataset: str = field(default="demo", metadata={"help": "What prune_alpaca.py reads as --dataset."})
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
     dtype: str = field(default="auto", metadata={"help": "Dtype measured beside float32; 'auto' is hf_dlc's own."})
     template: str = field(default="auto", metadata={"help": "hf_dlc's option: 'auto', 'chat', 'alpaca' or a path."})
@@ -218,8 +216,8 @@ def run_parts(options: BenchmarkArguments, folder: Path, output: Path) -> dict[s
 
 def prepare(options: BenchmarkArguments, folder: Path) -> Bench:
     """Read the rows and bring the model into a form that every contender can load."""
-    dataset = read_dataset(RecipeArguments(dataset=options.dataset))
-    many_rows = read_dataset(RecipeArguments(dataset=options.scale_dataset)) if options.scale_dataset else None
+    dataset = read_dataset(DataArguments(dataset=options.dataset))
+    many_rows = read_dataset(DataArguments(dataset=options.scale_dataset)) if options.scale_dataset else None
     if many_rows is not None and "scale" in options.chosen_parts and len(many_rows) < options.scale_rows:
         raise ValueError(f"--scale_dataset has {len(many_rows)} rows; pass --scale_rows with at most that many.")
     models = {}

@@ -46,10 +46,10 @@ from finetune_lora import (
     read_question,
     train_lora,
 )
-from prune_alpaca import RecipeArguments, load_scorer, read_dataset
 from study_report import METRICS, Cell, StudyResults, write_report
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.arguments import PruneArguments, load_scorer, read_dataset
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.digest import json_digest
@@ -351,10 +351,10 @@ def confirming_cells(options: StudyArguments, finalists: Sequence[str]) -> list[
 # ---- rows and measures --------------------------------------------------------------------------------------------
 
 
-def recipe_arguments(options: StudyArguments, dataset: str) -> RecipeArguments:
+def recipe_arguments(options: StudyArguments, dataset: str) -> PruneArguments:
     """The options of prune_alpaca.py that say what is read and loaded."""
     names = ("split", "model", "model_revision", "trust_remote_code", "attn_implementation")
-    return RecipeArguments(dataset=dataset, **{name: getattr(options, name) for name in names})
+    return PruneArguments(dataset=dataset, **{name: getattr(options, name) for name in names})
 
 
 def split_rows(options: StudyArguments, scorer: DLCScorer) -> tuple[Dataset, Dataset]:

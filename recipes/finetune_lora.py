@@ -35,10 +35,10 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
-from prune_alpaca import RecipeArguments, load_scorer, read_dataset
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.arguments import PruneArguments, load_scorer, read_dataset
 from hf_dlc.cache import write_json
 from hf_dlc.columns import NAN_SCORE
 from hf_dlc.config import parse_config_and_args
@@ -118,10 +118,10 @@ def main(args: list[str] | None = None) -> None:
     print(table(results))
 
 
-def recipe_arguments(options: FinetuneArguments, dataset: str, max_rows: int | None) -> RecipeArguments:
+def recipe_arguments(options: FinetuneArguments, dataset: str, max_rows: int | None) -> PruneArguments:
     """The options of prune_alpaca.py that say what is read and loaded."""
     names = ("split", "model", "model_revision", "trust_remote_code")
-    return RecipeArguments(dataset=dataset, max_rows=max_rows, **{name: getattr(options, name) for name in names})
+    return PruneArguments(dataset=dataset, max_rows=max_rows, **{name: getattr(options, name) for name in names})
 
 
 # ---- training -----------------------------------------------------------------------------------------------------

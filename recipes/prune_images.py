@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, load_dataset
-from prune_alpaca import RecipeArguments, prune, read_dataset
+from prune_alpaca import run
 
 from hf_dlc import DLCConfig
+from hf_dlc.arguments import PruneArguments, read_dataset
 from hf_dlc.config import parse_config_and_args
 
 
 @dataclass
-class ImageRecipeArguments(RecipeArguments):
+class ImageRecipeArguments(PruneArguments):
     """What to score, with which model, and what to keep of each class."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub repository or folder of images."})
@@ -39,10 +40,10 @@ class ImageRecipeArguments(RecipeArguments):
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([ImageRecipeArguments, DLCConfig], args, description=__doc__)
-    prune(options, config, read_images)
+    run(options, config, read_images)
 
 
-def read_images(options: RecipeArguments) -> Dataset:
+def read_images(options: PruneArguments) -> Dataset:
     """
     Read the dataset that the options name: what `prune_alpaca.py` reads, or a folder with a folder for each class, in
     a folder of the name of the split if there is one.

@@ -263,8 +263,8 @@ class TestCommandLine:
         ("arguments", "message"),
         [
             ("--config missing.yaml", "--config missing.yaml: "),
-            ("--sed 5", "['--sed', '5']"),
-            ("--see 5", "['--see', '5']"),
+            ("--sed 5", "unknown options: --sed 5;"),
+            ("--see 5", "unknown options: --see 5;"),
             ("--seed five", "invalid int value: 'five'"),
             ("--masking gradient", "invalid choice: 'gradient'"),
             ("--max_length 1", "max_length must be at least 2"),

@@ -18,7 +18,7 @@ from hf_dlc.probe import probe_rows
 from tests.conftest import ROOT
 
 
-DEMO_ROWS = ROOT / "recipes" / "data" / "demo_instructions.jsonl"
+DEMO_ROWS = ROOT / "hf_dlc" / "data" / "demo_instructions.jsonl"
 
 # ---- rows --------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from hf_dlc.reporting import auroc, spearman
 from tests.conftest import ROOT, SHARED
 
 
-DEMO_ROWS = ROOT / "recipes" / "data" / "demo_instructions.jsonl"
+DEMO_ROWS = ROOT / "hf_dlc" / "data" / "demo_instructions.jsonl"
 STATUSES = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
 
 

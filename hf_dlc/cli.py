@@ -1,0 +1,316 @@
+"""
+The command line: `hf-dlc COMMAND`, or `hf dlc COMMAND` through the extensions of the Hub client.
+
+A command reads its options as the recipes do, from `--config FILE.yaml` and from the command line, which wins. It does
+one thing, and says on the standard output what came of it, with `--json` for machines. What goes wrong is one line on
+the standard error; the exit status is 1 then, and 2 for an option that does not exist or has a wrong value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import shtab
+
+from . import __version__
+from .arguments import (
+    DataArguments,
+    ModelArguments,
+    PruneArguments,
+    ReportArguments,
+    ScoreArguments,
+    SelectionArguments,
+)
+from .config import DLCConfig, parse_config_and_args
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+Outcome = tuple[Any, str]  # for machines, and for people
+
+
+@dataclass
+class OutputArguments:
+    """How a command says what came of it."""
+
+    json: bool = field(default=False, metadata={"help": "Say what came of it as JSON."})
+
+
+@dataclass
+class RunArguments:
+    """Which run a command goes on with."""
+
+    run_dir: str = field(default="runs/prune", metadata={"help": "Output folder of `hf-dlc score` or of a recipe."})
+
+
+@dataclass
+class EstimateArguments(DataArguments, ModelArguments):
+    """What would be scored, with which model."""
+
+
+@dataclass
+class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
+    """What to keep of a run."""
+
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the subset; default: that of the run."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a subset that is there."})
+
+
+@dataclass
+class CompareArguments(RunArguments, SelectionArguments):
+    """What to compare."""
+
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
+
+
+@dataclass
+class ReportingArguments(RunArguments):
+    """What to report on."""
+
+    output: str | None = field(default=None, metadata={"help": "HTML file; default: report.html of the run."})
+
+
+@dataclass
+class PushArguments(RunArguments):
+    """What to publish, and where."""
+
+    repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})
+    public: bool = field(default=False, metadata={"help": "Make a public repository, or write into one."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
+    config_name: str | None = field(default=None, metadata={"help": "Name of the subset; default: keep-0.5, say."})
+    revision: str | None = field(default=None, metadata={"help": "Branch or pull request to write into."})
+    license: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
+    language: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
+    study: str | None = field(default=None, metadata={"help": "study.json of compare_selectors.py, for the card."})
+
+    def __post_init__(self) -> None:
+        if not self.repo_id:
+            raise ValueError("--repo_id is required: the dataset repository, such as me/alpaca-half.")
+
+
+@dataclass
+class DemoArguments:
+    """How much of the demo."""
+
+    max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
+    output_dir: str = field(default="runs/demo", metadata={"help": "Folder for the results."})
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------
+
+
+def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
+    """Say what scoring would cost: rows, tokens, time and memory; only a short probe is run."""
+    from .arguments import load_scorer, read_dataset
+
+    found = load_scorer(options, config).estimate(read_dataset(options), num_threads=options.num_threads)
+    return asdict(found), str(found)
+
+
+def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
+    """Score all rows and write the scores; a run that was stopped goes on."""
+    from . import pipeline
+
+    scoring = pipeline.score(options, config)
+    if scoring is None:  # not the main process
+        return None, ""
+    found = {"output_dir": options.output_dir, "schedule": scoring["schedule"], **scoring["run"]}
+    seconds = scoring["run"]["scoring_seconds"]
+    return found, f"Scored {scoring['dataset']['rows']:,} rows in {seconds:.0f} s: {options.output_dir}"
+
+
+def select(options: SelectArguments) -> Outcome:
+    """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
+    from .arguments import make_selector
+    from .run_folder import MANIFEST_NAME, write_subset
+
+    scored, scoring = _scored(options.run_dir, options.dataset)
+    output = Path(options.output_dir or options.run_dir)
+    if (output / MANIFEST_NAME).exists() and not options.overwrite:
+        raise FileExistsError(f"{output} holds another subset. Pass --overwrite, or another --output_dir.")
+    selector = make_selector(options, scoring["scorer"]["config"]["prefix"])
+    chosen = {option.name: getattr(options, option.name) for option in fields(SelectionArguments)}
+    chosen = {**scoring["options"], **chosen}
+    manifest, summary = write_subset(output, scored, selector, scoring, options, options=chosen)
+    found = {"output_dir": str(output), **{name: manifest[name] for name in ("kept_rows", "selection", "status")}}
+    return found, summary
+
+
+def compare(options: CompareArguments) -> Outcome:
+    """Show what other selectors would keep with the same budget; nothing is written, nothing is trained."""
+    from .comparison import compare_selections, table
+
+    scored, scoring = _scored(options.run_dir, options.dataset)
+    found = compare_selections(scored, options, scoring["scorer"]["config"]["prefix"])
+    return found, table(found)
+
+
+def report(options: ReportingArguments) -> Outcome:
+    """Write the report of a run again, as HTML with plots, and show it as text."""
+    from .reporting import PruneReport
+    from .run_folder import read_manifest
+
+    scored, scoring = _scored(options.run_dir)
+    manifest = read_manifest(Path(options.run_dir))
+    selection, prefix = manifest["selection"], scoring["scorer"]["config"]["prefix"]
+    kept, shown = manifest["kept_indices"], {"group_by": selection["group_by"], "schedule": scoring["schedule"]}
+    found = PruneReport.from_datasets(scored, kept, selection["column"], prefix, **shown)
+    path = Path(options.output or Path(options.run_dir) / "report.html")
+    path.write_text(found.to_html(f"What was kept of {scoring['dataset']['name']}"), encoding="utf-8")
+    return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
+
+
+def push(options: PushArguments) -> Outcome:
+    """Publish a subset, the scores of all rows, the manifest, the report and a card on the Hub."""
+    from datasets import load_from_disk
+
+    from .hub import push_pruned
+    from .run_folder import MANIFEST_NAME, read_manifest
+
+    folder = Path(options.run_dir)
+    read_manifest(folder)  # says so if nothing has been selected yet
+    scored, scoring = _scored(options.run_dir)
+    address = push_pruned(
+        load_from_disk(str(folder / "pruned")),
+        options.repo_id,
+        scored,
+        folder / MANIFEST_NAME,
+        private=not options.public,
+        prefix=scoring["scorer"]["config"]["prefix"],
+        **{
+            name: getattr(options, name)
+            for name in ("create_pr", "config_name", "revision", "license", "language", "study")
+        },
+    )
+    return {"address": address}, address
+
+
+def demo(options: DemoArguments) -> Outcome:
+    """Score 320 hand-written rows with a small model on the CPU, and keep half of them."""
+    from . import pipeline
+
+    kept = {"keep": "0.5", "split_share": 0.75, "flag_column": "response_swapped"}
+    arguments = PruneArguments(dataset="demo", model="demo", overwrite=True, **kept, **vars(options))
+    # Three levels: without fast bfloat16 four would take too long for a demo.
+    summary = pipeline.prune(arguments, DLCConfig(calibration_shares=(1.0, 0.6, 0.3))) or ""
+    return {"output_dir": options.output_dir}, f"{summary}\nWrote {options.output_dir}"
+
+
+def _scored(run_dir: str, dataset: str | None = None) -> tuple[Dataset, dict[str, Any]]:
+    """The rows of a run with their scores, and how these came about."""
+    from .arguments import read_dataset
+    from .run_folder import read_scoring
+
+    scores, scoring = read_scoring(Path(run_dir))
+    known = scoring["dataset"]
+    names = {"dataset": dataset or known["name"], "dataset_config": known["config"], "split": known["split"]}
+    rows = read_dataset(DataArguments(**names, dataset_revision=known["revision"], max_rows=known["rows"]))
+    return scores.join(rows, f"the scores in {run_dir}"), scoring
+
+
+class Command(NamedTuple):
+    """What a word on the command line stands for."""
+
+    run: Callable[..., Outcome]
+    arguments: Sequence[type]
+    examples: Sequence[str]
+
+    @property
+    def epilog(self) -> str:
+        """What `--help` says last."""
+        return "\n".join(["examples:", *(f"  hf-dlc {self.run.__name__} {example}" for example in self.examples)])
+
+
+COMMANDS = {
+    command.run.__name__: command
+    for command in (
+        Command(
+            estimate,
+            (EstimateArguments, DLCConfig),
+            ("--dataset rows.jsonl --model path/to/model", "--dataset yahma/alpaca-cleaned --model demo --json"),
+        ),
+        Command(
+            score,
+            (ScoreArguments, DLCConfig),
+            (
+                "--dataset rows.jsonl --model path/to/model --output_dir runs/mine",
+                "--config alpaca.yaml --overwrite  # on several GPUs: accelerate launch -m hf_dlc.cli score ...",
+            ),
+        ),
+        Command(
+            select,
+            (SelectArguments,),
+            ("--run_dir runs/mine --keep 0.3", "--run_dir runs/mine --keep_tokens 2000000 --output_dir runs/mine-2m"),
+        ),
+        Command(compare, (CompareArguments,), ("--run_dir runs/mine --keep 0.3",)),
+        Command(report, (ReportingArguments,), ("--run_dir runs/mine --output report.html",)),
+        Command(
+            push,
+            (PushArguments,),
+            ("--run_dir runs/mine --repo_id me/alpaca-third", "--run_dir runs/mine --repo_id me/open --public true"),
+        ),
+        Command(demo, (DemoArguments,), ("", "--max_rows 40")),
+    )
+}
+
+
+# ---- the program ------------------------------------------------------------------------------------------------
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] not in COMMANDS:
+        build_parser().parse_args(arguments)  # help, version, completion, or an error
+        return
+    command, prog = COMMANDS[arguments[0]], f"hf-dlc {arguments[0]}"
+    types = [*command.arguments, OutputArguments]
+    *options, output = parse_config_and_args(
+        types, arguments[1:], description=command.run.__doc__, prog=prog, epilog=command.epilog
+    )
+    logging.basicConfig(level=logging.WARNING if output.json else logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        found, text = command.run(*options)
+    except KeyboardInterrupt:
+        sys.exit(f"{prog}: interrupted. The same command goes on where it stopped.")
+    except (ImportError, MemoryError, OSError, ValueError) as error:  # the message says what is wrong
+        sys.exit(f"{prog}: {error}")
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("hf_dlc."):  # such as a JournalError or a PublishError
+            raise
+        sys.exit(f"{prog}: {error}")
+    if text:  # empty on all processes but the main one
+        print(json.dumps(found, indent=2, default=str) if output.json else text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, for help and for shell completion."""
+    from transformers import HfArgumentParser
+
+    parser = argparse.ArgumentParser(
+        prog="hf-dlc",
+        description="Prune fine-tuning data without training.",
+        epilog="hf-dlc COMMAND --help says more. All options can stand in a YAML file: --config FILE.yaml.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    shtab.add_argument_to(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=HfArgumentParser)
+    for name, command in COMMANDS.items():
+        commands.add_parser(name, dataclass_types=[*command.arguments, OutputArguments], help=command.run.__doc__)
+    return parser
+
+
+if __name__ == "__main__":
+    main()
