@@ -27,7 +27,9 @@ class DataArguments:
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
-    max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Use only the first rows; of a folder of images, rows drawn at random."}
+    )
 
 
 @dataclass
@@ -96,7 +98,8 @@ class PruneArguments(ScoreArguments, SelectionArguments, ReportArguments):
 
 def read_dataset(options: DataArguments) -> Dataset:
     """
-    Read the dataset that the options name.
+    Read the dataset that the options name: a file, a folder that `Dataset.save_to_disk` wrote, a folder with a folder
+    of images for each class, or a repository on the Hub.
 
     Raises:
         FileNotFoundError: If a file is named that is not there.
@@ -118,6 +121,8 @@ def read_dataset(options: DataArguments) -> Dataset:
             raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
     elif path.is_dir() and (path / "state.json").is_file():
         dataset = load_from_disk(str(path))
+    elif path.is_dir() and _has_images(path):
+        return _read_image_folder(path, options)
     elif suffixes and suffixes[-1] in _FORMATS:
         raise FileNotFoundError(f"there is no file {path}.")
     else:
@@ -134,20 +139,57 @@ def local_path(options: DataArguments) -> Path:
 
 def dataset_identity(options: DataArguments, dataset: Dataset) -> dict[str, Any]:
     """What was scored; a local file is known by its digest."""
-    sha256 = None
-    path = local_path(options)
+    sha256, path = None, local_path(options)
     if path.is_file():
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "name": options.dataset,
+        "is_local": path.exists(),
         "config": options.dataset_config,
-        "revision": options.dataset_revision,
+        "revision": options.dataset_revision if path.exists() else _commit(options),
         "split": options.split,
         "sha256": sha256,
         "fingerprint": dataset._fingerprint,
         "rows": len(dataset),
     }
+
+
+def _commit(options: DataArguments) -> str | None:
+    """The commit that a branch stands for today: the rows that are scored are those of no other."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return HfApi().dataset_info(options.dataset, revision=options.dataset_revision).sha
+    except (HTTPError, OSError, ValueError):  # the rows came from the cache
+        return options.dataset_revision
+
+
+def _read_image_folder(folder: Path, options: DataArguments) -> Dataset:
+    """A folder with a folder of images for each class, in one of the name of the split if there is one."""
+    import numpy as np
+    from datasets import load_dataset
+
+    if _is_split(folder / options.split):
+        folder = folder / options.split
+    # Without `data_files`, a class whose name is that of a split would be taken for one.
+    dataset = load_dataset("imagefolder", data_dir=str(folder), data_files={"train": "**"}, split="train")
+    if options.max_rows is None or options.max_rows >= len(dataset):
+        return dataset
+    # Folders come class by class, so that the first rows would be of one class.
+    return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[: options.max_rows]))
+
+
+def _has_images(folder: Path) -> bool:
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    return any(path.suffix.lower() in ImageFolder.EXTENSIONS for path in folder.rglob("*"))
+
+
+def _is_split(folder: Path) -> bool:
+    """Whether a folder has folders of classes, or a list of its images: a class may have the name of a split."""
+    return folder.is_dir() and any(path.is_dir() or path.stem == "metadata" for path in folder.iterdir())
 
 
 def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:

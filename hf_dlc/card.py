@@ -23,6 +23,8 @@ from .rendering import Section, code, to_markdown
 
 _TAGS = ("data-pruning", "hf_dlc")
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+_SELECTORS = ("FlexRandSelector", "RandomSelector", "TopKSelector")
+_SAME_SCORES = ("model_digest", "masking", "masking_seed", "masked_fractions")  # of subsets that share a scores file
 _LARGEST = "10M<n<100M"
 
 
@@ -44,8 +46,6 @@ class Subset:
             What [`build_manifest`] returned, or a part of it.
         base (`dict`):
             `name`, `config`, `split`, `revision` and `sha256` of the dataset that it was chosen from, as far as known.
-        sections (`Sequence[Section]`):
-            Those of a report.
         files (`Sequence[str]`):
             Names of the files beside the data, in `folder`.
     """
@@ -56,7 +56,6 @@ class Subset:
     kept_rows: int
     manifest: dict[str, Any]
     base: dict[str, Any]
-    sections: Sequence[Section]
     files: Sequence[str]
 
     @property
@@ -105,9 +104,7 @@ def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
         scores (`str`):
             Path of the scores in the repository.
     """
-    before = data.get("dlc")
-    subsets = dict(before["subsets"]) if isinstance(before, dict) and isinstance(before.get("subsets"), dict) else {}
-    subsets[subset.name] = subset.record()
+    subsets = {**_subsets(data), subset.name: subset.record()}
     data["dlc"] = {"scores": scores, "subsets": subsets}
     data["tags"] = list(dict.fromkeys([*(data.get("tags") or []), *_TAGS]))
     sizes = [size_category(one["kept_rows"]) for one in subsets.values()]
@@ -116,31 +113,50 @@ def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
     data["configs"] = [*others, {"config_name": "scores", "data_files": scores}]
 
 
+def subsets_of_other_scores(data: DatasetCardData, subset: Subset) -> list[str]:
+    """Names of other subsets on a card that were chosen by scores of another model or masking."""
+    record = subset.record()
+    return [
+        name
+        for name, other in _subsets(data).items()
+        if name != subset.name and any(other.get(key) != record.get(key) for key in _SAME_SCORES)
+    ]
+
+
+def _subsets(data: DatasetCardData) -> dict[str, dict[str, Any]]:
+    """What a card, which anybody may have edited, says of subsets."""
+    block = data.get("dlc")
+    found = block.get("subsets") if isinstance(block, dict) else None
+    known = found.items() if isinstance(found, dict) else ()
+    return {str(name): one for name, one in known if isinstance(one, dict) and isinstance(one.get("kept_rows"), int)}
+
+
 def size_category(rows: int) -> str:
     """The Hub's name for a number of rows."""
     return next((name for limit, name in _SIZES.items() if rows < limit), _LARGEST)
 
 
-def replace_section(text: str, subset: Subset) -> str:
+def replace_section(text: str, subset: Subset, section: str) -> str:
     """The text of a card with the section of a subset in the place of the old one, or at the end."""
     begin, end = f"<!-- hf_dlc {subset.name} -->", f"<!-- /hf_dlc {subset.name} -->"
-    section = f"{begin}\n{render_section(subset)}\n{end}"
-    head, opened, rest = text.partition(begin)
-    _, closed, tail = rest.partition(end)
+    section = f"{begin}\n{section}\n{end}"
+    # The last mark before the end: were one of them removed by hand, all up to the next would be replaced.
+    before, closed, tail = text.partition(end)
+    head, opened, _ = before.rpartition(begin)
     if opened and closed:
         return head + section + tail
     title = "" if text.strip() else f"# {subset.repo_id.rpartition('/')[2]}\n\n"
     return f"{text.rstrip()}\n\n{title}{section}\n".lstrip("\n")
 
 
-def render_section(subset: Subset) -> str:
+def render_section(subset: Subset, sections: Sequence[Section]) -> str:
     """What was kept of what and how, as Markdown in which text from a dataset is nothing but text."""
     rendered = _template().render(
         subset=subset,
         how=[*_scored_how(subset), *_selected_how(subset.selection)],
         python=_python(subset),
-        command=_command(subset.manifest.get("command")),
-        report=to_markdown(subset.sections, heading="###"),
+        commands=[_command(words) for words in subset.manifest.get("commands") or []],
+        report=to_markdown(sections, heading="###"),
         code=code,
     )
     return rendered.replace("<!--", "<\u200b!--").strip()  # no text may end our part of the card
@@ -151,62 +167,66 @@ def _scored_how(subset: Subset) -> list[str]:
     if not fractions or not subset.scorer:
         return []
     order = "in a pseudo-random order" if config.get("masking") == "random" else "smallest first"
-    model = code(subset.scorer.get("model"))
+    prefix = config.get("prefix") or "dlc"
     masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:]) or "none"
+    what = "the label of the image" if "images" in config else "the tokens that training would learn from"
+    mean = "geometric mean of the probabilities" if config.get("token_mean") == "geometric" else "mean probability"
     return [
-        f"Each row was scored by {model}, as it is and with shares of its linear weights set to zero, {order}: "
-        f"{masked}. Nothing was trained. `dlc_confidence` is the mean probability of the tokens that training would "
-        "learn from (higher = easier), `dlc_loss` their mean loss in nats (higher = harder)."
+        f"Each row was scored by {code(subset.scorer.get('model'))}, as it is and with shares of its weights set to "
+        f"zero, {order}: {masked}. Nothing was trained. {code(f'{prefix}_confidence')} is the {mean} of {what} "
+        f"(higher = easier), {code(f'{prefix}_loss')} the mean loss in nats (higher = harder)."
     ]
 
 
 def _selected_how(selection: dict[str, Any]) -> list[str]:
     name, column = selection.get("selector"), code(selection.get("column") or "dlc_confidence")
     groups = f", within the groups of {code(selection['group_by'])}" if selection.get("group_by") else ""
-    if name == "FlexRandSelector":
+    if name == "FlexRandSelector" and isinstance(selection.get("split"), float):
         split = f"{selection['split']:.0%}"
         return [
             f"Half of the budget was drawn at random from the easiest {split} of the rows by {column}, half from the "
             f"others{groups}."
         ]
-    if name == "TopKSelector":
+    if name == "TopKSelector" and selection.get("which") in ("easiest", "hardest"):
         return [f"The {selection['which']} rows by {column} were taken{groups}."]
     return [f"Rows were drawn at random{groups}."] if name == "RandomSelector" else []
 
 
 def _python(subset: Subset) -> str | None:
-    """The steps in Python, with every option that is not the default."""
-    selection, options = dict(subset.selection), subset.scorer.get("config") or {}
+    """The steps in Python, with every option that is not the default; None where others could not take them."""
+    selection, options = dict(subset.selection), subset.manifest.get("config") or {}
     name, model = selection.pop("selector", None), subset.scorer.get("model")
-    if not name or not model or not subset.manifest.get("schedule"):
+    is_local = subset.manifest.get("model_is_local") or (subset.manifest.get("dataset") or {}).get("is_local")
+    is_known = name in _SELECTORS and options and all(key.isidentifier() for key in selection)
+    if is_local or not is_known or not model or options.get("template") is None:
         return None
-    defaults = DLCConfig().to_dict()
-    changed = {key: value for key, value in options.items() if key in defaults and value != defaults[key]}
+    changed = {key: value for key, value in options.items() if value != vars(DLCConfig()).get(key)}
     changed["schedule"] = ", ".join(map(repr, subset.manifest["schedule"]))
     changed.pop("keep_levels", None)
-    scorer = _arguments({"revision": subset.scorer.get("revision"), **changed})
-    rows = _arguments(
-        {"name": subset.base.get("config"), "split": subset.base.get("split"), "revision": subset.base.get("revision")}
-    )
+    rows = {"name": subset.base.get("config"), "split": subset.base.get("split")}
+    max_rows = (subset.manifest.get("options") or {}).get("max_rows")
     return "\n".join(
         [
             "from datasets import load_dataset",
             f"from hf_dlc import DLCScorer, {name}",
             "",
-            f"dataset = load_dataset({subset.base.get('name')!r}{rows})",
-            f"scorer = DLCScorer.from_pretrained({model!r}{scorer})",
+            f"dataset = load_dataset({_call(subset.base.get('name'), **rows, revision=subset.base.get('revision'))})",
+            *([] if max_rows is None else [f"dataset = dataset.select(range({subset.rows}))"]),
+            f"scorer = DLCScorer.from_pretrained({_call(model, revision=subset.scorer.get('revision'), **changed)})",
             "scored = dataset.map(scorer, batched=True)",
-            f"pruned = {name}({_arguments(selection)[2:]})(scored)",
+            f"pruned = {name}({_call(**selection)})(scored)",
         ]
     )
 
 
-def _arguments(values: dict[str, Any]) -> str:
-    return "".join(f", {name}={value!r}" for name, value in values.items() if value is not None)
+def _call(*values: Any, **options: Any) -> str:
+    named = [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    return ", ".join([*map(repr, values), *named])
 
 
-def _command(command: Sequence[str] | None) -> str | None:
-    return None if not command else shlex.join(map(str, command)).replace("\n", " ")
+def _command(words: Sequence[str]) -> str:
+    """For a shell, on one line."""
+    return shlex.join("".join(c for c in str(word) if c.isprintable()) for word in words)
 
 
 def _known(facts: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,7 +29,8 @@ from .arguments import (
     ScoreArguments,
     SelectionArguments,
 )
-from .config import DLCConfig, parse_config_and_args
+from .config import DLCConfig, command_line, parse_config_and_args
+from .program import run_program
 
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class CompareArguments(RunArguments, SelectionArguments):
 class ReportingArguments(RunArguments):
     """What to report on."""
 
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
+    flag_column: str | None = field(default=None, metadata={"help": "Boolean column whose rows are ranked."})
     output: str | None = field(default=None, metadata={"help": "HTML file; default: report.html of the run."})
 
 
@@ -84,6 +88,7 @@ class ReportingArguments(RunArguments):
 class PushArguments(RunArguments):
     """What to publish, and where."""
 
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})
     public: bool = field(default=False, metadata={"help": "Make a public repository, or write into one."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
@@ -122,7 +127,7 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
     """Score all rows and write the scores; a run that was stopped goes on."""
     from . import pipeline
 
-    scoring = pipeline.score(options, config)
+    scoring = pipeline.score(options, config, ("hf-dlc", "score"))
     if scoring is None:  # not the main process
         return None, ""
     found = {"output_dir": options.output_dir, "schedule": scoring["schedule"], **scoring["run"]}
@@ -133,7 +138,7 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
 def select(options: SelectArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
     from .arguments import make_selector
-    from .run_folder import MANIFEST_NAME, write_subset
+    from .run_folder import MANIFEST_NAME, copy_scoring, write_subset
 
     scored, scoring = _scored(options.run_dir, options.dataset)
     output = Path(options.output_dir or options.run_dir)
@@ -141,8 +146,10 @@ def select(options: SelectArguments) -> Outcome:
         raise FileExistsError(f"{output} holds another subset. Pass --overwrite, or another --output_dir.")
     selector = make_selector(options, scoring["scorer"]["config"]["prefix"])
     chosen = {option.name: getattr(options, option.name) for option in fields(SelectionArguments)}
-    chosen = {**scoring["options"], **chosen}
-    manifest, summary = write_subset(output, scored, selector, scoring, options, options=chosen)
+    commands = [*scoring["commands"], command_line(["hf-dlc", "select"], options)]
+    facts = {"options": {**scoring["options"], **chosen}, "commands": commands}
+    manifest, summary = write_subset(output, scored, selector, scoring, options, **facts)
+    copy_scoring(Path(options.run_dir), output)
     found = {"output_dir": str(output), **{name: manifest[name] for name in ("kept_rows", "selection", "status")}}
     return found, summary
 
@@ -161,11 +168,14 @@ def report(options: ReportingArguments) -> Outcome:
     from .reporting import PruneReport
     from .run_folder import read_manifest
 
-    scored, scoring = _scored(options.run_dir)
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("a report with plots needs matplotlib: pip install 'hf-dlc[report]'.")
+    scored, scoring = _scored(options.run_dir, options.dataset)
     manifest = read_manifest(Path(options.run_dir))
     selection, prefix = manifest["selection"], scoring["scorer"]["config"]["prefix"]
-    kept, shown = manifest["kept_indices"], {"group_by": selection["group_by"], "schedule": scoring["schedule"]}
-    found = PruneReport.from_datasets(scored, kept, selection["column"], prefix, **shown)
+    flags = options.flag_column or manifest["options"].get("flag_column")
+    shown = {"schedule": scoring["schedule"], "group_by": selection["group_by"], "flag_column": flags}
+    found = PruneReport.from_datasets(scored, manifest["kept_indices"], selection["column"], prefix, **shown)
     path = Path(options.output or Path(options.run_dir) / "report.html")
     path.write_text(found.to_html(f"What was kept of {scoring['dataset']['name']}"), encoding="utf-8")
     return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
@@ -180,7 +190,7 @@ def push(options: PushArguments) -> Outcome:
 
     folder = Path(options.run_dir)
     read_manifest(folder)  # says so if nothing has been selected yet
-    scored, scoring = _scored(options.run_dir)
+    scored, scoring = _scored(options.run_dir, options.dataset)
     address = push_pruned(
         load_from_disk(str(folder / "pruned")),
         options.repo_id,
@@ -201,10 +211,22 @@ def demo(options: DemoArguments) -> Outcome:
     from . import pipeline
 
     kept = {"keep": "0.5", "split_share": 0.75, "flag_column": "response_swapped"}
-    arguments = PruneArguments(dataset="demo", model="demo", overwrite=True, **kept, **vars(options))
+    arguments = PruneArguments(dataset="demo", model="demo", overwrite=_is_demo(options), **kept, **vars(options))
     # Three levels: without fast bfloat16 four would take too long for a demo.
-    summary = pipeline.prune(arguments, DLCConfig(calibration_shares=(1.0, 0.6, 0.3))) or ""
+    config = DLCConfig(calibration_shares=(1.0, 0.6, 0.3))
+    summary = pipeline.prune(arguments, config, ("accelerate", "launch", "recipes/prune_alpaca.py"))
+    if summary is None:  # not the main process
+        return None, ""
     return {"output_dir": options.output_dir}, f"{summary}\nWrote {options.output_dir}"
+
+
+def _is_demo(options: DemoArguments) -> bool:
+    """Whether what is in the folder may be replaced."""
+    from .cache import read_json
+    from .run_folder import SCORING_NAME
+
+    found = read_json(Path(options.output_dir) / SCORING_NAME)
+    return isinstance(found, dict) and (found.get("dataset") or {}).get("name") == "demo"
 
 
 def _scored(run_dir: str, dataset: str | None = None) -> tuple[Dataset, dict[str, Any]]:
@@ -225,6 +247,7 @@ class Command(NamedTuple):
     run: Callable[..., Outcome]
     arguments: Sequence[type]
     examples: Sequence[str]
+    again: str = ""  # what an interrupted one says
 
     @property
     def epilog(self) -> str:
@@ -247,6 +270,7 @@ COMMANDS = {
                 "--dataset rows.jsonl --model path/to/model --output_dir runs/mine",
                 "--config alpaca.yaml --overwrite  # on several GPUs: accelerate launch -m hf_dlc.cli score ...",
             ),
+            "The same command goes on where it stopped.",
         ),
         Command(
             select,
@@ -276,21 +300,11 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     command, prog = COMMANDS[arguments[0]], f"hf-dlc {arguments[0]}"
     types = [*command.arguments, OutputArguments]
-    *options, output = parse_config_and_args(
-        types, arguments[1:], description=command.run.__doc__, prog=prog, epilog=command.epilog
-    )
-    logging.basicConfig(level=logging.WARNING if output.json else logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        found, text = command.run(*options)
-    except KeyboardInterrupt:
-        sys.exit(f"{prog}: interrupted. The same command goes on where it stopped.")
-    except (ImportError, MemoryError, OSError, ValueError) as error:  # the message says what is wrong
-        sys.exit(f"{prog}: {error}")
-    except RuntimeError as error:
-        if not type(error).__module__.startswith("hf_dlc."):  # such as a JournalError or a PublishError
-            raise
-        sys.exit(f"{prog}: {error}")
+    help_texts = {"description": command.run.__doc__, "prog": prog, "epilog": command.epilog}
+    everything = [PruneArguments, DLCConfig, *(one for other in COMMANDS.values() for one in other.arguments)]
+    *options, output = parse_config_and_args(types, arguments[1:], **help_texts, others=everything)
+    level = logging.WARNING if output.json else logging.INFO
+    found, text = run_program(lambda: command.run(*options), prog, level, command.again)
     if text:  # empty on all processes but the main one
         print(json.dumps(found, indent=2, default=str) if output.json else text)
 
@@ -308,7 +322,9 @@ def build_parser() -> argparse.ArgumentParser:
     shtab.add_argument_to(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=HfArgumentParser)
     for name, command in COMMANDS.items():
-        commands.add_parser(name, dataclass_types=[*command.arguments, OutputArguments], help=command.run.__doc__)
+        types = [*command.arguments, OutputArguments]
+        parser_of_one = commands.add_parser(name, dataclass_types=types, help=command.run.__doc__)
+        parser_of_one.add_argument("--config", help="YAML file with options.")
     return parser
 
 

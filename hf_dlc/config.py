@@ -8,9 +8,9 @@ import re
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 from . import __version__
 
@@ -326,6 +326,7 @@ def parse_config_and_args(
     description: str | None = None,
     prog: str | None = None,
     epilog: str | None = None,
+    others: Sequence[type] = (),
 ) -> tuple[Any, ...]:
     """
     Fill dataclasses from a YAML file given as `--config` and from the command line, which wins.
@@ -341,6 +342,8 @@ def parse_config_and_args(
             Name of the program in its help.
         epilog (`str`, *optional*):
             What `--help` says last.
+        others (`Sequence[type]`, *optional*):
+            Dataclasses of other programs, whose options the YAML file may hold as well.
 
     Returns:
         `tuple`: One instance of each dataclass.
@@ -353,8 +356,12 @@ def parse_config_and_args(
     class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
         """Shows defaults, and leaves the lines of descriptions as they are."""
 
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")  # the usage would push it off the screen
+
     text = {"description": description and description.strip(), "prog": prog, "epilog": epilog}
-    parser = HfArgumentParser(dataclass_types, **text, formatter_class=Formatter, allow_abbrev=False)
+    parser = Parser(dataclass_types, **text, formatter_class=Formatter, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with defaults for all other options.")
     arguments = list(sys.argv[1:] if args is None else args)
     config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
@@ -362,7 +369,10 @@ def parse_config_and_args(
     path = config_parser.parse_known_args(arguments)[0].config
     if path is not None:
         try:
-            parser.set_defaults(**_read_yaml(path, known={action.dest for action in parser._actions}))
+            known = {action.dest for action in parser._actions}
+            elsewhere = {option.name for other in others for option in fields(other)}
+            values = _read_yaml(path, known | elsewhere)
+            parser.set_defaults(**{name: value for name, value in values.items() if name in known})
         except (OSError, ValueError) as error:
             parser.error(f"--config {path}: {error}")
     if unknown := parser.parse_known_args(arguments)[1]:
@@ -371,6 +381,38 @@ def parse_config_and_args(
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
     except (TypeError, ValueError) as error:  # a YAML file can hold any type
         parser.error(str(error))
+
+
+def command_line(program: Sequence[str], *options: Any) -> list[str]:
+    """
+    The command that gives these options.
+
+    Args:
+        program (`Sequence[str]`):
+            What it begins with.
+        options:
+            Dataclasses as [`parse_config_and_args`] returns them.
+
+    Returns:
+        `list[str]`: The command, with every option that is not the default.
+
+    Example:
+    ```python
+    >>> command_line(["hf-dlc", "score"], DLCConfig(seed=3, calibration_shares=(1.0, 0.5)))
+    ['hf-dlc', 'score', '--calibration_shares', '1.0', '0.5', '--seed', '3']
+    ```
+    """
+    words = list(program)
+    for part in options:
+        for option in fields(part):
+            value = getattr(part, option.name)
+            if option.init and value is not None and value != _default(option):
+                words += [f"--{option.name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+    return words
+
+
+def _default(option: Field[Any]) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:

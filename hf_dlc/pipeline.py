@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ from .arguments import (
     read_dataset,
 )
 from .columns import score_features
-from .config import DLCConfig
+from .config import DLCConfig, command_line
 from .execution.distributed import cpu_threads, on_main_process, process_state
 from .execution.estimate import RunEstimate
 from .execution.journal import Journal
@@ -46,10 +46,8 @@ from .scorer import DLCScorer
 
 logger = logging.getLogger(__name__)
 
-Reader = Callable[[Any], Dataset]
 
-
-def prune(options: PruneArguments, config: DLCConfig, read: Reader = read_dataset) -> str | None:
+def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) -> str | None:
     """
     Load, estimate, calibrate, score, select and write.
 
@@ -58,8 +56,8 @@ def prune(options: PruneArguments, config: DLCConfig, read: Reader = read_datase
             What to do.
         config ([`DLCConfig`]):
             How to score.
-        read (`Callable`, *optional*):
-            Reads the dataset that the options name.
+        program (`Sequence[str]`):
+            What the command that does it begins with, for the manifest.
 
     Returns:
         `str`: The summary, on the main process; `None` on the others.
@@ -67,8 +65,8 @@ def prune(options: PruneArguments, config: DLCConfig, read: Reader = read_datase
     Raises:
         OSError, ValueError, MemoryError, JournalError, PeerError: With what is wrong and what to do.
     """
-    run = _Run(options, config)
-    scored, scoring = run.score(read, lambda dataset, estimate: check_selection(options, config, dataset, estimate))
+    run = _Run(options, config, program)
+    scored, scoring = run.score(lambda dataset, estimate: check_selection(options, config, dataset, estimate))
     if not run.state.is_main_process:
         return None
     with run.writing():
@@ -78,7 +76,7 @@ def prune(options: PruneArguments, config: DLCConfig, read: Reader = read_datase
     return summary
 
 
-def score(options: ScoreArguments, config: DLCConfig, read: Reader = read_dataset) -> dict[str, Any] | None:
+def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> dict[str, Any] | None:
     """
     Load, estimate, calibrate, score and write the scores, from which any number of subsets can be selected.
 
@@ -87,8 +85,8 @@ def score(options: ScoreArguments, config: DLCConfig, read: Reader = read_datase
             What to do.
         config ([`DLCConfig`]):
             How to score.
-        read (`Callable`, *optional*):
-            Reads the dataset that the options name.
+        program (`Sequence[str]`):
+            What the command that does it begins with, for the manifest.
 
     Returns:
         `dict`: What [`describe_scoring`] returned, on the main process; `None` on the others.
@@ -96,8 +94,8 @@ def score(options: ScoreArguments, config: DLCConfig, read: Reader = read_datase
     Raises:
         OSError, ValueError, MemoryError, JournalError, PeerError: With what is wrong and what to do.
     """
-    run = _Run(options, config)
-    scored, scoring = run.score(read)
+    run = _Run(options, config, program)
+    scored, scoring = run.score()
     if not run.state.is_main_process:
         return None
     with run.writing():
@@ -133,26 +131,27 @@ def check_selection(options: SelectionArguments, config: DLCConfig, dataset: Dat
 class _Run:
     """One run in one of its processes."""
 
-    def __init__(self, options: ScoreArguments, config: DLCConfig) -> None:
+    def __init__(self, options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> None:
         self.options, self.config = options, config
+        self.command = command_line(program, options, config)
         self.output = Path(options.output_dir)
         self.state = process_state()
         torch.set_num_threads(cpu_threads(options.num_threads))
 
-    def score(
-        self, read: Reader, check: Callable[[Dataset, RunEstimate], None] | None = None
-    ) -> tuple[Dataset, dict[str, Any]]:
-        """The dataset with its scores, and how they came about."""
+    def score(self, check: Callable[[Dataset, RunEstimate], None] | None = None) -> tuple[Dataset, dict[str, Any]]:
+        """The dataset with its scores, and, for the main process, how they came about."""
         with watch_peers(self.state) as peers:
             self._make_room()
-            dataset, scorer, estimate = self._prepare(read, peers)
+            dataset, scorer, estimate = self._prepare(peers)
+            is_main = self.state.is_main_process
+            identity = dataset_identity(self.options, dataset) if is_main else {}  # as it is when it is read
             if check is not None:
                 check(dataset, estimate)
             scored, taken = self._score(dataset, scorer, estimate, peers)
-            identity = dataset_identity(self.options, dataset)
             # The scorer keeps the levels for the report; whether they go into the subset is the user's choice.
             facts = {"options": asdict(self.options), "keep_levels": self.config.keep_levels, "run": taken}
-            scoring = describe_scoring(scorer, identity, **facts)
+            facts["commands"] = [self.command]
+            scoring = describe_scoring(scorer, identity, **facts) if is_main else {}
         return scored, scoring
 
     def _make_room(self) -> None:
@@ -172,11 +171,11 @@ class _Run:
                 for name in (SCORING_NAME, MANIFEST_NAME):
                     (self.output / name).unlink(missing_ok=True)
 
-    def _prepare(self, read: Reader, peers: Peers | None) -> tuple[Dataset, DLCScorer, RunEstimate]:
+    def _prepare(self, peers: Peers | None) -> tuple[Dataset, DLCScorer, RunEstimate]:
         """Load the dataset and the model, and find out what the run will cost and whether it can end well."""
         options, state = self.options, self.state
         with local_main_process_first(state, peers):  # one download, one preparation; the others read the cache
-            dataset = read(options)
+            dataset = read_dataset(options)
             scorer = load_scorer(options, self.config)
         logger.info(
             "%d rows; %s in %s on %d process(es)",

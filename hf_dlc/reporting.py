@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -498,9 +499,9 @@ def _undecoded(dataset: Dataset) -> Dataset:
 
 
 def _readable(value: Any, feature: Any) -> Any:
-    """Where an image is, and the name of a class."""
+    """The name of an image and of its folder, which is no path of this machine, and the name of a class."""
     if isinstance(feature, Image) and value is not None:
-        return value["path"] or f"image of {len(value['bytes'] or b''):,} bytes"
+        return "/".join(Path(value["path"] or "").parts[-2:]) or f"image of {len(value['bytes'] or b''):,} bytes"
     if isinstance(feature, ClassLabel) and value in range(feature.num_classes):
         return feature.int2str(value)
     return value

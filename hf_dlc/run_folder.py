@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,7 @@ def write_subset(
     Returns:
         `tuple[dict, str]`: The manifest and the summary.
     """
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)  # until all is there again, there is no subset
     prefix, keep_levels = scoring["scorer"]["config"]["prefix"], scoring["keep_levels"]
     kept = selector.read_indices(scored).tolist()
     report = PruneReport.from_datasets(
@@ -97,6 +99,14 @@ def write_subset(
     write_reports(folder, report, f"What was kept of {scoring['dataset']['name']}", shown.html_report)
     write_json(folder / MANIFEST_NAME, manifest)  # last: it tells that all is there
     return manifest, report.to_markdown()
+
+
+def copy_scoring(source: Path, folder: Path) -> None:
+    """Take the scores of a run along into the folder of a subset, so that it can be published from there."""
+    if folder.resolve() != source.resolve():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (SCORES_NAME, SCORING_NAME):
+            shutil.copyfile(source / name, folder / name)
 
 
 def write_reports(folder: Path, report: PruneReport, title: str, html: bool = True) -> None:

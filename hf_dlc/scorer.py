@@ -37,6 +37,7 @@ from .cache import cache_folder, write_json
 from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features, with_columns
 from .config import CONFIG_NAME, DLCConfig, MaskSchedule
 from .digest import json_digest, model_digest, processor_digest, rows_digest
+from .errors import DLCError
 from .execution.distributed import (
     check_same,
     cpu_threads,
@@ -200,7 +201,7 @@ class DLCScorer:
         """
         if task not in (None, *_TASKS):
             raise ValueError(f"task must be None or one of {', '.join(_TASKS)}, got {task!r}.")
-        saved = find_saved(model_id, revision, (model_kwargs or {}).get("token"))
+        saved = find_saved(model_id, revision, model_kwargs or {})
         if saved is not None:
             record = json.loads((saved / CONFIG_NAME).read_text(encoding="utf-8"))
             config = config or DLCConfig.from_dict(record)
@@ -286,10 +287,15 @@ class DLCScorer:
         """
         from .hub import push_folder
 
-        if self._source is not None and Path(self._source.model_id).exists():
+        if self._source is not None and self.is_local:
             raise ValueError(
                 "a scorer can be published only with a base model that is on the Hub, got the folder "
                 f"{self._source.model_id}. Push the model first, and load it from there."
+            )
+        if Path(str(self.config.template)).is_file():
+            raise ValueError(
+                "a scorer can be published only with a template that comes with the model or with hf_dlc, got the "
+                f"file {self.config.template}."
             )
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -329,7 +335,7 @@ class DLCScorer:
     def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
         if self._loaded is None:
             if self._source is None:
-                raise RuntimeError(
+                raise DLCError(
                     "this scorer holds a model that was handed over in memory, and a worker process cannot load it "
                     "again. Make the scorer by DLCScorer.from_pretrained(id or path) to use num_proc, or leave it out."
                 )
@@ -339,7 +345,7 @@ class DLCScorer:
             self._loaded = self._source.load()
             if self._digests() != self._expected_digests:
                 self._loaded = None
-                raise RuntimeError(
+                raise DLCError(
                     f"the weights or the processor of {self._source.model_id!r} are not those of the scorer that was "
                     "sent here: they were changed in memory. Save both and make the scorer from that folder to use "
                     "num_proc."
@@ -425,6 +431,11 @@ class DLCScorer:
         self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
         self._row_prefixes: tuple[Any, dict[int, Any]] = None, {}  # for rows that do, and the weights they belong to
         self._encoded: dict[tuple[str, str], list[EncodedRow]] = {}  # from `fit` and `estimate` to `score`
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is known on this machine only."""
+        return self._source is None or Path(self._source.model_id).exists()
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""

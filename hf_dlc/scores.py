@@ -26,7 +26,7 @@ from .columns import score_features, with_columns
 
 
 SCORES_NAME = "scores.parquet"
-DIGEST = "row_digest"
+DIGEST = "content_digest"
 _DIGEST_FEATURE = Features({DIGEST: Value("string")})
 _KEY = b"hf_dlc_scores"
 _ROWS_PER_BATCH = 1000
@@ -44,7 +44,7 @@ class Scores:
 
     Args:
         table ([`~datasets.Dataset`]):
-            A row for each scored row: `row_digest` (hex of 64 bits) and the score columns.
+            A row for each scored row: `content_digest` (hex of 64 bits) and the score columns.
         columns (`tuple[str, ...]`):
             The columns whose content the digests are of.
         prefix (`str`):
@@ -90,7 +90,7 @@ class Scores:
                 "scored must have columns beside the scores, by which its rows can be found again, got none."
             )
         table = scored.with_format(None).select_columns(names)
-        return cls(with_columns(table, {DIGEST: row_digests(scored, columns)}, _DIGEST_FEATURE), columns, prefix)
+        return cls(with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE), columns, prefix)
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file, which [`Scores.read`], pandas and the dataset viewer of the Hub read."""
@@ -137,7 +137,7 @@ class Scores:
                 f"{source} are of rows with the columns {', '.join(self.columns)}, but {', '.join(missing)} are not "
                 f"in this dataset, which has {', '.join(dataset.column_names)}."
             )
-        places = self._places(np.array(row_digests(dataset, self.columns), dtype=object))
+        places = self._places(np.array(content_digests(dataset, self.columns), dtype=object))
         if unknown := np.flatnonzero(places < 0).tolist():
             shown = ", ".join(map(str, unknown[:_SHOWN_ROWS])) + (", ..." if len(unknown) > _SHOWN_ROWS else "")
             raise ScoresError(
@@ -157,7 +157,7 @@ class Scores:
         return first.reindex(digests, fill_value=-1).to_numpy()
 
 
-def row_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
     """
     A digest of the content of each row, the same for a local file and for what the Hub returns of it.
 

@@ -185,7 +185,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     [options] = parse_config_and_args([BenchmarkArguments], args, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for talkative in ("httpx", "httpx2"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     disable_progress_bars()
     output = Path(options.output_dir)
     if (output / "benchmark.json").exists() and not options.overwrite:

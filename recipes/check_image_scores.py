@@ -27,9 +27,10 @@ import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import ClassLabel, Dataset, disable_progress_bars
-from prune_images import ImageRecipeArguments, read_images
+from prune_images import ImageRecipeArguments
 
 from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.arguments import read_dataset
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
@@ -78,7 +79,7 @@ def main(args: list[str] | None = None) -> None:
     disable_progress_bars()
     torch.set_num_threads(cpu_threads(options.num_threads))
     try:
-        images = read_images(ImageRecipeArguments(dataset=options.dataset, split=options.split))
+        images = read_dataset(ImageRecipeArguments(dataset=options.dataset, split=options.split))
         images = images.shuffle(seed=options.selection_seed)
         rows = {name: LOOKING[name](options, config, images) for name in options.parts.split(",")}
     except (OSError, ValueError) as error:

@@ -150,7 +150,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([StudyArguments, DLCConfig], args, description=__doc__)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for talkative in ("httpx", "httpx2"):
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     disable_progress_bars()
     torch.set_num_threads(cpu_threads(options.num_threads))
     try:

@@ -39,11 +39,12 @@ import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import ClassLabel, Dataset, Image, concatenate_datasets, disable_progress_bars
-from prune_images import ImageRecipeArguments, read_images
+from prune_images import ImageRecipeArguments
 from torch import nn
 from transformers import AutoModelForImageClassification, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from hf_dlc import DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.arguments import read_dataset
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.tasks.images import ImageReader
@@ -116,7 +117,7 @@ def read(options: FinetuneArguments, manifest: dict[str, Any]) -> tuple[Dataset,
     known = {name: value for name, value in manifest["options"].items() if name not in ("keep", "keep_tokens")}
     known["trust_remote_code"] = options.trust_remote_code
     chosen = ImageRecipeArguments(**known)
-    images = read_images(chosen)
+    images = read_dataset(chosen)
     scores = Dataset.from_parquet(str(Path(options.run_dir, "scores.parquet")))
     if len(images) != len(scores):
         raise ValueError(f"{chosen.dataset} has {len(images)} rows, but {len(scores)} were scored. Score it anew.")
@@ -124,7 +125,7 @@ def read(options: FinetuneArguments, manifest: dict[str, Any]) -> tuple[Dataset,
     held_out = {"dataset": options.eval_dataset, "split": options.eval_split, "max_rows": None}
     if options.eval_dataset != chosen.dataset:
         held_out |= {"dataset_config": None, "dataset_revision": None}
-    evaluation = read_images(ImageRecipeArguments(**{**known, **held_out}))
+    evaluation = read_dataset(ImageRecipeArguments(**{**known, **held_out}))
     if images._fingerprint != manifest["dataset"]["fingerprint"]:
         logger.warning("%s may have changed since it was scored: its fingerprint is another one", chosen.dataset)
     label = label_column(options, manifest)

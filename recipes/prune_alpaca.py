@@ -24,40 +24,28 @@ that `Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the 
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
-
-import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 
 from hf_dlc import DLCConfig
-from hf_dlc.arguments import PruneArguments, read_dataset
+from hf_dlc.arguments import PruneArguments
 from hf_dlc.config import parse_config_and_args
-from hf_dlc.execution.distributed import PeerError, process_state
-from hf_dlc.execution.journal import JournalError
-from hf_dlc.pipeline import Reader, prune
+from hf_dlc.pipeline import prune
+from hf_dlc.program import run_program
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([PruneArguments, DLCConfig], args, description=__doc__)
-    run(options, config)
+    run("prune_alpaca.py", options, config)
 
 
-def run(options: PruneArguments, config: DLCConfig, read: Reader = read_dataset) -> None:
-    """The whole way, from a dataset that `read` reads to the files in the output folder."""
-    is_main = process_state().is_main_process
-    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    try:
-        summary = prune(options, config, read)
-    except (OSError, ValueError, MemoryError, JournalError, PeerError) as error:
-        sys.exit(str(error))  # the message says what is wrong and what to do
-    except KeyboardInterrupt:
-        sys.exit("interrupted. Run the same command again: it goes on after the last chunk that was written.")
-    if is_main:
-        print(summary)
-        logging.getLogger(__name__).info("wrote %s", options.output_dir)
+def run(recipe: str, options: PruneArguments, config: DLCConfig) -> None:
+    """The whole way, from the dataset to the files in the output folder; the main process shows the summary."""
+    program = ("accelerate", "launch", f"recipes/{recipe}")
+    again = "Run the same command again: it goes on after the last chunk that was written."
+    summary = run_program(lambda: prune(options, config, program), again=again)
+    if summary:
+        print(f"{summary}\nwrote {options.output_dir}")
 
 
 if __name__ == "__main__":

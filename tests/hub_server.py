@@ -23,6 +23,7 @@ import yaml
 
 TOKEN = "hf_writes0secret0token"
 READ_TOKEN = "hf_reads0secret0token"
+_LICENSES = ["apache-2.0", "cc-by-nc-4.0", "mit"]
 _LFS_SUFFIXES = (".parquet", ".png", ".safetensors")
 
 
@@ -211,7 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "downloads": 0,
                 "likes": 0,
                 "tags": [],
-                "cardData": yaml.safe_load(card[1]) if card else {},
+                "cardData": _metadata(card[1]) if card else {},
                 "siblings": [{"rfilename": name} for name in files],
             }
         )
@@ -225,14 +226,29 @@ class _Handler(BaseHTTPRequestHandler):
         kind = f"{asked.get('type', 'model')}s"
         key = f"{kind}/{name}"
         if key in self.server.repos:
-            self._error(409, "", "You already created this dataset repo")
+            url = f"{self.server.url}/{'' if kind == 'models' else kind + '/'}{name}"
+            self._json({"error": "You already created this repo", "url": url}, 409)
             return
         self.server.repos[key] = Repo(asked.get("visibility") == "private" or bool(asked.get("private")))
         self.server.repos[key].commit({".gitattributes": b""}, "initial commit")
         self._json({"url": f"{self.server.url}/{'' if kind == 'models' else kind + '/'}{name}", "name": name})
 
     def validate_yaml(self) -> None:
-        self._json({"errors": [], "warnings": []})
+        card = re.match(r"---\n(.*?)\n---", json.loads(self.body)["content"], re.DOTALL)
+        license = yaml.safe_load(card[1]).get("license") if card else None
+        if license in (None, *_LICENSES):
+            self._json({"errors": [], "warnings": []})
+        else:
+            self._json({"errors": [{"message": f'"license" must be one of {_LICENSES}'}], "warnings": []}, 400)
+
+    def branch(self, kind: str, repo: str, revision: str) -> None:
+        if not self._may_write() or (found := self._readable(kind, repo)) is None:
+            return
+        if revision in found.branches:
+            self._error(409, "", "Reference already exists")
+            return
+        found.branches[revision] = found.branches["main"]
+        self._json({})
 
     def preupload(self, kind: str, repo: str, revision: str) -> None:
         if not self._may_write() or (found := self._readable(kind, repo)) is None:
@@ -351,6 +367,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._json({"name": "me", "type": "user", "orgs": []})
 
 
+def _metadata(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+
+
 def _oid(path: str, data: bytes) -> str:
     """As git names a file, or as LFS does."""
     if path.endswith(_LFS_SUFFIXES):
@@ -371,6 +394,7 @@ _ROUTES: list[tuple[tuple[str, ...], str, Callable[..., None]]] = [
     (("POST",), "/api/repos/create", _Handler.create),
     (("POST",), "/api/validate-yaml", _Handler.validate_yaml),
     (("GET",), "/api/whoami-v2", _Handler.who_am_i),
+    (("POST",), f"{_API}/branch/{_REVISION}", _Handler.branch),
     (("POST",), f"{_API}/preupload/{_REVISION}", _Handler.preupload),
     (("POST",), f"{_API}/commit/{_REVISION}", _Handler.commit),
     (("POST",), f"{_API}/paths-info/{_REVISION}", _Handler.paths_info),

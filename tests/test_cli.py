@@ -53,7 +53,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str
         main([*map(str, arguments)])
     if isinstance(caught.value.code, str):
         return 1, caught.value.code
-    return caught.value.code, capsys.readouterr().err.strip().splitlines()[-1]
+    return caught.value.code, capsys.readouterr().err.strip()
 
 
 def test_scores_and_how_they_came_about(run_dir: Path) -> None:
@@ -118,8 +118,6 @@ WRONG = [
     (["score", "--no_such_option", "3"], 2, "unknown options: --no_such_option 3; see --help"),
     (["score", "--dtype", "int3"], 2, "dtype"),
     (["score", "--config", "missing.yaml"], 2, "missing.yaml"),
-    (["prune"], 2, "invalid choice: 'prune'"),
-    ([], 2, "COMMAND"),
     (["score", "--dataset", "missing.jsonl"], 1, "there is no file missing.jsonl"),
     (["select", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
     (["compare", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
@@ -177,6 +175,32 @@ def test_shells_can_complete(shell: str, capsys: pytest.CaptureFixture[str]) -> 
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
+@pytest.mark.parametrize("arguments", [["prune"], []])
+def test_what_is_no_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, message = fails(capsys, *arguments)
+    assert status == 2
+    assert message.splitlines()[0].startswith("usage: hf-dlc")
+    assert "COMMAND" in message.splitlines()[-1]
+
+
+def test_one_file_of_options_is_for_all_commands(run: Callable[..., Any], run_dir: Path, tmp_path: Path) -> None:
+    lines = ["keep: 4", "masking: random", "trust_remote_code: false", f"run_dir: {run_dir}", "overwrite: true"]
+    (tmp_path / "options.yaml").write_text("\n".join(lines), encoding="utf-8")
+    assert run("select", "--config", tmp_path / "options.yaml", "--output_dir", tmp_path / "four")["kept_rows"] == 4
+
+
+def test_a_subset_in_a_folder_of_its_own_can_be_gone_on_with(
+    run: Callable[..., Any], run_dir: Path, tmp_path: Path
+) -> None:
+    run("select", "--run_dir", run_dir, "--keep", "6", "--output_dir", tmp_path / "six")
+    assert run("report", "--run_dir", tmp_path / "six")["report"] == str(tmp_path / "six" / "report.html")
+    assert run("select", "--run_dir", tmp_path / "six", "--keep", "2", "--overwrite")["kept_rows"] == 2
+
+
+def test_the_demo_replaces_no_run(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._is_demo(cli.DemoArguments(output_dir=str(run_dir))) is False
+
+
 # ---- all of it ----------------------------------------------------------------------------------------------------
 
 
@@ -217,5 +241,8 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
         assert len(found) == 7
         card = server.files("datasets/me/half")["README.md"].decode()
         assert '14 of 28 rows of `"rows.jsonl"`' in card
+        scoring, selecting = (set(line.split()) for line in card.splitlines() if line.startswith("hf-dlc "))
+        assert {"score", "--dataset", "rows.jsonl", "--schedule", "--dtype", "float32"} <= scoring
+        assert {"select", "--run_dir", "run", "--keep", "0.5", "--split_share", "0.75"} <= selecting
         assert "license: mit" in card
         assert str(tmp_path) not in card

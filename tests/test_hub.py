@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,15 +30,16 @@ SCHEDULE = [0.0, 0.1]
 MANIFEST = {
     "dataset": {"name": "them/rows", "config": None, "revision": "main", "split": "train", "sha256": None},
     "scorer": {
-        "config": {"masking": "random", "seed": 3, "max_length": 512},
-        "model": "/home/somebody/models/tiny",
+        "config": {"masking": "random", "seed": 3, "max_length": 512, "template": {"chat_template": "long"}},
+        "model": "them/tiny",
         "revision": None,
         "model_digest": "abc",
     },
+    "config": {"masking": "random", "seed": 3, "max_length": 512, "template": "auto"},
     "schedule": SCHEDULE,
     "selection": {"selector": "FlexRandSelector", "keep": 0.5, "split": 0.75, "column": "dlc_confidence", "seed": 0},
     "versions": {"hf_dlc": "0.1.0"},
-    "command": ["accelerate", "launch", "recipes/prune_alpaca.py", "--dataset", "them/rows; rm -rf $HOME"],
+    "commands": [["hf-dlc", "score", "--dataset", "them/rows; rm -rf $HOME"], ["hf-dlc", "select"]],
 }
 HOSTILE = "<script>alert(1)</script> <!-- /hf_dlc keep-0.5 --> ``` ![x](http://evil) | --- \n---\nlicense: mit"
 
@@ -113,19 +115,20 @@ def test_card_says_where_the_rows_are_from_and_how_they_were_chosen(
 ) -> None:
     push_pruned(pruned, "me/half", scored, MANIFEST)
     metadata, text = card_of(server)
-    source = server.repos["datasets/them/rows"].branches["main"]
     assert metadata["license"] == "cc-by-nc-4.0"
     assert metadata["language"] == "en"
     assert metadata["source_datasets"] == ["them/rows"]
     assert metadata["size_categories"] == ["n<1K"]
     record = metadata["dlc"]["subsets"]["keep-0.5"]
-    assert record["base"] == {"name": "them/rows", "split": "train", "revision": source}
-    assert (record["rows"], record["kept_rows"], record["model"]) == (40, 20, "tiny")
+    assert record["base"] == {"name": "them/rows", "split": "train", "revision": "main"}
+    assert (record["rows"], record["kept_rows"], record["model"]) == (40, 20, "them/tiny")
     assert record["masked_fractions"] == SCHEDULE
     assert record["selection"]["split"] == 0.75
     assert "drawn at random from the easiest 75% of the rows by `dlc_confidence`" in text
-    assert f"load_dataset('them/rows', split='train', revision='{source}')" in text
-    assert "--dataset 'them/rows; rm -rf $HOME'" in text  # quoted: it would be run by a shell
+    assert "load_dataset('them/rows', split='train', revision='main')" in text
+    assert "from_pretrained('them/tiny', seed=3, max_length=512, schedule='0.0, 0.1')" in text
+    # Quoted: it would be run by a shell.
+    assert "\nhf-dlc score --dataset 'them/rows; rm -rf $HOME'\nhf-dlc select\n" in text
     assert "![Scores" in text
     assert "(hf_dlc/keep-0.5/report.png)" in text
     assert "skipped: 1 `empty_response`" in text
@@ -144,10 +147,22 @@ def test_text_of_the_dataset_is_text_in_the_card(server: HubServer, scored: Data
 
 
 def test_no_folder_of_this_machine_is_published(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
-    push_pruned(pruned, "me/half", scored, MANIFEST)
-    assert not [name for name, data in server.files(REPO).items() if b"/home/somebody" in data]
-    paths = {"a": ["/x/y/rows.jsonl", "~/rows", "C:\\data\\rows", "./rows", "me/rows", "a/b: c"]}
-    assert public_manifest(paths) == {"a": ["rows.jsonl", "rows", "rows", "rows", "me/rows", "a/b: c"]}
+    model, rows = "/home/somebody/models/tiny", "somebody/rows.jsonl"
+    local = {
+        **MANIFEST,
+        "dataset": {"name": rows, "is_local": True},
+        "scorer": {**MANIFEST["scorer"], "model": model},
+        "model_is_local": True,
+        "options": {"dataset": rows, "model": model, "output_dir": "somebody/runs"},
+        "commands": [["hf-dlc", "score", "--dataset", rows, "--model", model, "--output_dir", "somebody/runs"]],
+    }
+    push_pruned(pruned, "me/half", scored, local)
+    assert not [name for name, data in server.files(REPO).items() if b"somebody" in data]
+    text = card_of(server)[1]
+    assert "hf-dlc score --dataset rows.jsonl --model tiny --output_dir runs" in text
+    assert "from_pretrained" not in text  # nobody else has the model
+    paths = {"a": ["/x/y/rows.jsonl", "~/rows", "C:\\data\\rows", "./rows", "file:///x/rows", "me/rows", "a/b: c"]}
+    assert public_manifest(paths) == {"a": ["rows.jsonl", *["rows"] * 4, "me/rows", "a/b: c"]}
 
 
 def test_second_push_changes_nothing(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
@@ -204,10 +219,13 @@ def test_a_manifest_is_not_needed(server: HubServer, scored: Dataset, pruned: Da
 def test_study_is_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset, tmp_path: Path) -> None:
     one = {"arm": "gain <b>", "matching": "rows", "budget": 0.3, "metric": "loss per row", "seeds": 5}
     found = {**one, "difference": 0.0123, "low": -0.002, "high": 0.02, "p": 0.7}
-    (tmp_path / "study.json").write_text(json.dumps({"comparisons": [found]}), encoding="utf-8")
+    overall = {**found, "matching": None, "budget": None, "low": None, "high": None}
+    study = {"overall": [overall], "comparisons": [found]}
+    (tmp_path / "study.json").write_text(json.dumps(study), encoding="utf-8")
     push_pruned(pruned, "me/half", scored, MANIFEST, study=tmp_path / "study.json")
     row = '| `"gain <b>"` | `rows` | 0.3 | `"loss per row"` | +0.0123 | -0.0020 to +0.0200 | 0.700 | 5 |'
     assert row in card_of(server)[1]
+    assert '| `"gain <b>"` | all | all | `"loss per row"` | +0.0123 | - | 0.700 | 5 |' in card_of(server)[1]
     (tmp_path / "study.json").write_text("[]", encoding="utf-8")
     server.requests.clear()
     with pytest.raises(ValueError, match=r"must be a study\.json"):
@@ -227,6 +245,35 @@ def test_a_public_repository_is_not_written_into_by_accident(
     assert server.repos[REPO].messages == ["initial"]
     push_pruned(pruned, "me/half", scored, MANIFEST, private=False)
     assert server.repos[REPO].messages[-1] == "Scores and card of keep-0.5"
+
+
+def test_a_public_repository_of_mine_is_found_without_my_name(
+    server: HubServer, scored: Dataset, pruned: Dataset
+) -> None:
+    server.add_repo(REPO, {"README.md": b""})
+    with pytest.raises(ValueError, match=r"me/half is public\. Pass private=False"):
+        push_pruned(pruned, "half", scored, MANIFEST)
+    assert server.repos[REPO].messages == ["initial"]
+    push_pruned(pruned, "other", scored, MANIFEST)
+    assert 'load_dataset("me/other"' in server.files("datasets/me/other")["README.md"].decode()
+
+
+def test_scores_that_other_subsets_were_chosen_by_are_not_replaced(
+    server: HubServer, scored: Dataset, pruned: Dataset
+) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    before = server.files(REPO)
+    other = {**MANIFEST, "schedule": [0.0, 0.2]}
+    with pytest.raises(ValueError, match=r"me/half holds keep-0\.5, chosen by scores of another model or masking"):
+        push_pruned(pruned, "me/half", scored, other, config_name="keep-again")
+    assert server.files(REPO) == before
+    push_pruned(pruned, "me/half", scored, other)  # the only subset: nothing else was chosen by them
+
+
+def test_a_branch_is_made(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST, revision="draft")
+    assert "hf_dlc/scores.parquet" in server.files(REPO, "draft")
+    assert "hf_dlc/scores.parquet" not in server.files(REPO)
 
 
 def test_one_pull_request_holds_it_all(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
@@ -305,7 +352,7 @@ def test_what_is_half_published_says_so_and_can_be_completed(
         push_pruned(pruned, "me/half", scored, MANIFEST)
     message = str(caught.value)
     assert message.startswith("the scores and the card: not published to me/half.")
-    assert "(the repository, the source's card, the rows: done; the same call completes it.)" in message
+    assert "(the repository, the card of the source, the card that is there, the rows: done; the same call" in message
     assert TOKEN not in message + caplog.text
     with pytest.raises(ScoresError, match="neither a file, a folder nor a dataset with scores"):
         load_scores("me/half", rows)
@@ -314,6 +361,34 @@ def test_what_is_half_published_says_so_and_can_be_completed(
     push_pruned(pruned, "me/half", scored, MANIFEST)
     assert load_scores("me/half", rows)["dlc_tokens"][:] == scored["dlc_tokens"][:]
     assert server.repos[REPO].messages == ["initial", "Rows of keep-0.5", "Scores and card of keep-0.5"]
+
+
+def test_a_card_that_the_hub_refuses_is_said(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    with pytest.raises(PublishError) as caught:
+        push_pruned(pruned, "me/half", scored, MANIFEST, license="my-own")
+    message = str(caught.value)
+    assert "the scores and the card: not published" in message
+    assert '"license" must be one of' in message
+    assert "the rows: done" in message
+
+
+def test_a_card_that_cannot_be_read_is_said_before_anything_is_published(
+    server: HubServer, scored: Dataset, pruned: Dataset
+) -> None:
+    server.add_repo(REPO, {"README.md": b"---\n: [broken\n---\n"}, private=True)
+    with pytest.raises(PublishError, match="the card that is there: not published"):
+        push_pruned(pruned, "me/half", scored, MANIFEST)
+    assert server.repos[REPO].messages == ["initial"]
+
+
+def test_a_mark_that_was_removed_by_hand(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    """Nothing that somebody wrote is replaced."""
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    text = server.files(REPO)["README.md"].decode().replace("<!-- /hf_dlc keep-0.5 -->", "")
+    server.repos[REPO].commit({**server.files(REPO), "README.md": f"{text}\nBy hand.\n".encode()}, "by hand")
+    for _ in range(2):
+        push_pruned(pruned, "me/half", scored, MANIFEST)
+        assert "By hand." in card_of(server)[1]
 
 
 def test_a_pull_request_that_was_cut_short_can_be_completed(
@@ -327,6 +402,28 @@ def test_a_pull_request_that_was_cut_short_can_be_completed(
     push_pruned(pruned, "me/half", scored, MANIFEST, revision="refs/pr/1")
     assert set(server.repos[REPO].branches) == {"main", "refs/pr/1"}
     assert "hf_dlc/scores.parquet" in server.files(REPO, "refs/pr/1")
+
+
+@pytest.mark.parametrize("token", [TOKEN, f"{TOKEN}\n"], ids=["token", "token and line break"])
+@pytest.mark.parametrize(("path", "status"), [("/commit/", 400), ("/commit/", 500), ("/preupload/", 403)])
+def test_token_that_the_server_repeats_is_hidden(
+    server: HubServer,
+    scored: Dataset,
+    pruned: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    status: int,
+    token: str,
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    server.fail("POST", path, status, times=100, message=f"bad token {TOKEN}")
+    with caplog.at_level(logging.INFO, logger="hf_dlc"), pytest.raises(PublishError) as caught:
+        push_pruned(pruned, "me/half", scored, MANIFEST, token=token)
+    shown = "".join(traceback.format_exception(caught.value))
+    ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("hf_dlc"))
+    assert "bad token ***" in shown
+    assert TOKEN not in shown + ours
 
 
 def test_token_is_nowhere(
@@ -370,7 +467,8 @@ def test_where_no_scores_are(server: HubServer, repo_id: str) -> None:
     ("selection", "name"),
     [
         ({"selector": "FlexRandSelector", "keep": 0.5}, "keep-0.5"),
-        ({"selector": "FlexRandSelector", "keep": 5000}, "keep-5000"),
+        ({"selector": "FlexRandSelector", "keep": 5_000_000}, "keep-5000000"),
+        ({"selector": "FlexRandSelector", "keep": 1.0}, "keep-1.0"),
         ({"selector": "RandomSelector", "keep": 0.3}, "random-keep-0.3"),
         ({"selector": "TopKSelector", "which": "hardest", "keep_tokens": 1000}, "hardest-keep-1000-tokens"),
         ({}, "keep-0.25"),
@@ -380,7 +478,7 @@ def test_names_of_subsets(selection: dict[str, Any], name: str) -> None:
     assert subset_name(selection, 10, 40) == name
 
 
-@pytest.mark.parametrize("name", ["data", "scores", "a b", "../x", ""])
+@pytest.mark.parametrize("name", ["data", "scores", "a b", "../x", "..", ""])
 def test_names_that_no_subset_can_have(scored: Dataset, pruned: Dataset, name: str) -> None:
     with pytest.raises(ValueError, match="config_name must be"):
         push_pruned(pruned, "me/half", scored, config_name=name or "-" * 99)

@@ -14,7 +14,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from hf_dlc.columns import OK, score_features, with_columns
-from hf_dlc.scores import DIGEST, Scores, ScoresError, row_digests
+from hf_dlc.scores import DIGEST, Scores, ScoresError, content_digests
 
 
 def score(rows: Dataset, prefix: str = "dlc", keep_levels: bool = False) -> Dataset:
@@ -93,15 +93,15 @@ def test_levels_and_prefix_come_along(tmp_path: Path, keep_levels: bool) -> None
 def test_digests_see_every_change() -> None:
     rows = many_types()
     names = rows.column_names
-    before = row_digests(rows, names)
+    before = content_digests(rows, names)
     assert len(set(before)) == 4
     changes = {"text": "x", "messages": [], "label": 1, "number": 2.0, "when": datetime.datetime(2027, 1, 1)}
     for name, value in {**changes, "raw": b"\xff"}.items():
-        after = row_digests(rows.map(lambda row, i: {name: value} if i == 0 else {}, with_indices=True), names)  # noqa: B023
+        after = content_digests(rows.map(lambda row, i: {name: value} if i == 0 else {}, with_indices=True), names)  # noqa: B023
         assert after[0] != before[0]
         assert after[1:] == before[1:]
-    assert row_digests(rows, names[::-1]) == before
-    assert row_digests(rows.with_format("numpy"), names) == before
+    assert content_digests(rows, names[::-1]) == before
+    assert content_digests(rows.with_format("numpy"), names) == before
 
 
 def test_images_count_by_their_bytes(tmp_path: Path) -> None:
@@ -113,11 +113,11 @@ def test_images_count_by_their_bytes(tmp_path: Path) -> None:
     inside = Dataset.from_dict(
         {"image": [*({"bytes": png(i), "path": f"other/{i}.png"} for i in range(3)), None]}, features=features
     )
-    digests = row_digests(files, ["image"])
-    assert digests == row_digests(inside, ["image"])
+    digests = content_digests(files, ["image"])
+    assert digests == content_digests(inside, ["image"])
     assert len(set(digests)) == 4
     (tmp_path / "1.png").unlink()
-    assert row_digests(files, ["image"])[0] == digests[0]
+    assert content_digests(files, ["image"])[0] == digests[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet", None])

@@ -14,6 +14,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env, reduce
 
+from ..errors import DLCError
+
 
 T = TypeVar("T")
 
@@ -25,7 +27,7 @@ class Meeting(Protocol):
         """Wait until all processes are here."""
 
 
-class PeerError(RuntimeError):
+class PeerError(DLCError):
     """Another process of the job has failed or is gone."""
 
 
@@ -47,7 +49,7 @@ def process_state() -> PartialState:
     # Without LOCAL_RANK the number was left by a scheduler, and no launcher started anything.
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "LOCAL_RANK" in os.environ else 1
     if state.num_processes < launched:
-        raise RuntimeError(
+        raise DLCError(
             f"the launcher started {launched} processes but this one sees {state.num_processes}: each would score "
             "all rows. On CPU set ACCELERATE_USE_CPU=1, and build no PartialState() before the first score()."
         )
@@ -140,7 +142,7 @@ def check_same(facts: dict[str, str], state: PartialState) -> None:
     """
     everywhere = gather_object([facts]) if state.num_processes > 1 else [facts]
     if different := [name for name in facts if len({other[name] for other in everywhere}) > 1]:
-        raise RuntimeError(
+        raise DLCError(
             "the processes must score the same dataset with the same model, but they differ in: "
             f"{', '.join(different)}. Hand the whole dataset to score() on every process, which deals out its rows."
         )

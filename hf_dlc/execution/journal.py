@@ -34,6 +34,8 @@ import pyarrow.parquet as pq
 import xxhash
 from filelock import FileLock, Timeout
 
+from ..errors import DLCError
+
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,7 @@ _ADVICE = {
 }
 
 
-class JournalError(RuntimeError):
+class JournalError(DLCError):
     """A journal that cannot be used, and what to do about it, in one line."""
 
     def __init__(self, message: str) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+from ..errors import DLCError
 from ..tasks import BatchScores, EncodedRow, Task
 from .plan import MicroBatch, cut_again
 
@@ -291,7 +292,7 @@ def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow, prefix: Any =
 
 def _require_change(unmasked: torch.Tensor, states: torch.Tensor, masked: int, level: int) -> None:
     if masked and torch.equal(unmasked, states):
-        raise RuntimeError(
+        raise DLCError(
             f"level {level} has {masked} masked weights, but the hidden states of its first micro-batch are the same "
             "as without masks: the model does not compute with the weights that were masked. Load it unquantised, "
             "without kernels or wrappers that keep their own copy of the weights."

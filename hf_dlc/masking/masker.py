@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from ..errors import DLCError
 from .masks import (
     Threshold,
     WeightMatrix,
@@ -481,7 +482,7 @@ class MaskingSession:
     def _add(self, report: LevelReport) -> None:
         expected = self._masker._expected(report.masked_fraction, report.zeros_before)
         if expected >= _CERTAIN and report.masked == 0:
-            raise RuntimeError(
+            raise DLCError(
                 f"Level {report.level} should have set about {expected:.0f} weights to zero and set none: the model "
                 "does not keep what is written into its weights. Load it again as plain tensors."
             )

@@ -16,6 +16,7 @@ from datasets import load_from_disk
 from PIL import Image as Pillow
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from hf_dlc.arguments import read_dataset
 from tests.conftest import ROOT
 
 
@@ -97,7 +98,7 @@ def test_a_split_in_the_folder_and_a_class_of_its_name(tmp_path: Path) -> None:
         Pillow.new("RGB", (8, 8)).save(tmp_path / name)
     for split in ("train", "validation"):
         options = prune_images.ImageRecipeArguments(dataset=str(tmp_path), split=split)
-        images = prune_images.read_images(options)
+        images = read_dataset(options)
         assert images.features["label"].names == ["other", "test"]
         assert sorted(images["label"][:]) == [0, 1]
 
@@ -106,13 +107,13 @@ def test_a_class_of_the_name_of_the_split(tmp_path: Path) -> None:
     for name in ("train/a.png", "bus/b.png"):
         (tmp_path / name).parent.mkdir()
         Pillow.new("RGB", (8, 8)).save(tmp_path / name)
-    images = prune_images.read_images(prune_images.ImageRecipeArguments(dataset=str(tmp_path)))
+    images = read_dataset(prune_images.ImageRecipeArguments(dataset=str(tmp_path)))
     assert images.features["label"].names == ["bus", "train"]
 
 
 def test_some_of_the_images_are_of_all_classes(folder: Path) -> None:
     options = prune_images.ImageRecipeArguments(dataset=str(folder / "train"), max_rows=17)
-    labels = prune_images.read_images(options)["label"][:]
+    labels = read_dataset(options)["label"][:]
     assert len(labels) == 17
     assert labels == sorted(labels)  # in the order of the dataset
     assert len(set(labels)) > 1

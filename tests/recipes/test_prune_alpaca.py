@@ -130,7 +130,7 @@ def manifest(output: Path) -> dict[str, Any]:
 
 def scores(output: Path) -> dict[str, list[Any]]:
     """Without the digests: a CSV file has other values where there is nothing."""
-    return datasets.Dataset.from_parquet(str(output / "scores.parquet")).remove_columns("row_digest").to_dict()
+    return datasets.Dataset.from_parquet(str(output / "scores.parquet")).remove_columns("content_digest").to_dict()
 
 
 def same(left: dict[str, list[Any]], right: dict[str, list[Any]]) -> bool:

@@ -1,0 +1,7 @@
+"""The base of our own errors."""
+
+from __future__ import annotations
+
+
+class DLCError(RuntimeError):
+    """Something that is not a fault of the code; the message says what is wrong and what to do."""
