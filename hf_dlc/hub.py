@@ -99,7 +99,7 @@ def push_pruned(
         language (`str` or `list[str]`, *optional*):
             Language for the card, by default as for the licence.
         study (`str` or `Path`, *optional*):
-            `study.json` of `compare_selectors.py`; its verdicts go into the card.
+            `study.json` of `compare_selectors.py`; its differences from random rows go into the card.
         prefix (`str`, *optional*, defaults to `"dlc"`):
             What the names of the score columns begin with.
         token (`str`, *optional*):

@@ -9,7 +9,8 @@ Loads, estimates, calibrates, scores, selects, and writes into `output_dir`:
 
     pruned/          the kept rows with their scores (`Dataset.load_from_disk`)
     pruned.parquet   the same
-    scores.parquet   the scores of all rows, in the order of the dataset
+    scores.parquet   the scores of all rows, in the order of the dataset, with a digest of each row
+    scoring.json     how they came about, from which `hf-dlc select` goes on
     manifest.json    model, data, options, schedule, versions, counts, kept indices
     summary.md       what was scored and kept, for people
     report.html      the same with plots, where matplotlib is installed
