@@ -115,8 +115,10 @@ def push_pruned(
 
     Example:
     ```python
-    >>> pruned = FlexRandSelector(keep=0.5)(scored)  # doctest: +SKIP
-    >>> push_pruned(pruned, "me/alpaca-half", scored, "runs/alpaca/manifest.json")  # doctest: +SKIP
+    >>> from hf_dlc import FlexRandSelector, push_pruned
+
+    >>> pruned = FlexRandSelector(keep=0.5)(scored)
+    >>> push_pruned(pruned, "me/alpaca-half", scored)
     'https://huggingface.co/datasets/me/alpaca-half'
     ```
     """
@@ -187,9 +189,12 @@ def load_scores(
 
     Example:
     ```python
-    >>> dataset = load_dataset("yahma/alpaca-cleaned", split="train")  # doctest: +SKIP
-    >>> scored = load_scores("me/alpaca-half", dataset)  # doctest: +SKIP
-    >>> FlexRandSelector(keep=0.1)(scored)  # doctest: +SKIP
+    >>> from datasets import load_dataset
+    >>> from hf_dlc import FlexRandSelector, load_scores
+
+    >>> dataset = load_dataset("yahma/alpaca-cleaned", split="train")
+    >>> scored = load_scores("me/alpaca-half", dataset)
+    >>> pruned = FlexRandSelector(keep=0.1)(scored)
     ```
     """
     scores = Scores.read(_find_scores(repo_id_or_path, revision, token))

@@ -67,10 +67,15 @@ def build_manifest(
 
     Example:
     ```python
-    >>> kept = selector.read_indices(scored)  # doctest: +SKIP
-    >>> scoring = describe_scoring(scorer, "yahma/alpaca-cleaned")  # doctest: +SKIP
-    >>> manifest = build_manifest(scoring, selector, scored, kept)  # doctest: +SKIP
-    >>> push_pruned(scored.select(kept), "me/half", scored, manifest)  # doctest: +SKIP
+    >>> from hf_dlc import FlexRandSelector, push_pruned
+    >>> from hf_dlc.manifest import build_manifest, describe_scoring
+
+    >>> selector = FlexRandSelector(keep=0.5)
+    >>> kept = selector.read_indices(scored)
+    >>> scoring = describe_scoring(scorer, "yahma/alpaca-cleaned")
+    >>> manifest = build_manifest(scoring, selector, scored, kept)
+    >>> push_pruned(scored.select(kept), "me/alpaca", scored, manifest)
+    'https://huggingface.co/datasets/me/alpaca'
     ```
     """
     return {

@@ -134,9 +134,12 @@ class PruneReport:
 
     Example:
     ```python
-    >>> report = PruneReport.from_datasets(scored, pruned, schedule=scorer.schedule_)  # doctest: +SKIP
-    >>> Path("report.html").write_text(report.to_html(), encoding="utf-8")  # doctest: +SKIP
-    >>> report.plot().savefig("report.png")  # doctest: +SKIP
+    >>> from pathlib import Path
+    >>> from hf_dlc import PruneReport
+
+    >>> report = PruneReport.from_datasets(scored, pruned, schedule=scorer.schedule_)
+    >>> size = Path("report.html").write_text(report.to_html(), encoding="utf-8")
+    >>> report.plot().savefig("report.png")
     ```
     """
 

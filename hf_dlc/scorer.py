@@ -135,10 +135,10 @@ class DLCScorer:
     >>> from datasets import load_dataset
     >>> from hf_dlc import DLCScorer, FlexRandSelector
 
-    >>> dataset = load_dataset("yahma/alpaca-cleaned", split="train")  # doctest: +SKIP
-    >>> scorer = DLCScorer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")  # doctest: +SKIP
-    >>> scored = dataset.map(scorer, batched=True)  # doctest: +SKIP
-    >>> pruned = FlexRandSelector(keep=0.5, seed=0)(scored)  # doctest: +SKIP
+    >>> dataset = load_dataset("yahma/alpaca-cleaned", split="train")
+    >>> scorer = DLCScorer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
+    >>> scored = dataset.map(scorer, batched=True)
+    >>> pruned = FlexRandSelector(keep=0.5, seed=0)(scored)
     ```
     """
 
@@ -888,8 +888,10 @@ class DLCScorer:
 
         Example:
         ```python
-        >>> rows = scorer.tokenize(pruned)  # doctest: +SKIP
-        >>> Trainer(model, data_collator=DataCollatorForSeq2Seq(tokenizer), train_dataset=rows)  # doctest: +SKIP
+        >>> from transformers import DataCollatorForSeq2Seq, Trainer
+
+        >>> rows = scorer.tokenize(pruned)
+        >>> trainer = Trainer(model, data_collator=DataCollatorForSeq2Seq(tokenizer), train_dataset=rows)
         ```
         """
         if self._is_of_images:

@@ -52,8 +52,11 @@ class Scores:
 
     Example:
     ```python
-    >>> Scores.of(scored).write("scores.parquet")  # doctest: +SKIP
-    >>> FlexRandSelector(keep=0.3)(Scores.read("scores.parquet").join(dataset))  # doctest: +SKIP
+    >>> from hf_dlc import FlexRandSelector
+    >>> from hf_dlc.scores import Scores
+
+    >>> Scores.of(scored).write("scores.parquet")
+    >>> pruned = FlexRandSelector(keep=0.3)(Scores.read("scores.parquet").join(dataset))
     ```
     """
 

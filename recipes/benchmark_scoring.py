@@ -62,10 +62,12 @@ from hf_dlc import DLCScorer, FlexRandSelector
 from hf_dlc.arguments import DataArguments, read_dataset
 from hf_dlc.config import DLCConfig, parse_config_and_args
 from hf_dlc.demo import demo_model
+from hf_dlc.errors import DLCError
 from hf_dlc.execution.distributed import cpu_threads, process_state
 from hf_dlc.loading import ModelSource
 from hf_dlc.masking import Masker
 from hf_dlc.masking.masker import MaskingSession
+from hf_dlc.program import run_program
 from hf_dlc.reporting import spearman, versions
 from hf_dlc.tasks.encoding import Encoding, RowEncoder
 
@@ -184,20 +186,19 @@ class Bench:
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     [options] = parse_config_and_args([BenchmarkArguments], args, description=__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for talkative in ("httpx", "httpx2"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    print(run_program(lambda: measure(options)))
+
+
+def measure(options: BenchmarkArguments) -> str:
+    """Measure, write what was measured, and return it as tables."""
     disable_progress_bars()
     output = Path(options.output_dir)
     if (output / "benchmark.json").exists() and not options.overwrite:
-        sys.exit(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
+        raise FileExistsError(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
     with tempfile.TemporaryDirectory(prefix="benchmark_scoring_") as folder:
-        try:
-            results = run_parts(options, Path(folder), output)
-        except (OSError, RuntimeError, ValueError) as error:  # a worker that died says why
-            sys.exit(str(error))
-    print(report(results))
+        results = run_parts(options, Path(folder), output)
     logger.info("wrote %s", output)
+    return report(results)
 
 
 def run_parts(options: BenchmarkArguments, folder: Path, output: Path) -> dict[str, Any]:
@@ -377,8 +378,10 @@ class Worker:
         if not line:
             self._process.wait()
             self._log.seek(0)
-            tail = self._log.read().decode(errors="replace")[-_STDERR_TAIL:]
-            raise RuntimeError(f"the worker {self.name} ended with {self._process.returncode}:\n{tail}")
+            said = self._log.read().decode(errors="replace")[-_STDERR_TAIL:].strip() or "nothing"
+            logger.error("the worker %s said: %s", self.name, said)
+            reason = said.splitlines()[-1]
+            raise DLCError(f"the worker {self.name} ended with {self._process.returncode}: {reason}")
         return json.loads(line)
 
 

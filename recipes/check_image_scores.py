@@ -15,8 +15,6 @@ All options of `DLCConfig` are there as well. Tables are printed; `output_dir` g
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -34,10 +32,9 @@ from hf_dlc.arguments import read_dataset
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
+from hf_dlc.program import run_program
 from hf_dlc.reporting import auroc, spearman, within_groups
 
-
-logger = logging.getLogger(__name__)
 
 PARTS = ("speed", "levels", "noise")
 FIFTY = ("linear(0.02, 50)", "geometric(0.02, 50)")
@@ -75,21 +72,22 @@ class CheckArguments:
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([CheckArguments, DLCConfig], args, description=__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(run_program(lambda: check(options, config)))
+
+
+def check(options: CheckArguments, config: DLCConfig) -> str:
+    """Look at what the options name, write what was seen, and return it as tables."""
     disable_progress_bars()
     torch.set_num_threads(cpu_threads(options.num_threads))
-    try:
-        images = read_dataset(ImageRecipeArguments(dataset=options.dataset, split=options.split))
-        images = images.shuffle(seed=options.selection_seed)
-        rows = {name: LOOKING[name](options, config, images) for name in options.parts.split(",")}
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    images = read_dataset(ImageRecipeArguments(dataset=options.dataset, split=options.split))
+    images = images.shuffle(seed=options.selection_seed)
+    rows = {name: LOOKING[name](options, config, images) for name in options.parts.split(",")}
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     text = "\n".join(table(name, found) for name, found in rows.items())
     (output / "check.md").write_text(text, encoding="utf-8")
     write_json(output / "check.json", rows)
-    print(text)
+    return text
 
 
 def load(options: CheckArguments, config: DLCConfig, **changes: Any) -> DLCScorer:

@@ -27,7 +27,6 @@ import hashlib
 import json
 import logging
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,6 +46,7 @@ from hf_dlc import DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
 from hf_dlc.arguments import read_dataset
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
+from hf_dlc.program import run_program
 from hf_dlc.tasks.images import ImageReader
 
 
@@ -91,25 +91,26 @@ class FinetuneArguments:
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     [options] = parse_config_and_args([FinetuneArguments], args, description=__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(run_program(lambda: compare(options)))
+
+
+def compare(options: FinetuneArguments) -> str:
+    """Train and measure, write the results, and return them as a table."""
     disable_progress_bars()
     output = Path(options.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     manifest = json.loads(Path(options.run_dir, "manifest.json").read_text(encoding="utf-8"))
     make = frozen_parts if options.frozen else whole_parts
-    try:
-        scored, evaluation = read(options, manifest)
-        parts = make(options, manifest, scored, evaluation)
-        results = run_cells(options, manifest, scored, parts, output / "results.json")
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    scored, evaluation = read(options, manifest)
+    parts = make(options, manifest, scored, evaluation)
+    results = run_cells(options, manifest, scored, parts, output / "results.json")
     table = report(results)
     (output / "table.md").write_text(table, encoding="utf-8")
     if find_spec("matplotlib"):
         draw(results, output / "accuracy.png")
     else:
         logger.warning("no accuracy.png is drawn, since matplotlib is not installed")
-    print(table)
+    return table
 
 
 def read(options: FinetuneArguments, manifest: dict[str, Any]) -> tuple[Dataset, Dataset]:
@@ -250,7 +251,7 @@ def run_cells(
     settings["scores"] = hashlib.sha256(Path(options.run_dir, "scores.parquet").read_bytes()).hexdigest()
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "accuracy": {}}
     if known["settings"] != settings:
-        sys.exit(f"{path} holds results of other settings: {known['settings']}. Pass another --output_dir.")
+        raise ValueError(f"{path} holds results of other settings: {known['settings']}. Pass another --output_dir.")
     results = known["accuracy"]
     for arm, keep, seed in options.cells:
         name = f"{arm} {keep:g} {seed}"

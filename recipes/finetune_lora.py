@@ -19,12 +19,12 @@ Written into `output_dir`: the adapter (`PeftModel.from_pretrained` reads it) an
 
 from __future__ import annotations
 
-import logging
 import re
 import reprlib
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
@@ -35,7 +35,14 @@ import numpy as np
 import torch
 from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.arguments import PruneArguments, load_scorer, read_dataset
@@ -43,9 +50,8 @@ from hf_dlc.cache import write_json
 from hf_dlc.columns import NAN_SCORE
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
+from hf_dlc.program import run_program
 
-
-logger = logging.getLogger(__name__)
 
 _CHOICE = re.compile(r"Answer\d+: (.*?)(?=\s+Answer\d+:|\n\n|$)", re.DOTALL)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -96,26 +102,27 @@ class FinetuneArguments(TrainingOptions):
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([FinetuneArguments, DLCConfig], args, description=__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(table(run_program(lambda: finetune(options, config))))
+
+
+def finetune(options: FinetuneArguments, config: DLCConfig) -> dict[str, Any]:
+    """Measure, train, measure again and save; return what was measured."""
     disable_progress_bars()
     torch.set_num_threads(cpu_threads(options.num_threads))
     output = Path(options.output_dir)
-    try:
-        output.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before hours of training
-        training = recipe_arguments(options, options.dataset, options.max_rows)
-        scorer = load_scorer(training, config)
-        rows = scorer.tokenize(read_dataset(training))
-        before = measure(judge(scorer), options)
-        start = time.perf_counter()
-        model = train_lora(scorer, rows, options, options.training_seed)
-        seconds = time.perf_counter() - start
-        after = measure(judge(scorer, model), options)
-    except (OSError, ValueError) as error:
-        sys.exit(str(error))
+    output.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before hours of training
+    training = recipe_arguments(options, options.dataset, options.max_rows)
+    scorer = load_scorer(training, config)
+    rows = scorer.tokenize(read_dataset(training))
+    before = measure(judge(scorer), options)
+    start = time.perf_counter()
+    model = train_lora(scorer, rows, options, options.training_seed)
+    seconds = time.perf_counter() - start
+    after = measure(judge(scorer, model), options)
     model.save_pretrained(output)
     results = {"rows": len(rows), "seconds": seconds, "before": before, "after": after}
     write_json(output / "results.json", {**results, "options": asdict(options)})
-    print(table(results))
+    return results
 
 
 def recipe_arguments(options: FinetuneArguments, dataset: str, max_rows: int | None) -> PruneArguments:
@@ -157,10 +164,20 @@ def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed:
             "disable_tqdm": True,
             "dataloader_pin_memory": torch.accelerator.is_available(),
         }
-        trainer = (sft_trainer if is_sft else plain_trainer)(model, rows, scorer, arguments)
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        with _forward_put_back(scorer.model):
+            trainer = (sft_trainer if is_sft else plain_trainer)(model, rows, scorer, arguments)
+            trainer.remove_callback(PrinterCallback)
+            trainer.train()
     return model.eval()
+
+
+@contextmanager
+def _forward_put_back(model: PreTrainedModel) -> Iterator[None]:
+    """TRL leaves a `forward` on the model, bound to it: copies would compute with the weights of the original."""
+    before = {name: value for name, value in vars(model).items() if name == "forward"}
+    yield
+    vars(model).pop("forward", None)
+    vars(model).update(before)
 
 
 def core_seconds(seconds: float) -> float:

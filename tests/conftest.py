@@ -26,11 +26,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.cache import cache_folder
+from hf_dlc.probe import probe_rows
 
 
 torch.set_num_threads(1)
@@ -218,6 +220,26 @@ def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "llama"
     build_model("llama").save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def taught_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    As `llama_folder`, but taught the probe rows by heart; only to be read.
+
+    Masks are calibrated by how much confidence they take, and an untrained model has none to lose.
+    """
+    folder, tokenizer, model = tmp_path_factory.mktemp("models") / "taught", build_tokenizer(), build_model("llama")
+    rows = DLCScorer(model, tokenizer, DLCConfig(schedule="0")).tokenize(Dataset.from_list(probe_rows()))
+    batch = transformers.DataCollatorForSeq2Seq(tokenizer)([{**row} for row in rows.remove_columns("row")])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -15,9 +15,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import datasets
+import huggingface_hub
+import pytest
 import yaml
 
 
@@ -93,6 +97,32 @@ class HubServer(ThreadingHTTPServer):
     def add_repo(self, repo: str, files: dict[str, bytes], private: bool = False) -> str:
         self.repos[repo] = Repo(private)
         return self.repos[repo].commit(files, "initial")
+
+    def serve_clients(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
+        """Let the clients in this process take this for the Hub, with a token that may write and an empty cache."""
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for module, name, value in (
+            (huggingface_hub.constants, "ENDPOINT", self.url),
+            (huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template),
+            (huggingface_hub.constants, "HF_HUB_OFFLINE", False),
+            (huggingface_hub.constants, "HF_HUB_DISABLE_XET", True),
+            (huggingface_hub.constants, "HF_HUB_CACHE", str(folder / "hub")),
+            (datasets.config, "HF_ENDPOINT", self.url),
+            (datasets.config, "HF_HUB_OFFLINE", False),
+            (datasets.config, "HF_DATASETS_CACHE", folder / "datasets"),
+        ):
+            patch.setattr(module, name, value)
+        patch.setenv("HF_TOKEN", TOKEN)
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """The same for the clients in another process."""
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": TOKEN,
+            "HF_HOME": str(folder),
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -209,8 +209,7 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
     """Score, select, push; then load the scores from the Hub in a process that knows nothing else, and reselect."""
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
     with HubServer() as server:
-        environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        environment |= {"HF_TOKEN": TOKEN, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **server.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
 
         def call(*arguments: Any) -> str:
             done = subprocess.run(

@@ -1,11 +1,17 @@
-"""The code in README and docstrings: what needs no Hub, GPU or second node is run, all else is parsed."""
+"""
+The code in README and docstrings: what can run here is run, in a folder and with a Hub that have what it names.
+
+The Hub is a stand-in that has tiny models under the names of real ones. What needs several devices or nodes, or what
+cannot be installed for the tests, is parsed, and its options are checked.
+"""
 
 from __future__ import annotations
 
-import ast
 import doctest
 import importlib
 import inspect
+import json
+import os
 import pkgutil
 import re
 import shlex
@@ -14,17 +20,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from datasets import Dataset
+import torch
+import transformers
+from datasets import load_dataset
+from PIL import Image
 
 import hf_dlc
-from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, cli
+from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, cli, demo
 from hf_dlc.arguments import PruneArguments
 from hf_dlc.config import parse_config_and_args
 from tests.conftest import ALPACA_ROWS, ROOT
+from tests.hub_server import HubServer
 
 
 sys.path.insert(0, str(ROOT / "recipes"))  # as for a recipe that is run as a script
@@ -38,6 +48,77 @@ import prune_images
 
 
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(hf_dlc.__path__, "hf_dlc.") if name != "hf_dlc.__main__")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+SHELL = [text for language, text in BLOCKS if language == "bash"]
+SMALLER = {"10_000": "3", "2_000_000": "60"}  # as many rows and tokens as there are here
+ROWS = [{**row, "output": f"{row['output']} {i}", "source": "ab"[i % 2]} for i, row in enumerate(ALPACA_ROWS * 4)]
+
+
+class World(NamedTuple):
+    """What the examples take for granted."""
+
+    folder: Path
+    server: HubServer
+    names: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, taught_folder: Path) -> Iterator[World]:
+    """A working directory with the files that the examples name, a Hub with the repositories, and what they call."""
+    folder = tmp_path_factory.mktemp("world")
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    for name in ("rows.jsonl", "held_out.jsonl"):
+        (folder / name).write_text(lines, encoding="utf-8")
+    for name in ("recipes", "constraints.txt"):
+        (folder / name).symlink_to(ROOT / name)
+    write_photos(folder / "photos")
+    write_vit(folder / "path" / "to" / "vit")
+    (folder / "path" / "to" / "model").symlink_to(taught_folder)
+    with HubServer() as server, pytest.MonkeyPatch.context() as patch:
+        server.serve_clients(patch, tmp_path_factory.mktemp("home"))
+        patch.chdir(folder)
+        server.add_repo(f"models/{demo.HUB_ID}", files_in(taught_folder))
+        server.add_repo("models/facebook/dinov2-small", files_in(folder / "path" / "to" / "vit"))
+        server.add_repo("datasets/yahma/alpaca-cleaned", {"train.jsonl": lines.encode()})
+        yield World(folder, server, objects())
+
+
+def write_photos(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, kind, number in (
+        (part, kind, i) for part in ("train", "validation") for kind in "ab" for i in range(10)
+    ):
+        path = folder / part / kind / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 100 if kind == "a" else 255, (24, 24, 3)).astype(np.uint8)).save(path)
+
+
+def write_vit(folder: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 24, "patch_size": 8}
+    transformers.Dinov2Model(transformers.Dinov2Config(**sizes)).save_pretrained(folder)
+    transformers.ViTImageProcessor(size={"height": 24, "width": 24}).save_pretrained(folder)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def objects() -> dict[str, Any]:
+    """What an example does not make but take from the text around it."""
+    dataset = load_dataset("json", data_files="rows.jsonl", split="train")
+    scorer = DLCScorer.from_pretrained("path/to/model", schedule="0, 0.2", keep_levels=True)
+    scored, selector = scorer.score(dataset), FlexRandSelector(keep=0.5)
+    is_kept = np.isin(np.arange(len(scored)), selector.read_indices(scored))
+    names = {name: getattr(hf_dlc, name) for name in hf_dlc.__all__}
+    known = {"load_dataset": load_dataset, "model": scorer.model, "tokenizer": scorer.processor, "is_kept": is_kept}
+    pruned = selector(scored)
+    return {**names, **known, "dataset": dataset, "scorer": scorer, "scored": scored, "pruned": pruned}
+
+
+# ---- docstrings --------------------------------------------------------------------------------------------------
 
 
 def documented(module: ModuleType) -> Iterator[tuple[str, str]]:
@@ -53,28 +134,31 @@ def documented(module: ModuleType) -> Iterator[tuple[str, str]]:
                 yield f"{name}.{method_name}", inspect.getdoc(function) or ""
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = importlib.import_module(name)
+EXAMPLES = [
+    pytest.param(name, block, id=f"{name}.{owner}")
+    for name in MODULES
+    for owner, text in documented(importlib.import_module(name))
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+]
+
+
+def test_no_example_is_skipped() -> None:
+    assert len(EXAMPLES) >= 30
+    assert not [block for _, block in (example.values for example in EXAMPLES) if "SKIP" in block]
+
+
+@pytest.mark.parametrize(("name", "block"), EXAMPLES)
+def test_example_in_docstring(name: str, block: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {**vars(importlib.import_module(name)), **world.names}
+    block = block.replace("https://huggingface.co", world.server.url)
+    test = doctest.DocTestParser().get_doctest(block, names, name, None, None)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for owner, text in documented(module):
-        for block in re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-            names: dict[str, Any] = dict(vars(module))
-            test = doctest.DocTestParser().get_doctest(block, names, f"{name}.{owner}", None, None)
-            ast.parse("".join(example.source for example in test.examples))
-            runner.run(test)
-    assert runner.failures == 0, capsys.readouterr().out
+    assert runner.run(test).failed == 0, capsys.readouterr().out
 
 
 # ---- README ------------------------------------------------------------------------------------------------------
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-PYTHON = [text for language, text in BLOCKS if language == "python"]
-SHELL = [text for language, text in BLOCKS if language == "bash"]
-NEEDS_HUB = ('load_dataset("yahma/', "facebook/dinov2", "push_", "load_scores(")
-SMALLER = {"10_000": "3", "2_000_000": "60"}
 OPTIONS = {
     "recipes/prune_alpaca.py": [PruneArguments, DLCConfig],
     "recipes/prune_images.py": [prune_images.ImageRecipeArguments, DLCConfig],
@@ -85,38 +169,70 @@ OPTIONS = {
     "recipes/benchmark_scoring.py": [benchmark_scoring.BenchmarkArguments],
     **{f"hf-dlc {name}": [*command.arguments, cli.OutputArguments] for name, command in cli.COMMANDS.items()},
 }
+# What makes the commands of the README fit for tiny models and few rows.
+QUICK = {
+    "recipes/prune_alpaca.py": "--max_rows 20",
+    "recipes/finetune_lora.py": "--num_threads 1",
+    "recipes/compare_selectors.py": "--pool_rows 12 --eval_rows 8 --longest_row 500 --seeds 2 --budgets 0.5 "
+    "--matchings rows --arms longest --num_finalists 1",
+    "recipes/finetune_images.py": "--seeds 2",
+    "recipes/check_image_scores.py": "--rounds 1",
+    "hf-dlc demo": "--max_rows 20 --output_dir runs/hf-dlc-demo",
+}
+NOT_RUN = ("#SBATCH", "recipes/benchmark_scoring.py", "&& pytest")  # a cluster; lm-evaluation-harness; these tests
 
 
 def test_all_languages_are_known() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "bash"}
-    assert all(SMALLER_TEXT in "".join(PYTHON) for SMALLER_TEXT in SMALLER)
+    assert all(text in "".join(PYTHON) for text in SMALLER)
+    assert [sum(words in text for text in SHELL) for words in NOT_RUN] == [1, 1, 1]
 
 
-@pytest.mark.parametrize("text", PYTHON)
-def test_python_of_readme(text: str, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ast.parse(text)
-    if any(word in text for word in NEEDS_HUB):
-        return
-    (tmp_path / "path" / "to").mkdir(parents=True)
-    (tmp_path / "path" / "to" / "model").symlink_to(llama_folder)
-    monkeypatch.chdir(tmp_path)
-    rows = [{**row, "source": "a" if i % 2 else "b"} for i, row in enumerate(ALPACA_ROWS)]
-    scorer = DLCScorer.from_pretrained("path/to/model", schedule="0, 0.2", keep_levels=True)
-    scored = scorer.score(Dataset.from_list(rows))
-    selector = FlexRandSelector(keep=0.5)
-    is_kept = np.isin(np.arange(len(scored)), selector.read_indices(scored))
-    names = {name: getattr(hf_dlc, name) for name in hf_dlc.__all__}
-    names |= {"scorer": scorer, "scored": scored, "pruned": selector(scored), "is_kept": is_kept}
-    for words, fewer in SMALLER.items():
-        text = text.replace(words, fewer)
-    exec(compile(text, "README.md", "exec"), names)
+def test_python_of_readme(world: World) -> None:
+    """One block after the other, as a reader would type them."""
+    scored_by_cli = world.folder / "runs" / "mine"
+    cli.main(["score", "--dataset", "rows.jsonl", "--model", "path/to/model", "--output_dir", str(scored_by_cli)])
+    cli.main(["select", "--run_dir", str(scored_by_cli)])
+    names = dict(world.names)
+    for text in PYTHON:
+        for words, fewer in SMALLER.items():
+            text = text.replace(words, fewer)
+        exec(compile(text, f"README.md: {text.splitlines()[0]}", "exec"), names)
+    assert {"datasets/me/alpaca-half", "datasets/me/alpaca-third"} <= set(world.server.repos)
+
+
+@pytest.mark.slow
+def test_shell_of_readme(world: World, tmp_path: Path) -> None:
+    """All commands that can run here, in one folder."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, **world.server.environment(tmp_path), "PATH": path, "OMP_NUM_THREADS": "1"}
+    for text in SHELL:
+        if any(words in text for words in NOT_RUN):
+            continue
+        commands = "\n".join(quick(line) for line in joined(text))
+        done = subprocess.run(
+            ["bash", "-eux"], input=commands, env=environment, cwd=world.folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert "datasets/me/alpaca-third" in world.server.repos
+
+
+def joined(text: str) -> list[str]:
+    return text.replace("\\\n", " ").splitlines()
+
+
+def quick(line: str) -> str:
+    """A command without the installation, on less."""
+    words = shlex.split(line.rpartition(" && ")[2], comments=True)
+    more = [options for program, options in QUICK.items() if program in " ".join(words)]
+    return shlex.join([*words, *shlex.split(" ".join(more))])
 
 
 @pytest.mark.parametrize("text", SHELL)
-def test_shell_of_readme(text: str) -> None:
+def test_shell_of_readme_is_understood(text: str) -> None:
     """Bash understands it, and our programs know the options."""
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in joined(text):
         check_options(line)
 
 
@@ -134,3 +250,6 @@ def check_options(line: str) -> None:
             arguments = arguments[: arguments.index("&&")] if "&&" in arguments else arguments
             if not {"...", "--help"} & set(arguments):
                 parse_config_and_args(types, arguments)
+            return
+    ours = [word for word in words if word.startswith("recipes/") or word == "hf-dlc"]
+    assert not ours or "--print-completion" in words, f"unknown program in {line!r}"

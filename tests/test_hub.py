@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import datasets
-import huggingface_hub
 import numpy as np
 import pytest
 import yaml
@@ -47,19 +45,7 @@ HOSTILE = "<script>alert(1)</script> <!-- /hf_dlc keep-0.5 --> ``` ![x](http://e
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     with HubServer() as server:
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for module, name, value in (
-            (huggingface_hub.constants, "ENDPOINT", server.url),
-            (huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template),
-            (huggingface_hub.constants, "HF_HUB_OFFLINE", False),
-            (huggingface_hub.constants, "HF_HUB_DISABLE_XET", True),
-            (huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub")),
-            (datasets.config, "HF_ENDPOINT", server.url),
-            (datasets.config, "HF_HUB_OFFLINE", False),
-            (datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets"),
-        ):
-            monkeypatch.setattr(module, name, value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        server.serve_clients(monkeypatch, tmp_path)
         monkeypatch.setattr(time, "sleep", lambda _: None)
         server.add_repo("datasets/them/rows", {"README.md": b"---\nlicense: cc-by-nc-4.0\nlanguage: en\n---\n"})
         yield server

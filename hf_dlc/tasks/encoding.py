@@ -121,10 +121,10 @@ class RowEncoder:
     ```python
     >>> from transformers import AutoTokenizer
 
-    >>> tokenizer = AutoTokenizer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")  # doctest: +SKIP
-    >>> encoder = RowEncoder(tokenizer, max_length=512)  # doctest: +SKIP
-    >>> [row] = encoder.encode([{"question": "2 + 3?", "answer": "5"}])  # doctest: +SKIP
-    >>> tokenizer.decode(row.input_ids[row.targets])  # doctest: +SKIP
+    >>> tokenizer = AutoTokenizer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
+    >>> encoder = RowEncoder(tokenizer, max_length=512)
+    >>> [row] = encoder.encode([{"question": "2 + 3?", "answer": "5"}])
+    >>> tokenizer.decode(row.input_ids[row.targets])
     '5<|im_end|>\n'
     ```
     """

@@ -220,7 +220,7 @@ def test_a_worker_that_dies_says_why(rows_file: Path, tmp_path: Path, monkeypatc
     options = ["--parts", "selection", "--dataset", str(rows_file)]
     with pytest.raises(SystemExit) as caught:
         benchmark.main([*options, "--output_dir", str(tmp_path / "run")])
-    assert caught.value.code == "the worker selection ended with 1:\nno room\n"
+    assert caught.value.code == "the worker selection ended with 1: no room"
     assert list(Path(tempfile.gettempdir()).iterdir()) == []
 
 

@@ -142,6 +142,17 @@ def test_trl_trains_on_the_same_tokens(scorer: DLCScorer) -> None:
     assert not scorer.model.is_activation_checkpointing  # no more than before
 
 
+def test_what_trl_trained_is_measured(scorer: DLCScorer) -> None:
+    """TRL leaves a forward on the model, which a copy with the adapters in its weights must not share."""
+    pytest.importorskip("trl", reason="trains with TRL")
+    rows, own_forward = Dataset.from_list(ROWS[:16]), vars(scorer.model).get("forward")
+    options = finetune_lora.TrainingOptions(epochs=2, learning_rate=0.02, lora_dropout=0.0, trainer="sft")
+    model = finetune_lora.train_lora(scorer, scorer.tokenize(rows), options, 0)
+    found = finetune_lora.held_out_losses(finetune_lora.judge(scorer, model), rows)
+    assert found["loss per token"] == pytest.approx(mean_loss(model, scorer.tokenize(rows)), rel=1e-4)
+    assert vars(scorer.model).get("forward") is own_forward
+
+
 def test_recipe_saves_the_adapter(llama_folder: Path, rows_file: Path, tmp_path: Path, capsys: Any) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text(
@@ -278,6 +289,16 @@ def test_a_study_from_screening_to_verdicts(
 
 
 SMALL = ["--finalists", "longest", "--seeds", "1", "--budgets", "0.4", "--matchings", "rows"]
+
+
+def test_a_finished_study_is_reported_again_without_scoring(
+    study: Callable[..., Path], taught_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--model", str(taught_folder), "--schedule", "calibrated", "--arms", "longest", "--num_finalists", "1"]
+    first = json.loads((study(*options) / "study.json").read_text(encoding="utf-8"))
+    shutil.rmtree(cache)  # as on another machine: the schedule is known from the scores alone
+    monkeypatch.setattr(DLCScorer, "calibrate", None)
+    assert json.loads((study(*options) / "study.json").read_text(encoding="utf-8")) == first
 
 
 def test_cells_of_another_training_are_refused(study: Callable[..., Path]) -> None:
