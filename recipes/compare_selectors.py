@@ -27,7 +27,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -54,7 +53,7 @@ from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.digest import json_digest
 from hf_dlc.execution.distributed import cpu_threads, process_state
-from hf_dlc.execution.journal import JournalError
+from hf_dlc.program import run_program
 
 
 logger = logging.getLogger(__name__)
@@ -149,18 +148,17 @@ class StudyArguments(TrainingOptions):
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([StudyArguments, DLCConfig], args, description=__doc__)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for talkative in ("httpx", "httpx2"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    if found := run_program(lambda: compare(options, replace(config, prefix="dlc"))):
+        print(found)
+
+
+def compare(options: StudyArguments, config: DLCConfig) -> str | None:
+    """Score, train and measure; return the report, in the first of several processes."""
     disable_progress_bars()
     torch.set_num_threads(cpu_threads(options.num_threads))
-    try:
-        study = Study(options, replace(config, prefix="dlc"))
-        results = study.run()
-        if options.is_first:
-            print(write_report(results, study.output))
-    except (ImportError, JournalError, MemoryError, OSError, ValueError) as error:
-        sys.exit(str(error))
+    study = Study(options, config)
+    results = study.run()
+    return write_report(results, study.output) if options.is_first else None
 
 
 class Study:
@@ -186,7 +184,7 @@ class Study:
     def run(self) -> StudyResults:
         """Both stages."""
         options = self.options
-        self.scored, scoring_seconds = self.score()
+        self.scored, scoring = self.score()
         screening = {} if options.finalists else self.train_all(screening_cells(options))
         finalists = options.finalists or best_arms(screening, options.num_finalists)
         confirming = self.train_all(confirming_cells(options, finalists))
@@ -195,10 +193,10 @@ class Study:
             options=options,
             config=self.scorer.config,
             dtype=str(self.scorer.model.dtype).removeprefix("torch."),
-            fractions=self.scorer.schedule_,
+            fractions=scoring["fractions"],
             target_tokens=self.scored["dlc_tokens"][:],
             held_out_rows=len(self.held_out),
-            scoring_seconds=scoring_seconds,
+            scoring_seconds=scoring["seconds"],
             screening=screening,
             finalists=finalists,
             confirming=confirming,
@@ -206,8 +204,12 @@ class Study:
 
     # ---- scoring --------------------------------------------------------------------------------------------------
 
-    def score(self) -> tuple[Dataset, float]:
-        """The pool with its scores, and their seconds: of a scoring that was stopped, those of its last run only."""
+    def score(self) -> tuple[Dataset, dict[str, Any]]:
+        """
+        The pool with its scores, the masked fractions, and the seconds.
+
+        Of a scoring that was stopped, the seconds are those of its last run only.
+        """
         path, folder = self.output / "scored.json", self.output / "scored"
         if not self.options.is_first:
             self.wait_for([path])
@@ -217,13 +219,14 @@ class Study:
             scored = self.scorer.score(self.pool, run_dir=self.output / "journal", num_threads=threads)
             seconds = core_seconds(time.perf_counter() - start)
             scored.save_to_disk(folder)
-            write_json(path, {"identity": self.scoring_identity, "seconds": seconds})
+            fractions = list(self.scorer.schedule_)
+            write_json(path, {"identity": self.scoring_identity, "seconds": seconds, "fractions": fractions})
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["identity"] != self.scoring_identity:
             raise ValueError(f"{folder} is of other rows, masking or model. Pass another --output_dir.")
         scored = load_from_disk(folder)
         plain = np.array([levels[0] for levels in scored["dlc_level_loss"]], dtype=np.float32)
-        return scored.add_column("plain", plain), found["seconds"]
+        return scored.add_column("plain", plain), found
 
     # ---- training -------------------------------------------------------------------------------------------------
 
