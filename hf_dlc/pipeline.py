@@ -40,6 +40,7 @@ from .execution.estimate import RunEstimate
 from .execution.journal import Journal
 from .execution.peers import Peers, watch_peers
 from .manifest import describe_scoring
+from .reporting import check_group_and_flag_columns
 from .run_folder import MANIFEST_NAME, SCORING_NAME, write_scoring, write_subset
 from .scorer import DLCScorer
 
@@ -106,16 +107,9 @@ def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) ->
 def check_selection(options: SelectionArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:
     """Refuse now what the selection would refuse after hours of scoring: it is tried on scores that are all alike."""
     known = [*dataset.column_names, *score_features(config.prefix)]
-    for option, names in (
-        ("column", known),
-        ("group_by", dataset.column_names),
-        ("flag_column", dataset.column_names),
-    ):
-        if (name := getattr(options, option)) is not None and name not in names:
-            raise ValueError(f"{option}: there is no column {name!r}; the dataset has {dataset.column_names}.")
-    flags = dataset.features[options.flag_column] if options.flag_column else None
-    if flags is not None and getattr(flags, "dtype", None) not in ("bool", "int64"):  # a text "False" would be true
-        raise ValueError(f"flag_column must hold true and false, but {options.flag_column!r} holds {flags}.")
+    if options.column is not None and options.column not in known:
+        raise ValueError(f"column must be one of {', '.join(known)}, got {options.column!r}.")
+    check_group_and_flag_columns(dataset, options.group_by, options.flag_column)
     if options.keep_tokens is not None and options.keep_tokens > estimate.target_tokens:
         raise ValueError(
             f"keep_tokens must be at most {estimate.target_tokens}, all there are, got {options.keep_tokens}."

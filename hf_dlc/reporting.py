@@ -194,7 +194,12 @@ class PruneReport:
             ValueError: If `pruned` has rows that `scored` has not, or has them twice or in another order, or if a
                 column is missing or of a type that cannot be used.
         """
-        _check_columns(scored, [column, *score_features(prefix)], group_by, flag_column)
+        if not isinstance(scored, Dataset):
+            raise TypeError(f"scored must be a Dataset, got {type(scored).__name__}. Pass one of its splits.")
+        if missing := [name for name in (column, *score_features(prefix)) if name not in scored.column_names]:
+            got = ", ".join(scored.column_names)
+            raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
+        check_group_and_flag_columns(scored, group_by, flag_column)
         kept = _places(scored, pruned) if isinstance(pruned, Dataset) else _indices(pruned, len(scored))
         is_kept = np.zeros(len(scored), dtype=bool)
         is_kept[kept] = True
@@ -256,17 +261,16 @@ def _column(dataset: Dataset, name: str) -> np.ndarray:
     return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float64)
 
 
-def _check_columns(scored: Dataset, needed: list[str], group_by: str | None, flag_column: str | None) -> None:
-    if not isinstance(scored, Dataset):
-        raise TypeError(f"scored must be a Dataset, got {type(scored).__name__}. Pass one of its splits.")
-    others = [name for name in (group_by, flag_column) if name is not None]
-    if missing := [name for name in [*needed, *others] if name not in scored.column_names]:
-        raise ValueError(f"scored must have the columns {', '.join(missing)}, got {', '.join(scored.column_names)}.")
-    if group_by is not None and not isinstance(scored.features[group_by], (Value, ClassLabel)):
-        raise ValueError(f"group_by must name a column of single values, got {scored.features[group_by]}.")
-    if flag_column is not None and getattr(scored.features[flag_column], "dtype", None) not in ("bool", "int64"):
+def check_group_and_flag_columns(dataset: Dataset, group_by: str | None, flag_column: str | None) -> None:
+    """Raise a `ValueError` unless the two name columns of groups and of flags, as far as they are given."""
+    for option, name in (("group_by", group_by), ("flag_column", flag_column)):
+        if name is not None and name not in dataset.column_names:
+            raise ValueError(f"{option} must be a column, got {name!r}; there are {', '.join(dataset.column_names)}.")
+    if group_by is not None and not isinstance(dataset.features[group_by], (Value, ClassLabel)):
+        raise ValueError(f"group_by must name a column of single values, got {dataset.features[group_by]}.")
+    if flag_column is not None and getattr(dataset.features[flag_column], "dtype", None) not in ("bool", "int64"):
         # a text "False" would be true
-        raise ValueError(f"flag_column must hold true and false, got {scored.features[flag_column]}.")
+        raise ValueError(f"flag_column must hold true and false, got {dataset.features[flag_column]}.")
 
 
 def _indices(kept: Sequence[int], count: int) -> np.ndarray:

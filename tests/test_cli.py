@@ -201,6 +201,43 @@ def test_the_demo_replaces_no_run(run_dir: Path, capsys: pytest.CaptureFixture[s
     assert cli._is_demo(cli.DemoArguments(output_dir=str(run_dir))) is False
 
 
+# ---- other programs that start it --------------------------------------------------------------------------------
+
+
+@pytest.mark.distributed
+def test_two_processes_score_as_one(run_dir: Path, llama_folder: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = ["--dataset", run_dir.parent / "rows.jsonl", "--model", llama_folder, "--schedule", "0, 0.2"]
+    options = ["--dtype", "float32", "--num_threads", "1", "--output_dir", tmp_path / "run", "--json"]
+    done = subprocess.run(
+        [*launcher, "-m", "hf_dlc.cli", "score", *map(str, [*arguments, *options])],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["processes"] == 2  # said once, by one of them
+    assert (tmp_path / "run" / "scores.parquet").read_bytes() == (run_dir / "scores.parquet").read_bytes()
+
+
+def test_the_client_of_the_hub_runs_it_as_an_extension(tmp_path: Path) -> None:
+    """`hf dlc` starts the script that `hf extensions install` found in the package: the extension's name is ours."""
+    programs = Path(sys.executable).parent
+    if not (programs / "hf-dlc").is_file():
+        pytest.skip("the package is not installed, so there is no script to start")
+    folder = tmp_path / ".local" / "share" / "hf" / "extensions" / "hf-dlc"
+    folder.mkdir(parents=True)
+    record = {"owner": "me", "repo": "hf-dlc", "repo_id": "me/hf-dlc", "short_name": "dlc", "type": "python"}
+    record |= {"executable_path": str(programs / "hf-dlc"), "installed_at": "2026-01-01T00:00:00+00:00"}
+    (folder / "manifest.json").write_text(json.dumps(record), encoding="utf-8")
+    environment = {**os.environ, "HOME": str(tmp_path), "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    command = [programs / "hf", "dlc", "select", "--run_dir", "nowhere"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "hf-dlc select: nowhere holds no finished scoring" in done.stderr
+
+
 # ---- all of it ----------------------------------------------------------------------------------------------------
 
 

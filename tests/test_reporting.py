@@ -376,8 +376,10 @@ def test_rows_that_none_can_be(kept: list[Any]) -> None:
 
 def test_columns_that_cannot_be_used() -> None:
     dataset = rows_of_all_kinds().add_column("tags", [["a"]] * 40)
-    with pytest.raises(ValueError, match="must have the columns dlc_gain, size, got output, topic"):
-        report(dataset.remove_columns("dlc_gain"), [0], group_by="size")
+    with pytest.raises(ValueError, match="must have the columns dlc_gain, got output, topic"):
+        report(dataset.remove_columns("dlc_gain"), [0])
+    with pytest.raises(ValueError, match="group_by must be a column, got 'size'; there are output, topic"):
+        report(dataset, [0], group_by="size")
     with pytest.raises(ValueError, match="group_by must name a column of single values"):
         report(dataset, [0], group_by="tags")
     with pytest.raises(ValueError, match="flag_column must hold true and false"):

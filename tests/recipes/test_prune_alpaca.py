@@ -36,6 +36,7 @@ ROWS = [
         "output": "" if i in SKIPPED else f"{WORDS[i % 5]} {i} " * (i * 5 % 4 + 1),
         "topic": ["animal", "colour", "place"][i % 3],
         "wrong": i % 7 == 0,
+        "tags": ["a", "b"],
     }
     for i in range(22)
 ]
@@ -367,6 +368,7 @@ def test_wrong_options(refusal: Callable[..., str], arguments: list[str], says: 
         (["--keep_tokens", "1000000"], "keep_tokens must be at most"),
         (["--split_share", "1.5"], "split"),
         (["--group_by", "subject"], "subject"),
+        (["--group_by", "tags"], "single values"),
         (["--flag_column", "bad"], "bad"),
         (["--flag_column", "dlc_tokens"], "dlc_tokens"),
         (["--flag_column", "topic"], "topic"),  # text: "False" would count as true
