@@ -267,10 +267,11 @@ def check_group_and_flag_columns(dataset: Dataset, group_by: str | None, flag_co
         if name is not None and name not in dataset.column_names:
             raise ValueError(f"{option} must be a column, got {name!r}; there are {', '.join(dataset.column_names)}.")
     if group_by is not None and not isinstance(dataset.features[group_by], (Value, ClassLabel)):
-        raise ValueError(f"group_by must name a column of single values, got {dataset.features[group_by]}.")
+        raise ValueError(f"group_by must hold single values, but {group_by!r} holds {dataset.features[group_by]}.")
     if flag_column is not None and getattr(dataset.features[flag_column], "dtype", None) not in ("bool", "int64"):
         # a text "False" would be true
-        raise ValueError(f"flag_column must hold true and false, got {dataset.features[flag_column]}.")
+        kind = dataset.features[flag_column]
+        raise ValueError(f"flag_column must hold true and false, but {flag_column!r} holds {kind}.")
 
 
 def _indices(kept: Sequence[int], count: int) -> np.ndarray:

@@ -380,7 +380,7 @@ def test_columns_that_cannot_be_used() -> None:
         report(dataset.remove_columns("dlc_gain"), [0])
     with pytest.raises(ValueError, match="group_by must be a column, got 'size'; there are output, topic"):
         report(dataset, [0], group_by="size")
-    with pytest.raises(ValueError, match="group_by must name a column of single values"):
+    with pytest.raises(ValueError, match="group_by must hold single values, but 'tags'"):
         report(dataset, [0], group_by="tags")
     with pytest.raises(ValueError, match="flag_column must hold true and false"):
         report(dataset, [0], flag_column="topic")
