@@ -55,6 +55,9 @@ class SelectionArguments:
     keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
     split_share: float = field(default=0.5, metadata={"help": "FlexRand's split: share of the rows called easy."})
     column: str | None = field(default=None, metadata={"help": "Score column to select by; default: confidence."})
+    easy: Literal["auto", "high", "low"] = field(
+        default="auto", metadata={"help": "Which scores of a column of your own mean easy rows."}
+    )
     group_by: str | None = field(default=None, metadata={"help": "Column within whose groups rows are chosen."})
     min_per_group: int = field(default=0, metadata={"help": "Rows kept of every group, however small."})
     selection_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
@@ -63,7 +66,10 @@ class SelectionArguments:
         if self.keep is not None and self.keep_tokens is None:
             # "1.0" is a share, "1" a number of rows: the text tells what a number in Python would not.
             text = str(self.keep)
-            self.keep = int(text) if text.isdecimal() else float(text)
+            try:
+                self.keep = int(text) if text.isdecimal() else float(text)
+            except ValueError as error:
+                raise ValueError(f"keep must be a share such as 0.5 or a number of rows, got {text!r}.") from error
         elif self.keep_tokens is None:
             self.keep = 0.5
         elif self.keep is not None:
@@ -215,7 +221,8 @@ def make_selector(options: SelectionArguments, prefix: str = "dlc") -> Selector:
     budget = {name: getattr(options, name) for name in ("keep", "keep_tokens", "group_by", "min_per_group")}
     columns = {"column": options.column or f"{prefix}_confidence", "tokens_column": f"{prefix}_tokens"}
     if options.selector == "flexrand":
-        return FlexRandSelector(**budget, **columns, split=options.split_share, seed=options.selection_seed)
+        chosen = {"split": options.split_share, "easy": options.easy, "seed": options.selection_seed}
+        return FlexRandSelector(**budget, **columns, **chosen)
     if options.selector == "random":
         return RandomSelector(**budget, **columns, seed=options.selection_seed)
-    return TopKSelector(**budget, **columns, which=options.selector)
+    return TopKSelector(**budget, **columns, which=options.selector, easy=options.easy)

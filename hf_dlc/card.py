@@ -23,8 +23,8 @@ from .rendering import Section, code, to_markdown
 
 _TAGS = ("data-pruning", "hf_dlc")
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+_TEMPLATES = ("auto", "chat", "alpaca")  # others are files, or code
 _SELECTORS = ("FlexRandSelector", "RandomSelector", "TopKSelector")
-_SAME_SCORES = ("model_digest", "masking", "masking_seed", "masked_fractions")  # of subsets that share a scores file
 _LARGEST = "10M<n<100M"
 
 
@@ -48,6 +48,10 @@ class Subset:
             `name`, `config`, `split`, `revision` and `sha256` of the dataset that it was chosen from, as far as known.
         files (`Sequence[str]`):
             Names of the files beside the data, in `folder`.
+        scores_digest (`str`):
+            Digest of the scores that it was chosen by, which all subsets in a repository share.
+        prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the names of the score columns begin with.
     """
 
     name: str
@@ -57,6 +61,8 @@ class Subset:
     manifest: dict[str, Any]
     base: dict[str, Any]
     files: Sequence[str]
+    scores_digest: str
+    prefix: str = "dlc"
 
     @property
     def folder(self) -> str:
@@ -87,6 +93,7 @@ class Subset:
             "masking_seed": config.get("seed"),
             "masked_fractions": self.manifest.get("schedule"),
             "selection": _known(self.selection) or None,
+            "scores_digest": self.scores_digest,
             "hf_dlc": (self.manifest.get("versions") or {}).get("hf_dlc"),
         }
         return _known(facts)
@@ -105,7 +112,7 @@ def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
             Path of the scores in the repository.
     """
     subsets = {**_subsets(data), subset.name: subset.record()}
-    data["dlc"] = {"scores": scores, "subsets": subsets}
+    data["dlc"] = {**_block(data), "scores": scores, "subsets": subsets}
     data["tags"] = list(dict.fromkeys([*(data.get("tags") or []), *_TAGS]))
     sizes = [size_category(one["kept_rows"]) for one in subsets.values()]
     data["size_categories"] = [size for size in (*_SIZES.values(), _LARGEST) if size in sizes]
@@ -114,21 +121,29 @@ def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
 
 
 def subsets_of_other_scores(data: DatasetCardData, subset: Subset) -> list[str]:
-    """Names of other subsets on a card that were chosen by scores of another model or masking."""
-    record = subset.record()
+    """Names of other subsets on a card that were chosen by other scores, or from other rows."""
+    digest = subset.scores_digest
     return [
-        name
-        for name, other in _subsets(data).items()
-        if name != subset.name and any(other.get(key) != record.get(key) for key in _SAME_SCORES)
+        name for name, other in _subsets(data).items() if name != subset.name and other.get("scores_digest") != digest
     ]
+
+
+def is_another_selection(data: DatasetCardData, subset: Subset) -> bool:
+    """Whether a subset of this name is on a card that was selected in another way."""
+    there = _subsets(data).get(subset.name)
+    return there is not None and there.get("selection") != subset.record().get("selection")
 
 
 def _subsets(data: DatasetCardData) -> dict[str, dict[str, Any]]:
     """What a card, which anybody may have edited, says of subsets."""
-    block = data.get("dlc")
-    found = block.get("subsets") if isinstance(block, dict) else None
+    found = _block(data).get("subsets")
     known = found.items() if isinstance(found, dict) else ()
     return {str(name): one for name, one in known if isinstance(one, dict) and isinstance(one.get("kept_rows"), int)}
+
+
+def _block(data: DatasetCardData) -> dict[str, Any]:
+    block = data.get("dlc")
+    return block if isinstance(block, dict) else {}
 
 
 def size_category(rows: int) -> str:
@@ -167,7 +182,7 @@ def _scored_how(subset: Subset) -> list[str]:
     if not fractions or not subset.scorer:
         return []
     order = "in a pseudo-random order" if config.get("masking") == "random" else "smallest first"
-    prefix = config.get("prefix") or "dlc"
+    prefix = subset.prefix
     masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:]) or "none"
     what = "the label of the image" if "images" in config else "the tokens that training would learn from"
     mean = "geometric mean of the probabilities" if config.get("token_mean") == "geometric" else "mean probability"
@@ -194,17 +209,20 @@ def _selected_how(selection: dict[str, Any]) -> list[str]:
 
 def _python(subset: Subset) -> str | None:
     """The steps in Python, with every option that is not the default; None where others could not take them."""
-    selection, options = dict(subset.selection), subset.manifest.get("config") or {}
-    name, model = selection.pop("selector", None), subset.scorer.get("model")
+    selection, config = dict(subset.selection), subset.manifest.get("config") or {}
+    name, model, split = selection.pop("selector", None), subset.scorer.get("model"), subset.base.get("split")
     is_local = subset.manifest.get("model_is_local") or (subset.manifest.get("dataset") or {}).get("is_local")
-    is_known = name in _SELECTORS and options and all(key.isidentifier() for key in selection)
-    if is_local or not is_known or not model or options.get("template") is None:
+    is_known = name in _SELECTORS and config and all(key.isidentifier() for key in selection)
+    if is_local or not is_known or not model or not split or config.get("template") not in _TEMPLATES:
         return None
-    changed = {key: value for key, value in options.items() if value != vars(DLCConfig()).get(key)}
-    changed["schedule"] = ", ".join(map(repr, subset.manifest["schedule"]))
+    changed = {key: value for key, value in config.items() if value != vars(DLCConfig()).get(key)}
+    changed |= {"schedule": ", ".join(map(repr, subset.manifest["schedule"])), "dtype": subset.scorer.get("dtype")}
     changed.pop("keep_levels", None)
-    rows = {"name": subset.base.get("config"), "split": subset.base.get("split")}
-    max_rows = (subset.manifest.get("options") or {}).get("max_rows")
+    rows = {"name": subset.base.get("config"), "split": split}
+    options = subset.manifest.get("options") or {}
+    max_rows = options.get("max_rows")
+    model_kwargs = {key: options[key] for key in ("trust_remote_code", "attn_implementation") if options.get(key)}
+    changed["model_kwargs"] = model_kwargs or None
     return "\n".join(
         [
             "from datasets import load_dataset",

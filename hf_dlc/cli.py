@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -138,18 +139,20 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
 def select(options: SelectArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
     from .arguments import make_selector
-    from .run_folder import MANIFEST_NAME, copy_scoring, write_subset
+    from .run_folder import is_taken, write_subset
 
     scored, scoring = _scored(options.run_dir, options.dataset)
-    output = Path(options.output_dir or options.run_dir)
-    if (output / MANIFEST_NAME).exists() and not options.overwrite:
-        raise FileExistsError(f"{output} holds another subset. Pass --overwrite, or another --output_dir.")
+    output, run_dir = Path(options.output_dir or options.run_dir), Path(options.run_dir)
+    if is_taken(output, run_dir) and not options.overwrite:
+        raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
     selector = make_selector(options, scoring["scorer"]["config"]["prefix"])
-    chosen = {option.name: getattr(options, option.name) for option in fields(SelectionArguments)}
+    chosen = {
+        option.name: getattr(options, option.name)
+        for option in (*fields(SelectionArguments), *fields(ReportArguments))
+    }
     commands = [*scoring["commands"], command_line(["hf-dlc", "select"], options)]
     facts = {"options": {**scoring["options"], **chosen}, "commands": commands}
-    manifest, summary = write_subset(output, scored, selector, scoring, options, **facts)
-    copy_scoring(Path(options.run_dir), output)
+    manifest, summary = write_subset(output, scored, selector, scoring, options, run_dir, **facts)
     found = {"output_dir": str(output), **{name: manifest[name] for name in ("kept_rows", "selection", "status")}}
     return found, summary
 
@@ -165,17 +168,20 @@ def compare(options: CompareArguments) -> Outcome:
 
 def report(options: ReportingArguments) -> Outcome:
     """Write the report of a run again, as HTML with plots, and show it as text."""
+    from datasets import load_from_disk
+
     from .reporting import PruneReport
     from .run_folder import read_manifest
 
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError("a report with plots needs matplotlib: pip install 'hf-dlc[report]'.")
-    scored, scoring = _scored(options.run_dir, options.dataset)
     manifest = read_manifest(Path(options.run_dir))
+    scored, scoring = _scored(options.run_dir, options.dataset, manifest["dataset"])
+    pruned = load_from_disk(str(Path(options.run_dir) / "pruned"))
     selection, prefix = manifest["selection"], scoring["scorer"]["config"]["prefix"]
     flags = options.flag_column or manifest["options"].get("flag_column")
     shown = {"schedule": scoring["schedule"], "group_by": selection["group_by"], "flag_column": flags}
-    found = PruneReport.from_datasets(scored, manifest["kept_indices"], selection["column"], prefix, **shown)
+    found = PruneReport.from_datasets(scored, pruned, selection["column"], prefix, **shown)
     path = Path(options.output or Path(options.run_dir) / "report.html")
     path.write_text(found.to_html(f"What was kept of {scoring['dataset']['name']}"), encoding="utf-8")
     return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
@@ -186,18 +192,17 @@ def push(options: PushArguments) -> Outcome:
     from datasets import load_from_disk
 
     from .hub import push_pruned
-    from .run_folder import MANIFEST_NAME, read_manifest
+    from .run_folder import read_manifest
 
     folder = Path(options.run_dir)
-    read_manifest(folder)  # says so if nothing has been selected yet
-    scored, scoring = _scored(options.run_dir, options.dataset)
+    manifest = read_manifest(folder)  # says so if nothing has been selected yet
+    scored, _ = _scored(options.run_dir, options.dataset, manifest["dataset"])
     address = push_pruned(
         load_from_disk(str(folder / "pruned")),
         options.repo_id,
         scored,
-        folder / MANIFEST_NAME,
+        manifest,
         private=not options.public,
-        prefix=scoring["scorer"]["config"]["prefix"],
         **{
             name: getattr(options, name)
             for name in ("create_pr", "config_name", "revision", "license", "language", "study")
@@ -229,16 +234,22 @@ def _is_demo(options: DemoArguments) -> bool:
     return isinstance(found, dict) and (found.get("dataset") or {}).get("name") == "demo"
 
 
-def _scored(run_dir: str, dataset: str | None = None) -> tuple[Dataset, dict[str, Any]]:
-    """The rows of a run with their scores, and how these came about."""
-    from .arguments import read_dataset
+def _scored(
+    run_dir: str, dataset: str | None = None, known: dict[str, Any] | None = None
+) -> tuple[Dataset, dict[str, Any]]:
+    """The rows of a run with their scores, and how these came about; `known` says where the rows are, by default."""
+    from .arguments import dataset_identity, read_dataset
     from .run_folder import read_scoring
 
     scores, scoring = read_scoring(Path(run_dir))
-    known = scoring["dataset"]
-    names = {"dataset": dataset or known["name"], "dataset_config": known["config"], "split": known["split"]}
-    rows = read_dataset(DataArguments(**names, dataset_revision=known["revision"], max_rows=known["rows"]))
-    return scores.join(rows, f"the scores in {run_dir}"), scoring
+    known = known or scoring["dataset"]
+    names = {"dataset": dataset or known["name"], "split": known["split"]}
+    if names["dataset"] == known["name"]:  # the same again: the same revision, and no more rows than there were
+        more = {"dataset_config": known["config"], "dataset_revision": known["revision"], "max_rows": known["rows"]}
+        return scores.join(read_dataset(DataArguments(**names, **more)), f"the scores in {run_dir}"), scoring
+    source = DataArguments(**names)
+    rows = read_dataset(source)
+    return scores.join(rows, f"the scores in {run_dir}"), {**scoring, "dataset": dataset_identity(source, rows)}
 
 
 class Command(NamedTuple):
@@ -306,7 +317,14 @@ def main(args: Sequence[str] | None = None) -> None:
     level = logging.WARNING if output.json else logging.INFO
     found, text = run_program(lambda: command.run(*options), prog, level, command.again)
     if text:  # empty on all processes but the main one
-        print(json.dumps(found, indent=2, default=str) if output.json else text)
+        _say(json.dumps(found, indent=2, default=str) if output.json else text)
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the end of the program an error
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -407,8 +407,15 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
         for option in fields(part):
             value = getattr(part, option.name)
             if option.init and value is not None and value != _default(option):
-                words += [f"--{option.name}", *map(str, value if isinstance(value, list | tuple) else [value])]
+                words += [f"--{option.name}", *_words(value)]
     return words
+
+
+def _words(value: Any) -> list[str]:
+    """A value as the command line takes it."""
+    if isinstance(value, dict):
+        return [",".join(f"{name}={one}" for name, one in value.items())]
+    return list(map(str, value if isinstance(value, list | tuple) else [value]))
 
 
 def _default(option: Field[Any]) -> Any:
@@ -424,6 +431,6 @@ def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
         raise ValueError(f"not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"must hold 'option: value' lines, got {type(values).__name__}.")
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(set(map(str, values)) - known):
         raise ValueError(f"unknown options {unknown}; see --help for the known ones.")
     return values

@@ -7,26 +7,43 @@ import logging
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-from datasets import Dataset
-from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetCard, HfApi, get_token, hf_hub_download
+from datasets import Dataset, DatasetDict
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    DatasetCard,
+    DatasetCardData,
+    HfApi,
+    get_token,
+    hf_hub_download,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from . import __version__
 from .cache import write_json
-from .card import Subset, render_section, replace_section, subsets_of_other_scores, update_metadata
+from .card import (
+    Subset,
+    is_another_selection,
+    render_section,
+    replace_section,
+    subsets_of_other_scores,
+    update_metadata,
+)
 from .errors import DLCError
 from .rendering import Name, Section, Table
 from .reporting import PruneReport
@@ -43,7 +60,9 @@ _PASSING = {408, 409, 412, 429, 500, 502, 503, 504}  # another commit came first
 _SUBSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,89}")
 _PATH = re.compile(r"(file:)?[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]")
 _TAKEN_NAMES = ("scores", "data", "default")
-_FIELDS = ("license", "license_name", "license_link", "language")
+_LICENSE = ("license", "license_name", "license_link")
+_PATH_OPTIONS = ("--run_dir", "--output_dir", "--template", "--output")
+_QUERY = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\"]*")  # signatures that let others upload
 _BASE_FACTS = ("name", "config", "split", "revision", "sha256")
 
 Result = TypeVar("Result")
@@ -65,7 +84,7 @@ def push_pruned(
     license: str | list[str] | None = None,
     language: str | list[str] | None = None,
     study: str | Path | None = None,
-    prefix: str = "dlc",
+    prefix: str | None = None,
     token: str | None = None,
 ) -> str:
     """
@@ -91,7 +110,8 @@ def push_pruned(
         create_pr (`bool`, *optional*, defaults to `False`):
             Open a pull request in the place of writing into the branch.
         config_name (`str`, *optional*):
-            Name of the subset, by default made of the budget, such as `"keep-0.5"`.
+            Name of the subset, by default made of the budget, such as `"keep-0.5"`. Pass it to replace a subset that
+            was selected in another way.
         revision (`str`, *optional*):
             Branch, or pull request (`"refs/pr/1"`), to write into.
         license (`str` or `list[str]`, *optional*):
@@ -100,8 +120,8 @@ def push_pruned(
             Language for the card, by default as for the licence.
         study (`str` or `Path`, *optional*):
             `study.json` of `compare_selectors.py`; its differences from random rows go into the card.
-        prefix (`str`, *optional*, defaults to `"dlc"`):
-            What the names of the score columns begin with.
+        prefix (`str`, *optional*):
+            What the names of the score columns begin with, by default what the manifest says, else `"dlc"`.
         token (`str`, *optional*):
             Token, by default the one that the Hub client knows.
 
@@ -129,6 +149,7 @@ def push_pruned(
         raise ValueError(
             f"config_name must be letters, digits, '.', '_' and '-', and not scores or data, got {name!r}."
         )
+    prefix = prefix or ((manifest.get("scorer") or {}).get("config") or {}).get("prefix") or "dlc"
     column, groups = selection.get("column") or f"{prefix}_confidence", selection.get("group_by")
     report = PruneReport.from_datasets(scored, pruned, column, prefix, manifest.get("schedule"), groups)
     sections = [*report.sections, *_study_sections(study)]
@@ -139,14 +160,16 @@ def push_pruned(
         scores.write(Path(folder, SCORES_NAME))
         push.step("the repository", push.open)
         source = manifest.get("dataset") or {}
-        base, fields = push.step("the card of the source", lambda: source_facts(push.api, source))
-        subset = Subset(name, push.repo_id, len(scored), len(pruned), manifest, base, [path.name for path in files])
+        base, fields = push.step("the card of the source", lambda: source_facts(push.api, source, private))
+        names = [path.name for path in files]
+        subset = Subset(name, push.repo_id, len(scored), len(pruned), manifest, base, names, scores.digest(), prefix)
         section = render_section(subset, sections)
-        push.step("the card that is there", lambda: push.check(subset))
-        push.step("the rows", lambda: push.rows(pruned, name))
+        push.step("the card that is there", lambda: push.check(subset, may_replace=config_name is not None))
+        push.step("the rows", lambda: push.rows(pruned, name), commits=True)
         wanted = {"license": license, "language": language}
         content = {_SCORES_PATH: Path(folder, SCORES_NAME), **{f"{subset.folder}/{one.name}": one for one in files}}
-        push.step("the scores and the card", lambda: push.files(subset, section, content, fields, wanted))
+        write = lambda: push.files(subset, section, content, fields, wanted)  # noqa: E731
+        push.step("the scores and the card", write, commits=True)
     return push.address
 
 
@@ -156,36 +179,36 @@ def push_folder(
     """Publish the files in a folder as a model repository, which is made if it is not there; return its address."""
     push = _Push(_api(token), repo_id, private, revision, create_pr, kind="model")
     push.step("the repository", push.open)
-    push.step("the scorer", lambda: push.folder(folder))
+    push.step("the scorer", lambda: push.folder(folder), commits=True)
     return push.address
 
 
 def load_scores(
     repo_id_or_path: str | Path,
-    dataset: Dataset | None = None,
+    dataset: Dataset | DatasetDict | None = None,
     revision: str | None = None,
     token: str | None = None,
-) -> Dataset:
+) -> Dataset | DatasetDict:
     """
     Get scores that were published or written by a recipe, to select another subset without scoring again.
 
     Args:
         repo_id_or_path (`str` or `Path`):
             Dataset repository that [`push_pruned`] wrote, output folder of a recipe, or a `scores.parquet`.
-        dataset ([`~datasets.Dataset`], *optional*):
-            The rows that were scored, or some of them, in any order, from wherever they are.
+        dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`], *optional*):
+            The rows that were scored, or some of them, in any order, from wherever they are; also in splits.
         revision (`str`, *optional*):
             Branch, tag or commit of the repository.
         token (`str`, *optional*):
             Token, by default the one that the Hub client knows.
 
     Returns:
-        [`~datasets.Dataset`]: `dataset` with the score columns, for a selector; without `dataset`, the scores alone,
-        in the order in which the rows were scored, and the digests of the rows.
+        [`~datasets.Dataset`] or [`~datasets.DatasetDict`]: `dataset` with the score columns, for a selector; without
+        `dataset`, the scores alone, in the order in which the rows were scored, and the digests of the rows.
 
     Raises:
-        ScoresError: If there are no scores, or if a row of `dataset` is not one that was scored, such as that of
-            another revision.
+        ScoresError: If there are no scores, or none can be fetched, or if a row of `dataset` is not one that was
+            scored, such as that of another revision.
 
     Example:
     ```python
@@ -197,8 +220,10 @@ def load_scores(
     >>> pruned = FlexRandSelector(keep=0.1)(scored)
     ```
     """
-    scores = Scores.read(_find_scores(repo_id_or_path, revision, token))
-    return scores.table if dataset is None else scores.join(dataset, f"the scores of {repo_id_or_path}")
+    scores, source = Scores.read(_find_scores(repo_id_or_path, revision, token)), f"the scores of {repo_id_or_path}"
+    if isinstance(dataset, dict):
+        return type(dataset)({name: scores.join(split, source) for name, split in dataset.items()})
+    return scores.table if dataset is None else scores.join(dataset, source)
 
 
 def _find_scores(repo_id_or_path: str | Path, revision: str | None, token: str | None) -> Path:
@@ -214,11 +239,15 @@ def _find_scores(repo_id_or_path: str | Path, revision: str | None, token: str |
         return Path(
             hf_hub_download(str(repo_id_or_path), _SCORES_PATH, repo_type="dataset", revision=revision, token=token)
         )
+    except (LocalEntryNotFoundError, GatedRepoError) as error:  # before those that they are kinds of
+        raise ScoresError(f"the scores of {repo_id_or_path} cannot be fetched: {_reason(error, token)}") from None
     except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         reason = _reason(error, token)
         raise ScoresError(
             f"{repo_id_or_path} is neither a file, a folder nor a dataset with scores: {reason}"
-        ) from error
+        ) from None
+    except (HTTPError, RuntimeError) as error:
+        raise ScoresError(f"the scores of {repo_id_or_path} cannot be fetched: {_reason(error, token)}") from None
 
 
 # ---- what is published ------------------------------------------------------------------------------------------
@@ -237,7 +266,16 @@ def public_manifest(manifest: dict[str, Any] | str | Path | None) -> dict[str, A
         local.add(dataset.get("name"))
     if manifest.get("model_is_local"):
         local |= {options.get("model"), (manifest.get("scorer") or {}).get("model")}
-    return _without_folders(manifest, local - {None})
+    commands = [_without_paths_of_options(words) for words in manifest.get("commands") or []]
+    return _without_folders({**manifest, "commands": commands} if commands else manifest, local - {None})
+
+
+def _without_paths_of_options(words: Sequence[str]) -> list[str]:
+    """A command in which files and folders that only an option names have lost their folders."""
+    return [
+        PurePath(word).name if before in _PATH_OPTIONS else word
+        for before, word in zip(["", *words], words, strict=False)
+    ]
 
 
 def _without_folders(value: Any, local: set[str]) -> Any:
@@ -258,7 +296,7 @@ def subset_name(selection: dict[str, Any], kept: int, rows: int) -> str:
     return kinds.get(selection.get("selector", ""), "") + budget
 
 
-def source_facts(api: HfApi, dataset: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def source_facts(api: HfApi, dataset: dict[str, Any], private: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is known of the dataset that rows are from, and what of its card goes into ours."""
     base = {name: value for name in _BASE_FACTS if (value := dataset.get(name)) is not None}
     name = base.get("name")
@@ -266,14 +304,29 @@ def source_facts(api: HfApi, dataset: dict[str, Any]) -> tuple[dict[str, Any], d
         return base, {}
     try:
         info = api.dataset_info(name, revision=base.get("revision"))
+    except GatedRepoError:
+        logger.warning("%s is gated, and this token may not read its card: pass license= and language=", name)
+        return base, {"source_datasets": [name]}
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         logger.warning(
             "%s is not on the Hub: pass license= and language=, which the card cannot take from there", name
         )
         return base, {}
+    if info.gated and not private:
+        logger.warning("%s is gated: see whether its licence lets you publish rows of it for everybody", name)
     card = info.card_data or {}
-    fields = {key: card.get(key) for key in _FIELDS if card.get(key)}
+    fields = {key: card.get(key) for key in (*_LICENSE, "language") if card.get(key)}
     return base, {**fields, "source_datasets": [name]}
+
+
+def merged_fields(*cards: DatasetCardData | dict[str, Any]) -> dict[str, Any]:
+    """Licence, language and source, each from the first card that has it; a licence with its own name and link."""
+    found: dict[str, Any] = {}
+    licensed = next((card for card in cards if card.get("license")), {})
+    for name in (*_LICENSE, "language", "source_datasets"):
+        sources = [licensed] if name in _LICENSE else cards
+        found[name] = next((card.get(name) for card in sources if card.get(name)), None)
+    return found
 
 
 def _write_files(folder: Path, report: PruneReport, manifest: dict[str, Any]) -> list[Path]:
@@ -327,10 +380,11 @@ class _Push:
     done: tuple[str, ...] = ()
     address: str = ""
 
-    def step(self, what: str, act: Callable[[], Result]) -> Result:
+    def step(self, what: str, act: Callable[[], Result], commits: bool = False) -> Result:
         """Do one step, again where what went wrong may pass, and say what was done before if it does not."""
+        opens = commits and self.create_pr  # twice would open another pull request
         try:
-            found = _retried(act, self.api.token, 1 if self.create_pr else _ATTEMPTS)  # twice would open another
+            found = _retried(act, self.api.token, 1 if opens else _ATTEMPTS)
         except _Refusal as error:
             raise ValueError(str(error)) from None
         except Exception as error:
@@ -352,19 +406,28 @@ class _Push:
             url = self.api.create_repo(self.repo_id, repo_type=self.kind, private=self.private, exist_ok=True)
             info = self.api.repo_info(url.repo_id, repo_type=self.kind)  # one of mine, perhaps, that was there
         if self.private and not info.private:
-            raise _Refusal(f"{info.id} is public. Pass private=False to publish there, or another repo_id.")
+            raise _Refusal(
+                f"{info.id} is public. Pass private=False (--public true) to publish there, or another repo_id."
+            )
         if self.revision and not self.revision.startswith("refs/"):
             self.api.create_branch(info.id, branch=self.revision, repo_type=self.kind, exist_ok=True)
         folder = "datasets/" if self.kind == "dataset" else ""
         self.repo_id, self.address = info.id, f"{self.api.endpoint}/{folder}{info.id}"
 
-    def check(self, subset: Subset) -> None:
-        """Refuse to replace the scores that other subsets in the repository were chosen by."""
+    def check(self, subset: Subset, may_replace: bool) -> None:
+        """Refuse to replace another subset, or the scores that others in the repository were chosen by."""
         card = self._card(self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision).sha)
-        if card is not None and (others := subsets_of_other_scores(card.data, subset)):
+        if card is None:
+            return
+        if others := subsets_of_other_scores(card.data, subset):
             raise _Refusal(
-                f"{self.repo_id} holds {', '.join(others)}, chosen by scores of another model or masking, which these "
-                "would replace. Push to another repository."
+                f"{self.repo_id} holds {', '.join(others)}, chosen by other scores or from other rows, whose scores "
+                "these would replace. Push to another repository."
+            )
+        if not may_replace and is_another_selection(card.data, subset):
+            raise _Refusal(
+                f"{self.repo_id} holds a subset {subset.name} that was selected in another way. Pass config_name "
+                f"(--config_name): {subset.name!r} to replace it, another to put this beside it."
             )
 
     def _card(self, revision: str) -> DatasetCard | None:
@@ -412,8 +475,8 @@ class _Push:
         """Commit all else at once, with the card as it is by then: what stands there wins over its source."""
         parent = self.api.repo_info(self.repo_id, repo_type="dataset", revision=self.revision).sha
         card = self._card(parent) or DatasetCard("---\n{}\n---\n")
-        for name in (*_FIELDS, "source_datasets"):
-            card.data[name] = wanted.get(name) or card.data.get(name) or source.get(name)
+        for name, value in merged_fields(wanted, card.data, source).items():
+            card.data[name] = value
         update_metadata(card.data, subset, _SCORES_PATH)
         card.text = replace_section(card.text, subset, section)
         operations = [CommitOperationAdd(name, file) for name, file in content.items()]
@@ -473,6 +536,7 @@ def _wait(error: BaseException, attempt: int) -> float | None:
 def _reason(error: BaseException, token: str | None) -> str:
     """What went wrong, on one line, without the token."""
     text = " ".join(str(error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error).split())
+    text = _QUERY.sub(r"\1", text)
     for secret in {token, get_token()} - {None, ""}:
         text = text.replace(secret.strip(), "***")
     status = getattr(getattr(error, "response", None), "status_code", None)

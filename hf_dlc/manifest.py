@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .reporting import status_counts, versions
 
@@ -34,7 +37,7 @@ def describe_scoring(scorer: DLCScorer, dataset: dict[str, Any] | str, **facts: 
     """
     return {
         **facts,
-        "dataset": {"name": dataset} if isinstance(dataset, str) else dataset,
+        "dataset": {"name": dataset, "is_local": Path(dataset).exists()} if isinstance(dataset, str) else dataset,
         "scorer": scorer.describe(),
         "model_is_local": scorer.is_local,
         "config": {name: None if callable(value) else value for name, value in vars(scorer.config).items()},
@@ -72,7 +75,7 @@ def build_manifest(
 
     >>> selector = FlexRandSelector(keep=0.5)
     >>> kept = selector.read_indices(scored)
-    >>> scoring = describe_scoring(scorer, "yahma/alpaca-cleaned")
+    >>> scoring = describe_scoring(scorer, {"name": "yahma/alpaca-cleaned", "split": "train"})
     >>> manifest = build_manifest(scoring, selector, scored, kept)
     >>> push_pruned(scored.select(kept), "me/alpaca", scored, manifest)
     'https://huggingface.co/datasets/me/alpaca'
@@ -81,8 +84,13 @@ def build_manifest(
     return {
         **scoring,
         **facts,
-        "selection": {"selector": type(selector).__name__, **asdict(selector)},
+        "selection": {"selector": type(selector).__name__, **asdict(selector, dict_factory=_json_types)},
         "status": status_counts(scored, scoring["scorer"]["config"]["prefix"]),
         "kept_rows": len(kept),
         "kept_indices": list(map(int, kept)),
     }
+
+
+def _json_types(options: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A budget may have been computed with NumPy."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options}

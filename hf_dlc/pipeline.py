@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,7 @@ class _Run:
 
     def __init__(self, options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> None:
         self.options, self.config = options, config
-        self.command = command_line(program, options, config)
+        self.program = program
         self.output = Path(options.output_dir)
         self.state = process_state()
         torch.set_num_threads(cpu_threads(options.num_threads))
@@ -144,21 +144,28 @@ class _Run:
             scored, taken = self._score(dataset, scorer, estimate, peers)
             # The scorer keeps the levels for the report; whether they go into the subset is the user's choice.
             facts = {"options": asdict(self.options), "keep_levels": self.config.keep_levels, "run": taken}
-            facts["commands"] = [self.command]
+            if is_main:
+                facts["commands"] = [self._command(scorer, identity)]
             scoring = describe_scoring(scorer, identity, **facts) if is_main else {}
         return scored, scoring
 
+    def _command(self, scorer: DLCScorer, dataset: dict[str, Any]) -> list[str]:
+        """The command that does the same again: with the commits and the type of numbers that this run has found."""
+        found = {} if dataset["is_local"] else {"dataset_revision": dataset["revision"]}
+        if not scorer.is_local:
+            found["model_revision"] = getattr(scorer.model.config, "_commit_hash", None) or self.options.model_revision
+        config = replace(self.config, dtype=str(scorer.model.dtype).removeprefix("torch."))
+        return command_line(self.program, replace(self.options, **found), config)
+
     def _make_room(self) -> None:
         """Refuse to mix with the results of a finished run, or, with `overwrite`, begin anew."""
-        is_finished = (self.output / MANIFEST_NAME).exists()
+        has_scores, has_subset = ((self.output / name).exists() for name in (SCORING_NAME, MANIFEST_NAME))
         self.state.wait_for_everyone()  # all have looked before the main process removes what they look for
-        if not is_finished:
-            return
-        if not self.options.overwrite:
+        if has_subset and not self.options.overwrite:
             raise FileExistsError(
                 f"{self.output} holds the results of another run. Pass --overwrite, or another --output_dir."
             )
-        if self.state.is_main_process:
+        if self.options.overwrite and (has_scores or has_subset) and self.state.is_main_process:
             journal = Journal(self.output / "journal")
             with journal.hold():
                 journal.discard()

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 # Their messages say what is wrong, also where a library raises them.
 _TELLING = (DLCError, ImportError, MemoryError, OSError, ValueError)
 # They log the address of every request, and with it the signatures that let others upload.
-_TALKATIVE = ("httpx", "httpx2")
+_TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_hub.utils._http": logging.ERROR}
 
 
 def run_program(act: Callable[[], Result], name: str = "", level: int = logging.INFO, again: str = "") -> Result:
@@ -43,8 +43,8 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
 
     prefix = f"{name}: " if name else ""
     logging.basicConfig(level=level if process_state().is_main_process else logging.ERROR, format="%(message)s")
-    for talkative in _TALKATIVE:
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    for talkative, lowest in _TALKATIVE.items():
+        logging.getLogger(talkative).setLevel(lowest)
     try:
         return act()
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 
-from .cache import write_json
+from .cache import read_json, write_json
 from .manifest import build_manifest
 from .reporting import PruneReport
 from .scores import SCORES_NAME, Scores, ScoresError
@@ -52,12 +52,21 @@ def read_scoring(folder: Path) -> tuple[Scores, dict[str, Any]]:
         scoring = json.loads((folder / SCORING_NAME).read_text(encoding="utf-8"))
         scoring["scorer"]["config"]["prefix"], scoring["dataset"]["name"]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ScoresError(f"{folder} holds no finished scoring. Score with --output_dir {folder} first.") from error
+        raise ScoresError(
+            f"{folder} holds no finished scoring. Pass the output folder of one as --run_dir, or score first, with "
+            f"--output_dir {folder}."
+        ) from error
     return Scores.read(folder / SCORES_NAME), scoring
 
 
 def write_subset(
-    folder: Path, scored: Dataset, selector: Selector, scoring: dict[str, Any], shown: ReportArguments, **facts: Any
+    folder: Path,
+    scored: Dataset,
+    selector: Selector,
+    scoring: dict[str, Any],
+    shown: ReportArguments,
+    run_dir: Path | None = None,
+    **facts: Any,
 ) -> tuple[dict[str, Any], str]:
     """
     Select, and write the kept rows, the manifest and the reports.
@@ -73,13 +82,14 @@ def write_subset(
             What [`describe_scoring`] returned.
         shown (`ReportArguments`):
             What the reports show.
+        run_dir (`Path`, *optional*):
+            Folder with the scores, if it is another; they are taken along, so that the subset can be published.
         facts:
             More for the manifest, as JSON types.
 
     Returns:
         `tuple[dict, str]`: The manifest and the summary.
     """
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)  # until all is there again, there is no subset
     prefix, keep_levels = scoring["scorer"]["config"]["prefix"], scoring["keep_levels"]
     kept = selector.read_indices(scored).tolist()
     report = PruneReport.from_datasets(
@@ -92,6 +102,12 @@ def write_subset(
         flag_column=shown.flag_column,
     )
     manifest = build_manifest(scoring, selector, scored, kept, **facts)
+    # What cannot be selected or shown has been refused by now, and has left everything as it was.
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)  # until all is there again, there is no subset
+    if run_dir is not None and run_dir.resolve() != folder.resolve():
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (SCORES_NAME, SCORING_NAME):
+            shutil.copyfile(run_dir / name, folder / name)
     levels = [] if keep_levels else [f"{prefix}_level_{name}" for name in ("confidence", "loss")]
     pruned = scored.remove_columns(levels).select(kept)
     pruned.save_to_disk(str(folder / "pruned"))
@@ -101,12 +117,10 @@ def write_subset(
     return manifest, report.to_markdown()
 
 
-def copy_scoring(source: Path, folder: Path) -> None:
-    """Take the scores of a run along into the folder of a subset, so that it can be published from there."""
-    if folder.resolve() != source.resolve():
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (SCORES_NAME, SCORING_NAME):
-            shutil.copyfile(source / name, folder / name)
+def is_taken(folder: Path, source: Path) -> bool:
+    """Whether a folder holds a subset already, or scores of another run than that in `source`."""
+    there = read_json(folder / SCORING_NAME)
+    return (folder / MANIFEST_NAME).exists() or (there is not None and there != read_json(source / SCORING_NAME))
 
 
 def write_reports(folder: Path, report: PruneReport, title: str, html: bool = True) -> None:
@@ -127,7 +141,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-        manifest["selection"]["column"], manifest["kept_indices"]
+        manifest["selection"]["column"], manifest["dataset"]["name"]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ScoresError(f"{folder} holds no subset. Select one first, with --run_dir {folder}.") from error
     return manifest

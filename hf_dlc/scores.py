@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 import xxhash
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, LargeList, List, Value
 
 from .columns import score_features, with_columns
 
@@ -87,13 +87,21 @@ class Scores:
         if missing := [name for name in names if name not in scored.column_names]:
             got = ", ".join(scored.column_names)
             raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
-        columns = tuple(sorted(set(scored.column_names) - set(score_features(prefix, keep_levels=True))))
+        columns = tuple(sorted(set(scored.column_names) - _score_columns(scored.column_names)))
         if not columns:
             raise ValueError(
                 "scored must have columns beside the scores, by which its rows can be found again, got none."
             )
         table = scored.with_format(None).select_columns(names)
         return cls(with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE), columns, prefix)
+
+    def digest(self) -> str:
+        """Hex digest of the scores and of the rows that they belong to, in whatever order these are."""
+        found = xxhash.xxh3_128(json.dumps([self.columns, self.prefix]).encode("ascii"))
+        order = np.argsort(np.array(self.table[DIGEST][:]), kind="stable")
+        for name in (DIGEST, *score_features(self.prefix)):
+            found.update(json.dumps(np.array(self.table[name][:])[order].tolist()).encode("ascii"))
+        return found.hexdigest()
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file, which [`Scores.read`], pandas and the dataset viewer of the Hub read."""
@@ -160,6 +168,15 @@ class Scores:
         return first.reindex(digests, fill_value=-1).to_numpy()
 
 
+def _score_columns(names: Sequence[str]) -> set[str]:
+    """What scorers wrote, with whatever prefix: no part of a row's content."""
+    found: set[str] = set()
+    for prefix in (name.removesuffix("_confidence") for name in names if name.endswith("_confidence")):
+        if set(score_features(prefix)) <= set(names):
+            found |= set(score_features(prefix, keep_levels=True))
+    return found
+
+
 def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
     """
     A digest of the content of each row, the same for a local file and for what the Hub returns of it.
@@ -174,24 +191,36 @@ def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
         `list[str]`: 16 hexadecimal digits a row (XXH3, 64 bits), no protection against forgery.
     """
     names = sorted(columns)
-    images = {name for name in names if isinstance(dataset.features[name], Image)}
     digests: list[str] = []
     # As Arrow has them: no image is decoded, and none that cannot be is an error.
     for table in dataset.with_format("arrow").select_columns(names).iter(_ROWS_PER_BATCH):
         for row in table.to_pylist():
-            content = [_image_bytes(row[name]) if name in images else row[name] for name in names]
+            content = [_content(row[name], dataset.features[name]) for name in names]
             text = json.dumps(content, sort_keys=True, default=_text)  # ASCII, so that any text has bytes
             digests.append(xxhash.xxh3_64_hexdigest(text.encode("ascii")))
     return digests
 
 
-def _image_bytes(value: dict[str, Any] | None) -> bytes | None:
+def _content(value: Any, feature: Any) -> Any:
+    """A value, in which images are their bytes."""
+    if value is None:
+        return None
+    if isinstance(feature, Image):
+        return _image_bytes(value)
+    if isinstance(feature, List | LargeList):
+        return [_content(one, feature.feature) for one in value]
+    if isinstance(feature, dict):
+        return {name: _content(value[name], kind) for name, kind in feature.items()}
+    return value
+
+
+def _image_bytes(value: dict[str, Any]) -> bytes | str | None:
     """Also of an image that is kept as a path, as long as it is there: the Hub returns it with its bytes."""
-    if value is None or value["bytes"] is not None or value["path"] is None:
-        return value and value["bytes"]
+    if value["bytes"] is not None or value["path"] is None:
+        return value["bytes"]
     with suppress(OSError):
         return Path(value["path"]).read_bytes()
-    return None
+    return value["path"]  # it is gone; the path still tells it from others that are
 
 
 def _text(value: Any) -> str:

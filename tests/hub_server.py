@@ -27,7 +27,8 @@ import yaml
 
 TOKEN = "hf_writes0secret0token"
 READ_TOKEN = "hf_reads0secret0token"
-_LICENSES = ["apache-2.0", "cc-by-nc-4.0", "mit"]
+SIGNATURE = "0signature0that0lets0others0upload"
+_LICENSES = ["apache-2.0", "cc-by-nc-4.0", "mit", "other"]
 _LFS_SUFFIXES = (".parquet", ".png", ".safetensors")
 
 
@@ -36,6 +37,7 @@ class Repo:
     """A repository: commits are whole trees, and a branch names one."""
 
     private: bool
+    gated: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
@@ -237,7 +239,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "id": repo,
                 "sha": sha,
                 "private": found.private,
-                "gated": False,
+                "gated": found.gated,
                 "disabled": False,
                 "downloads": 0,
                 "likes": 0,
@@ -307,7 +309,8 @@ class _Handler(BaseHTTPRequestHandler):
         for one in json.loads(self.body)["objects"]:
             known = {"oid": one["oid"], "size": one["size"]}
             if one["oid"] not in self.server.blobs:
-                known["actions"] = {"upload": {"href": f"{self.server.url}/upload/{one['oid']}"}}
+                signed = f"{self.server.url}/upload/{one['oid']}?X-Amz-Signature={SIGNATURE}"
+                known["actions"] = {"upload": {"href": signed}}
             objects.append(known)
         self._json({"transfer": "basic", "objects": objects})
 

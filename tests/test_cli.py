@@ -83,8 +83,53 @@ def test_a_subset_is_not_replaced_unasked(
     arguments = ["select", "--run_dir", run_dir, "--output_dir", tmp_path, "--keep"]
     run(*arguments, "3")
     status, message = fails(capsys, *arguments, "4")
-    assert (status, "holds another subset. Pass --overwrite" in message) == (1, True)
+    assert (status, "holds another subset or run. Pass --overwrite" in message) == (1, True)
     assert run(*arguments, "4", "--overwrite")["kept_rows"] == 4
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--keep", "100"], ["--keep", "3", "--group_by", "nope"], ["--keep", "3", "--flag_column", "topic"]]
+)
+def test_what_cannot_be_selected_leaves_the_subset_that_is_there(
+    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    arguments = ["select", "--run_dir", run_dir, "--output_dir", tmp_path]
+    run(*arguments, "--keep", "3")
+    fails(capsys, *arguments, *wrong, "--overwrite")
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["kept_rows"] == 3
+    assert run("report", "--run_dir", tmp_path)
+
+
+def test_scores_of_another_run_are_not_replaced_unasked(
+    run: Callable[..., Any], run_dir: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--dataset", run_dir.parent / "rows.jsonl", "--model", llama_folder, "--num_threads", "1"]
+    run("score", *options, "--schedule", "0, 0.3", "--output_dir", tmp_path)
+    before = (tmp_path / "scores.parquet").read_bytes()
+    status, message = fails(capsys, "select", "--run_dir", run_dir, "--output_dir", tmp_path, "--keep", "3")
+    assert (status, "holds another subset or run" in message) == (1, True)
+    assert (tmp_path / "scores.parquet").read_bytes() == before
+    run("score", *options, "--schedule", "0, 0.2", "--output_dir", tmp_path, "--overwrite")  # asked for
+    assert json.loads((tmp_path / "scoring.json").read_text(encoding="utf-8"))["schedule"] == [0.0, 0.2]
+
+
+def test_rows_from_elsewhere(
+    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some of the rows in a file of their own: the subset says so, and report and push find them again."""
+    Dataset.from_list([ROWS[i] for i in (9, 2, 20, 4)]).to_json(str(tmp_path / "some.jsonl"))
+    half = ["--run_dir", run_dir, "--output_dir", tmp_path / "half", "--flag_column", "is_odd"]
+    flagged = [{**ROWS[i], "is_odd": i % 2 == 1} for i in (9, 2, 20, 4)]
+    Dataset.from_list(flagged).to_json(str(tmp_path / "some.jsonl"))
+    assert run("select", *half, "--dataset", tmp_path / "some.jsonl", "--keep", "2")["kept_rows"] == 2
+    manifest = json.loads((tmp_path / "half" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["dataset"]["name"], manifest["dataset"]["rows"]) == (str(tmp_path / "some.jsonl"), 4)
+    run("report", "--run_dir", tmp_path / "half")
+    assert "Rows with <code>is_odd</code>" in (tmp_path / "half" / "report.html").read_text(encoding="utf-8")
+    twice = Dataset.from_list([*ROWS, *({**row, "output": "other"} for row in ROWS)])
+    twice.to_json(str(tmp_path / "twice.jsonl"))
+    message = fails(capsys, "select", "--run_dir", run_dir, "--dataset", tmp_path / "twice.jsonl", "--overwrite")[1]
+    assert "28 of 56 rows" in message
 
 
 def test_compare_shows_what_others_would_keep(run: Callable[..., Any], run_dir: Path) -> None:
@@ -121,10 +166,11 @@ WRONG = [
     (["score", "--dataset", "missing.jsonl"], 1, "there is no file missing.jsonl"),
     (["select", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
     (["compare", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
-    (["report", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
+    (["report", "--run_dir", "nowhere"], 1, "nowhere holds no subset"),
     (["push", "--run_dir", "nowhere", "--repo_id", "me/x"], 1, "nowhere holds no subset"),
     (["push", "--run_dir", "nowhere"], 2, "--repo_id is required"),
     (["select", "--keep", "0.5", "--keep_tokens", "10"], 2, "pass keep or keep_tokens, not both"),
+    (["select", "--keep", "half"], 2, "keep must be a share such as 0.5 or a number of rows, got 'half'"),
 ]
 
 

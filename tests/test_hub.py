@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from datasets import Dataset, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_dlc import DLCScorer, FlexRandSelector, hub, load_scores, push_pruned
 from hf_dlc.columns import EMPTY_RESPONSE, OK, score_features, with_columns
 from hf_dlc.hub import PublishError, public_manifest, subset_name
-from hf_dlc.scores import ScoresError
+from hf_dlc.scores import Scores, ScoresError
 from tests.conftest import ALPACA_ROWS
-from tests.hub_server import READ_TOKEN, TOKEN, HubServer
+from tests.hub_server import READ_TOKEN, SIGNATURE, TOKEN, HubServer
 
 
 REPO = "datasets/me/half"
@@ -147,6 +147,8 @@ def test_no_folder_of_this_machine_is_published(server: HubServer, scored: Datas
     text = card_of(server)[1]
     assert "hf-dlc score --dataset rows.jsonl --model tiny --output_dir runs" in text
     assert "from_pretrained" not in text  # nobody else has the model
+    words = ["hf-dlc", "select", "--run_dir", "secret/run", "--template", "secret/t.jinja", "--keep", "0.5"]
+    assert public_manifest({"commands": [words]})["commands"][0] == [word.rpartition("/")[2] for word in words]
     paths = {"a": ["/x/y/rows.jsonl", "~/rows", "C:\\data\\rows", "./rows", "file:///x/rows", "me/rows", "a/b: c"]}
     assert public_manifest(paths) == {"a": ["rows.jsonl", *["rows"] * 4, "me/rows", "a/b: c"]}
 
@@ -198,8 +200,85 @@ def test_what_somebody_wrote_into_the_card_stays(server: HubServer, scored: Data
 def test_a_manifest_is_not_needed(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
     push_pruned(pruned, "me/half", scored)
     metadata, text = card_of(server)
-    assert metadata["dlc"]["subsets"] == {"keep-0.5": {"rows": 40, "kept_rows": 20}}
+    digest = Scores.of(scored).digest()
+    assert metadata["dlc"]["subsets"] == {"keep-0.5": {"rows": 40, "kept_rows": 20, "scores_digest": digest}}
     assert "To do it again" not in text
+
+
+LLAMA = b"---\nlicense: other\nlicense_name: llama3\nlicense_link: http://x\nlanguage: en\n---\n"
+
+
+@pytest.mark.parametrize(
+    ("card", "options", "expected"),
+    [
+        (b"", {}, {"license": "other", "license_name": "llama3", "license_link": "http://x"}),
+        (b"---\nlicense: mit\n---\n", {}, {"license": "mit"}),
+        (b"", {"license": "mit"}, {"license": "mit"}),
+    ],
+)
+def test_a_licence_has_the_name_and_link_that_are_its_own(
+    server: HubServer, scored: Dataset, pruned: Dataset, card: bytes, options: dict[str, str], expected: dict[str, str]
+) -> None:
+    server.add_repo("datasets/them/rows", {"README.md": LLAMA})
+    server.add_repo(REPO, {"README.md": card}, private=True)
+    push_pruned(pruned, "me/half", scored, MANIFEST, **options)
+    metadata = card_of(server)[0]
+    assert {name: metadata[name] for name in metadata if name.startswith("license")} == expected
+    assert metadata["language"] == "en"
+
+
+def test_rows_of_a_gated_dataset(
+    server: HubServer, scored: Dataset, pruned: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.repos["datasets/them/rows"].gated = True
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    assert "gated" not in caplog.text
+    push_pruned(pruned, "me/open", scored, MANIFEST, private=False)
+    assert "them/rows is gated: see whether its licence lets you publish rows of it for everybody" in caplog.text
+    server.fail("GET", "/api/datasets/them/rows", 403, headers={"X_Error_Code": "GatedRepo"})
+    push_pruned(pruned, "me/third", scored, MANIFEST)
+    assert "them/rows is gated, and this token may not read its card" in caplog.text
+
+
+def test_columns_of_another_name(server: HubServer, rows: Dataset, scored: Dataset) -> None:
+    names = {name: name.replace("dlc_", "easy_") for name in score_features()}
+    scored = scored.rename_columns(names)
+    pruned = FlexRandSelector(keep=0.5, split=0.75, column="easy_confidence")(scored)
+    scorer = {**MANIFEST["scorer"], "config": {**MANIFEST["scorer"]["config"], "prefix": "easy"}}
+    selection = {**MANIFEST["selection"], "column": "easy_confidence"}
+    push_pruned(pruned, "me/half", scored, {**MANIFEST, "scorer": scorer, "selection": selection})
+    assert 'FlexRandSelector(keep=0.1, column="easy_confidence")(scored)' in card_of(server)[1]
+    assert load_scores("me/half", rows)["easy_tokens"][:] == scored["easy_tokens"][:]
+
+
+def test_what_is_not_ours_in_the_metadata_stays(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    own = "---\nlicense: mit\ndlc:\n  note: mine\n---\n# Mine\n"
+    server.add_repo(REPO, {"README.md": own.encode()}, private=True)
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    metadata, text = card_of(server)
+    assert (metadata["license"], metadata["dlc"]["note"]) == ("mit", "mine")
+    assert text.startswith("# Mine\n")
+
+
+PYTHON = [
+    ({}, "dataset = load_dataset('them/rows', split='train', revision='main')"),
+    ({"scorer": {**MANIFEST["scorer"], "dtype": "bfloat16"}}, "dtype='bfloat16'"),
+    ({"options": {"trust_remote_code": True}}, "model_kwargs={'trust_remote_code': True}"),
+    ({"options": {"max_rows": 40}}, "dataset = dataset.select(range(40))"),
+    ({"dataset": {"name": "them/rows"}}, None),  # of which split?
+    ({"config": {**MANIFEST["config"], "template": "my/t.jinja"}}, None),
+    ({"model_is_local": True}, None),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), PYTHON)
+def test_python_that_does_it_again(
+    server: HubServer, scored: Dataset, pruned: Dataset, changes: dict[str, Any], line: str | None
+) -> None:
+    push_pruned(pruned, "me/half", scored, {**MANIFEST, **changes})
+    text = card_of(server)[1]
+    assert ("DLCScorer.from_pretrained" in text) == (line is not None)
+    assert line is None or line in text
 
 
 def test_study_is_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset, tmp_path: Path) -> None:
@@ -244,16 +323,45 @@ def test_a_public_repository_of_mine_is_found_without_my_name(
     assert 'load_dataset("me/other"' in server.files("datasets/me/other")["README.md"].decode()
 
 
+@pytest.mark.parametrize("change", ["fewer rows", "other scores", "other rows"])
 def test_scores_that_other_subsets_were_chosen_by_are_not_replaced(
+    server: HubServer, scored: Dataset, pruned: Dataset, change: str
+) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    before = server.files(REPO)
+    others = {
+        "fewer rows": scored.select(range(10)),
+        "other scores": scored.map(lambda row: {"dlc_loss": row["dlc_loss"] / 2}),
+        "other rows": scored.map(lambda row: {"output": f"{row['output']}!"}),
+    }
+    small = FlexRandSelector(keep=5)(others[change])
+    with pytest.raises(ValueError, match=r"me/half holds keep-0\.5, chosen by other scores or from other rows"):
+        push_pruned(small, "me/half", others[change], MANIFEST, config_name="keep-again")
+    assert server.files(REPO) == before
+    push_pruned(small, "me/half", others[change], MANIFEST)  # in the place of the only subset
+    assert load_dataset("me/half", "keep-0.5", split="train").num_rows == 5
+
+
+def test_the_same_scores_in_another_order_are_the_same(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    shuffled = scored.shuffle(seed=1)
+    push_pruned(FlexRandSelector(keep=0.1)(shuffled), "me/half", shuffled, MANIFEST, config_name="small")
+    assert set(card_of(server)[0]["dlc"]["subsets"]) == {"keep-0.5", "small"}
+
+
+def test_a_subset_selected_in_another_way_is_replaced_only_by_name(
     server: HubServer, scored: Dataset, pruned: Dataset
 ) -> None:
     push_pruned(pruned, "me/half", scored, MANIFEST)
     before = server.files(REPO)
-    other = {**MANIFEST, "schedule": [0.0, 0.2]}
-    with pytest.raises(ValueError, match=r"me/half holds keep-0\.5, chosen by scores of another model or masking"):
-        push_pruned(pruned, "me/half", scored, other, config_name="keep-again")
+    other = {**MANIFEST, "selection": {**MANIFEST["selection"], "split": 0.25}}
+    with pytest.raises(
+        ValueError, match=r"holds a subset keep-0\.5 that was selected in another way\. Pass config_name"
+    ):
+        push_pruned(pruned, "me/half", scored, other)
     assert server.files(REPO) == before
-    push_pruned(pruned, "me/half", scored, other)  # the only subset: nothing else was chosen by them
+    push_pruned(pruned, "me/half", scored, other, config_name="keep-0.5")
+    assert card_of(server)[0]["dlc"]["subsets"]["keep-0.5"]["selection"]["split"] == 0.25
 
 
 def test_a_branch_is_made(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
@@ -390,6 +498,28 @@ def test_a_pull_request_that_was_cut_short_can_be_completed(
     assert "hf_dlc/scores.parquet" in server.files(REPO, "refs/pr/1")
 
 
+@pytest.mark.parametrize("status", [403, 500])
+def test_signatures_of_uploads_are_hidden(
+    server: HubServer, scored: Dataset, pruned: Dataset, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    server.fail("PUT", "/upload/", status, times=100)
+    with caplog.at_level(logging.INFO, logger="hf_dlc"), pytest.raises(PublishError) as caught:
+        push_pruned(pruned, "me/half", scored, MANIFEST)
+    ours = "".join(record.getMessage() for record in caplog.records if record.name.startswith("hf_dlc"))
+    assert "/upload/" in str(caught.value)
+    assert SIGNATURE not in "".join(traceback.format_exception(caught.value)) + ours
+
+
+def test_a_busy_server_opens_no_second_pull_request(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    server.add_repo(REPO, {"README.md": b""}, private=True)
+    server.fail("GET", "/api/datasets/me/half", 429)  # only asks: may be asked again
+    push_pruned(pruned, "me/half", scored, MANIFEST, create_pr=True)
+    server.fail("POST", "/commit/", 500)
+    with pytest.raises(PublishError, match="the rows: not published"):
+        push_pruned(pruned, "me/half", scored, MANIFEST, create_pr=True)
+    assert set(server.repos[REPO].branches) == {"main", "refs/pr/1"}
+
+
 @pytest.mark.parametrize("token", [TOKEN, f"{TOKEN}\n"], ids=["token", "token and line break"])
 @pytest.mark.parametrize(("path", "status"), [("/commit/", 400), ("/commit/", 500), ("/preupload/", 403)])
 def test_token_that_the_server_repeats_is_hidden(
@@ -447,6 +577,21 @@ def test_scores_of_another_revision_are_refused(
 def test_where_no_scores_are(server: HubServer, repo_id: str) -> None:
     with pytest.raises(ScoresError, match=f"{repo_id} is neither a file, a folder nor a dataset with scores"):
         load_scores(repo_id)
+
+
+def test_scores_for_each_split(server: HubServer, rows: Dataset, scored: Dataset, pruned: Dataset) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    parts = {"train": range(30), "test": range(30, 40)}
+    found = load_scores("me/half", DatasetDict({name: rows.select(part) for name, part in parts.items()}))
+    assert found["test"]["dlc_tokens"][:] == scored["dlc_tokens"][30:]
+
+
+@pytest.mark.parametrize("status", [0, 403, 500])
+def test_scores_that_cannot_be_fetched(server: HubServer, scored: Dataset, pruned: Dataset, status: int) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    server.fail("HEAD", "/resolve/", status, times=100)
+    with pytest.raises(ScoresError, match="the scores of me/half cannot be fetched"):
+        load_scores("me/half")
 
 
 @pytest.mark.parametrize(

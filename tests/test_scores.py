@@ -116,8 +116,16 @@ def test_images_count_by_their_bytes(tmp_path: Path) -> None:
     digests = content_digests(files, ["image"])
     assert digests == content_digests(inside, ["image"])
     assert len(set(digests)) == 4
-    (tmp_path / "1.png").unlink()
+    lists = Features({"images": List(Image())})
+    nested = [
+        Dataset.from_dict({"images": [[path] for path in paths]}, features=lists),
+        Dataset.from_dict({"images": [[{"bytes": png(i), "path": None}] for i in range(3)]}, features=lists),
+    ]
+    assert content_digests(nested[0], ["images"]) == content_digests(nested[1], ["images"])
+    for i in (1, 2):
+        (tmp_path / f"{i}.png").unlink()
     assert content_digests(files, ["image"])[0] == digests[0]
+    assert len(set(content_digests(files, ["image"]))) == 4  # those that are gone are not the same, either
 
 
 @pytest.mark.parametrize("content", [b"", b"no Parquet", None])
@@ -137,3 +145,24 @@ def test_scores_need_rows() -> None:
         Scores.of(scored.select_columns(list(score_features())))
     with pytest.raises(ValueError, match="must have the columns dlc_gain, got"):
         Scores.of(scored.remove_columns("dlc_gain"))
+
+
+def test_columns_of_another_scorer_are_no_content(tmp_path: Path) -> None:
+    rows = many_types()
+    Scores.of(score(score(rows, "easy", keep_levels=True))).write(tmp_path / "scores.parquet")
+    assert Scores.read(tmp_path / "scores.parquet").join(rows)["dlc_tokens"][:] == [3, 4, 5, 6]
+    lonely = rows.add_column("my_confidence", [0.1, 0.2, 0.3, 0.4])  # no scorer's, but the dataset's own
+    assert "my_confidence" in Scores.of(score(lonely)).columns
+
+
+def test_digest_of_scores() -> None:
+    scored = score(many_types())
+    digest = Scores.of(scored).digest()
+    assert Scores.of(scored.select([2, 0, 3, 1])).digest() == digest
+    assert Scores.of(scored.select([0, 1, 2])).digest() != digest
+    tokens = scored["dlc_tokens"][:]
+    for name, values in (("dlc_loss", [9.0, 1.5, 2.5, 3.5]), ("dlc_tokens", [tokens[1], *tokens[1:]])):
+        changed = with_columns(scored, {name: values}, Features({name: scored.features[name]}))
+        assert Scores.of(changed).digest() != digest
+    other = scored.map(lambda row: {"text": f"{row['text']}!"})
+    assert Scores.of(other).digest() != digest
