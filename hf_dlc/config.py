@@ -407,14 +407,16 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
         for option in fields(part):
             value = getattr(part, option.name)
             if option.init and value is not None and value != _default(option):
-                words += [f"--{option.name}", *_words(value)]
+                words += [f"--{option.name}", *_words(option.name, value)]
     return words
 
 
-def _words(value: Any) -> list[str]:
-    """A value as the command line takes it."""
-    if isinstance(value, dict):
-        return [",".join(f"{name}={one}" for name, one in value.items())]
+def _words(name: str, value: Any) -> list[str]:
+    """The value of an option as the command line takes it."""
+    if name == "columns":
+        return [",".join(f"{column}={key}" for column, key in value.items())]
+    if name == "target_modules" and not isinstance(value, str):  # the expression for names that end in one of these
+        return [rf"(.*\.)?({'|'.join(map(re.escape, value))})"]
     return list(map(str, value if isinstance(value, list | tuple) else [value]))
 
 

@@ -20,6 +20,7 @@ from datasets import ClassLabel, Dataset, Image, Value
 from . import __version__
 from .columns import SCORED_STATUSES, score_features
 from .rendering import Example, Examples, Lines, Name, Section, Table, one_line, to_html, to_markdown
+from .scores import content_digests
 
 
 if TYPE_CHECKING:
@@ -290,11 +291,7 @@ def _indices(kept: Sequence[int], count: int) -> np.ndarray:
 
 def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
     """Which rows of `scored` those of `pruned` are; rows that are the same are told by their order."""
-    names = [
-        name
-        for name, feature in pruned.features.items()
-        if isinstance(feature, (Value, ClassLabel)) and name in scored.column_names
-    ]
+    names = [name for name in pruned.column_names if name in scored.column_names]
     wanted, there = (_row_digests(rows, names) for rows in (pruned, scored))
     places, start = np.empty(len(wanted), dtype=np.int64), 0
     for number, digest in enumerate(wanted):
@@ -309,8 +306,12 @@ def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
     return places
 
 
-def _row_digests(dataset: Dataset, names: list[str]) -> np.ndarray:
-    table = dataset.with_format(None).select_columns(names).to_pandas()
+def _row_digests(dataset: Dataset, names: list[str]) -> Sequence[Any]:
+    """By the columns of single values, which is fast; where there are none, as with messages alone, by all."""
+    single = [name for name in names if isinstance(dataset.features[name], (Value, ClassLabel))]
+    if not single:
+        return content_digests(dataset, names)
+    table = dataset.with_format(None).select_columns(single).to_pandas()
     return pd.util.hash_pandas_object(table, index=False).to_numpy()
 
 

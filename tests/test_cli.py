@@ -267,6 +267,16 @@ def test_two_processes_score_as_one(run_dir: Path, llama_folder: Path, tmp_path:
     assert (tmp_path / "run" / "scores.parquet").read_bytes() == (run_dir / "scores.parquet").read_bytes()
 
 
+def test_who_reads_may_stop_reading(run_dir: Path) -> None:
+    """As `head` does: no traceback, no noise."""
+    command = [sys.executable, "-m", "hf_dlc.cli", "compare", "--run_dir", str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Error" not in process.stderr.read()
+    assert process.returncode == 0
+
+
 def test_the_client_of_the_hub_runs_it_as_an_extension(tmp_path: Path) -> None:
     """`hf dlc` starts the script that `hf extensions install` found in the package: the extension's name is ours."""
     programs = Path(sys.executable).parent

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import FrozenInstanceError, dataclass, field
+from dataclasses import FrozenInstanceError, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,10 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_dlc import DLCConfig, MaskSchedule, __version__
-from hf_dlc.config import CONFIG_NAME, parse_config_and_args
+from hf_dlc.arguments import PruneArguments
+from hf_dlc.config import CONFIG_NAME, command_line, parse_config_and_args
+from hf_dlc.masking.targets import find_targets
+from tests.conftest import build_model
 
 
 @dataclass
@@ -284,3 +287,60 @@ class TestCommandLine:
         shown = capsys.readouterr().err
         assert message in shown
         assert "Traceback" not in shown
+
+
+# One value of each option that is not its default.
+OTHERS = {
+    "masking": "magnitude",
+    "schedule": "0, 0.05, 0.1",
+    "calibration_shares": [1.0, 0.5],
+    "target_modules": r".*\.(q|k)_proj",
+    "scope": "global",
+    "seed": 3,
+    "token_mean": "geometric",
+    "max_length": 99,
+    "template": "chat",
+    "layout": "text",
+    "columns": {"src": "instruction", "pos": "output"},
+    "tokens_per_batch": 512,
+    "keep_levels": True,
+    "prefix": "easy",
+    "dtype": "float32",
+    "head": "prototype",
+    "pooling": "mean@layers.8",
+    "prototype_logits": "temperature",
+}
+
+
+@pytest.mark.parametrize("name", [option.name for option in fields(DLCConfig)])
+def test_command_line_is_read_as_it_was_written(name: str) -> None:
+    config = DLCConfig(**{name: OTHERS[name]})
+    assert config != DLCConfig()
+    assert parse_config_and_args([DLCConfig], command_line([], config)) == (config,)
+
+
+def test_command_line_of_several_modules_means_the_same() -> None:
+    model, names = build_model("llama"), ["q_proj", "layers.1.mlp.up_proj"]
+    [config] = parse_config_and_args([DLCConfig], command_line([], DLCConfig(target_modules=names)))
+    targets = [target.name for target in find_targets(model, config.target_modules)]
+    assert targets == [target.name for target in find_targets(model, names)]
+    assert len(targets) == 3
+
+
+def test_command_line_of_a_run_is_read_as_it_was_written() -> None:
+    options = PruneArguments(
+        dataset="a b.jsonl",
+        dataset_config="main",
+        max_rows=7,
+        model="it's",
+        trust_remote_code=True,
+        num_threads=2,
+        keep="0.25",
+        selector="hardest",
+        easy="low",
+        html_report=False,
+        overwrite=True,
+        chunk_seconds=1.5,
+    )
+    config = DLCConfig(**{name: value for name, value in OTHERS.items() if name != "template"})
+    assert parse_config_and_args([PruneArguments, DLCConfig], command_line([], options, config)) == (options, config)

@@ -215,6 +215,8 @@ def test_shell_of_readme(world: World, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-3000:]
     assert "datasets/me/alpaca-third" in world.server.repos
+    assert "push_pruned" in (world.folder / "runs" / "api" / "hf_dlc.html").read_text(encoding="utf-8")
+    assert (world.folder / "runs" / "api" / "hf_dlc" / "measurements.html").is_file()
 
 
 def joined(text: str) -> list[str]:

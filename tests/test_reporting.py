@@ -361,6 +361,13 @@ def test_pruned_rows_are_found_again() -> None:
             report(dataset, wrong)
 
 
+def test_pruned_rows_without_a_column_of_single_values() -> None:
+    dataset = rows_of_all_kinds()
+    dataset = dataset.add_column("messages", [[{"role": "user", "content": text}] for text in dataset["output"]])
+    alone = dataset.select([3, 39]).select_columns(["messages"])
+    assert report(dataset, alone).kept.tolist() == [3, 39]
+
+
 def test_rows_that_were_kept_can_be_indices_or_booleans() -> None:
     dataset = rows_of_all_kinds()
     mask = np.isin(np.arange(40), [3, 5, 39])
