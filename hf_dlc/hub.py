@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any, TypeVar
@@ -144,11 +145,7 @@ def push_pruned(
     """
     manifest = public_manifest(manifest)
     selection = manifest.get("selection") or {}
-    name = config_name or subset_name(selection, len(pruned), len(scored))
-    if not _SUBSET_NAME.fullmatch(name) or name in _TAKEN_NAMES:
-        raise ValueError(
-            f"config_name must be letters, digits, '.', '_' and '-', and not scores or data, got {name!r}."
-        )
+    name = _checked_name(config_name or subset_name(selection, len(pruned), len(scored)))
     prefix = prefix or ((manifest.get("scorer") or {}).get("config") or {}).get("prefix") or "dlc"
     column, groups = selection.get("column") or f"{prefix}_confidence", selection.get("group_by")
     report = PruneReport.from_datasets(scored, pruned, column, prefix, manifest.get("schedule"), groups)
@@ -168,7 +165,7 @@ def push_pruned(
         push.step("the rows", lambda: push.rows(pruned, name), commits=True)
         wanted = {"license": license, "language": language}
         content = {_SCORES_PATH: Path(folder, SCORES_NAME), **{f"{subset.folder}/{one.name}": one for one in files}}
-        write = lambda: push.files(subset, section, content, fields, wanted)  # noqa: E731
+        write = partial(push.files, subset, section, content, fields, wanted)
         push.step("the scores and the card", write, commits=True)
     return push.address
 
@@ -294,6 +291,14 @@ def subset_name(selection: dict[str, Any], kept: int, rows: int) -> str:
     budget = f"keep-{tokens}-tokens" if tokens else f"keep-{share}"
     kinds = {"RandomSelector": "random-", "TopKSelector": f"{selection.get('which')}-"}
     return kinds.get(selection.get("selector", ""), "") + budget
+
+
+def _checked_name(name: str) -> str:
+    if not _SUBSET_NAME.fullmatch(name) or name in _TAKEN_NAMES:
+        raise ValueError(
+            f"config_name must be letters, digits, '.', '_' and '-', and not scores or data, got {name!r}."
+        )
+    return name
 
 
 def source_facts(api: HfApi, dataset: dict[str, Any], private: bool) -> tuple[dict[str, Any], dict[str, Any]]:
