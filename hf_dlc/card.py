@@ -75,6 +75,13 @@ class Subset:
         return self.manifest.get("scorer") or {}
 
     @property
+    def model(self) -> str | None:
+        """What the model is called: a repository, a folder, or a GGUF file in one."""
+        name, file = self.scorer.get("model"), self.scorer.get("gguf_file")
+        is_local = self.manifest.get("model_is_local")
+        return "/".join(part for part in (None if file and is_local else name, file) if part) or None
+
+    @property
     def selection(self) -> dict[str, Any]:
         """What selected, and how."""
         return self.manifest.get("selection") or {}
@@ -86,7 +93,7 @@ class Subset:
             "base": self.base or None,
             "rows": self.rows,
             "kept_rows": self.kept_rows,
-            "model": self.scorer.get("model"),
+            "model": self.model,
             "model_revision": self.scorer.get("revision"),
             "model_digest": self.scorer.get("model_digest"),
             "masking": config.get("masking"),
@@ -187,7 +194,7 @@ def _scored_how(subset: Subset) -> list[str]:
     what = "the label of the image" if "images" in config else "the tokens that training would learn from"
     mean = "geometric mean of the probabilities" if config.get("token_mean") == "geometric" else "mean probability"
     return [
-        f"Each row was scored by {code(subset.scorer.get('model'))}, as it is and with shares of its weights set to "
+        f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to "
         f"zero, {order}: {masked}. Nothing was trained. {code(f'{prefix}_confidence')} is the {mean} of {what} "
         f"(higher = easier), {code(f'{prefix}_loss')} the mean loss in nats (higher = harder)."
     ]
@@ -212,7 +219,12 @@ def _python(subset: Subset) -> str | None:
     selection, config = dict(subset.selection), subset.manifest.get("config") or {}
     name, model, split = selection.pop("selector", None), subset.scorer.get("model"), subset.base.get("split")
     is_local = subset.manifest.get("model_is_local") or (subset.manifest.get("dataset") or {}).get("is_local")
-    is_known = name in _SELECTORS and config and all(key.isidentifier() for key in selection)
+    is_known = (
+        name in _SELECTORS
+        and config
+        and not subset.scorer.get("gguf_file")
+        and all(key.isidentifier() for key in selection)
+    )
     if is_local or not is_known or not model or not split or config.get("template") not in _TEMPLATES:
         return None
     changed = {key: value for key, value in config.items() if value != vars(DLCConfig()).get(key)}

@@ -132,7 +132,8 @@ class ModelSource:
             processor = AutoTokenizer.from_pretrained(self.model_id, **shared)
         if "device_map" not in options:
             model = model.to(self.device)
-        logger.info("loaded %s in %s on %s", self.model_id, self.dtype, model.device)
+        name = self.model_kwargs.get("gguf_file") or self.model_id
+        logger.info("loaded %s in %s on %s", name, self.dtype, model.device)
         return model.eval(), processor
 
 

@@ -240,6 +240,18 @@ def test_rows_of_a_gated_dataset(
     assert "them/rows is gated, and this token may not read its card" in caplog.text
 
 
+@pytest.mark.parametrize(("model", "is_local", "name"), [("", True, "a.gguf"), ("me/ggufs", False, "me/ggufs/a.gguf")])
+def test_a_gguf_file_is_called_by_its_name(
+    server: HubServer, scored: Dataset, pruned: Dataset, model: str, is_local: bool, name: str
+) -> None:
+    scorer = {**MANIFEST["scorer"], "model": model, "gguf_file": "a.gguf"}
+    push_pruned(pruned, "me/half", scored, {**MANIFEST, "scorer": scorer, "model_is_local": is_local})
+    metadata, text = card_of(server)
+    assert metadata["dlc"]["subsets"]["keep-0.5"]["model"] == name
+    assert f'Each row was scored by `"{name}"`' in text
+    assert "from_pretrained" not in text
+
+
 def test_columns_of_another_name(server: HubServer, rows: Dataset, scored: Dataset) -> None:
     names = {name: name.replace("dlc_", "easy_") for name in score_features()}
     scored = scored.rename_columns(names)
