@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import re
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -14,6 +15,8 @@ from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 from . import __version__
 
+
+logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "dlc_config.json"
 
@@ -261,7 +264,7 @@ class DLCConfig:
         known = {option.name for option in fields(cls)}
         unknown = sorted(set(values) - known - _NOT_OPTIONS)
         if unknown:
-            _logger().warning(
+            logger.warning(
                 "ignoring the options %s, written by hf_dlc %s and unknown to this version, %s; upgrade to use them",
                 unknown,
                 values.get("hf_dlc_version", "(unknown)"),
@@ -279,12 +282,6 @@ class DLCConfig:
     def from_pretrained(cls, folder: str | Path) -> DLCConfig:
         """Read what `save_pretrained` wrote."""
         return cls.from_dict(json.loads(Path(folder, CONFIG_NAME).read_text(encoding="utf-8")))
-
-
-def _logger() -> Any:
-    import logging
-
-    return logging.getLogger(__name__)
 
 
 def _require_choice(name: str, value: object, choices: Sequence[str]) -> None:
