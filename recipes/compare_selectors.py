@@ -6,7 +6,8 @@ Is a model that is trained on the chosen rows better than one that is trained on
 Some rows are held out; the others, the pool, are scored once. Then subsets of the pool are chosen by each arm, a model
 is fine-tuned with LoRA on each, and the loss on the held-out rows is compared, in two stages:
 
-    screening    every arm at one budget with one seed; the best ones go on
+    screening    every arm at one budget with one seed; the best go on, but those that choose nearly the rows that
+                 random selection does with the same seed, as FlexRand with split 0.5
     confirming   these, random rows and all rows, at every budget with several other seeds, of the subsets, the
                  adapters and the order of the rows: differences are taken seed by seed
 
@@ -44,6 +45,7 @@ from finetune_lora import (
     judge,
     read_question,
     train_lora,
+    unseen,
 )
 from study_report import METRICS, Cell, StudyResults, write_report
 
@@ -69,6 +71,7 @@ COLUMNS = {
 _ARM = re.compile(r"(confidence|loss|gain|plain) (easiest|hardest|flexrand (0?\.\d+))")
 _PART = re.compile(r"(\d+)/(\d+)")
 _WAIT_SECONDS = 10.0
+_NEARLY_RANDOM = 0.9  # share of the rows of an arm that random rows of the same seed have, too
 
 
 @dataclass
@@ -130,7 +133,7 @@ class StudyArguments(TrainingOptions):
 
     @property
     def confirming_seeds(self) -> range:
-        """Others than that of the screening: what an arm was chosen by must not speak for it."""
+        """Others than that of the screening, whose luck must not speak for an arm."""
         return range(1, 1 + self.seeds)
 
     @property
@@ -172,7 +175,9 @@ class Study:
         (self.output / "cells").mkdir(parents=True, exist_ok=True)
         self.scorer = load_scorer(recipe_arguments(options, options.dataset), config)
         self.pool, self.held_out = split_rows(options, self.scorer)
-        self.choices = read_dataset(recipe_arguments(options, options.choices)) if options.choices else None
+        self.choices = options.choices and unseen(
+            read_dataset(recipe_arguments(options, options.choices)), self.pool, "choices"
+        )
         self.rows = self.scorer.tokenize(self.pool)
         texts = [part["input_ids"][:] for part in (self.rows, self.scorer.tokenize(self.held_out))]
         training = {name: getattr(options, name) for name in TrainingOptions.__dataclass_fields__}
@@ -191,12 +196,9 @@ class Study:
         return StudyResults(
             dataset=Path(options.dataset).name,
             options=options,
-            config=self.scorer.config,
-            dtype=str(self.scorer.model.dtype).removeprefix("torch."),
-            fractions=scoring["fractions"],
+            scoring=scoring,
             target_tokens=self.scored["dlc_tokens"][:],
             held_out_rows=len(self.held_out),
-            scoring_seconds=scoring["seconds"],
             screening=screening,
             finalists=finalists,
             confirming=confirming,
@@ -206,21 +208,22 @@ class Study:
 
     def score(self) -> tuple[Dataset, dict[str, Any]]:
         """
-        The pool with its scores, the masked fractions, and the seconds.
-
-        Of a scoring that was stopped, the seconds are those of its last run only.
+        The pool with its scores, and what scored it at what cost: the seconds, without calibration, which is needed
+        once a model, and whether they are those of the last run of several.
         """
         path, folder = self.output / "scored.json", self.output / "scored"
         if not self.options.is_first:
             self.wait_for([path])
         if not path.is_file():
-            start = time.perf_counter()
-            threads = self.options.num_threads
-            scored = self.scorer.score(self.pool, run_dir=self.output / "journal", num_threads=threads)
-            seconds = core_seconds(time.perf_counter() - start)
+            journal, threads = self.output / "journal", self.options.num_threads
+            facts = {"identity": self.scoring_identity, "resumed": journal.exists()}
+            if not facts["resumed"]:  # a journal has the schedule in it
+                self.scorer.calibrate()
+            start = core_seconds()
+            scored = self.scorer.score(self.pool, run_dir=journal, num_threads=threads)
+            facts["seconds"] = core_seconds() - start
             scored.save_to_disk(folder)
-            fractions = list(self.scorer.schedule_)
-            write_json(path, {"identity": self.scoring_identity, "seconds": seconds, "fractions": fractions})
+            write_json(path, {**facts, "fractions": self.scorer.schedule_, "scorer": self.scorer.describe()})
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["identity"] != self.scoring_identity:
             raise ValueError(f"{folder} is of other rows, masking or model. Pass another --output_dir.")
@@ -241,7 +244,7 @@ class Study:
             loss, seconds = found[METRICS[0]], found["seconds"]
             logger.info("%d of %d: %s: loss %.4f, %.0f s", number, len(todo), cell.name, loss, seconds)
         self.wait_for([self.path(cell) for cell in cells])
-        return {cell: self.read(cell) for cell in cells}
+        return {cell: {**self.read(cell), "shared": shared_with_random(self.scored, cell)} for cell in cells}
 
     def path(self, cell: Cell) -> Path:
         """File of a cell."""
@@ -263,9 +266,9 @@ class Study:
     def train(self, cell: Cell) -> dict[str, Any]:
         """Fine-tune on the subset of a cell, and measure."""
         chosen = choose_rows(self.scored, cell)
-        start = time.perf_counter()
+        start = core_seconds()
         model = train_lora(self.scorer, self.rows.select(chosen), self.options, cell.seed)
-        seconds = core_seconds(time.perf_counter() - start)
+        seconds = core_seconds() - start
         found = self.measure(judge(self.scorer, model))
         model.unload()
         tokens = int(np.sum(self.scored.select(chosen)["dlc_tokens"]))
@@ -274,7 +277,7 @@ class Study:
     def measure(self, trained: DLCScorer) -> dict[str, float]:
         """Held-out losses, and what else was asked for."""
         found = held_out_losses(trained, self.held_out)
-        if self.choices is not None:
+        if self.choices:
             found["choices"] = float(choose(trained, self.choices).mean())
         if self.options.tasks:
             found |= harness_accuracies(trained, self.options.tasks)
@@ -323,6 +326,12 @@ def choose_rows(scored: Dataset, cell: Cell) -> np.ndarray:
     return TopKSelector(**budget, column=column, easy=easy, which=rule).read_indices(scored)
 
 
+def shared_with_random(scored: Dataset, cell: Cell) -> float:
+    """The share of the rows of a cell that random rows of the same seed and budget have, too."""
+    random = choose_rows(scored, cell._replace(arm="random"))
+    return float(np.isin(choose_rows(scored, cell), random).mean())
+
+
 def screening_cells(options: StudyArguments) -> list[Cell]:
     """Every arm once."""
     matchings = options.matchings.split(",")
@@ -332,11 +341,18 @@ def screening_cells(options: StudyArguments) -> list[Cell]:
 
 
 def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
-    """The arms, but random, with the lowest held-out loss, a mean over the matchings."""
-    losses: dict[str, list[float]] = {}
+    """The arms, but random and what is nearly random, with the lowest held-out loss, a mean over the matchings."""
+    outcomes: dict[str, list[dict[str, Any]]] = {}
     for cell, found in screening.items():
-        losses.setdefault(cell.arm, []).append(found[METRICS[0]])
-    return sorted(losses.keys() - {"random"}, key=lambda arm: (np.mean(losses[arm]), arm))[:count]
+        outcomes.setdefault(cell.arm, []).append(found)
+    losses = {
+        arm: np.mean([one[METRICS[0]] for one in found])
+        for arm, found in outcomes.items()
+        if np.mean([one["shared"] for one in found]) < _NEARLY_RANDOM
+    }
+    if not losses:
+        raise ValueError("arms must choose others than random rows, got none that does. Name --finalists.")
+    return sorted(losses, key=lambda arm: (losses[arm], arm))[:count]
 
 
 def confirming_cells(options: StudyArguments, finalists: Sequence[str]) -> list[Cell]:

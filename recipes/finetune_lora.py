@@ -7,7 +7,8 @@ Fine-tune a causal language model with LoRA on a dataset, pruned or not, and mea
 The dataset is what prune_alpaca.py reads or writes. Rows are turned into tokens by the scorer, so that training learns
 from exactly the tokens that are scored; its options (`--template`, `--max_length`, `--columns`) are there as well, and
 hold for the files to measure by, too.
-TRL's `SFTTrainer` trains where it is installed, else `Trainer`. Before and after, it measures
+TRL's `SFTTrainer` trains where it is installed, else `Trainer`. Before and after, it measures, by rows that are not
+among those that were trained on (others are left out, so that one file may serve for both),
 
     loss        of the responses of `eval_dataset`, a mean over rows and one over tokens
     choices     share of the multiple-choice questions in `choices` whose right answer has the highest mean
@@ -19,6 +20,7 @@ Written into `output_dir`: the adapter (`PeftModel.from_pretrained` reads it) an
 
 from __future__ import annotations
 
+import logging
 import re
 import reprlib
 import tempfile
@@ -51,7 +53,10 @@ from hf_dlc.columns import NAN_SCORE
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
 from hf_dlc.program import run_program
+from hf_dlc.scores import content_digests
 
+
+logger = logging.getLogger(__name__)
 
 _CHOICE = re.compile(r"Answer\d+: (.*?)(?=\s+Answer\d+:|\n\n|$)", re.DOTALL)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -113,12 +118,13 @@ def finetune(options: FinetuneArguments, config: DLCConfig) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)  # what cannot be written is better known before hours of training
     training = recipe_arguments(options, options.dataset, options.max_rows)
     scorer = load_scorer(training, config)
-    rows = scorer.tokenize(read_dataset(training))
-    before = measure(judge(scorer), options)
+    dataset = read_dataset(training)
+    rows, parts = scorer.tokenize(dataset), held_out(options, dataset)
+    before = measure(judge(scorer), parts)
     start = time.perf_counter()
     model = train_lora(scorer, rows, options, options.training_seed)
     seconds = time.perf_counter() - start
-    after = measure(judge(scorer, model), options)
+    after = measure(judge(scorer, model), parts)
     model.save_pretrained(output)
     results = {"rows": len(rows), "seconds": seconds, "before": before, "after": after}
     write_json(output / "results.json", {**results, "options": asdict(options)})
@@ -180,9 +186,9 @@ def _forward_put_back(model: PreTrainedModel) -> Iterator[None]:
     vars(model).update(before)
 
 
-def core_seconds(seconds: float) -> float:
-    """Seconds of one core, where a CPU has computed; a GPU counts as one."""
-    return seconds if torch.accelerator.is_available() else seconds * torch.get_num_threads()
+def core_seconds() -> float:
+    """A clock: of all cores that this process has kept busy, or, with an accelerator, of the time that passes."""
+    return time.perf_counter() if torch.accelerator.is_available() else time.process_time()
 
 
 def lora_config(options: TrainingOptions, num_layers: int) -> LoraConfig:
@@ -234,21 +240,40 @@ def judge(scorer: DLCScorer, model: PeftModel | None = None) -> DLCScorer:
     return DLCScorer(read, scorer.processor, replace(scorer.config, schedule="0", prefix="dlc"))
 
 
-def measure(judge: DLCScorer, options: FinetuneArguments) -> dict[str, float]:
-    """All that the options ask for."""
+def measure(judge: DLCScorer, parts: dict[str, Dataset]) -> dict[str, float]:
+    """By all that there is to measure by."""
     found: dict[str, float] = {}
-    if options.eval_dataset:
-        found |= held_out_losses(judge, held_out(options, options.eval_dataset))
-    if options.choices:
-        found["choices"] = float(choose(judge, held_out(options, options.choices)).mean())
-    if options.answers:
-        found["answers"] = float(answer(judge, held_out(options, options.answers)).mean())
+    if "eval_dataset" in parts:
+        found |= held_out_losses(judge, parts["eval_dataset"])
+    if "choices" in parts:
+        found["choices"] = float(choose(judge, parts["choices"]).mean())
+    if "answers" in parts:
+        found["answers"] = float(answer(judge, parts["answers"]).mean())
     return found
 
 
-def held_out(options: FinetuneArguments, dataset: str) -> Dataset:
-    """Rows to measure by."""
-    return read_dataset(recipe_arguments(options, dataset, options.eval_rows))
+def held_out(options: FinetuneArguments, training: Dataset) -> dict[str, Dataset]:
+    """Rows to measure by, none of which is trained on."""
+    files = {name: getattr(options, name) for name in ("eval_dataset", "choices", "answers")}
+    parts = {
+        name: unseen(read_dataset(recipe_arguments(options, file, None)), training, name)
+        for name, file in files.items()
+        if file
+    }
+    return {name: rows.select(range(min(options.eval_rows or len(rows), len(rows)))) for name, rows in parts.items()}
+
+
+def unseen(rows: Dataset, training: Dataset, name: str) -> Dataset:
+    """The rows that are not trained on, as far as their columns are those of the training rows."""
+    if not set(rows.column_names) <= set(training.column_names):
+        return rows
+    trained = set(content_digests(training, rows.column_names))
+    places = [place for place, one in enumerate(content_digests(rows, rows.column_names)) if one not in trained]
+    if not places:
+        raise ValueError(f"{name} must have rows that are not trained on, got {len(rows)} that are.")
+    if len(places) < len(rows):
+        logger.info("%s: %d of %d rows are trained on and left out", name, len(rows) - len(places), len(rows))
+    return rows.select(places)
 
 
 def held_out_losses(judge: DLCScorer, rows: Dataset) -> dict[str, float]:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from hf_dlc import DLCConfig
 from hf_dlc.cache import write_json
+from hf_dlc.reporting import versions
 
 
 if TYPE_CHECKING:
     from compare_selectors import StudyArguments
 
 METRICS = ("loss per row", "loss per token")  # the first decides
-_OF_A_CELL = {"rows", "tokens", "seconds", "identity"}  # all else is measured
+_OF_A_CELL = {"rows", "tokens", "seconds", "shared", "identity"}  # all else is measured
 _ALPHA = 0.05
+_DIFFERENCE, _POWER = 0.01, 0.8  # what a study should be able to see, and how surely
 
 
 class Cell(NamedTuple):
@@ -47,18 +48,13 @@ class StudyResults:
             Its name.
         options (`StudyArguments`):
             What was compared.
-        config ([`DLCConfig`]):
-            How the pool was scored.
-        dtype (`str`):
-            Of the model.
-        fractions (`Sequence[float]`):
-            Masked fraction of each level.
+        scoring (`dict[str, Any]`):
+            What scored the pool (`scorer`, as it describes itself), the masked fraction of each level (`fractions`),
+            what that has cost (`seconds`), and whether this is of the last run only (`resumed`).
         target_tokens (`Sequence[int]`):
             Of each row of the pool.
         held_out_rows (`int`):
             By how many rows the models were measured.
-        scoring_seconds (`float`):
-            What the scores of the pool have cost.
         screening (`dict[Cell, dict[str, Any]]`):
             What came out of the first stage; empty where it was skipped.
         finalists (`Sequence[str]`):
@@ -69,12 +65,9 @@ class StudyResults:
 
     dataset: str
     options: StudyArguments
-    config: DLCConfig
-    dtype: str
-    fractions: Sequence[float]
+    scoring: dict[str, Any]
     target_tokens: Sequence[int]
     held_out_rows: int
-    scoring_seconds: float
     screening: dict[Cell, dict[str, Any]]
     finalists: Sequence[str]
     confirming: dict[Cell, dict[str, Any]]
@@ -105,11 +98,13 @@ def write_report(results: StudyResults, output: Path) -> str:
         parts.append(screening_table(results))
     parts += [confirming_table(results, metric) for metric in results.metrics]
     parts += [verdicts(overall[metric], comparisons[metric]) for metric in results.metrics]
-    text = "\n\n".join([*parts, costs(results)])
+    text = "\n\n".join([*parts, limits(results), shared_rows(results), costs(results)])
     (output / "study.md").write_text(text + "\n", encoding="utf-8")
     record = {
         "options": asdict(results.options),
-        "scoring_seconds": results.scoring_seconds,
+        "scoring": results.scoring,
+        "versions": versions(),
+        "finalists": results.finalists,
         "screening": [{**cell._asdict(), **found} for cell, found in results.screening.items()],
         "confirming": [{**cell._asdict(), **found} for cell, found in results.confirming.items()],
         "overall": [as_json(comparison) for found in overall.values() for comparison in found],
@@ -225,16 +220,17 @@ def heading(results: StudyResults) -> str:
     options, tokens = results.options, results.target_tokens
     limit = "" if options.longest_row is None else f" of at most {options.longest_row} tokens"
     layers = "all layers" if options.lora_layers is None else f"the last {options.lora_layers} layers"
-    fractions = ", ".join(f"{fraction:.3g}" for fraction in results.fractions)
+    scorer, fractions = results.scoring["scorer"], ", ".join(f"{one:.3g}" for one in results.scoring["fractions"])
     return "\n".join(
         [
             "# Which rows are worth training on?",
             "",
             f"- {len(tokens):,} rows of {results.dataset} to choose from, {results.held_out_rows:,} held out{limit}; "
             f"{np.mean(tokens):.0f} target tokens a row",
-            f"- model {options.model} in {results.dtype}; LoRA of rank {options.lora_rank} in {layers}, "
-            f"{options.epochs:g} epochs, {options.batch_size} rows a step, learning rate {options.learning_rate:g}",
-            f"- masking {results.config.masking}, masked fractions {fractions}",
+            f"- model {scorer['gguf_file'] or scorer['model']} in {scorer['dtype']}; LoRA of rank {options.lora_rank} "
+            f"in {layers}, {options.epochs:g} epochs, {options.batch_size} rows a step, learning rate "
+            f"{options.learning_rate:g}",
+            f"- masking {scorer['config']['masking']}, masked fractions {fractions}",
             f"- confirmed with {options.seeds} seeds: {', '.join(results.finalists)}",
         ]
     )
@@ -293,23 +289,58 @@ def verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison]) -
             *(f"- {comparison.verdict()}" for comparison in comparisons),
             "",
             resolution(comparisons),
-            "",
-            "p is of paired t-tests, corrected for the number of comparisons in the list (Holm); the intervals, each "
-            "on its own, are not. Another pool or other held-out rows may give other differences.",
         ]
     )
 
 
 def resolution(comparisons: Sequence[Comparison]) -> str:
-    """How large a difference must be to be told from chance, after the correction."""
-    seeds, count = comparisons[0].seeds, len(comparisons)
-    if seeds < 2:
+    """How surely a difference that matters would have been told from chance, after the correction."""
+    if comparisons[0].seeds < 2:
         return "One seed tells nothing of chance."
-    errors = [(one.high - one.low) / 2 / stats.t.ppf(1 - _ALPHA / 2, seeds - 1) for one in comparisons]
-    needed = np.median(errors) * stats.t.ppf(1 - _ALPHA / 2 / count, seeds - 1)
+    seeds, count = comparisons[0].seeds, len(comparisons)
+    powers = [power(comparison, count) for comparison in comparisons]
     return (
-        f"With {seeds} seeds a difference must be about {needed:.3f} to be seen as the first of {count} (median over "
-        f"the list): this study has {'' if needed <= 0.01 else 'not '}the power to see 0.01 here."
+        f"With {seeds} seeds a true difference of {_DIFFERENCE:g} would be seen, as the first of {count}, with a "
+        f"probability of {min(powers):.2f} to {max(powers):.2f}, by the spread of each: this study has "
+        f"{'' if min(powers) >= _POWER else 'not '}the power to see {_DIFFERENCE:g} here ({_POWER:g} is asked for)."
+    )
+
+
+def power(comparison: Comparison, count: int) -> float:
+    """Probability that the t-test sees a true difference as it is, as the first of so many in Holm's order."""
+    freedom = comparison.seeds - 1
+    error = (comparison.high - comparison.low) / 2 / stats.t.ppf(1 - _ALPHA / 2, freedom)
+    return float(stats.nct.sf(stats.t.ppf(1 - _ALPHA / 2 / count, freedom), freedom, _DIFFERENCE / error))
+
+
+def limits(results: StudyResults) -> str:
+    """What the verdicts do not say."""
+    screened = "The arms were chosen by their loss on the same held-out rows. " if results.screening else ""
+    return (
+        "p is of paired t-tests, corrected for the number of comparisons in the list (Holm); the intervals, each on "
+        f"its own, are not, so that one may leave out 0 where p is above {_ALPHA:g}. {METRICS[0].capitalize()} "
+        f"decides. {screened}The spread is that of seeds: another pool or other held-out rows may give other "
+        "differences."
+    )
+
+
+def shared_rows(results: StudyResults) -> str:
+    """How much of each arm is nothing but its random rows."""
+    body = table(
+        ["equal", "arm", *(f"keep {budget:g}" for budget in results.options.budgets)],
+        [
+            [
+                matching,
+                arm,
+                *(f"{results.values(arm, matching, one, 'shared').mean():.0%}" for one in results.options.budgets),
+            ]
+            for matching in results.matchings
+            for arm in results.finalists
+        ],
+    )
+    return (
+        f"## Rows shared with random rows of the same seed\n\n{body}\n\nAn arm that shares nearly all is random "
+        "rows with another name: its differences are chance, and say nothing of the score."
     )
 
 
@@ -317,7 +348,7 @@ def costs(results: StudyResults) -> str:
     """Target tokens and seconds of training, and the seconds of the scoring that an arm needs before."""
     budgets, matching, rows = results.options.budgets, results.matchings[0], []
     for arm in ("random", *results.finalists):
-        scoring = scoring_share(arm, len(results.fractions)) * results.scoring_seconds
+        scoring = scoring_share(arm, len(results.scoring["fractions"])) * results.scoring["seconds"]
         # Medians: a machine that was busy for a while has trained some models more slowly.
         taken = [
             [np.median(results.values(arm, matching, budget, name)) for name in ("tokens", "seconds")]
@@ -328,9 +359,11 @@ def costs(results: StudyResults) -> str:
         )
     header = ["arm", "scoring", *(f"keep {budget:g}: target tokens, scoring and training" for budget in budgets)]
     full = np.median(results.values("full", "rows", 1.0, "seconds"))
+    resumed = " The scoring was stopped and went on: its seconds are those of the last run."
     return (
         f"## Cost with equally many {matching}\n\n{table(header, rows)}\n\nTraining on all "
         f"{sum(results.target_tokens):,} target tokens: {full:.0f} s. Medians, in seconds of one core or accelerator."
+        f"{resumed if results.scoring['resumed'] else ''}"
     )
 
 

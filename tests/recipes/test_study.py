@@ -6,7 +6,9 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import datasets
@@ -171,7 +173,7 @@ def test_recipe_saves_the_adapter(llama_folder: Path, rows_file: Path, tmp_path:
     base = AutoModelForCausalLM.from_pretrained(llama_folder, dtype="float32")
     loaded = PeftModel.from_pretrained(base, output).eval()
     scorer = DLCScorer.from_pretrained(llama_folder, device="cpu", dtype="float32", schedule="0")
-    again = mean_loss(loaded, scorer.tokenize(Dataset.from_list(ROWS[:8])))
+    again = mean_loss(loaded, scorer.tokenize(Dataset.from_list(ROWS[16:24])))  # the first that were not trained on
     assert again == pytest.approx(results["after"]["loss per token"], abs=1e-4)
     assert "| loss per row |" in capsys.readouterr().out
 
@@ -226,6 +228,33 @@ def test_numbers_of_answers() -> None:
     for text in (None, "4", "#### four", "#### 4 apples"):
         with pytest.raises(ValueError, match="must end in '####' and a number"):
             finetune_lora.read_answer({"answer": text})
+
+
+@pytest.mark.parametrize(
+    ("written", "is_right"),
+    [("First 12, then 5.", True), ("First 5, then 12.", False), ("It is 5.00", True), ("None.", False)],
+)
+def test_the_last_number_that_is_written_is_the_answer(
+    scorer: DLCScorer, monkeypatch: pytest.MonkeyPatch, written: str, is_right: bool
+) -> None:
+    def generate(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.cat([input_ids, torch.tensor([scorer.processor(written, add_special_tokens=False).input_ids])], 1)
+
+    monkeypatch.setattr(scorer.model, "generate", generate)
+    monkeypatch.setattr(scorer.processor, "decode", lambda ids, **_: written if len(ids) else "")  # a tiny vocabulary
+    rows = Dataset.from_list([{"question": "2 + 3?", "answer": "2 + 3 = 5\n#### 5"}])
+    assert finetune_lora.answer(scorer, rows).tolist() == [is_right]
+
+
+def test_rows_that_are_trained_on_measure_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    rows, trained = Dataset.from_list(ROWS[:6]), Dataset.from_list(ROWS[4:8]).add_column("dlc_loss", [1.0] * 4)
+    with caplog.at_level("INFO"):
+        assert finetune_lora.unseen(rows, trained, "choices")[:] == rows.select(range(4))[:]
+    assert "choices: 2 of 6 rows are trained on" in caplog.text
+    questions = Dataset.from_list([{"question": "2 + 2 =", "choices": ["4", "5"], "answer": 0}])
+    assert finetune_lora.unseen(questions, trained, "choices") is questions  # other columns
+    with pytest.raises(ValueError, match="eval_dataset must have rows that are not trained on, got 4"):
+        finetune_lora.unseen(trained, trained, "eval_dataset")
 
 
 def test_folder_that_cannot_be_written_is_known_before_training(rows_file: Path, tmp_path: Path) -> None:
@@ -370,14 +399,34 @@ def test_what_was_screened_does_not_confirm() -> None:
     assert len({cell.seed for cell in confirming}) == options.seeds
 
 
-def test_best_arms_of_a_screening() -> None:
-    losses = {"random": 0.5, "longest": 1.0, "loss easiest": 3.0, "gain easiest": 2.0}
-    screening = {
-        study_report.Cell(arm, matching, 0.3, 0): {"loss per row": loss + (0.1 if matching == "rows" else -0.1)}
-        for arm, loss in losses.items()
-        for matching in ("rows", "tokens")
+def screened(outcomes: dict[str, tuple[float, float, float]]) -> dict[study_report.Cell, dict[str, float]]:
+    """Of each arm the losses with equal rows and with equal tokens, and what it shares with random rows."""
+    return {
+        study_report.Cell(arm, matching, 0.3, 0): {"loss per row": loss, "shared": shared}
+        for arm, (*losses, shared) in outcomes.items()
+        for matching, loss in zip(("rows", "tokens"), losses, strict=True)
     }
-    assert compare_selectors.best_arms(screening, 2) == ["longest", "gain easiest"]
+
+
+def test_best_arms_of_a_screening() -> None:
+    """By the mean of both matchings; random rows with another name would only be compared with themselves."""
+    outcomes = {"random": (0.5, 0.5, 1.0), "longest": (1.0, 1.4, 0.3), "gain easiest": (2.0, 0.9, 0.3)}
+    outcomes |= {"loss easiest": (0.9, 2.1, 0.3), "loss flexrand 0.5": (0.4, 0.4, 0.97)}
+    assert compare_selectors.best_arms(screened(outcomes), 2) == ["longest", "gain easiest"]
+    with pytest.raises(ValueError, match=r"got none that does\. Name --finalists"):
+        compare_selectors.best_arms(screened({"random": (0.5, 0.5, 1.0)}), 2)
+
+
+def test_flexrand_in_halves_is_random_rows_with_another_name() -> None:
+    scored = Dataset.from_dict({"dlc_gain": np.random.default_rng(0).permutation(400) / 400, "dlc_tokens": [3] * 400})
+    shared = {
+        arm: compare_selectors.shared_with_random(scored, study_report.Cell(arm, "rows", 0.3, 1))
+        for arm in ("random", "full", "gain flexrand 0.5", "gain flexrand 0.75", "gain easiest")
+    }
+    assert shared["random"] == 1.0
+    assert shared["gain flexrand 0.5"] > 0.9
+    assert shared["gain flexrand 0.75"] < 0.9
+    assert 0.1 < shared["gain easiest"] < 0.5
 
 
 @pytest.mark.parametrize("matching", ["rows", "tokens"])
@@ -419,6 +468,55 @@ def test_pool_and_held_out_rows_have_nothing_in_common(scorer: DLCScorer, rows_f
     assert not texts[0] & texts[1]
 
 
+def test_rows_that_stand_twice_or_are_long_are_left_out(scorer: DLCScorer, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [*ROWS[:20], *ROWS[:10], {**ROWS[0], "output": "fox " * 50}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = compare_selectors.StudyArguments(dataset=str(path), eval_rows=8, pool_rows=12, longest_row=60)
+    texts = [
+        row["instruction"] + row["output"] for part in compare_selectors.split_rows(options, scorer) for row in part
+    ]
+    assert sorted(texts) == sorted(row["instruction"] + row["output"] for row in ROWS[:20])
+    with pytest.raises(ValueError, match="21 rows are needed, got 20"):
+        compare_selectors.split_rows(replace(options, pool_rows=13), scorer)
+
+
+def test_plain_is_the_loss_of_the_unmasked_model(llama_folder: Path, rows_file: Path, tmp_path: Path) -> None:
+    options = compare_selectors.StudyArguments(
+        dataset=str(rows_file), model=str(llama_folder), eval_rows=12, output_dir=str(tmp_path)
+    )
+    study = compare_selectors.Study(options, DLCConfig(dtype="float32", schedule="0, 0.5"))
+    scored, facts = study.score()
+    unmasked = DLCScorer.from_pretrained(llama_folder, device="cpu", dtype="float32", schedule="0").score(study.pool)
+    assert scored["plain"][:] == pytest.approx(unmasked["dlc_loss"][:], abs=1e-5)
+    assert facts["fractions"] == [0.0, 0.5]
+    assert not facts["resumed"]
+    (tmp_path / "scored.json").unlink()  # as after a kill: what is in the journal is not computed again
+    assert study.score()[1]["resumed"]
+
+
+def test_accuracies_are_those_of_the_harness(scorer: DLCScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in: the harness itself is large, and needs the Hub for most tasks."""
+    seen: dict[str, Any] = {}
+    results = {"mmlu": {"acc,none": 0.25}, "mmlu_law": {"acc,none": 0.5}, "wikitext": {"word_perplexity,none": 9.0}}
+
+    def simple_evaluate(model: Any, tasks: list[str]) -> dict[str, Any]:
+        return {"results": {name: value for name, value in results.items() if name.startswith(tuple(tasks))}}
+
+    def language_model(**options: Any) -> dict[str, Any]:
+        seen.update(options)
+        return options
+
+    package, models = ModuleType("lm_eval"), ModuleType("lm_eval.models.huggingface")
+    package.simple_evaluate, models.HFLM = simple_evaluate, language_model
+    for name, module in {"lm_eval": package, "lm_eval.models": ModuleType("x"), models.__name__: models}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert compare_selectors.harness_accuracies(scorer, ["mmlu"]) == {"mmlu": 0.25}
+    assert seen["pretrained"] is scorer.model
+    with pytest.raises(ValueError, match=r"must measure accuracy \(acc\), got wikitext"):
+        compare_selectors.harness_accuracies(scorer, ["mmlu", "wikitext"])
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").glob("compare_*.yaml")), ids=lambda p: p.stem)
 def test_configs_parse(path: Path) -> None:
     options, _ = parse_config_and_args([compare_selectors.StudyArguments, DLCConfig], ["--config", str(path)])
@@ -440,17 +538,19 @@ def results_of(differences: dict[str, float], seeds: int = 6) -> study_report.St
     def outcome(cell: study_report.Cell) -> dict[str, float]:
         loss = of_seed[cell.seed] + differences.get(cell.arm, 0.0) + rng.normal(0, 0.01)
         measured = {"loss per row": loss, "loss per token": 2.0 + loss, "mmlu": 0.5 - loss / 10}
-        return {**measured, "rows": 10, "tokens": 100, "seconds": 5.0, "identity": "x"}
+        return {**measured, "rows": 10, "tokens": 100, "seconds": 5.0, "shared": 0.25, "identity": "x"}
 
     return study_report.StudyResults(
         "rows.jsonl",
         options,
-        DLCConfig(),
-        "float32",
-        (0.0, 0.1),
+        {
+            "scorer": {"model": "tiny", "gguf_file": None, "dtype": "float32", "config": {"masking": "random"}},
+            "fractions": [0.0, 0.1],
+            "seconds": 8.0,
+            "resumed": False,
+        },
         [3, 5],
         7,
-        8.0,
         {},
         [*differences],
         {c: outcome(c) for c in cells},
@@ -469,8 +569,8 @@ def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
         assert "loss easiest is worse than random over all budgets" in section
         assert "gain flexrand 0.5 is better than random over all budgets" in section
         assert "longest is not distinguishable from random over all budgets" in section
-        assert "the first of 3 (" in section
-        assert "the first of 6 (" in section
+        assert "as the first of 3, with" in section
+        assert "as the first of 6, with" in section
     record = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert [len(record[name]) for name in ("screening", "confirming")] == [0, 6 * (1 + 2 * 4)]
     found = record["comparisons"]
@@ -480,6 +580,9 @@ def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
     assert "| longest | 0 s | 100, 5 s |" in text
     assert text.count("this study has not the power to see 0.01") == 4
     assert text.count("this study has the power to see 0.01") == 2  # of the accuracy, which is ten times as exact
+    assert "| tokens | longest | 25% |" in text
+    assert record["finalists"] == ["loss easiest", "gain flexrand 0.5", "longest"]
+    assert record["scoring"]["scorer"]["model"] == "tiny"
 
 
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:
@@ -489,6 +592,16 @@ def test_one_seed_tells_nothing(tmp_path: Path) -> None:
     assert text.count("is not distinguishable from random") == 9
     assert "Infinity" not in (tmp_path / "study.json").read_text(encoding="utf-8")
     assert (tmp_path / "study.png").is_file()
+
+
+def test_power_is_the_share_of_studies_that_see_a_difference() -> None:
+    """Of so many studies whose differences have this spread."""
+    rng, seeds, count, spread = np.random.default_rng(0), 5, 3, 0.006
+    p = stats.ttest_1samp(rng.normal(0.01, spread, (20_000, seeds)), 0.0, axis=1).pvalue
+    half = stats.t.ppf(0.975, seeds - 1) * spread / seeds**0.5
+    one = study_report.Comparison("a", "rows", 0.3, "loss per row", 0.0, -half, half, 1.0, seeds)
+    assert study_report.power(one, count) == pytest.approx(np.mean(p < 0.05 / count), abs=0.08)
+    assert study_report.power(one._replace(low=-np.inf, high=np.inf), count) == pytest.approx(0.025 / count)
 
 
 def test_holm() -> None:
