@@ -53,8 +53,8 @@ class ScoreAgreement(evaluate.Measurement):
     def _compute(self, left: Sequence[float], right: Sequence[float], keep: float | int = 0.5) -> dict[str, float]:
         left, right = np.asarray(left, dtype=float), np.asarray(right, dtype=float)
         known = ~(np.isnan(left) | np.isnan(right))
+        count = rows_to_keep(keep, len(left))  # of all rows, as selectors count
         left, right = left[known], right[known]
-        count = rows_to_keep(keep, len(left))
         if count > len(left):
             raise ValueError(f"keep must ask for at most {len(left)} rows, those with both scores, got {keep!r}.")
         return {
@@ -108,6 +108,9 @@ class SubsetShift(evaluate.Measurement):
         embeddings: np.ndarray | None = None,
     ) -> dict[str, float]:
         is_kept, lengths = np.asarray(kept, dtype=bool), np.asarray(lengths, dtype=float)
+        for name, values in (("groups", groups), ("texts", texts), ("embeddings", embeddings)):
+            if values is not None and len(values) != len(is_kept):
+                raise ValueError(f"{name} must have one entry for each of the {len(is_kept)} rows, got {len(values)}.")
         if not is_kept.any():
             raise ValueError(f"at least one row must be kept to be compared with all, got none of {len(is_kept)}.")
         if not lengths.sum() > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from .reporting import group_counts
 
@@ -18,8 +20,9 @@ if TYPE_CHECKING:
 
 
 _KEPT, _DROPPED, _LINE = "#2f6db5", "#b4bcc8", "#c2410c"
-_BINS = 30
-_MOST_POINTS = 4_000
+_WIDE, _NARROW = "#dbe6f3", "#a5c1e1"
+_MOST_BINS = 30
+_FEW_POINTS, _MOST_POINTS = 1_000, 4_000
 _MOST_GROUPS = 12
 _PANEL = (5.4, 3.7)  # inches
 
@@ -89,7 +92,8 @@ def _read(report: PruneReport) -> _Rows:
 
 def _histogram(axes: Axes, rows: _Rows) -> None:
     """How many rows have which score, and the share of each bar that was kept."""
-    edges = np.histogram_bin_edges(rows.score, _BINS)
+    # With fewer rows fewer bars, or the kept share would be that of single rows.
+    edges = np.histogram_bin_edges(rows.score, min(_MOST_BINS, 1 + math.isqrt(len(rows.score))))
     total, kept = (np.histogram(values, edges)[0] for values in (rows.score, rows.score[rows.is_kept]))
     middle, width = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
     axes.bar(middle, kept, width, color=_KEPT, label="kept")
@@ -119,9 +123,9 @@ def _path(axes: Axes, levels: np.ndarray, fractions: np.ndarray | None) -> None:
     """Mean over the rows, with bands in which half and nine tenths of the rows are."""
     known = fractions is not None and len(fractions) == levels.shape[1]
     x = fractions if known else np.arange(levels.shape[1])
-    for low, high, name in ((5, 95, "90% of the rows"), (25, 75, "50% of the rows")):
+    for low, high, name, color in ((5, 95, "90% of the rows", _WIDE), (25, 75, "50% of the rows", _NARROW)):
         bounds = np.nanpercentile(levels, [low, high], axis=0)
-        axes.fill_between(x, *bounds, color=_KEPT, alpha=0.2, linewidth=0, label=name)
+        axes.fill_between(x, *bounds, color=color, linewidth=0, label=name)
     axes.plot(x, np.nanmean(levels, axis=0), color=_KEPT, marker="o", label="mean")
     axes.set_xlabel("masked fraction of the weights" if known else "level")
     axes.legend(frameon=False)
@@ -130,6 +134,8 @@ def _path(axes: Axes, levels: np.ndarray, fractions: np.ndarray | None) -> None:
 def _against_length(axes: Axes, rows: _Rows) -> None:
     _scatter(axes, rows, rows.tokens)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())  # 60 in the place of 6 × 10¹
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
     axes.set(xlabel="target tokens", ylabel=_plain(rows.name), title="Score against response length")
 
 
@@ -140,9 +146,10 @@ def _against_plain_loss(axes: Axes, rows: _Rows) -> None:
 
 def _scatter(axes: Axes, rows: _Rows, x: np.ndarray) -> None:
     shown = np.random.default_rng(0).permutation(len(x))[:_MOST_POINTS]
+    size = 7 if len(shown) > _FEW_POINTS else 18
     for is_kept, color, name in ((False, _DROPPED, "dropped"), (True, _KEPT, "kept")):
         part = shown[rows.is_kept[shown] == is_kept]
-        axes.scatter(x[part], rows.score[part], s=7, color=color, alpha=0.6, linewidths=0, label=name)
+        axes.scatter(x[part], rows.score[part], s=size, color=color, alpha=0.6, linewidths=0, label=name)
     axes.legend(frameon=False, markerscale=2)
 
 

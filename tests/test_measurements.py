@@ -20,13 +20,14 @@ def test_agreement() -> None:
     right = left + RNG.normal(size=50)
     left[3] = right[5] = np.nan
     known = ~np.isnan(left + right)
-    found = ScoreAgreement().compute(left=left, right=right, keep=0.25)
+    found = ScoreAgreement().compute(left=left, right=right, keep=0.3)
     assert found["spearman"] == pytest.approx(stats.spearmanr(left[known], right[known]).statistic)
     assert found["kendall"] == pytest.approx(stats.kendalltau(left[known], right[known]).statistic)
-    tops = [set(np.argsort(-values[known])[:12]) for values in (left, right)]
-    assert found["overlap_high"] == len(tops[0] & tops[1]) / 12
-    bottoms = [set(np.argsort(values[known])[:12]) for values in (left, right)]
-    assert found["overlap_low"] == len(bottoms[0] & bottoms[1]) / 12
+    kept = 15  # of all 50 rows, not of the 48 with both scores
+    tops = [set(np.argsort(-values[known])[:kept]) for values in (left, right)]
+    assert found["overlap_high"] == len(tops[0] & tops[1]) / kept
+    bottoms = [set(np.argsort(values[known])[:kept]) for values in (left, right)]
+    assert found["overlap_low"] == len(bottoms[0] & bottoms[1]) / kept
 
 
 def test_agreement_with_itself_and_its_opposite() -> None:
@@ -116,6 +117,12 @@ def test_nothing_kept() -> None:
 def test_lengths_that_are_none(lengths: list[float]) -> None:
     with pytest.raises(ValueError, match="lengths must be numbers with a positive sum"):
         SubsetShift().compute(kept=[True, False], lengths=lengths)
+
+
+@pytest.mark.parametrize("name", ["groups", "texts", "embeddings"])
+def test_something_of_other_rows(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must have one entry for each of the 2 rows, got 1"):
+        SubsetShift().compute(kept=[True, False], lengths=[1, 2], **{name: [[1.0]]})
 
 
 def test_the_library_itself_does_without_evaluate() -> None:
