@@ -179,8 +179,10 @@ class Study:
             read_dataset(recipe_arguments(options, options.choices)), self.pool, "choices"
         )
         self.rows = self.scorer.tokenize(self.pool)
-        texts = [part["input_ids"][:] for part in (self.rows, self.scorer.tokenize(self.held_out))]
+        parts = (self.rows, self.scorer.tokenize(self.held_out))
+        texts = [[part["input_ids"][:], part["labels"][:]] for part in parts]
         training = {name: getattr(options, name) for name in TrainingOptions.__dataclass_fields__}
+        training["trainer"] = options.uses_trl  # "auto" is not the same wherever a study goes on
         scorer = self.scorer.describe()
         questions = self.choices and [read_question(row) for row in self.choices]
         self.identity = json_digest([texts, training, scorer["model_digest"], questions, options.tasks])

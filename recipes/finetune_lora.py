@@ -84,6 +84,11 @@ class TrainingOptions:
         if self.lora_layers is not None and self.lora_layers < 1:
             raise ValueError(f"lora_layers must be at least 1, or left out for all layers, got {self.lora_layers}.")
 
+    @property
+    def uses_trl(self) -> bool:
+        """Whether TRL trains."""
+        return self.trainer == "sft" or (self.trainer == "auto" and find_spec("trl") is not None)
+
 
 @dataclass
 class FinetuneArguments(TrainingOptions):
@@ -150,7 +155,6 @@ def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed:
         raise ValueError("no row can be trained on: none has a target token.")
     set_seed(seed)
     model = get_peft_model(scorer.model, lora_config(options, scorer.model.config.num_hidden_layers))
-    is_sft = options.trainer == "sft" or (options.trainer == "auto" and find_spec("trl") is not None)
     with tempfile.TemporaryDirectory() as folder:
         arguments = {
             "output_dir": folder,
@@ -171,7 +175,7 @@ def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed:
             "dataloader_pin_memory": torch.accelerator.is_available(),
         }
         with _forward_put_back(scorer.model):
-            trainer = (sft_trainer if is_sft else plain_trainer)(model, rows, scorer, arguments)
+            trainer = (sft_trainer if options.uses_trl else plain_trainer)(model, rows, scorer, arguments)
             trainer.remove_callback(PrinterCallback)
             trainer.train()
     return model.eval()

@@ -263,6 +263,13 @@ def test_folder_that_cannot_be_written_is_known_before_training(rows_file: Path,
         finetune_lora.main(["--dataset", str(rows_file), "--output_dir", str(tmp_path / "file"), "--model", "none"])
 
 
+def test_trl_trains_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = [finetune_lora.TrainingOptions(trainer=name) for name in ("auto", "sft", "transformers")]
+    for is_installed in (True, False):
+        monkeypatch.setattr(finetune_lora, "find_spec", lambda _, found=is_installed: object() if found else None)
+        assert [one.uses_trl for one in options] == [is_installed, True, False]
+
+
 def test_adapters_in_no_layer() -> None:
     with pytest.raises(ValueError, match="lora_layers must be at least 1"):
         finetune_lora.TrainingOptions(lora_layers=0)
