@@ -183,6 +183,19 @@ QUICK = {
 NOT_RUN = ("#SBATCH", "recipes/benchmark_scoring.py", "&& pytest")  # a cluster; lm-evaluation-harness; these tests
 
 
+def test_readme_tells_what_came_out_of_the_studies() -> None:
+    """Tables and verdicts, word for word."""
+    section = README.partition("### What came out")[2].partition("\n## ")[0]
+    studies = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "recipes" / "studies").glob("*/study.md"))
+    told = [
+        line
+        for line in section.splitlines()
+        if re.match(r"\| (rows|tokens) \||- .* than random |- .* from random ", line)
+    ]
+    assert len(told) > 20
+    assert [line for line in told if line not in studies] == []
+
+
 def test_all_languages_are_known() -> None:
     assert {language for language, _ in BLOCKS} == {"python", "bash"}
     assert all(text in "".join(PYTHON) for text in SMALLER)
