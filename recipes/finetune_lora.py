@@ -167,7 +167,7 @@ def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed:
             "seed": seed,
             "use_cpu": scorer.model.device.type == "cpu",
             "bf16": scorer.model.dtype == torch.bfloat16,  # for products; the adapters stay float32
-            "gradient_checkpointing": False,  # TRL's default would stay switched on in the scorer's model
+            "activation_checkpointing": False,  # TRL's default would stay switched on in the scorer's model
             "save_strategy": "no",
             "logging_strategy": "no",
             "report_to": "none",
