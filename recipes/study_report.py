@@ -402,5 +402,6 @@ def draw(results: StudyResults, comparisons: Sequence[Comparison], path: Path) -
         axes.set_title(f"equally many {matching}")
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"held-out {METRICS[0]}, less that of random rows")
-    panels[-1].legend(frameon=False)
+    names = panels[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside lower center", ncols=len(results.finalists), frameon=False)
     figure.savefig(path, dpi=150)
