@@ -59,6 +59,12 @@ class RunArguments:
 class EstimateArguments(DataArguments, ModelArguments):
     """What would be scored, with which model."""
 
+    show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
+
+    def __post_init__(self) -> None:
+        if self.show < 0:
+            raise ValueError(f"show must be a number of rows, 0 or more, got {self.show}.")
+
 
 @dataclass
 class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
@@ -120,8 +126,12 @@ def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
     """Say what scoring would cost: rows, tokens, time and memory; only a short probe is run."""
     from .arguments import load_scorer, read_dataset
 
-    found = load_scorer(options, config).estimate(read_dataset(options), num_threads=options.num_threads)
-    return asdict(found), str(found)
+    dataset, scorer = read_dataset(options), load_scorer(options, config)
+    found = scorer.estimate(dataset, num_threads=options.num_threads)
+    found.require_rows()
+    preview = scorer.preview(dataset, options.show) if options.show else ""
+    text = "\n".join(filter(None, (str(found.reading), preview, str(found))))
+    return {**asdict(found), **({"preview": preview} if preview else {})}, text
 
 
 def score(options: ScoreArguments, config: DLCConfig) -> Outcome:

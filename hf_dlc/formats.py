@@ -1,23 +1,17 @@
 """
-A dataset row of any known layout, read into turns: which text there is, and which of it is learned from.
+A row of a known layout, read into turns: which text there is, and which of it is learned from.
 
-The layouts, in the order in which they are tried; the first whose columns are all there is taken:
+| layout | read as |
+|---|---|
+| `tokenized` | [`TokenRow`] |
+| `prompt_completion` | [`PlainText`], of messages: [`Conversation`] |
+| `messages`, `sharegpt` | [`Conversation`] |
+| `alpaca`, `question_answer` | [`Instruction`] |
+| `text` | [`PlainText`] |
 
-| layout | columns | read as |
-|---|---|---|
-| `tokenized` | `input_ids` (+ `labels`, `attention_mask`, `completion_mask`, `assistant_masks`) | [`TokenRow`] |
-| `prompt_completion` | `prompt` and `completion` or `response` | [`PlainText`], of messages: [`Conversation`] |
-| `messages` | `messages` | [`Conversation`] |
-| `sharegpt` | `conversations` | [`Conversation`] |
-| `alpaca` | `instruction` and `output`, `response` or `answer` (+ `input` or `context`) | [`Instruction`] |
-| `question_answer` | `question` and `answer`, `response` or `output` | [`Instruction`] |
-| `text` | `text` | [`PlainText`] |
-
-The columns of the dataset decide, never the values of one row, so that a row of `None` is read like its neighbours.
-Other columns are left alone, except `tools` (a list or JSON text) and `chat_template_kwargs` (a dict), which go to the
-chat template, and `system`, which becomes the first turn of a `sharegpt`, `alpaca` or `question_answer` row.
-
-A row that cannot be used becomes a [`Skipped`] with one of the statuses of `hf_dlc.columns`.
+What can be read without guessing is read: messages as JSON text or as a dict of lists, a single message in the place
+of a list, numbers and UTF-8 bytes in the place of text. A row that cannot be used becomes a [`Skipped`], which says
+why.
 """
 
 from __future__ import annotations
@@ -25,45 +19,32 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from hf_dlc.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET
+from hf_dlc.layouts import Reading
 
 
-_ANSWERS = ("output", "response", "answer")
+T = TypeVar("T")
 
-# For each layout, in order of precedence, the columns it needs; of each group of names the first at hand is used.
-_NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
-    "tokenized": (("input_ids",),),
-    "prompt_completion": (("prompt",), ("completion", "response")),
-    "messages": (("messages",),),
-    "sharegpt": (("conversations",),),
-    "alpaca": (("instruction",), _ANSWERS),
-    "question_answer": (("question",), ("answer", "response", "output")),
-    "text": (("text",),),
-}
-LAYOUTS = tuple(_NEEDED)
-
+# Roles as other sets write them, in small letters. What stands in neither table is a matter of the chat template.
 _ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
-    "observation": "tool",
-    "tool_response": "tool",
-    "function_response": "tool",
+    "system": "system",
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bot", "chatbot", "model", "ai", "bing", "bard"), "assistant"),
+    **dict.fromkeys(("tool", "observation", "tool_response", "tool_result", "function_response"), "tool"),
 }
-_CALL_ROLES = frozenset({"function_call", "tool_call"})
+_CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_calls", "tool_caller"})
 _MARKS = ("loss_weight", "weight", "train")
-# Besides the columns that a layout needs, those whose value in a row is a list as well.
-_LISTS_IN_ROWS = frozenset({"tools", "labels", "attention_mask", "completion_mask", "assistant_masks"})
-_TURN_KEYS = frozenset({"role", "from", "content", "value", "tool_calls", *_MARKS})
+_TURN_KEYS = frozenset({"role", "from", "content", "value", "tool_calls", "function_call", *_MARKS})
+_NOTHING = ("null", "None", "")  # as text, where a list might stand
+_ANSWERS_ELSEWHERE = frozenset({"chosen", "completion", "response", "answer", "output", "target"})  # not in messages
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_INPUT = re.compile(r"\W*no[\s_]*input\W*", re.IGNORECASE)
+_SHOWN = 80  # characters of a value in a reason
 
 _PREAMBLE = "Below is an instruction that describes a task"
 _REQUEST = "Write a response that appropriately completes the request."
@@ -173,6 +154,8 @@ class Instruction:
             The answer, which is learned from.
         system (`str`, *optional*, defaults to `""`):
             A system prompt.
+        history (`tuple[tuple[str, str], ...]`, *optional*, defaults to `()`):
+            Earlier questions and answers, which are a part of the prompt.
         tools (`list`, *optional*):
             Tool schemas for the chat template.
         template_kwargs (`dict`, *optional*):
@@ -183,15 +166,16 @@ class Instruction:
     input: str
     response: str
     system: str = ""
+    history: tuple[tuple[str, str], ...] = ()
     tools: list | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def conversation(self) -> Conversation:
         r"""
-        The row as one exchange; the input follows the instruction after an empty line.
+        The row as one exchange, behind those of its history; the input follows the instruction after an empty line.
 
         Returns:
-            [`Conversation`]: an optional system turn, a user turn, and the response as the completion.
+            [`Conversation`]: an optional system turn, earlier turns, a user turn, and the response as the completion.
 
         Example:
         ```python
@@ -201,6 +185,8 @@ class Instruction:
         """
         asked = "\n\n".join(part for part in (self.instruction, self.input) if part)
         prompt = [Turn("system", self.system)] if self.system else []
+        for question, answer in self.history:
+            prompt += [Turn("user", question), Turn("assistant", answer)]
         prompt.append(Turn("user", asked))
         turns = (*prompt, Turn("assistant", self.response, learned=True))
         return Conversation(turns, len(prompt), self.tools, self.template_kwargs)
@@ -212,12 +198,20 @@ class Instruction:
         Returns:
             [`PlainText`]: the prompt, after the system prompt and an empty line where there is one, and the response.
 
+        Raises:
+            ValueError: If the row has a history, for which this prompt has no place.
+
         Example:
         ```python
         >>> Instruction("Add.", "2 and 3", "5").plain_text().prompt[-24:]
         '\n2 and 3\n\n### Response:\n'
         ```
         """
+        if self.history:
+            raise ValueError(
+                "a row with a history of earlier turns needs a chat template, and the Alpaca prompt has no place for "
+                "it. Use a tokenizer with a chat template, or leave the column out: columns={'history': 'ignore'}."
+            )
         wording = ALPACA_PROMPT_WITH_INPUT if self.input else ALPACA_PROMPT
         prompt = wording.format(instruction=self.instruction, input=self.input)
         return PlainText(f"{self.system}\n\n{prompt}" if self.system else prompt, self.response)
@@ -236,9 +230,18 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A row that cannot be used, and why: one of the statuses of `hf_dlc.columns`."""
+    """
+    A row that cannot be used.
+
+    Args:
+        reason (`str`):
+            One of the statuses of `hf_dlc.columns`.
+        why (`str`, *optional*, defaults to `""`):
+            The column, what stands in it, and what would be accepted.
+    """
 
     reason: str
+    why: str = field(default="", compare=False)
 
 
 Row = Conversation | Instruction | PlainText | TokenRow | Skipped
@@ -247,224 +250,36 @@ Row = Conversation | Instruction | PlainText | TokenRow | Skipped
 class _UnusableError(Exception):
     """Leaves the reading of a row; never leaves this module."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, reason: str, why: str) -> None:
+        super().__init__(why)
+        self.reason, self.why = reason, why
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Layouts and batches
-# --------------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Cells:
+    """The values of one row by what they are read as."""
+
+    row: Mapping[str, Any]
+    reading: Reading
+
+    def read(self, part: str, reader: Callable[[Any], T]) -> T:
+        """What `reader` makes of a value, `None` where the part has no column; its complaint names the column."""
+        column = self.reading.columns.get(part)
+        try:
+            return reader(None if column is None else self.row[column])
+        except _UnusableError as unusable:
+            raise _UnusableError(unusable.reason, f"column {column!r}: {unusable.why}") from None
 
 
-def detect_layout(names: Iterable[str], layout: str = "auto", columns: Mapping[str, str] | None = None) -> str:
-    """
-    Find the layout of a dataset from its columns.
-
-    Args:
-        names (`Iterable[str]`):
-            Column names of the dataset.
-        layout (`str`, *optional*, defaults to `"auto"`):
-            A layout to use instead of the first that fits.
-        columns (`Mapping[str, str]`, *optional*):
-            From a column of the dataset to the name that a layout expects, such as `{"src": "instruction"}`.
-
-    Returns:
-        `str`: One of `LAYOUTS`.
-
-    Raises:
-        ValueError: If no layout fits, if a column of `layout` or of `columns` is missing, or if `layout` is unknown.
-
-    Example:
-    ```python
-    >>> detect_layout(["src", "pos"], columns={"src": "instruction", "pos": "output"})
-    'alpaca'
-    ```
-    """
-    names = list(names)
-    known = set(_renamed(dict.fromkeys(names), columns))
-    if layout == "auto":
-        for candidate in LAYOUTS:
-            if not _missing(candidate, known):
-                return candidate
-        raise ValueError(
-            f"No known layout fits the columns {sorted(names)}. Rename them, pass `columns=` (such as "
-            "`columns={'src': 'instruction', 'pos': 'output'}`), or pass `template=` as a callable that maps a row to "
-            f"one of the layouts: {_layout_list()}."
-        )
-    if layout not in _NEEDED:
-        raise ValueError(f"`layout` must be 'auto' or one of {list(LAYOUTS)}, got {layout!r}.")
-    if missing := _missing(layout, known):
-        raise ValueError(
-            f"The layout {layout!r} needs the column {' or '.join(map(repr, missing))}, but the columns are "
-            f"{sorted(names)}. Rename one, pass `columns=`, or pass another `layout=`."
-        )
-    return layout
-
-
-def is_batch(rows: Mapping[str, Any], layout: str | None) -> bool:
-    """
-    Tell a batch (a dict of columns) from a row, which `datasets.map` hands over in the same types.
-
-    Args:
-        rows (`Mapping[str, Any]`):
-            A row or a batch, with the columns named as in `layout`.
-        layout (`str` or `None`):
-            One of `LAYOUTS`; `None` if the columns follow none of them, when a batch is what has only lists of one
-            length.
-
-    Returns:
-        `bool`: Whether `rows` is a batch. Where nothing tells (a conversation without messages and without any other
-        column), it is a row.
-
-    Example:
-    ```python
-    >>> is_batch({"text": "a"}, "text"), is_batch({"text": ["a"]}, "text")
-    (False, True)
-    ```
-    """
-    if not rows:
-        return False
-    values = dict(rows)
-    if any(not _is_sequence(value) for value in values.values()):
-        return False  # a column of a batch is a sequence, also where all its values are None
-    if len({len(value) for value in values.values()}) > 1:
-        return False
-    if layout is None:
-        return True
-    for group in _NEEDED[layout]:
-        for name in group:
-            if name in values and (told := _holds_rows(values[name], layout)) is not None:
-                return told
-    return any(_holds_rows(value, "text") for name, value in values.items() if _is_scalar_column(name, layout))
-
-
-def split_batch(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """
-    Turn a batch (a dict of columns) into its rows.
-
-    Args:
-        batch (`Mapping[str, Any]`):
-            Columns of one length: lists, NumPy arrays or tensors.
-
-    Returns:
-        `list[dict]`: One dict a row.
-
-    Raises:
-        ValueError: If the columns differ in length.
-
-    Example:
-    ```python
-    >>> split_batch({"text": ["a", "b"]})
-    [{'text': 'a'}, {'text': 'b'}]
-    ```
-    """
-    columns = dict(batch)
-    lengths = {name: len(column) for name, column in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"The columns of a batch must have one length, got {lengths}.")
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def rows_of(
-    rows: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    layout: str | None = "auto",
-    columns: Mapping[str, str] | None = None,
-) -> tuple[list[dict[str, Any]], bool]:
-    """
-    Take what `datasets.map` hands over, a row or a batch, as a list of rows.
-
-    Args:
-        rows (`Mapping[str, Any]` or `Sequence[Mapping[str, Any]]`):
-            A row, a batch as a dict of columns, or a list of rows.
-        layout (`str`, *optional*, defaults to `"auto"`):
-            As in [`detect_layout`]. `None` does not ask that the columns follow a layout.
-        columns (`Mapping[str, str]`, *optional*):
-            As in [`detect_layout`]; used to understand the columns, the rows keep their names.
-
-    Returns:
-        `tuple[list[dict], bool]`: The rows, and whether `rows` was a batch.
-
-    Raises:
-        ValueError: If the columns follow no known layout.
-        TypeError: If `rows` is neither a mapping nor a list of mappings.
-
-    Example:
-    ```python
-    >>> rows_of({"text": "a"}), rows_of({"text": ["a"]})
-    (([{'text': 'a'}], False), ([{'text': 'a'}], True))
-    ```
-    """
-    if isinstance(rows, Mapping):
-        found = _layout_or_none(rows) if layout is None else detect_layout(rows, layout, columns)
-        if is_batch(_renamed(dict(rows), columns), found):
-            return split_batch(rows), True
-        return [dict(rows)], False
-    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-        return [dict(row) for row in rows], True
-    raise TypeError(f"`rows` must be a row, a batch (a dict of columns) or a list of rows, got {type(rows).__name__}.")
-
-
-def _missing(layout: str, names: set[str]) -> tuple[str, ...]:
-    return next((group for group in _NEEDED[layout] if not names.intersection(group)), ())
-
-
-def _layout_list() -> str:
-    return ", ".join(f"{name} ({' + '.join('|'.join(group) for group in _NEEDED[name])})" for name in LAYOUTS)
-
-
-def _layout_or_none(names: Iterable[str]) -> str | None:
-    known = set(names)
-    return next((layout for layout in LAYOUTS if not _missing(layout, known)), None)
-
-
-def _renamed(row: dict[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:
-    if not columns:
-        return row
-    if missing := [name for name in columns if name not in row]:
-        raise ValueError(f"`columns` names {missing}, but the columns are {sorted(row)}.")
-    kept = {name: value for name, value in row.items() if name not in columns}
-    return {**kept, **{ours: row[theirs] for theirs, ours in columns.items()}}
-
-
-def _is_sequence(value: Any) -> bool:
-    """Lists, tuples, arrays with a dimension, lazy columns; not text, and not a scalar of NumPy or torch."""
-    if isinstance(value, str | bytes | Mapping):
-        return False
-    return getattr(value, "ndim", 1) > 0 and hasattr(value, "__len__") and hasattr(value, "__getitem__")
-
-
-def _is_scalar_column(name: str, layout: str) -> bool:
-    """Whether a row holds one value here as far as is known, so that a list is a column."""
-    return name not in _LISTS_IN_ROWS and not any(name in group for group in _NEEDED[layout])
-
-
-def _holds_rows(value: Any, layout: str) -> bool | None:
-    """Whether a sequence is a column (`True`) or the value of one row (`False`); `None` if it does not tell."""
-    first = next((item for item in value if item is not None), None)
-    if layout == "tokenized":
-        return None if len(value) == 0 else first is None or _is_sequence(first)
-    if layout in ("messages", "sharegpt", "prompt_completion"):
-        return None if len(value) == 0 else not isinstance(first, Mapping)
-    return not isinstance(first, Mapping)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Rows
-# --------------------------------------------------------------------------------------------------------------------
-
-
-def parse_row(row: Mapping[str, Any], layout: str, columns: Mapping[str, str] | None = None) -> Row:
+def parse_row(row: Mapping[str, Any], reading: Reading) -> Row:
     """
     Read one row.
 
     Args:
         row (`Mapping[str, Any]`):
-            The row. Values may be Python objects, NumPy arrays or tensors.
-        layout (`str`):
-            One of `LAYOUTS`, as [`detect_layout`] found it.
-        columns (`Mapping[str, str]`, *optional*):
-            As in [`detect_layout`].
+            The row, with all columns of its dataset. Values may be Python objects, NumPy arrays or tensors.
+        reading ([`Reading`]):
+            What stands in which column.
 
     Returns:
         [`Conversation`], [`Instruction`], [`PlainText`], [`TokenRow`] or [`Skipped`]: what the row says. Half of a
@@ -472,115 +287,130 @@ def parse_row(row: Mapping[str, Any], layout: str, columns: Mapping[str, str] | 
 
     Example:
     ```python
-    >>> parse_row({"prompt": "2 + 3 =", "completion": " 5"}, "prompt_completion")
+    >>> from hf_dlc.layouts import read_columns
+
+    >>> reading = read_columns(["prompt", "completion"])
+    >>> parse_row({"prompt": "2 + 3 =", "completion": " 5"}, reading)
     PlainText(prompt='2 + 3 =', completion=' 5')
-    >>> parse_row({"prompt": "2 + 3 =", "completion": None}, "prompt_completion")
-    Skipped(reason='empty_response')
+    >>> parse_row({"prompt": "2 + 3 =", "completion": None}, reading).why
+    "column 'completion': there is no text"
     ```
     """
     try:
-        return _READERS[layout](_renamed(dict(row), columns))
+        return _READERS[reading.layout](_Cells(row, reading))
     except _UnusableError as unusable:
-        return Skipped(unusable.reason)
+        return Skipped(unusable.reason, unusable.why)
 
 
-def _read_tokens(row: dict[str, Any]) -> TokenRow:
-    ids = _integers(row["input_ids"])
-    keep = _integers(row["attention_mask"]) if row.get("attention_mask") is not None else [1] * len(ids)
-    labels = _integers(row["labels"]) if "labels" in row else _masked(ids, row)
+# --------------------------------------------------------------------------------------------------------------------
+# Layouts
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _read_tokens(cells: _Cells) -> TokenRow:
+    ids = cells.read("input_ids", _integers)
+    masks = {name: cells.read(name, _mask) for name in ("attention_mask", "completion_mask", "assistant_masks")}
+    labels = cells.read("labels", _integers) if "labels" in cells.reading.columns else _masked(ids, masks)
+    keep = masks["attention_mask"] or [1] * len(ids)
     if len(labels) != len(ids) or len(keep) != len(ids):
-        raise _UnusableError(INVALID_ROW)
+        raise _UnusableError(INVALID_ROW, f"labels and masks must be as long as the {len(ids)} input_ids")
     if any(label not in (-100, token) for label, token in zip(labels, ids, strict=True)):
-        raise _UnusableError(INVALID_ROW)  # learning another token than the one that is there has no probability here
+        # Learning another token than the one that is there has no probability here.
+        raise _UnusableError(INVALID_ROW, "each label must be -100 or the token in its place")
     return TokenRow(
         [token for token, kept in zip(ids, keep, strict=True) if kept],
         [label for label, kept in zip(labels, keep, strict=True) if kept],
     )
 
 
-def _masked(ids: list[int], row: dict[str, Any]) -> list[int]:
+def _masked(ids: list[int], masks: Mapping[str, list[int] | None]) -> list[int]:
     """Labels of a row that has none: its masks, or every token."""
-    masks = [_integers(row[name]) for name in ("completion_mask", "assistant_masks") if row.get(name) is not None]
-    if any(len(mask) != len(ids) for mask in masks):
-        raise _UnusableError(INVALID_ROW)
-    return [token if all(mask[i] for mask in masks) else -100 for i, token in enumerate(ids)]
+    chosen = {name: mask for name, mask in masks.items() if name != "attention_mask" and mask is not None}
+    for name, mask in chosen.items():
+        if len(mask) != len(ids):
+            raise _UnusableError(INVALID_ROW, f"column {name!r}: must be as long as the {len(ids)} input_ids")
+    return [token if all(mask[i] for mask in chosen.values()) else -100 for i, token in enumerate(ids)]
 
 
-def _integers(value: Any) -> list[int]:
-    value = _plain(value)
-    if not isinstance(value, list) or not all(isinstance(item, int) for item in value):
-        raise _UnusableError(INVALID_ROW)
-    return value
+def _read_prompt_completion(cells: _Cells) -> PlainText | Conversation:
+    if not any(isinstance(cells.read(part, _text_or_messages), list) for part in ("prompt", "completion")):
+        completion = cells.read("completion", _response)
+        return PlainText(cells.read("prompt", _required), completion)
+    prompt, completion = cells.read("prompt", _prompt_turns), cells.read("completion", _completion_turns)
+    prompt = [*_system_turn(cells, prompt), *prompt]
+    return Conversation((*prompt, *completion), len(prompt), *_chat_options(cells))
 
 
-def _read_prompt_completion(row: dict[str, Any]) -> PlainText | Conversation:
-    prompt, completion = _plain(row.get("prompt")), _plain(_first(row, ("completion", "response")))
-    if not isinstance(prompt, list) and not isinstance(completion, list):
-        return PlainText(completion=_response(completion), prompt=_required(prompt))
-    before = _turns(prompt, "user")
-    after = _turns(completion, "assistant")
-    if not before:
-        raise _UnusableError(INVALID_ROW)
-    _check_completion(after)
-    tools, template_kwargs = _chat_options(row)
-    return Conversation((*before, *after), len(before), tools, template_kwargs)
+def _prompt_turns(value: Any) -> list[Turn]:
+    turns = _turns(_text_or_messages(value), "user")
+    if not turns:
+        raise _UnusableError(INVALID_ROW, "there is no message")
+    return turns
 
 
-def _check_completion(turns: list[Turn]) -> None:
+def _completion_turns(value: Any) -> list[Turn]:
+    turns = _turns(_text_or_messages(value), "assistant")
     if not any(turn.content.strip() or turn.tool_calls for turn in turns):
-        raise _UnusableError(EMPTY_RESPONSE)
+        raise _UnusableError(EMPTY_RESPONSE, "there is no text")
     learned = {turn.learned for turn in turns if turn.role == "assistant"}
     if True not in learned:
-        raise _UnusableError(NO_TARGET)
-    if False in learned:
-        raise _UnusableError(INVALID_ROW)  # a completion is learned as a whole; turns are told apart in `messages`
+        raise _UnusableError(NO_TARGET, f"no turn is learned from; {_roles_of(turns)}")
+    if False in learned:  # a completion is learned as a whole; turns are told apart in `messages`
+        raise _UnusableError(INVALID_ROW, "all turns of a completion are learned from, and some are marked otherwise")
+    return turns
 
 
-def _read_messages(row: dict[str, Any], name: str = "messages") -> Conversation:
-    turns = _turns(_plain(row.get(name)), None)
+def _read_messages(cells: _Cells) -> Conversation:
+    turns = cells.read("messages", lambda value: _turns(_messages(value), None))
+    answers = _ANSWERS_ELSEWHERE.intersection(cells.reading.unread)
+    if answers and turns and turns[-1].role != "assistant":  # earlier turns would be taken for what the row teaches
+        raise _UnusableError(
+            INVALID_ROW,
+            f"the last message is not the assistant's, and the answer seems to stand in {sorted(answers)}: map the "
+            "messages to 'prompt' and one of these to 'completion' with `columns=`",
+        )
+    cells.read("messages", lambda _: _check_learned(turns))
+    return Conversation((*_system_turn(cells, turns), *turns), None, *_chat_options(cells))
+
+
+def _check_learned(turns: list[Turn]) -> None:
     learned = [turn for turn in turns if turn.learned]
     if not learned:
-        raise _UnusableError(NO_TARGET)
+        raise _UnusableError(NO_TARGET, f"no turn is learned from; {_roles_of(turns)}")
     if not any(turn.content.strip() or turn.tool_calls for turn in learned):
-        raise _UnusableError(EMPTY_RESPONSE)
-    tools, template_kwargs = _chat_options(row)
-    return Conversation(tuple(turns), None, tools, template_kwargs)
+        raise _UnusableError(EMPTY_RESPONSE, "no assistant turn has any text")
 
 
-def _read_sharegpt(row: dict[str, Any]) -> Conversation:
-    conversation = _read_messages(row, "conversations")
-    system = _optional(row.get("system"))
-    if not system or conversation.turns[0].role == "system":
-        return conversation
-    turns = (Turn("system", system), *conversation.turns)
-    return Conversation(turns, None, conversation.tools, conversation.template_kwargs)
+def _roles_of(turns: list[Turn]) -> str:
+    return f"the roles are {sorted({turn.role for turn in turns})}, of which 'assistant' is learned"
 
 
-def _read_alpaca(row: dict[str, Any]) -> Instruction:
-    response = _response(_first(row, _ANSWERS))
-    asked = _required(row.get("instruction"))
-    context = _optional(_first(row, ("input", "context")))
+def _system_turn(cells: _Cells, turns: list[Turn]) -> list[Turn]:
+    """The system prompt of a column of its own, unless the messages bring one."""
+    system = cells.read("system", _optional)
+    return [Turn("system", system)] if system and turns[0].role != "system" else []
+
+
+def _read_instruction(cells: _Cells) -> Instruction:
+    response = cells.read("response", _response)
+    asked = cells.read("instruction", _required)
+    context = cells.read("input", _optional)
     context = "" if _NO_INPUT.fullmatch(context) else context
-    return Instruction(asked, context, response, _optional(row.get("system")), *_chat_options(row))
+    system, history = cells.read("system", _optional), cells.read("history", _history)
+    return Instruction(asked, context, response, system, history, *_chat_options(cells))
 
 
-def _read_question(row: dict[str, Any]) -> Instruction:
-    response = _response(_first(row, ("answer", "response", "output")))
-    asked = _required(row.get("question"))
-    return Instruction(asked, "", response, _optional(row.get("system")), *_chat_options(row))
+def _read_text(cells: _Cells) -> PlainText:
+    return PlainText("", cells.read("text", _response))
 
 
-def _read_text(row: dict[str, Any]) -> PlainText:
-    return PlainText("", _response(row.get("text")))
-
-
-_READERS = {
+_READERS: dict[str, Callable[[_Cells], Row]] = {
     "tokenized": _read_tokens,
     "prompt_completion": _read_prompt_completion,
     "messages": _read_messages,
-    "sharegpt": _read_sharegpt,
-    "alpaca": _read_alpaca,
-    "question_answer": _read_question,
+    "sharegpt": _read_messages,
+    "alpaca": _read_instruction,
+    "question_answer": _read_instruction,
     "text": _read_text,
 }
 
@@ -590,9 +420,10 @@ _READERS = {
 # --------------------------------------------------------------------------------------------------------------------
 
 
-def _first(row: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """The value of the first of the columns that is there, also where it is None: the dataset decides, not the row."""
-    return next((row[name] for name in names if name in row), None)
+def _invalid(value: Any, wanted: str) -> _UnusableError:
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
+    return _UnusableError(INVALID_ROW, f"must be {wanted}, got {type(value).__name__} {shown}")
 
 
 def _is_missing(value: Any) -> bool:
@@ -600,8 +431,17 @@ def _is_missing(value: Any) -> bool:
 
 
 def _required(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _UnusableError(INVALID_ROW)
+    """Text; a number is the text that it is written as, bytes are UTF-8."""
+    value = _plain(value)
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise _invalid(value, "text, or bytes of it in UTF-8") from None
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        value = repr(value)
+    if not isinstance(value, str):  # a truth value might have been written as 'yes', '1' or 'true'
+        raise _invalid(value, "text or a number")
     return _clean(value)
 
 
@@ -613,8 +453,19 @@ def _optional(value: Any) -> str:
 def _response(value: Any) -> str:
     text = _optional(value)
     if not text:
-        raise _UnusableError(EMPTY_RESPONSE)
+        raise _UnusableError(EMPTY_RESPONSE, "there is no text")
     return text
+
+
+def _integers(value: Any) -> list[int]:
+    value = _plain(value)
+    if not isinstance(value, list) or not all(isinstance(item, int) for item in value):
+        raise _invalid(value, "a list of whole numbers")
+    return value
+
+
+def _mask(value: Any) -> list[int] | None:
+    return None if value is None else _integers(value)
 
 
 def _clean(value: Any) -> Any:
@@ -642,22 +493,67 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _chat_options(row: dict[str, Any]) -> tuple[list | None, dict[str, Any]]:
+def _chat_options(cells: _Cells) -> tuple[list | None, dict[str, Any]]:
     """The `tools` and `chat_template_kwargs` columns."""
-    tools = _plain(row.get("tools"))
+    return cells.read("tools", _tools), cells.read("chat_template_kwargs", _template_kwargs)
+
+
+def _tools(value: Any) -> list | None:
+    tools = _plain(value)
     if isinstance(tools, str):
         tools = _parsed(tools) if tools.strip() else None
-    template_kwargs = _plain(row.get("chat_template_kwargs"))
-    if not isinstance(tools, list | None) or not isinstance(template_kwargs, dict | None):
-        raise _UnusableError(INVALID_ROW)
-    return _clean(tools), _clean(template_kwargs or {})
+    if not isinstance(tools, list | None):
+        raise _invalid(tools, "a list of tools, or JSON text of one")
+    return _clean(tools)
+
+
+def _template_kwargs(value: Any) -> dict[str, Any]:
+    options = _plain(value)
+    if not isinstance(options, dict | None):
+        raise _invalid(options, "a dict")
+    return _clean(options or {})
 
 
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise _UnusableError(INVALID_ROW) from None
+        raise _invalid(text, "valid JSON") from None
+
+
+def _history(value: Any) -> tuple[tuple[str, str], ...]:
+    """Pairs of a question and its answer."""
+    pairs = _plain(value)
+    pairs = _parsed(pairs) if isinstance(pairs, str) and pairs.strip() not in _NOTHING else pairs or []
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise _invalid(pairs, "a list of pairs of a question and its answer")
+    return tuple((_optional(question), _optional(answer)) for question, answer in pairs)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Messages
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _messages(value: Any) -> Any:
+    """Messages as a list, also from JSON text, from a dict of lists, and from a single message."""
+    value = _plain(value)
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        value = _parsed(value)
+    if not isinstance(value, dict):
+        return value
+    role = _either(value, "role", "from")
+    if not isinstance(role, list):
+        return [value]
+    columns = {key: values for key, values in value.items() if isinstance(values, list)}
+    if len({len(values) for values in columns.values()}) > 1:
+        raise _invalid(value, "a list of messages, or a dict of lists of one length")
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _text_or_messages(value: Any) -> Any:
+    """A prompt or a completion: text stays text, also if it is JSON."""
+    return _plain(value) if isinstance(value, str) else _messages(value)
 
 
 def _turns(value: Any, role_of_text: str | None) -> list[Turn]:
@@ -666,32 +562,51 @@ def _turns(value: Any, role_of_text: str | None) -> list[Turn]:
         text = _optional(value)
         return [Turn(role_of_text, text, learned=role_of_text == "assistant")] if text else []
     if not isinstance(value, list):
-        raise _UnusableError(INVALID_ROW)
-    return [_turn(message) for message in value]
+        raise _invalid(value, "a list of messages, each a dict with role and content (or from and value)")
+    return [_numbered_turn(number, message) for number, message in enumerate(value)]
+
+
+def _numbered_turn(number: int, message: Any) -> Turn:
+    try:
+        return _turn(message)
+    except _UnusableError as unusable:
+        raise _UnusableError(unusable.reason, f"message {number}: {unusable.why}") from None
 
 
 def _turn(message: Any) -> Turn:
     if not isinstance(message, dict):
-        raise _UnusableError(INVALID_ROW)
+        raise _invalid(message, "a dict with role and content (or from and value)")
     role = _either(message, "role", "from")
     if not isinstance(role, str):
-        raise _UnusableError(INVALID_ROW)
-    content = _content(_either(message, "content", "value"))
+        raise _invalid(message, "a dict with the name of a role under 'role' or 'from'")
     learned = _is_learned(message)
-    if role in _CALL_ROLES:
-        return _call_turn(content, learned)
-    role = _ROLES.get(role, role)
-    calls = message.get("tool_calls") or None
-    if not isinstance(calls, list | None):
-        raise _UnusableError(INVALID_ROW)
+    name = role.strip().rstrip(":").lower()
+    if name in _CALL_ROLES:
+        return _call_turn(_content(_either(message, "content", "value")), learned)
+    role, calls = _ROLES.get(name, role), _calls(message)
+    if not calls and not {"content", "value"} & message.keys() and message.keys() - _TURN_KEYS:
+        raise _invalid(message, "a dict with the text under 'content' or 'value'")
+    content = _content(_either(message, "content", "value"))
     extra = {key: _clean(item) for key, item in message.items() if key not in _TURN_KEYS and item is not None}
-    return Turn(role, content, learned and role == "assistant", _clean(calls), extra=extra)
+    return Turn(role, content, learned and role == "assistant", calls, extra=extra)
 
 
 def _either(message: dict[str, Any], name: str, synonym: str) -> Any:
     """The value under one of two names: Arrow gives every message of a column all keys, the missing ones as None."""
     value = message.get(name)
     return message.get(synonym) if value is None else value
+
+
+def _calls(message: dict[str, Any]) -> list[dict] | None:
+    """Tool calls, also as JSON text, and the one call of the older key `function_call`."""
+    calls = message.get("tool_calls")
+    if isinstance(calls, str):
+        calls = None if calls.strip() in _NOTHING else _parsed(calls)
+    if not calls and isinstance(call := message.get("function_call"), dict) and call.get("name"):
+        calls = [{"type": "function", "function": call}]
+    if not isinstance(calls, list | None):
+        raise _invalid(calls, "a list of calls under 'tool_calls'")
+    return _clean(calls) or None
 
 
 def _call_turn(text: str, learned: bool) -> Turn:
@@ -710,18 +625,21 @@ def _call_turn(text: str, learned: bool) -> Turn:
 def _is_learned(message: dict[str, Any]) -> bool:
     marks = [message[name] for name in _MARKS if message.get(name) is not None]
     if not all(isinstance(mark, bool | int | float) for mark in marks):
-        raise _UnusableError(INVALID_ROW)
+        raise _invalid(marks, f"numbers or truth values under {', '.join(_MARKS)}")
     return all(marks)
 
 
 def _content(value: Any) -> str:
-    """Text, or the texts of typed parts one after the other. Images and other parts cannot be read."""
+    """Text, or the texts of typed parts one after the other. Images, reasoning and other parts cannot be read."""
     if not isinstance(value, list):
         return "" if _is_missing(value) else _required(value)
-    return "".join(_part(part) for part in value)
+    return "".join(map(_part, value))
 
 
 def _part(part: Any) -> str:
-    if isinstance(part, dict) and part.get("type") in ("text", None):
-        part = next((part[key] for key in ("text", "value", "content") if part.get(key) is not None), None)
-    return _required(part)
+    if not isinstance(part, dict):
+        return _required(part)
+    kind = part.get("type")
+    if kind not in ("text", None):
+        raise _invalid(part, "a part of the type 'text'")
+    return _required(next((part[key] for key in ("text", "value", "content") if part.get(key) is not None), None))

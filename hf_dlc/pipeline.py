@@ -35,10 +35,12 @@ from .arguments import (
 )
 from .columns import score_features
 from .config import DLCConfig, command_line
+from .errors import DLCError
 from .execution.distributed import cpu_threads, on_main_process, process_state
 from .execution.estimate import RunEstimate
 from .execution.journal import Journal
 from .execution.peers import Peers, watch_peers
+from .execution.skipped import count_skipped, in_words
 from .manifest import describe_scoring
 from .reporting import check_group_and_flag_columns
 from .run_folder import MANIFEST_NAME, SCORING_NAME, write_scoring, write_subset
@@ -101,7 +103,15 @@ def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) ->
         return None
     with run.writing():
         write_scoring(run.output, scored, scoring)
+    _require_scores(scored, config)
     return scoring
+
+
+def _require_scores(scored: Dataset, config: DLCConfig) -> None:
+    """Rows that could be read may still all get NaN from the model."""
+    counts = count_skipped(scored[f"{config.prefix}_status"][:])
+    if sum(counts.values()) == len(scored):
+        raise DLCError(f"none of the {len(scored)} rows has a score: {in_words(counts, {})}. Try another model.")
 
 
 def check_selection(options: SelectionArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:
@@ -144,6 +154,7 @@ class _Run:
             scored, taken = self._score(dataset, scorer, estimate, peers)
             # The scorer keeps the levels for the report; whether they go into the subset is the user's choice.
             facts = {"options": asdict(self.options), "keep_levels": self.config.keep_levels, "run": taken}
+            facts["reading"] = scorer.reading_ and asdict(scorer.reading_)
             if is_main:
                 facts["commands"] = [self._command(scorer, identity)]
             scoring = describe_scoring(scorer, identity, **facts) if is_main else {}
@@ -190,6 +201,7 @@ class _Run:
             scorer.fit(dataset, options.num_threads)
         estimate = scorer.estimate(dataset, num_threads=options.num_threads)
         logger.info("estimate: %s", estimate)
+        estimate.require_rows()
         return dataset, scorer, estimate
 
     def _score(

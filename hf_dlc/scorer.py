@@ -34,7 +34,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from .cache import cache_folder, write_json
-from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features, with_columns
+from .columns import TRUNCATED, build_columns, score_features, with_columns
 from .config import CONFIG_NAME, DLCConfig, MaskSchedule
 from .digest import json_digest, model_digest, processor_digest, rows_digest
 from .errors import DLCError
@@ -53,6 +53,7 @@ from .execution.peers import Peers, watch_peers
 from .execution.plan import MicroBatch, cost, cut_batches, deal
 from .execution.progress import progress_bar
 from .execution.sharded import run_sharded
+from .execution.skipped import count_skipped, first_skipped, in_words
 from .loading import STATE_NAME, ModelSource, find_saved
 from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
@@ -63,13 +64,14 @@ from .tasks.encoding import RowEncoder
 from .tasks.image_classification import ImageClassificationTask, is_image_model
 from .tasks.images import ImageEncoder
 from .tasks.prototypes import Prototypes
+from .tasks.reading import DatasetReading
 
 
 logger = logging.getLogger(__name__)
 
 # Part of every fingerprint. Raise it when the same rows, weights and config would get other scores than before, or
 # other columns: `datasets` hashes a class of an installed package by name, so it cannot see a change of the code.
-SCORE_VERSION = 3
+SCORE_VERSION = 4
 
 # Tokens of a micro-batch, padding included, where `tokens_per_batch` is "auto"; in float32, where each takes twice the
 # memory, half as many.
@@ -428,6 +430,7 @@ class DLCScorer:
         """What is found out on the way, and changes no score."""
         self._limit = TokenLimit()
         self._warned_of_memory = False
+        self._told_reasons: set[str] = set()  # why rows that came through `map` have no score
         self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
         self._row_prefixes: tuple[Any, dict[int, Any]] = None, {}  # for rows that do, and the weights they belong to
         self._encoded: dict[tuple[str, str], list[EncodedRow]] = {}  # from `fit` and `estimate` to `score`
@@ -518,7 +521,7 @@ class DLCScorer:
     @cached_property
     def _probe_encoder(self) -> RowEncoder:
         template = "auto" if callable(self.config.template) else self.config.template
-        return RowEncoder(self.processor, template=template, max_length=self.config.max_length)
+        return RowEncoder(self.processor, template=template, max_length=self.config.max_length, says=False)
 
     def _find_schedule(self) -> tuple[float, ...]:
         rows = self._probe_encoder.encode(probe_rows())
@@ -696,12 +699,20 @@ class DLCScorer:
         self._check_fit()
         self._encoded.clear()  # nobody waits for it any more
         encoded, is_batch = self._task.encode_rows(rows)
+        self._tell_reasons(encoded)
         with self._lock:
             work = [self._plan(encoded)] * self._levels
             run_one = work[0] and not is_batch and self._hold_levels()
             scores = self._run_row(encoded, work) if run_one else self._run(encoded, work)
         columns = self._columns(encoded, *scores)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
+
+    def _tell_reasons(self, encoded: Sequence[EncodedRow]) -> None:
+        """Say of the first row of each kind that comes through `map` why it has no score."""
+        for row in encoded:
+            if row.why and row.status not in self._told_reasons:
+                self._told_reasons.add(row.status)
+                logger.warning("a row has no score (%s), nor will others like it: %s", row.status, row.why)
 
     def score(
         self,
@@ -759,7 +770,7 @@ class DLCScorer:
                 scores = self._run_settled(encoded, settings, journal, state, peers, chunk_seconds)
         columns = self._columns(encoded, *scores)
         if state.is_main_process:
-            _report_skipped(columns[f"{self.config.prefix}_status"])
+            _report_skipped(columns[f"{self.config.prefix}_status"], encoded)
         return with_columns(dataset, columns, score_features(self.config.prefix, self.config.keep_levels))
 
     def _begin(
@@ -871,6 +882,48 @@ class DLCScorer:
             plan, processes = self._plan(encoded), state.num_processes
             return estimate_run(self._task, self._masker, encoded, plan, self._levels, processes, self._limit)
 
+    @property
+    def reading_(self) -> DatasetReading | None:
+        """
+        What was read of the dataset that was scored, estimated or mapped last: its layout, which columns as what, what
+        is learned from, and what was left out. `None` before the first row.
+        """
+        return self._task.reading
+
+    def preview(self, dataset: Dataset, rows: int = 2) -> str:
+        """
+        The first rows as they will be scored, to be printed.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Rows, as for [`~DLCScorer.score`].
+            rows (`int`, *optional*, defaults to 2):
+                How many.
+
+        Returns:
+            `str`: The text of each row with its special tokens and with marks around what is learned from; of a row
+            that has no score, the reason.
+
+        Raises:
+            ValueError: If the model is an image model, or if the columns follow no known layout.
+
+        Example:
+        ```python
+        >>> print(scorer.preview(dataset, rows=1))
+        ⟦learned from⟧
+        --- row 0: 23 tokens, 4 of them learned from
+        <|im_start|>user
+        What is the capital of France?<|im_end|>
+        <|im_start|>assistant
+        ⟦Paris.<|im_end|>
+        ⟧
+        ```
+        """
+        if self._is_of_images:
+            raise ValueError("images have no text to show. Look at the images and labels of the dataset.")
+        _require_dataset(dataset)
+        return self._task.preview(dataset.select(range(min(rows, len(dataset)))))
+
     def tokenize(self, dataset: Dataset) -> Dataset:
         """
         The rows as token ids and labels, for a trainer that is to learn from the very tokens that are scored.
@@ -898,7 +951,7 @@ class DLCScorer:
             raise ValueError("images have no tokens. Train on them with the model's image processor.")
         _require_dataset(dataset)
         encoded = self._task.encode_dataset(dataset)
-        _report_skipped([row.status for row in encoded])
+        _report_skipped([row.status for row in encoded], encoded)
         places = [place for place, row in enumerate(encoded) if row.length]
         ids = [encoded[place].input_ids for place in places]
         labels = [np.where(encoded[place].targets, encoded[place].input_ids, -100) for place in places]
@@ -1077,10 +1130,9 @@ def _count(rows: Sequence[EncodedRow]) -> dict[str, int]:
     return dict(Counter(row.status for row in rows))
 
 
-def _report_skipped(statuses: Sequence[str]) -> None:
-    counts = Counter(statuses)
-    skipped = {status: count for status, count in sorted(counts.items()) if status not in SCORED_STATUSES}
-    if skipped:
-        logger.warning("%d of %d rows have no score: %s", sum(skipped.values()), len(statuses), skipped)
-    if counts[TRUNCATED]:
-        logger.warning("%d of %d rows were cut to max_length", counts[TRUNCATED], len(statuses))
+def _report_skipped(statuses: Sequence[str], encoded: Sequence[EncodedRow]) -> None:
+    if skipped := count_skipped(statuses):
+        words = in_words(skipped, first_skipped(encoded))
+        logger.warning("%d of %d rows have no score: %s", sum(skipped.values()), len(statuses), words)
+    if truncated := statuses.count(TRUNCATED):
+        logger.warning("%d of %d rows were cut to max_length", truncated, len(statuses))

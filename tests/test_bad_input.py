@@ -101,7 +101,7 @@ class TestRows:
             ({"messages": [{"content": "no role"}]}, "invalid_row"),
             ({"messages": "no list"}, "invalid_row"),
             ({"instruction": None, "output": "b"}, "invalid_row"),
-            ({"instruction": "a", "output": 3}, "invalid_row"),
+            ({"instruction": "a", "output": True}, "invalid_row"),
         ],
         ids=str,
     )
@@ -123,7 +123,7 @@ class TestRows:
             "instruction": ["a", 3, None, ["x"], GOOD["instruction"]],
             "output": ["b", "b", "b", "b", GOOD["output"]],
         }
-        assert scorer(batch)["dlc_status"] == ["ok", "invalid_row", "invalid_row", "invalid_row", "ok"]
+        assert scorer(batch)["dlc_status"] == ["ok", "ok", "invalid_row", "invalid_row", "ok"]
         rows = [{"instruction": asked, "output": said} for asked, said in zip(*batch.values(), strict=True)]
         scored = Dataset.from_list(rows, on_mixed_types="use_json").map(scorer, batched=True)
         assert scored["dlc_status"][:] == scorer(batch)["dlc_status"]

@@ -220,7 +220,10 @@ class TestWholeDatasets:
         with caplog.at_level(logging.WARNING, "hf_dlc"):
             scored = make_scorer(max_length=40).score(Dataset.from_list(rows))
         messages = [record.getMessage() for record in caplog.records]
-        assert "5 of 9 rows have no score: {'empty_response': 4, 'truncated_away': 1}" in messages
+        assert messages[0] == (
+            "5 of 9 rows have no score: empty_response 4 (row 3: column 'output': there is no text), truncated_away 1 "
+            "(row 4: max_length=40 ends before token 120, the first target)"
+        )
         assert f"{scored['dlc_status'][:].count('truncated')} of 9 rows were cut to max_length" in messages
         assert scored["dlc_status"][-1] == "truncated"
 

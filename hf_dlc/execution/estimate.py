@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import psutil
 import torch
 
-from ..columns import SCORED_STATUSES
+from ..columns import TRUNCATED
 from ..masking import Masker
 from ..tasks import EncodedRow, Task
+from ..tasks.reading import DatasetReading
 from .loop import TokenLimit, in_parts_that_fit
 from .plan import MicroBatch
+from .skipped import count_skipped, first_skipped, in_words
 
 
 # A forward pass keeps about this many tensors of (tokens, widest layer) alive at once.
@@ -51,6 +52,10 @@ class RunEstimate:
         memory_bytes (`int`):
             Weights, the copy of the maskable ones, and activations, in each process; on the CPU all that is resident,
             the libraries included.
+        first_skipped (`dict[str, str]`, *optional*):
+            Of the rows of each reason the first, with what is wrong with it.
+        reading ([`DatasetReading`], *optional*):
+            Which columns are read as what, and what is left out.
     """
 
     rows: int
@@ -61,6 +66,22 @@ class RunEstimate:
     forward_passes: int
     seconds: float
     memory_bytes: int
+    first_skipped: dict[str, str] = field(default_factory=dict)
+    reading: DatasetReading | None = None
+
+    def require_rows(self) -> None:
+        """
+        Refuse to go on without a row that can be scored.
+
+        Raises:
+            ValueError: If there is none, with the first row of each reason.
+        """
+        if self.rows == 0:
+            raise ValueError("the dataset has no rows. Pass another one.")
+        if sum(self.skipped.values()) == self.rows:
+            raise ValueError(
+                f"none of the {self.rows} rows can be scored: {in_words(self.skipped, self.first_skipped)}."
+            )
 
     def __str__(self) -> str:
         skipped = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items()) or "none"
@@ -81,19 +102,20 @@ def estimate_run(
     limit: TokenLimit,
 ) -> RunEstimate:
     """Count, time a few micro-batches, and multiply."""
-    statuses = Counter(row.status for row in rows)
     padded_tokens = sum(batch.padded_tokens for batch in batches)
     seconds_per_token = _seconds_per_token(task, rows, batches, limit)  # before the memory is looked at
     batches = [part for batch in batches for part in limit.parts(batch)]
     return RunEstimate(
         rows=len(rows),
-        skipped={status: count for status, count in sorted(statuses.items()) if status not in SCORED_STATUSES},
-        truncated=statuses["truncated"],
+        skipped=count_skipped([row.status for row in rows]),
+        truncated=sum(row.status == TRUNCATED for row in rows),
         tokens=sum(row.length for row in rows),
         target_tokens=sum(row.target_tokens for row in rows),
         forward_passes=len(batches) * levels,
         seconds=levels * padded_tokens * seconds_per_token / num_processes,
         memory_bytes=_memory(masker, batches),
+        first_skipped=first_skipped(rows),
+        reading=task.reading,
     )
 
 

@@ -12,6 +12,8 @@ import torch
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from .reading import DatasetReading
+
 
 # Rows are padded to a multiple of this many tokens. Libraries compile kernels for each shape that they meet, which
 # takes milliseconds and megabytes: with all lengths there are, a long run would keep gigabytes of them.
@@ -22,6 +24,7 @@ class EncodedRow(Protocol):
     """A row as a task feeds it to its model."""
 
     status: str
+    why: str  # what is wrong with a skipped row, in words
     prefix: int  # which of the task's constant prefixes the row begins with; 0: none
     prefix_length: int  # tokens of that prefix
 
@@ -58,6 +61,7 @@ class Share(NamedTuple):
 class Task(Protocol):
     """All that the run knows of rows and models."""
 
+    reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
     num_prefixes: int  # that rows may begin with, the empty one included
     is_dated: bool  # whether a row may be encoded otherwise tomorrow
 

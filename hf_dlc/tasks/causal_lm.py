@@ -19,6 +19,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from . import LENGTH_STEP, BatchScores, Share
 from .encoding import Encoding, RowEncoder
 from .head import OutputHead
+from .preview import preview_text
+from .reading import DatasetReading
 
 
 if TYPE_CHECKING:
@@ -73,6 +75,11 @@ class CausalLMTask:
         return len(self.encoder.prefixes)
 
     @property
+    def reading(self) -> DatasetReading | None:
+        """What is read of the rows; `None` before the first one."""
+        return self.encoder.reading
+
+    @property
     def is_dated(self) -> bool:
         """Some templates write the day into every row."""
         return "strftime_now" in (self.encoder.template_text or "")
@@ -84,8 +91,13 @@ class CausalLMTask:
 
     def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[Encoding]:
         """Encode all rows, in order, on every process: that is faster than to hand over their tokens."""
-        batches = dataset.with_format(None).iter(batch_size=_ROWS_PER_ENCODING)  # all columns, as plain Python
-        return [row for batch in batches for row in self.encode_rows(batch)[0]]
+        self.encoder.begin_dataset()
+        return [row for rows in self.encoder.batches_of(dataset, _ROWS_PER_ENCODING) for row in self.encode(rows)]
+
+    def preview(self, dataset: Dataset) -> str:
+        """The rows as they are scored, for people."""
+        batches = self.encoder.batches_of(dataset, _ROWS_PER_ENCODING)
+        return preview_text(self.encoder.tokenizer, [row for rows in batches for row in self.encode(rows)])
 
     def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
         """The rows: all that they need is in them."""

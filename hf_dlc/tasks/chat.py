@@ -68,6 +68,8 @@ class RefusedRowError(Exception):
 class ChatTemplate:
     """A chat template with the tokenizer's special tokens: conversations to text, and where its targets are."""
 
+    dropped: tuple[str, ...] = ()
+
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
         self._tokenizer = tokenizer
         self._given = text

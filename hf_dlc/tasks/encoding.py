@@ -20,6 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from datasets import ClassLabel, Dataset
+from datasets.formatting.formatting import LazyBatch, LazyDict
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_dlc.columns import INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
@@ -31,20 +34,23 @@ from hf_dlc.formats import (
     Row,
     Skipped,
     TokenRow,
-    detect_layout,
     parse_row,
-    rows_of,
 )
-from hf_dlc.tasks.chat import ChatTemplate, Draft, RefusedRowError, Span, label_of, warn_once
+from hf_dlc.layouts import Reading, is_media, read_columns, rows_of, split_batch
+from hf_dlc.tasks.chat import ChatTemplate, Draft, RefusedRowError, Span, label_of
+from hf_dlc.tasks.reading import DatasetReading, ReadingLog
 
 
 logger = logging.getLogger(__name__)
 
 # Raised when the encoding of some row changes, so that scores of different versions are never mixed.
-ENCODING_VERSION = 1
+ENCODING_VERSION = 2
 
 # A shorter head than this is not worth a pass of its own and attention to keys from elsewhere.
 _SHORTEST_PREFIX = 8
+
+# What stands for a picture or a sound, which is not decoded: no text.
+_NOT_DECODED = {"bytes": None, "path": None}
 
 # What users begin with, in kinds of characters that a tokenizer treats apart.
 _OPENINGS = ("Name it.", "7 + 5", "(a)", "«Ça»", "中文")
@@ -68,6 +74,8 @@ class Encoding(NamedTuple):
             Index into [`RowEncoder.prefixes`] of the tokens that this row begins with; 0 is no token.
         prefix_length (`int`, *optional*, defaults to 0):
             Number of tokens of that prefix.
+        why (`str`, *optional*, defaults to `""`):
+            Of a skipped row, what is wrong with it and what would be accepted.
     """
 
     input_ids: np.ndarray
@@ -75,6 +83,7 @@ class Encoding(NamedTuple):
     status: str
     prefix: int = 0
     prefix_length: int = 0
+    why: str = ""
 
     @property
     def length(self) -> int:
@@ -108,10 +117,12 @@ class RowEncoder:
         max_length (`int`, *optional*, defaults to 1024):
             Rows are cut to this many tokens, from the end.
         layout (`str`, *optional*, defaults to `"auto"`):
-            One of `hf_dlc.formats.LAYOUTS`; `"auto"` finds it from the column names.
+            One of `hf_dlc.layouts.LAYOUTS`; `"auto"` finds it from the column names.
         columns (`Mapping[str, str]`, *optional*):
-            From a column of the dataset to the name that a layout expects. A callable template gets the row with the
-            names of the dataset, so the two exclude each other.
+            From a column of the dataset to the name that a layout expects, or to `"ignore"`. A callable template gets
+            the row with the names of the dataset, so the two exclude each other.
+        says (`bool`, *optional*, defaults to `True`):
+            Whether it logs what it reads of a dataset.
 
     Raises:
         ValueError: If `template` is neither a known word nor an existing file, if it is `"chat"` and the tokenizer has
@@ -136,6 +147,7 @@ class RowEncoder:
         max_length: int = 1024,
         layout: str = "auto",
         columns: Mapping[str, str] | None = None,
+        says: bool = True,
     ) -> None:
         if max_length < 2:
             raise ValueError(f"`max_length` must be at least 2, a token and one before it, got {max_length}.")
@@ -146,7 +158,19 @@ class RowEncoder:
         self.max_length = max_length
         self.layout = layout
         self.columns = dict(columns or {})
-        self._chat = _chat_of(tokenizer, template)
+        self._says = says
+        self.begin_dataset()
+
+    def begin_dataset(self) -> None:
+        """Forget what was said of the rows so far: the next ones are those of another dataset."""
+        self._chat = _chat_of(self.tokenizer, self.template)
+        self._readings: dict[tuple[str, ...], Reading] = {}  # by the names of columns
+        self._log = ReadingLog(_name_of_chat(self.template) if self._chat else None, self.columns)
+
+    @property
+    def reading(self) -> DatasetReading | None:
+        """What was read of the rows since the dataset began; `None` before the first one."""
+        return self._log.result(self._chat.dropped if self._chat else ())
 
     @property
     def template_text(self) -> str | None:
@@ -167,7 +191,40 @@ class RowEncoder:
         Raises:
             ValueError: If the columns follow no known layout.
         """
-        return rows_of(rows, None if callable(self.template) else self.layout, self.columns)
+        if callable(self.template):
+            return rows_of(rows, None)
+        if isinstance(rows, LazyDict):
+            columns, is_batch = _readable(rows), isinstance(rows, LazyBatch)
+            return (split_batch(columns) if is_batch else [columns]), is_batch
+        return rows_of(rows, self.layout, self.columns)
+
+    def batches_of(self, dataset: Dataset, size: int) -> Iterator[list[dict[str, Any]]]:
+        """
+        The rows of a dataset, in order, as plain Python objects.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Dataset of any format.
+            size (`int`):
+                Rows at a time.
+
+        Yields:
+            `list[dict]`: Rows with all columns. Classes are given by name; pictures and sound are not decoded, unless
+            the template is a callable, which gets everything as it is.
+
+        Raises:
+            ValueError: If the columns follow no known layout.
+        """
+        plain = dataset.with_format(None)
+        if callable(self.template):
+            yield from map(split_batch, plain.iter(batch_size=size))
+            return
+        if len(dataset):
+            self._reading_of(tuple(dataset.column_names))  # a fault of the columns shows before any row is read
+        media = [name for name, feature in dataset.features.items() if is_media(feature)]
+        for batch in plain.remove_columns(media).iter(batch_size=size):
+            columns = {name: _by_name(values, dataset.features[name]) for name, values in batch.items()}
+            yield [{**row, **dict.fromkeys(media, _NOT_DECODED)} for row in split_batch(columns)]
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[Encoding]:
         """
@@ -213,29 +270,40 @@ class RowEncoder:
             "prefixes": [prefix.tolist() for prefix in self.prefixes],
         }
 
-    def _parse(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[Row]:
+    def _parse(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
         """The layout is found once from the columns of all rows, or, behind a callable, from the keys it returns."""
-        if not callable(self.template):
-            names = dict.fromkeys(name for row in rows for name in row)
-            layout = detect_layout(names, self.layout, self.columns) if rows else None
-            yield from (parse_row(dict.fromkeys(names) | dict(row), layout, self.columns) for row in rows)
-            return
-        found: dict[tuple[str, ...], str] = {}
-        for row in rows:
-            mapped = self.template(dict(row))
-            if not isinstance(mapped, Mapping):
-                raise TypeError(f"The callable `template` must return a dict, got {type(mapped).__name__}.")
-            keys = tuple(mapped)
-            if keys not in found:
-                found[keys] = detect_layout(keys, self.layout)
-            yield parse_row(mapped, found[keys])
+        if callable(self.template):
+            rows = [self._mapped(row) for row in rows]
+            names = [tuple(row) for row in rows]
+        else:
+            every = dict.fromkeys(name for row in rows for name in row)
+            rows = [every | row for row in rows]
+            names = [tuple(every)] * len(rows)
+        parsed: list[Row] = [parse_row(row, self._reading_of(keys)) for row, keys in zip(rows, names, strict=True)]
+        for keys in dict.fromkeys(names) if self._says else ():
+            places = [place for place, own in enumerate(names) if own == keys]
+            self._log.note(self._readings[keys], [rows[i] for i in places], [parsed[i] for i in places])
+        return parsed
+
+    def _mapped(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        mapped = self.template(dict(row))
+        if not isinstance(mapped, Mapping):
+            raise TypeError(f"The callable `template` must return a dict, got {type(mapped).__name__}.")
+        return dict(mapped)
+
+    def _reading_of(self, names: tuple[str, ...]) -> Reading:
+        if names not in self._readings:
+            self._readings[names] = read_columns(names, self.layout, self.columns)
+        return self._readings[names]
 
     def _draft(self, row: Row) -> Draft | Encoding:
         if isinstance(row, Skipped):
-            return _skipped(row.reason)
+            return _skipped(row.reason, row.why)
         if isinstance(row, TokenRow):
             if row.input_ids and not (min(row.input_ids) >= 0 and max(row.input_ids) < self._vocabulary_size):
-                return _skipped(INVALID_ROW)  # an id without an embedding would end the whole run
+                # An id without an embedding would end the whole run.
+                why = f"token ids must be in [0, {self._vocabulary_size}), the tokenizer's, got {max(row.input_ids)}"
+                return _skipped(INVALID_ROW, why)
             return self._encoding(row.input_ids, np.asarray(row.labels, dtype=np.int64) != -100)
         if isinstance(row, Instruction):
             row = row.conversation() if self._chat else row.plain_text()
@@ -246,8 +314,7 @@ class RowEncoder:
         try:
             return self._chat.draft(row)
         except RefusedRowError as refused:
-            warn_once(f"The chat template does not accept a row, which is skipped, as are others like it: {refused}")
-            return _skipped(INVALID_ROW)
+            return _skipped(INVALID_ROW, f"the chat template does not accept it: {refused}")
 
     def _plain_draft(self, row: PlainText) -> Draft:
         return Draft(row.prompt + self._with_eos(row.completion), row.prompt, rendered=False)
@@ -290,9 +357,12 @@ class RowEncoder:
     def _encoding(self, input_ids: list[int], targets: np.ndarray) -> Encoding:
         targets[:1] = False
         if not targets.any():
-            return _skipped(NO_TARGET)
+            return _skipped(NO_TARGET, "no token of it is learned from")
         if not targets[: self.max_length].any():
-            return _skipped(TRUNCATED_AWAY)
+            first = int(targets.argmax())
+            return _skipped(
+                TRUNCATED_AWAY, f"max_length={self.max_length} ends before token {first}, the first target"
+            )
         status = TRUNCATED if len(input_ids) > self.max_length else OK
         ids, targets = np.asarray(input_ids[: self.max_length], np.int32), targets[: self.max_length].copy()
         prefix = self._prefix_of(ids, targets)
@@ -376,8 +446,31 @@ def _name_of(template: Template) -> str:
     return str(template) if template in ("auto", "chat", "alpaca") else "file"
 
 
-def _skipped(status: str) -> Encoding:
-    return Encoding(np.empty(0, np.int32), np.empty(0, bool), status)
+def _name_of_chat(template: Template) -> str:
+    is_file = not callable(template) and template not in ("auto", "chat")
+    return f"turns of the chat template {Path(template).name}" if is_file else "turns of the tokenizer's chat template"
+
+
+def _readable(rows: LazyDict) -> dict[str, Any]:
+    """What `map` hands over, a row or a batch, without decoding pictures and sound."""
+    features = rows.formatter.features or {}
+    hidden = [_NOT_DECODED] * rows.pa_table.num_rows if isinstance(rows, LazyBatch) else _NOT_DECODED
+    return {
+        name: hidden if is_media(features.get(name)) else _by_name(rows[name], features.get(name)) for name in rows
+    }
+
+
+def _by_name(values: Any, feature: Any) -> Any:
+    """A class, or a column of classes, by name: its number says nothing."""
+    if not isinstance(feature, ClassLabel):
+        return values
+    if isinstance(values, list):
+        return [_by_name(value, feature) for value in values]
+    return None if values is None or values < 0 else feature.int2str(values)
+
+
+def _skipped(status: str, why: str) -> Encoding:
+    return Encoding(np.empty(0, np.int32), np.empty(0, bool), status, why=why)
 
 
 def _packed(rows: list[Encoding]) -> list[Encoding]:

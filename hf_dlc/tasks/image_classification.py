@@ -21,6 +21,7 @@ from ..columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
 from . import BatchScores, Share
 from .images import ImageEncoder, ImageRow
 from .prototypes import Logits, Prototypes
+from .reading import DatasetReading
 
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class ImageClassificationTask:
             raise ValueError(f"pooling must name a module of {type(model.base_model).__name__}, got {module!r}.")
         self.logits: Logits = logits
         self.prototypes: Prototypes | None = None
+        self.reading: DatasetReading | None = None
         self._warned_of_numbers = False
 
     @property
@@ -238,6 +240,17 @@ class ImageClassificationTask:
         return self.encoder.feed(rows)
 
     def _columns_of(self, features: Features) -> tuple[str, str]:
+        """The image and the label column; says once what is read."""
+        image, label = self._find_columns(features)
+        unread = tuple(name for name in features if name not in (image, label))
+        learned = "the label, by the trained head" if self.head == "classifier" else "the label, by class prototypes"
+        reading = DatasetReading("images", {"image": image, "label": label}, "as pixels", learned, unread)
+        if reading != self.reading:
+            self.reading = reading
+            logger.info("%s", reading)
+        return image, label
+
+    def _find_columns(self, features: Features) -> tuple[str, str]:
         images = [name for name, feature in features.items() if isinstance(feature, Image)]
         classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
         return self.encoder.find_columns(list(features), images, classes)

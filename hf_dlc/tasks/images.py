@@ -74,6 +74,8 @@ class ImageRow(NamedTuple):
             What the image costs, in tokens.
         pixels (`torch.Tensor`, *optional*):
             What the model sees, of shape `(channels, height, width)`, where there is room to keep it.
+        why (`str`, *optional*, defaults to `""`):
+            Of a row that cannot be scored, what is wrong with it.
     """
 
     source: Sequence[Any]
@@ -83,6 +85,7 @@ class ImageRow(NamedTuple):
     digest: bytes = b""
     size: int = 0
     pixels: torch.Tensor | None = None
+    why: str = ""
 
     @property
     def prefix(self) -> int:

@@ -1,0 +1,49 @@
+"""Rows that have no score: how many for which reason, and the first of each, for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from ..columns import SCORED_STATUSES
+from ..tasks import EncodedRow
+
+
+def count_skipped(statuses: Sequence[str]) -> dict[str, int]:
+    """Number of rows without a score, by reason."""
+    counts = Counter(statuses)
+    return {status: count for status, count in sorted(counts.items()) if status not in SCORED_STATUSES}
+
+
+def first_skipped(rows: Sequence[EncodedRow]) -> dict[str, str]:
+    """
+    The first row of each reason, in words.
+
+    Args:
+        rows (`Sequence[EncodedRow]`):
+            All rows, in the order of the dataset.
+
+    Returns:
+        `dict[str, str]`: From the reason to `"row <index>: <what is wrong with it>"`.
+    """
+    found: dict[str, str] = {}
+    for place, row in enumerate(rows):
+        if row.status not in SCORED_STATUSES and row.status not in found:
+            found[row.status] = f"row {place}: {row.why}" if row.why else f"row {place}"
+    return found
+
+
+def in_words(counts: dict[str, int], first: dict[str, str]) -> str:
+    """
+    Reasons with their counts and first rows.
+
+    Example:
+    ```python
+    >>> in_words({"invalid_row": 2}, {"invalid_row": "row 0: column 'output': must be text or a number, got list []"})
+    "invalid_row 2 (row 0: column 'output': must be text or a number, got list [])"
+    ```
+    """
+    return ", ".join(
+        f"{status} {count} ({first[status]})" if status in first else f"{status} {count}"
+        for status, count in counts.items()
+    )

@@ -1,0 +1,152 @@
+"""What is read of a dataset: said while its rows are encoded, and kept for the record of the run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_dlc.formats import Conversation, Instruction, PlainText, Row, Skipped, TokenRow
+from hf_dlc.layouts import Reading, refuse_other_responses, text_in
+
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 12  # names of columns in a message
+
+_LEARNED = {
+    "tokenized": "the tokens that labels or masks name",
+    "prompt_completion": "the completion",
+    "messages": "the assistant turns",
+    "sharegpt": "the assistant turns",
+    "alpaca": "the response",
+    "question_answer": "the response",
+    "text": "the whole text",
+}
+
+
+@dataclass(frozen=True)
+class DatasetReading:
+    """
+    What was read of a dataset.
+
+    Args:
+        layout (`str`):
+            One of `hf_dlc.layouts.LAYOUTS`.
+        columns (`dict[str, str]`):
+            From a part of a row to the column that it was read from.
+        template (`str`):
+            What the rows went through: a chat template, the Alpaca prompt, or nothing.
+        learned (`str`):
+            What in a row is scored, because training would learn from it.
+        unread (`tuple[str, ...]`):
+            Columns that were not read.
+        unread_text (`tuple[str, ...]`):
+            Those among them that hold text, pictures or sound.
+        dropped (`tuple[str, ...]`):
+            Parts of messages that the chat template does not show.
+    """
+
+    layout: str
+    columns: dict[str, str]
+    template: str
+    learned: str
+    unread: tuple[str, ...] = ()
+    unread_text: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        unread = f"; not read: {_listed(self.unread)}" if self.unread else ""
+        dropped = f"; not shown by the template: {', '.join(self.dropped)}" if self.dropped else ""
+        line = f"{Reading(self.layout, self.columns)}; {self.template}; learned: {self.learned}"
+        return f"{line}{unread}{dropped}"
+
+
+class ReadingLog:
+    """
+    Says once what is read of a dataset, and remembers it.
+
+    Args:
+        chat (`str` or `None`):
+            What the chat template is called; `None` where there is none.
+        mapped (`Collection[str]`, *optional*, defaults to `()`):
+            Columns that the user has mapped by hand, which must be read.
+    """
+
+    def __init__(self, chat: str | None, mapped: Collection[str] = ()) -> None:
+        self._chat = chat
+        self._mapped = mapped
+        self._kinds: dict[Reading, set[type]] = {}  # what rows turned out to be, for each way to read them
+        self._unread_text: dict[str, None] = {}
+
+    def note(self, reading: Reading, rows: Sequence[Mapping[str, Any]], parsed: Sequence[Row]) -> None:
+        """
+        Take in rows that were read alike.
+
+        Raises:
+            ValueError: If a column that is not read says that the response is not all that a row teaches, or if one
+                that is mapped by hand has no place in rows of this kind.
+        """
+        kinds = {type(row) for row in parsed} - {Skipped}
+        reading = self._without_idle(reading, kinds)
+        texts = [name for name in reading.unread if text_in(name, (row[name] for row in rows))]
+        refuse_other_responses(reading, texts)
+        known = self._kinds.setdefault(reading, set())
+        if not kinds <= known:
+            known |= kinds
+            logger.info("%s", self._describe(reading))
+        if new := [name for name in texts if name not in self._unread_text]:
+            self._unread_text |= dict.fromkeys(new)
+            logger.warning(
+                "the columns %s hold text, and the layout %r does not read them. Map those that belong to the rows "
+                "with `columns=`, or leave them out on purpose by mapping them to 'ignore'.",
+                _listed(new),
+                reading.layout,
+            )
+
+    def _without_idle(self, reading: Reading, kinds: set[type]) -> Reading:
+        """The reading less what rows of this kind have no place for: raw text has no system turn, for one."""
+        parts: tuple[str, ...] = ()
+        if reading.layout == "prompt_completion" and kinds == {PlainText}:
+            parts = ("system", "tools", "chat_template_kwargs")
+        elif Instruction in kinds and self._chat is None:
+            parts = ("tools", "chat_template_kwargs")
+        idle = {part: reading.columns[part] for part in parts if part in reading.columns}
+        if mapped := sorted(column for column in idle.values() if column in self._mapped):
+            raise ValueError(
+                f"`columns` maps {mapped}, and nothing would read them: rows of raw text have no turns. Pass rows of "
+                "messages, a chat template, or `template=` as a callable, or leave them out of `columns`."
+            )
+        read = {part: column for part, column in reading.columns.items() if part not in idle}
+        return Reading(reading.layout, read, (*reading.unread, *idle.values())) if idle else reading
+
+    def result(self, dropped: Sequence[str] = ()) -> DatasetReading | None:
+        """What was read so far, by the way of most kinds of rows; `None` before the first row."""
+        if not self._kinds:
+            return None
+        return self._describe(max(self._kinds, key=lambda reading: len(self._kinds[reading])), dropped)
+
+    def _describe(self, reading: Reading, dropped: Sequence[str] = ()) -> DatasetReading:
+        ends = "" if reading.layout == "tokenized" else ", end of turn or sequence included"
+        return DatasetReading(
+            layout=reading.layout,
+            columns=reading.columns,
+            template=self._template(self._kinds[reading]),
+            learned=_LEARNED[reading.layout] + ends,
+            unread=reading.unread,
+            unread_text=tuple(self._unread_text),
+            dropped=tuple(dropped),
+        )
+
+    def _template(self, kinds: set[type]) -> str:
+        """What rows of these kinds go through; a dataset may hold several."""
+        names = {TokenRow: "token ids", PlainText: "raw text", Conversation: self._chat}
+        names[Instruction] = self._chat or "the Alpaca prompt"
+        found = [str(name) for kind, name in names.items() if kind in kinds]
+        return f"as {' and '.join(dict.fromkeys(found)) or 'nothing that can be scored'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
