@@ -85,12 +85,13 @@ class Turn:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def message(self, renders_calls: bool = True) -> dict[str, Any]:
-        """
+        r"""
         The turn as a message for a chat template.
 
         Args:
             renders_calls (`bool`, *optional*, defaults to `True`):
-                Whether the template renders `tool_calls`; if not, `call_text`, where there is one, is the content.
+                Whether the template renders `tool_calls`; if not, they stand as JSON text in a line of their own
+                behind the content: `call_text`, or else an object with `name` and `arguments`, or a list of them.
 
         Returns:
             `dict`: `role`, `content`, and `tool_calls` where there are any.
@@ -99,12 +100,73 @@ class Turn:
         ```python
         >>> Turn("user", "Hi").message()
         {'role': 'user', 'content': 'Hi'}
+        >>> call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 2}'}}
+        >>> Turn("assistant", "So:", tool_calls=[call]).message(renders_calls=False)["content"]
+        'So:\n{"name": "add", "arguments": {"a": 2}}'
         ```
         """
-        if self.call_text is not None and not renders_calls:
-            return {"role": self.role, "content": self.call_text, **self.extra}
+        if self.tool_calls and not renders_calls:
+            calls = _calls_as_text(self.tool_calls) if self.call_text is None else self.call_text
+            content = f"{self.content}\n{calls}" if self.content.strip() else calls
+            return {"role": self.role, "content": content, **self.extra}
         calls = {"tool_calls": self.tool_calls} if self.tool_calls else {}
         return {"role": self.role, "content": self.content, **calls, **self.extra}
+
+
+def _calls_as_text(tool_calls: list[dict]) -> str:
+    calls = []
+    for call in tool_calls:
+        name, arguments = name_and_arguments(call)
+        if isinstance(arguments, str):
+            arguments = json_or_text(arguments)
+        calls.append({"name": name, "arguments": {} if arguments is None else arguments} if name else call)
+    return json.dumps(calls if len(calls) > 1 else calls[0], ensure_ascii=False, default=str)
+
+
+def name_and_arguments(call: Any) -> tuple[str, Any]:
+    """
+    What a tool call calls, and with what.
+
+    Args:
+        call (`Any`):
+            A call as it stands in `tool_calls`: its `name` and `arguments` may be under the key `function`.
+
+    Returns:
+        `tuple[str, Any]`: The name, `""` where there is none, and the arguments: a dict, or JSON text.
+
+    Example:
+    ```python
+    >>> name_and_arguments({"type": "function", "function": {"name": "add", "arguments": {"a": 2}}})
+    ('add', {'a': 2})
+    ```
+    """
+    called = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(called, Mapping) or not isinstance(called.get("name"), str):
+        return "", call
+    return called["name"], called.get("arguments")
+
+
+def json_or_text(text: str) -> Any:
+    """
+    The value of JSON text, or the text itself if it is none.
+
+    Args:
+        text (`str`):
+            Any text.
+
+    Returns:
+        `Any`: The value.
+
+    Example:
+    ```python
+    >>> json_or_text('{"a": 2}'), json_or_text("a")
+    ({'a': 2}, 'a')
+    ```
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # not JSON, or nested a thousand times
+        return text
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from hf_dlc.formats import Conversation, Turn
+from hf_dlc.formats import Conversation, Turn, name_and_arguments
+from hf_dlc.tasks.dropped import Report, clipped
 
 
 logger = logging.getLogger(__name__)
@@ -66,22 +68,165 @@ class RefusedRowError(Exception):
 
 
 class ChatTemplate:
-    """A chat template with the tokenizer's special tokens: conversations to text, and where its targets are."""
+    """
+    The chat templates of a tokenizer: conversations to text, and where its targets are.
 
-    dropped: tuple[str, ...] = ()
+    Some tokenizers have a template of its own for conversations with tools; the tools of a row, if only an empty list,
+    pick it as `tokenizer.get_chat_template(None, tools)` does. A text that is given stands for all of them.
+
+    What the template does to rows, such as dropping a system turn, is in `report`, and logged when it is found.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer, for its templates and special tokens.
+        text (`str`, *optional*):
+            A template to use in the place of the tokenizer's own.
+
+    Raises:
+        ValueError: If the tokenizer has no template that rows with or without tools can use.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
+        self.report = Report()
         self._tokenizer = tokenizer
-        self._given = text
-        self._special_tokens = {k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
-        self.text = tokenizer.get_chat_template() if text is None else text
+        named = _named_templates(tokenizer) if text is None else {"default": text}
+        self._names = sorted(named)
+        plain, with_tools = named.get("default"), named.get("tool_use", named.get("default"))
+        if with_tools is None:
+            raise ValueError(self._no_default())
+        self._with_tools = _Template(tokenizer, with_tools)
+        if plain == with_tools:
+            self._plain: _Template | None = self._with_tools
+        else:
+            self._plain = None if plain is None else _Template(tokenizer, plain)
         if "strftime_now" in self.text:
             warn_once(
                 "The chat template writes today's date into every row, so that scores depend on the day. Add a "
                 "column `chat_template_kwargs` with `date_string`, or pass a template file with a fixed date."
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "report": Report()}  # another process has found out nothing yet
+
+    @property
+    def texts(self) -> list[str]:
+        """The templates that rows may go through, that of rows without tools first."""
+        return [template.text for template in self._templates]
+
+    @property
+    def text(self) -> str:
+        """All of `texts`, one after the other."""
+        return "\n".join(self.texts)
+
+    @property
+    def training_texts(self) -> list[str | None]:
+        """For each of `texts` the template with markers; `None` where there is none."""
+        return [template.training_text for template in self._templates]
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """What the template dropped of the rows so far, such as `("content of system turns", "tools")`."""
+        return self.report.dropped
+
+    @property
+    def _templates(self) -> list[_Template]:
+        return [t for t in dict.fromkeys((self._plain, self._with_tools)) if t is not None]
+
     def draft(self, conversation: Conversation) -> Draft:
+        """
+        The text of a conversation with its prompt or its target spans.
+
+        Raises:
+            ValueError: If the assistant's turns cannot be found, or if the tokenizer has no template for the row.
+            RefusedRowError: If the template does not accept the row.
+        """
+        options = {"tools": conversation.tools, **conversation.template_kwargs}
+        template = self._plain if options["tools"] is None else self._with_tools
+        if template is None:
+            raise ValueError(self._no_default())
+        messages = template.messages(conversation.turns)
+        draft = template.draft(conversation, messages, options)
+        self._look(template, conversation, messages, draft, options["tools"] or ())
+        return draft
+
+    def sample(self, conversation: Conversation) -> Draft:
+        """As `draft`, for a made-up conversation without tools: what happens to it is no finding."""
+        if self._plain is None:
+            raise RefusedRowError("there is no template for rows without tools")
+        return self._plain.draft(conversation, self._plain.messages(conversation.turns), conversation.template_kwargs)
+
+    def _look(
+        self,
+        template: _Template,
+        conversation: Conversation,
+        messages: list[dict[str, Any]],
+        draft: Draft,
+        tools: Sequence[Any],
+    ) -> None:
+        report, turns = self.report, conversation.turns
+        report.look(draft.text, messages, tools, bool(tools) and template.shows_tools)
+        report.look_at_roles(template.text, messages)
+        if not template.renders_calls and any(turn.tool_calls for turn in turns):
+            report.tell(
+                "calls as text",
+                "The chat template renders no tool calls: they are put into the content as JSON text. Pass "
+                "`template='path/to/template.jinja'` with one that renders them as the model should write them.",
+            )
+        elif template.quotes_arguments and any(map(_has_arguments_as_text, turns)):
+            report.tell(
+                "arguments as text",
+                "The arguments of tool calls are JSON text, which the chat template writes as a quoted string, such "
+                'as "{\\"city\\": ...}"; training with it does the same. Parse them (`json.loads`) before scoring.',
+            )
+        if report.dropped:  # which also makes the prompt and the marks differ
+            return
+        if not draft.text.startswith(draft.prompt):
+            report.tell(
+                "prompt",
+                "The chat template renders a prompt alone otherwise than with its completion, which is learned from "
+                "where the two part: the prompt goes on with %s. The model meets another prompt when it is used.",
+                clipped(_behind_common_head(draft.prompt, draft.text)),
+            )
+        if draft.spans is not None and len(draft.spans) < sum(turn.learned for turn in turns):
+            report.tell(
+                "marks",
+                "The chat template marks fewer turns with {% generation %} than the assistant has in a row: nothing "
+                "is learned from the others. Pass `template='path/to/template.jinja'` with one that marks all.",
+            )
+
+    def _no_default(self) -> str:
+        return (
+            f"The tokenizer {label_of(self._tokenizer)} has chat templates under the names {self._names} only, and "
+            "none is for this row: `default` is for rows without tools, `tool_use` or else `default` for rows with "
+            "tools. Pass `template='path/to/chat_template.jinja'`, or set `tokenizer.chat_template`."
+        )
+
+
+def _behind_common_head(text: str, other: str) -> str:
+    same = (i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b)
+    return text[next(same, len(other)) :]
+
+
+def _named_templates(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    templates = tokenizer.chat_template
+    if isinstance(templates, list | tuple):  # as `tokenizer_config.json` has them
+        templates = {template["name"]: template["template"] for template in templates}
+    return templates if isinstance(templates, dict) else {"default": templates}
+
+
+class _Template:
+    """One chat template with the tokenizer's special tokens."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+        self._tokenizer = tokenizer
+        self._special_tokens = {k: str(v) for k, v in tokenizer.special_tokens_map.items() if isinstance(v, str)}
+        self.text = text
+
+    def messages(self, turns: Sequence[Turn]) -> list[dict[str, Any]]:
+        """The turns as the template takes them."""
+        return [turn.message(self.renders_calls) for turn in turns]
+
+    def draft(self, conversation: Conversation, messages: list[dict[str, Any]], options: dict[str, Any]) -> Draft:
         """The text of a conversation with its prompt or its target spans."""
         if not self._tokenizer.is_fast and conversation.prompt_turns is None:
             raise ValueError(
@@ -89,8 +234,6 @@ class ChatTemplate:
                 f"{label_of(self._tokenizer)} does not give. Load a fast one, or use rows with a prompt and "
                 "a completion."
             )
-        messages = [turn.message(self._renders_calls) for turn in conversation.turns]
-        options = {"tools": conversation.tools, **conversation.template_kwargs}
         if conversation.prompt_turns is not None:
             text, _ = self._render(messages, options)
             prompt, _ = self._render(messages[: conversation.prompt_turns], options, add_generation_prompt=True)
@@ -114,20 +257,34 @@ class ChatTemplate:
         return _training_template(name) if name else None
 
     @cached_property
-    def _renders_calls(self) -> bool:
-        text, _ = _try_render(self.text, _CALLING, self._special_tokens)
-        return text is not None and _CALL_NAME in text
+    def renders_calls(self) -> bool:
+        """Whether a tool call, made with or without tools at hand, is in the text of its conversation."""
+        return any(_CALL_NAME in self._try(probe) for probe in _CALL_PROBES)
+
+    @cached_property
+    def quotes_arguments(self) -> bool:
+        """Whether arguments that are JSON text come out as a string within JSON."""
+        return any(json.dumps(_TEXT_ARGUMENTS)[1:-1] in self._try(_with_text(probe)) for probe in _CALL_PROBES)
+
+    @cached_property
+    def shows_tools(self) -> bool:
+        """Whether some conversation shows the name of a tool. (A template that accepts no tools drops none.)"""
+        texts = [self._try(probe) for probe in _TOOL_PROBES]
+        return not any(texts) or any(_TOOL_NAME in text for text in texts)
+
+    def _try(self, probe: _Probe) -> str:
+        return _try_render(self.text, probe, self._special_tokens)[0] or ""
 
     def _render(
         self, messages: list[dict[str, Any]], options: dict[str, Any], template: str | None = None, **switches: bool
     ) -> tuple[str, list[Span]]:
         options = dict(options)
         options.pop("chat_template", None)  # a row may fill in the template, but not bring code of its own
-        template = template or self._given
         try:
-            template = self._tokenizer.get_chat_template(template, options.get("tools"))
             arguments = {**self._tokenizer.special_tokens_map, **options}
-            [text], spans = render_jinja_template([messages], chat_template=template, **arguments, **switches)
+            [text], spans = render_jinja_template(
+                [messages], chat_template=template or self.text, **arguments, **switches
+            )
         except _RENDERING_ERRORS as error:
             raise RefusedRowError(f"{type(error).__name__}: {error}") from error
         return text, spans[0] if spans else []
@@ -187,6 +344,11 @@ def _learned_spans(spans: list[Span], turns: Sequence[Turn]) -> list[Span]:
     return [span for span, turn in zip(spans, said, strict=True) if turn.learned]
 
 
+def _has_arguments_as_text(turn: Turn) -> bool:
+    """Whether the arguments of a call are JSON text."""
+    return any(isinstance(name_and_arguments(call)[1], str) for call in turn.tool_calls or ())
+
+
 def _not_findable(tokenizer: PreTrainedTokenizerBase) -> str:
     return (
         f"The chat template of the tokenizer {label_of(tokenizer)} has no {{% generation %}} markers, and its "
@@ -199,6 +361,8 @@ def _not_findable(tokenizer: PreTrainedTokenizerBase) -> str:
 # Which training template renders what this template renders
 
 _CALL_NAME = "hf_dlc_probe_call"
+_TOOL_NAME = "hf_dlc_probe_tool"
+_TEXT_ARGUMENTS = '{"hf_dlc_probe_key": "a"}'
 _ASKED = [{"role": "user", "content": " What is it? \n"}]
 _SAID = [{"role": "assistant", "content": "\n It is this. "}]
 _THOUGHT = [{"role": "assistant", "content": "<think>\nLet me see.\n</think>\n\nThat."}]
@@ -222,6 +386,19 @@ _SHORT_PROBES = (
     _Probe([*_SYSTEM, *_ASKED, *_SAID]),
     _Probe([*_ASKED, *_THOUGHT]),
     _Probe([*_ASKED, {**_SAID[0], "reasoning_content": "Let me see."}]),
+)
+# With another tool than the one that is called: a template may show tools and no calls.
+_OTHER_TOOLS = [{"type": "function", "function": {**_SCHEMA, "name": _TOOL_NAME}}]
+_CALL_PROBES = (
+    _CALLING._replace(tools=_OTHER_TOOLS),
+    _CALLING._replace(tools=None),
+    _Probe([*_ASKED, *_CALLED], _OTHER_TOOLS),
+    _Probe([*_ASKED, *_CALLED]),
+)
+_TOOL_PROBES = (
+    _Probe([*_ASKED, *_SAID], _OTHER_TOOLS),
+    _Probe([*_SYSTEM, *_ASKED, *_SAID], _OTHER_TOOLS),
+    _CALLING._replace(tools=_OTHER_TOOLS),
 )
 _LONG_PROBES = (
     _Probe([*_ASKED, *_SAID, *_ASKED, *_SAID]),
@@ -248,6 +425,12 @@ def _training_template(name: str) -> str:
 def _family(text: str, special_tokens: tuple[tuple[str, str], ...]) -> str | None:
     """The training template that renders all probes as `text` does."""
     return next((name for name in FAMILIES if _is_family(name, text, dict(special_tokens))), None)
+
+
+def _with_text(probe: _Probe) -> _Probe:
+    """The probe with the arguments of its call as JSON text."""
+    call = {**_CALL, "function": {"name": _CALL_NAME, "arguments": _TEXT_ARGUMENTS}}
+    return probe._replace(messages=[{**m, "tool_calls": [call]} if "tool_calls" in m else m for m in probe.messages])
 
 
 def _is_family(name: str, text: str, special_tokens: dict[str, str]) -> bool:

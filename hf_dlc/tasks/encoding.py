@@ -174,7 +174,10 @@ class RowEncoder:
 
     @property
     def template_text(self) -> str | None:
-        """Text of the chat template in use; `None` if rows go through the Alpaca prompt."""
+        """
+        Text of the chat template in use; `None` if rows go through the Alpaca prompt. Where rows with tools have a
+        template of their own, the texts of both.
+        """
         return self._chat.text if self._chat else None
 
     def rows_of(self, rows: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
@@ -260,8 +263,8 @@ class RowEncoder:
         return {
             "version": ENCODING_VERSION,
             "template": _name_of(self.template),
-            "chat_template": self.template_text,
-            "training_template": self._chat.training_text if self._chat else None,
+            "chat_template": _one_or_all(self._chat.texts) if self._chat else None,
+            "training_template": _one_or_all(self._chat.training_texts) if self._chat else None,
             "alpaca_prompts": [ALPACA_PROMPT, ALPACA_PROMPT_WITH_INPUT],
             "max_length": self.max_length,
             "layout": self.layout,
@@ -387,7 +390,7 @@ class RowEncoder:
             rows = [Instruction(text, text if has_input else "", "Yes.") for text in _OPENINGS]
             try:
                 yield [
-                    self._chat.draft(row.conversation()) if self._chat else self._plain_draft(row.plain_text())
+                    self._chat.sample(row.conversation()) if self._chat else self._plain_draft(row.plain_text())
                     for row in rows
                 ]
             except RefusedRowError as refused:  # a template that wants more than one exchange
@@ -471,6 +474,10 @@ def _by_name(values: Any, feature: Any) -> Any:
 
 def _skipped(status: str, why: str) -> Encoding:
     return Encoding(np.empty(0, np.int32), np.empty(0, bool), status, why=why)
+
+
+def _one_or_all(texts: list[str | None]) -> str | list[str | None] | None:
+    return texts[0] if len(texts) == 1 else texts
 
 
 def _packed(rows: list[Encoding]) -> list[Encoding]:

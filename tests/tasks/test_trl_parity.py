@@ -185,6 +185,54 @@ def test_tools(tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, family: s
     assert len(ours) == len(rows)
 
 
+@pytest.mark.parametrize("named", [True, False], ids=["dict", "single"])
+def test_a_template_for_rows_with_tools(tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, named: bool) -> None:
+    """The tools of a row pick one of the tokenizer's templates; an empty list of tools picks as a full one does."""
+    tool_use = training_template("qwen2_5")
+    tokenizer.chat_template = {"default": training_template("chatml"), "tool_use": tool_use} if named else tool_use
+    rows = [
+        {"messages": CALLING, "tools": json.dumps(TOOLS)},
+        {"messages": SINGLE, "tools": "[]"},
+        {"messages": MULTI, "tools": None},
+    ]
+    ours = our_labels(rows, RowEncoder(tokenizer))
+    assert ours == in_the_loss(trl_labels(rows, tokenizer, assistant_only_loss=True))
+    assert "<tool_call>" in tokenizer.decode([label for label in ours[0][1] if label != -100])
+    assert ("You are Qwen" in tokenizer.decode(ours[2][0])) != named
+
+
+def test_a_template_for_rows_with_tools_and_prompts(tokenizer: PreTrainedTokenizerBase, trl_labels: Labels) -> None:
+    tokenizer.chat_template = {
+        "default": tokenizer.chat_template,
+        "tool_use": (TRL_TEMPLATES / "qwen2_5.jinja").read_text(encoding="utf-8"),
+    }
+    rows = [{"prompt": CALLING[:1], "completion": CALLING[1:2], "tools": tools} for tools in (json.dumps(TOOLS), "[]")]
+    ours = our_labels(rows, RowEncoder(tokenizer))
+    assert ours == in_the_loss(trl_labels(rows, tokenizer))
+    assert "<tool_call>" in tokenizer.decode([label for label in ours[0][1] if label != -100])
+
+
+def test_arguments_as_text(tokenizer: PreTrainedTokenizerBase, trl_labels: Labels) -> None:
+    """Written as a string within JSON by both."""
+    tokenizer.chat_template = (TRL_TEMPLATES / "qwen2_5.jinja").read_text(encoding="utf-8")
+    call = {**CALL, "function": {"name": "f", "arguments": '{"city": "Rome"}'}}
+    rows = [{"messages": [user("Do it."), says("", tool_calls=[call])], "tools": json.dumps(TOOLS)}]
+    ours = our_labels(rows, RowEncoder(tokenizer))
+    assert ours == in_the_loss(trl_labels(rows, tokenizer, assistant_only_loss=True))
+    assert r'"{\"city\": \"Rome\"}"' in tokenizer.decode(ours[0][0])
+
+
+def test_reasoning_that_the_template_drops(tokenizer: PreTrainedTokenizerBase, trl_labels: Labels) -> None:
+    tokenizer.bos_token = "<|endoftext|>"
+    tokenizer.chat_template = (TRL_TEMPLATES / "deepseek_r1_distill.jinja").read_text(encoding="utf-8")
+    rows = [{"instruction": "2+2?", "output": "<think>Two and two.</think>4"}]
+    as_messages = [{"prompt": [user("2+2?")], "completion": [says(rows[0]["output"])]}]
+    encoder = RowEncoder(tokenizer)
+    ours = our_labels(rows, encoder)
+    assert ours == in_the_loss(trl_labels(as_messages, tokenizer))
+    assert "Two" not in tokenizer.decode(ours[0][0])
+
+
 MODEL_TEMPLATES = sorted(
     path.stem for path in TRL_TEMPLATES.glob("*.jinja") if (TRL_TEMPLATES / f"{path.stem}_training.jinja").exists()
 )
