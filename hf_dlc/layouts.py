@@ -18,8 +18,8 @@ The layouts, in the order in which they are tried; the first whose columns in bo
 which go to the chat template.
 
 The columns of the dataset decide, never the values of one row, so that a row of `None` is read like its neighbours. A
-column that is not read is left alone, and named where it holds text. Where it holds answer options, or reasoning
-beside the answer, the response would not be what the row teaches: that is an error.
+column that is not read is left alone, and named where it holds text. Where it holds earlier turns, answer options, or
+reasoning beside the answer, the rows would be scored on another text than they teach: that is an error.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ _OPTIONAL: dict[str, dict[str, tuple[str, ...]]] = {
 }
 LAYOUTS = tuple(_NEEDED)
 
-# In a row of one response, columns of these names say that what would be learned from is not what the row is about.
+# In a row of one response, text in columns of these names says that it is no row of a prompt and its response alone.
 _ONE_RESPONSE = ("prompt_completion", "alpaca", "question_answer")
 _REFUSED = {
+    "earlier turns, which the prompt would not show": re.compile(r"(.*_)?(history|previous_turns|past_turns)"),
     "answer options, which the prompt would not show": re.compile(
         r"choices?|options?|endings|(choice|option|ending|distractor|sol|answer)_?(\d+|[a-e])|op[a-e]|[a-e]"
         r"|answer_?choices|(multiple|possible)_?choices|(mc\d|multiple_choice)_targets"
@@ -153,7 +154,7 @@ def read_columns(names: Iterable[str], layout: str = "auto", columns: Mapping[st
 
 def refuse_other_responses(reading: Reading, texts: Iterable[str]) -> None:
     """
-    Refuse rows whose response is not all that they teach.
+    Refuse rows that are more than a prompt and its response.
 
     Args:
         reading ([`Reading`]):
@@ -162,7 +163,8 @@ def refuse_other_responses(reading: Reading, texts: Iterable[str]) -> None:
             Columns among `reading.unread` that hold text.
 
     Raises:
-        ValueError: If one of them looks like answer options, or like reasoning beside the response.
+        ValueError: If one of them looks like earlier turns, like answer options, or like reasoning beside the
+            response.
     """
     if reading.layout not in _ONE_RESPONSE:
         return

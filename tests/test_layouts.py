@@ -157,6 +157,11 @@ class TestUnreadColumns:
         with pytest.raises(ValueError, match=rf"\['{name}'\] look like reasoning"):
             refuse_other_responses(reading, [name])
 
+    @pytest.mark.parametrize("name", ["history", "chat_history"])
+    def test_earlier_turns_are_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match=rf"\['{name}'\] look like earlier turns"):
+            refuse_other_responses(read_columns(["prompt", "response", name]), [name])
+
     def test_other_columns_and_conversations_are_not(self) -> None:
         refuse_other_responses(read_columns(["question", "answer", "hint"]), ["hint", "description", "scotland"])
         refuse_other_responses(read_columns(["messages", "reasoning"]), ["reasoning"])

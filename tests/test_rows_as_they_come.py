@@ -142,6 +142,7 @@ def test_rows_that_are_not_read_say_why(
     [
         ({"question": "a", "choices": ["x", "y"], "answer": 1}, r"\['choices'\] look like answer options"),
         ({"question": "a", "A": "x", "B": "y", "answer": "A"}, r"\['A', 'B'\] look like answer options"),
+        ({"prompt": "a", "response": "b", "history": [["q", "r"]]}, r"\['history'\] look like earlier turns"),
         ({"question": "a", "Complex_CoT": "so", "answer": "b"}, r"\['Complex_CoT'\] look like reasoning"),
         ({"instruction": "a", "chosen": "b", "rejected": "c"}, "No known layout fits .* map 'chosen' to 'output'"),
         ({"prompt": "a", "chosen": [ASK, SAY], "rejected": [ASK, SAY]}, "No known layout fits"),

@@ -129,6 +129,11 @@ class ChatTemplate:
         return self.report.dropped
 
     @property
+    def unknown_roles(self) -> tuple[str, ...]:
+        """Roles of the rows so far that the template does not mention."""
+        return self.report.unknown_roles
+
+    @property
     def _templates(self) -> list[_Template]:
         return [t for t in dict.fromkeys((self._plain, self._with_tools)) if t is not None]
 
@@ -177,6 +182,13 @@ class ChatTemplate:
                 "arguments as text",
                 "The arguments of tool calls are JSON text, which the chat template writes as a quoted string, such "
                 'as "{\\"city\\": ...}"; training with it does the same. Parse them (`json.loads`) before scoring.',
+            )
+        if _holds_null([*tools, *(name_and_arguments(call)[1] for turn in turns for call in turn.tool_calls or ())]):
+            report.tell(
+                "nulls",
+                "Tools or arguments of tool calls hold null values. Arrow adds them where the rows of a dataset have "
+                "different keys. If yours have none, read the rows from a JSON file, or make the dataset with "
+                "`Dataset.from_list(rows, on_mixed_types='use_json')`.",
             )
         if report.dropped:  # which also makes the prompt and the marks differ
             return
@@ -347,6 +359,12 @@ def _learned_spans(spans: list[Span], turns: Sequence[Turn]) -> list[Span]:
 def _has_arguments_as_text(turn: Turn) -> bool:
     """Whether the arguments of a call are JSON text."""
     return any(isinstance(name_and_arguments(call)[1], str) for call in turn.tool_calls or ())
+
+
+def _holds_null(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(item is None or _holds_null(item) for item in value.values())
+    return isinstance(value, list) and any(map(_holds_null, value))
 
 
 def _not_findable(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -30,11 +30,17 @@ class Report:
     def __init__(self) -> None:
         self._found: set[str] = set()
         self._dropped: set[str] = set()
+        self._unknown_roles: set[str] = set()
 
     @property
     def dropped(self) -> tuple[str, ...]:
         """The parts of rows that are not in their text, as short phrases in alphabetical order."""
         return tuple(sorted(self._dropped))
+
+    @property
+    def unknown_roles(self) -> tuple[str, ...]:
+        """Roles of rows that the template does not mention, in alphabetical order."""
+        return tuple(sorted(self._unknown_roles))
 
     def tell(self, kind: str, message: str, *arguments: object) -> None:
         """Log a warning unless this kind was found before."""
@@ -88,6 +94,8 @@ class Report:
         """Name the roles that are neither usual nor mentioned in the source of the template."""
         for role in {message["role"] for message in messages} - _USUAL_ROLES:
             if not any(f"{quote}{role}{quote}" in source for quote in "'\""):
+                if len(self._unknown_roles) < _MOST_KINDS:
+                    self._unknown_roles.add(_word(role))
                 self.tell(
                     f"role {role}",
                     "The chat template does not mention the role %s, which a row has. The model may never have seen "

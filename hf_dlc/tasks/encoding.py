@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +171,10 @@ class RowEncoder:
     @property
     def reading(self) -> DatasetReading | None:
         """What was read of the rows since the dataset began; `None` before the first one."""
-        return self._log.result(self._chat.dropped if self._chat else ())
+        reading = self._log.result()
+        if reading is None or self._chat is None:
+            return reading
+        return replace(reading, dropped=self._chat.dropped, unknown_roles=self._chat.unknown_roles)
 
     @property
     def template_text(self) -> str | None:

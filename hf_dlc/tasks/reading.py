@@ -46,6 +46,8 @@ class DatasetReading:
             Those among them that hold text, pictures or sound.
         dropped (`tuple[str, ...]`):
             Parts of messages that the chat template does not show.
+        unknown_roles (`tuple[str, ...]`):
+            Roles of messages that the chat template does not know.
     """
 
     layout: str
@@ -55,12 +57,14 @@ class DatasetReading:
     unread: tuple[str, ...] = ()
     unread_text: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+    unknown_roles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         unread = f"; not read: {_listed(self.unread)}" if self.unread else ""
         dropped = f"; not shown by the template: {', '.join(self.dropped)}" if self.dropped else ""
         line = f"{Reading(self.layout, self.columns)}; {self.template}; learned: {self.learned}"
-        return f"{line}{unread}{dropped}"
+        roles = f"; unknown to the template: the roles {_listed(self.unknown_roles)}" if self.unknown_roles else ""
+        return f"{line}{unread}{dropped}{roles}"
 
 
 class ReadingLog:
@@ -121,13 +125,13 @@ class ReadingLog:
         read = {part: column for part, column in reading.columns.items() if part not in idle}
         return Reading(reading.layout, read, (*reading.unread, *idle.values())) if idle else reading
 
-    def result(self, dropped: Sequence[str] = ()) -> DatasetReading | None:
+    def result(self) -> DatasetReading | None:
         """What was read so far, by the way of most kinds of rows; `None` before the first row."""
         if not self._kinds:
             return None
-        return self._describe(max(self._kinds, key=lambda reading: len(self._kinds[reading])), dropped)
+        return self._describe(max(self._kinds, key=lambda reading: len(self._kinds[reading])))
 
-    def _describe(self, reading: Reading, dropped: Sequence[str] = ()) -> DatasetReading:
+    def _describe(self, reading: Reading) -> DatasetReading:
         ends = "" if reading.layout == "tokenized" else ", end of turn or sequence included"
         return DatasetReading(
             layout=reading.layout,
@@ -136,7 +140,6 @@ class ReadingLog:
             learned=_LEARNED[reading.layout] + ends,
             unread=reading.unread,
             unread_text=tuple(self._unread_text),
-            dropped=tuple(dropped),
         )
 
     def _template(self, kinds: set[type]) -> str:

@@ -488,6 +488,16 @@ class TestCalls:
         [encoding] = encode(tokenizer, condition + TOOL_USE, {"messages": CALLING[:2], "tools": tools})
         assert learned(tokenizer, encoding) == '<call>weather {"city": "Zürich"}</call><|im_end|>\n'
 
+    def test_keys_that_arrow_adds(self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture) -> None:
+        def rows(**added: None) -> dict[str, Any]:
+            call = {"type": "function", "function": {"name": "f", "arguments": {"city": "Rome", **added}}}
+            return {"messages": [ASK, {"role": "assistant", "content": "", "tool_calls": [call]}], "tools": TOOLS}
+
+        encode(tokenizer, TOOL_USE, rows())
+        assert "hold null values" not in caplog.text
+        encode(tokenizer, TOOL_USE, rows(unit=None))
+        assert "hold null values" in caplog.text
+
     def test_a_template_that_raises_on_tools(self, tokenizer: PreTrainedTokenizerBase) -> None:
         template = "{{ raise_exception('No tools.') if tools }}" + MARKED
         with_tools, without = encode(

@@ -128,6 +128,22 @@ def test_a_system_prompt_beside_raw_text_is_named(tokenizer: PreTrainedTokenizer
     assert "system" not in encoder.reading.columns
 
 
+def test_what_the_template_makes_of_rows_is_in_the_record(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role != 'system' %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    roles = ["system", "user", "narrator", "assistant"]
+    encoder = RowEncoder(tokenizer)
+    encoder.encode([{"messages": [{"role": role, "content": f"said by {role}"} for role in roles]}])
+    assert encoder.reading.dropped == ("content of system turns",)
+    assert encoder.reading.unknown_roles == ("narrator",)
+    assert str(encoder.reading).endswith(
+        "; not shown by the template: content of system turns; unknown to the template: the roles 'narrator'"
+    )
+
+
 def test_classes_are_read_by_name(tokenizer: PreTrainedTokenizerBase) -> None:
     features = Features({"prompt": Value("string"), "completion": ClassLabel(names=["no", "yes"])})
     dataset = Dataset.from_dict({"prompt": ["a", "b", "c"], "completion": [1, 0, -1]}, features=features)
