@@ -47,9 +47,7 @@ class DataArguments(Options):
     dataset: str = field(default="demo", metadata={"help": "Hub repository, local file, folder, or 'demo'."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
-    split: str = field(
-        default="train", metadata={"help": "Split, or a slice such as 'train[:50%]'; of one file: 'train'."}
-    )
+    split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'. A file is 'train'."})
     max_rows: int | None = field(
         default=None, metadata={"help": "Use only the first rows; of a folder of images, rows drawn at random."}
     )

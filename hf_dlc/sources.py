@@ -131,16 +131,14 @@ def split_of(dataset: str, split: str) -> str:
 def _find(options: DataArguments) -> _Source | None:
     """What is on this machine; `None` for a repository on the Hub."""
     name, path = options.dataset, local_path(options)
+    if not name.strip() or "://" in name.removeprefix("hf://"):
+        raise ValueError(f"dataset must be a file, a folder or a repository on the Hub, got {name!r}.")
     if path.is_file():
         return _Source({"train": partial(_read_files, [path])})
     if path.is_dir():
         return _find_in_folder(path, options)
-    if "://" in name:
-        if name.startswith("hf://"):
-            return None
-        raise ValueError(
-            f"dataset must be a file, a folder or a repository on the Hub, got {name}. Download it first."
-        )
+    if name.startswith("hf://"):
+        return None
     if glob.has_magic(name):
         files = [found for found in map(Path, sorted(glob.glob(str(path), recursive=True))) if found.is_file()]
         if not files:
@@ -276,10 +274,20 @@ def _read_files(paths: Sequence[Path]) -> Dataset:
     [kind] = kinds
     if kind in ("json", "csv"):
         return read_text_files(paths, kind)
-    dataset = load_dataset(kind, data_files={"train": [str(path) for path in paths]}, split="train")
-    if not len(dataset):
+    filled = [str(path) for path in paths if kind != "parquet" or _has_rows(path)]  # others are errors to `datasets`
+    if not filled:
         raise ValueError(f"{', '.join(map(str, paths[:3]))}: there are no rows.")
-    return dataset
+    return load_dataset(kind, data_files={"train": filled}, split="train")
+
+
+def _has_rows(path: Path) -> bool:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return path.suffix.lower() in COMPRESSED or parquet.read_metadata(path).num_rows > 0
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is no Parquet file: {error}") from error
 
 
 def _read_images(folder: Path) -> Dataset:
