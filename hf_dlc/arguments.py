@@ -1,39 +1,60 @@
-"""What the recipes and the command line take, and the datasets, scorers and selectors that it stands for."""
+"""What the recipes and the command line take, and the scorers and selectors that it stands for."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
-from pathlib import Path
+import os
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from .config import DLCConfig
     from .scorer import DLCScorer
     from .selection.base import Selector
 
-_DEMO_ROWS = Path(__file__).parent / "data" / "demo_instructions.jsonl"
-_FORMATS = {"json": "json", "jsonl": "json", "csv": "csv", "parquet": "parquet"}
+# Options of all programs that are paths, or may be: a folder or a repository on the Hub.
+_PATHS = {"dataset", "eval_dataset", "scale_dataset", "choices", "answers", "model", "template"}
+_PATHS |= {"output_dir", "run_dir", "output", "study"}
+_LEAST = {
+    **dict.fromkeys(("max_rows", "eval_rows", "num_threads", "keep_tokens", "batch_size", "lora_rank", "seeds"), 1),
+    **dict.fromkeys(("min_per_group", "selection_seed", "training_seed", "study_seed"), 0),
+}
 
 
 @dataclass
-class DataArguments:
+class Options:
+    """What the options of all programs have in common: paths may begin at home, and counts have a least value."""
+
+    def __post_init__(self) -> None:
+        for name in [option.name for option in fields(self)]:
+            value = getattr(self, name)
+            if name in _PATHS and value is not None:
+                setattr(self, name, os.path.expanduser(value))
+            if name in _LEAST and value is not None:
+                _check_count(name, value, _LEAST[name])
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
+@dataclass
+class DataArguments(Options):
     """What to score."""
 
-    dataset: str = field(default="demo", metadata={"help": "Hub repository, local file, saved folder, or 'demo'."})
+    dataset: str = field(default="demo", metadata={"help": "Hub repository, local file, folder, or 'demo'."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
-    split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'. A file is 'train'."})
     max_rows: int | None = field(
         default=None, metadata={"help": "Use only the first rows; of a folder of images, rows drawn at random."}
     )
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Options):
     """What scores."""
 
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
@@ -45,7 +66,7 @@ class ModelArguments:
 
 
 @dataclass
-class SelectionArguments:
+class SelectionArguments(Options):
     """What to keep."""
 
     selector: Literal["flexrand", "random", "easiest", "hardest"] = field(
@@ -63,6 +84,7 @@ class SelectionArguments:
     selection_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.keep is not None and self.keep_tokens is None:
             # "1.0" is a share, "1" a number of rows: the text tells what a number in Python would not.
             text = str(self.keep)
@@ -77,7 +99,7 @@ class SelectionArguments:
 
 
 @dataclass
-class ReportArguments:
+class ReportArguments(Options):
     """What a report shows."""
 
     flag_column: str | None = field(
@@ -96,106 +118,15 @@ class ScoreArguments(DataArguments, ModelArguments):
         default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.chunk_seconds, Real) or not self.chunk_seconds > 0:
+            raise ValueError(f"chunk_seconds must be a time above 0, got {self.chunk_seconds!r}.")
+
 
 @dataclass
 class PruneArguments(ScoreArguments, SelectionArguments, ReportArguments):
     """What to score, with which model, and what to keep."""
-
-
-def read_dataset(options: DataArguments) -> Dataset:
-    """
-    Read the dataset that the options name: a file, a folder that `Dataset.save_to_disk` wrote, a folder with a folder
-    of images for each class, or a repository on the Hub.
-
-    Raises:
-        FileNotFoundError: If a file is named that is not there.
-        ValueError: If a file is of an unknown kind, or cannot be read.
-    """
-    import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-    from datasets import load_dataset, load_from_disk
-    from datasets.exceptions import DatasetGenerationError
-
-    path = local_path(options)
-    suffixes = [suffix.lstrip(".") for suffix in path.suffixes if suffix != ".gz"]
-    if path.is_file():
-        if not suffixes or suffixes[-1] not in _FORMATS:
-            known = ", ".join("." + name for name in _FORMATS)
-            raise ValueError(f"{path}: expected a file that ends in {known} (or .gz).")
-        try:
-            dataset = load_dataset(_FORMATS[suffixes[-1]], data_files=str(path), split="train")
-        except DatasetGenerationError as error:
-            raise ValueError(f"{path} cannot be read: {error.__cause__ or error}") from error
-    elif path.is_dir() and (path / "state.json").is_file():
-        dataset = load_from_disk(str(path))
-    elif path.is_dir() and _has_images(path):
-        return _read_image_folder(path, options)
-    elif suffixes and suffixes[-1] in _FORMATS:
-        raise FileNotFoundError(f"there is no file {path}.")
-    else:
-        dataset = load_dataset(
-            options.dataset, options.dataset_config, split=options.split, revision=options.dataset_revision
-        )
-    return dataset.select(range(min(options.max_rows, len(dataset)))) if options.max_rows is not None else dataset
-
-
-def local_path(options: DataArguments) -> Path:
-    """Where the dataset is, if it is not on the Hub."""
-    return _DEMO_ROWS if options.dataset == "demo" else Path(options.dataset)
-
-
-def dataset_identity(options: DataArguments, dataset: Dataset) -> dict[str, Any]:
-    """What was scored; a local file is known by its digest."""
-    sha256, path = None, local_path(options)
-    if path.is_file():
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "name": options.dataset,
-        "is_local": path.exists(),
-        "config": options.dataset_config,
-        "revision": options.dataset_revision if path.exists() else _commit(options),
-        "split": options.split,
-        "sha256": sha256,
-        "fingerprint": dataset._fingerprint,
-        "rows": len(dataset),
-    }
-
-
-def _commit(options: DataArguments) -> str | None:
-    """The commit that a branch stands for today: the rows that are scored are those of no other."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError
-
-    try:
-        return HfApi().dataset_info(options.dataset, revision=options.dataset_revision).sha
-    except (HTTPError, OSError, ValueError):  # the rows came from the cache
-        return options.dataset_revision
-
-
-def _read_image_folder(folder: Path, options: DataArguments) -> Dataset:
-    """A folder with a folder of images for each class, in one of the name of the split if there is one."""
-    import numpy as np
-    from datasets import load_dataset
-
-    if _is_split(folder / options.split):
-        folder = folder / options.split
-    # Without `data_files`, a class whose name is that of a split would be taken for one.
-    dataset = load_dataset("imagefolder", data_dir=str(folder), data_files={"train": "**"}, split="train")
-    if options.max_rows is None or options.max_rows >= len(dataset):
-        return dataset
-    # Folders come class by class, so that the first rows would be of one class.
-    return dataset.select(np.sort(np.random.default_rng(0).permutation(len(dataset))[: options.max_rows]))
-
-
-def _has_images(folder: Path) -> bool:
-    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-
-    return any(path.suffix.lower() in ImageFolder.EXTENSIONS for path in folder.rglob("*"))
-
-
-def _is_split(folder: Path) -> bool:
-    """Whether a folder has folders of classes, or a list of its images: a class may have the name of a split."""
-    return folder.is_dir() and any(path.is_dir() or path.stem == "metadata" for path in folder.iterdir())
 
 
 def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:

@@ -25,6 +25,7 @@ from . import __version__
 from .arguments import (
     DataArguments,
     ModelArguments,
+    Options,
     PruneArguments,
     ReportArguments,
     ScoreArguments,
@@ -49,7 +50,7 @@ class OutputArguments:
 
 
 @dataclass
-class RunArguments:
+class RunArguments(Options):
     """Which run a command goes on with."""
 
     run_dir: str = field(default="runs/prune", metadata={"help": "Output folder of `hf-dlc score` or of a recipe."})
@@ -106,12 +107,13 @@ class PushArguments(RunArguments):
     study: str | None = field(default=None, metadata={"help": "study.json of compare_selectors.py, for the card."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.repo_id:
             raise ValueError("--repo_id is required: the dataset repository, such as me/alpaca-half.")
 
 
 @dataclass
-class DemoArguments:
+class DemoArguments(Options):
     """How much of the demo."""
 
     max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
@@ -124,7 +126,8 @@ class DemoArguments:
 
 def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
     """Say what scoring would cost: rows, tokens, time and memory; only a short probe is run."""
-    from .arguments import load_scorer, read_dataset
+    from .arguments import load_scorer
+    from .sources import read_dataset
 
     dataset, scorer = read_dataset(options), load_scorer(options, config)
     found = scorer.estimate(dataset, num_threads=options.num_threads)
@@ -248,16 +251,16 @@ def _scored(
     run_dir: str, dataset: str | None = None, known: dict[str, Any] | None = None
 ) -> tuple[Dataset, dict[str, Any]]:
     """The rows of a run with their scores, and how these came about; `known` says where the rows are, by default."""
-    from .arguments import dataset_identity, read_dataset
     from .run_folder import read_scoring
+    from .sources import dataset_identity, read_dataset, split_of
 
     scores, scoring = read_scoring(Path(run_dir))
     known = known or scoring["dataset"]
-    names = {"dataset": dataset or known["name"], "split": known["split"]}
-    if names["dataset"] == known["name"]:  # the same again: the same revision, and no more rows than there were
+    if dataset in (None, known["name"]):  # the same again: the same revision, and no more rows than there were
         more = {"dataset_config": known["config"], "dataset_revision": known["revision"], "max_rows": known["rows"]}
-        return scores.join(read_dataset(DataArguments(**names, **more)), f"the scores in {run_dir}"), scoring
-    source = DataArguments(**names)
+        same = DataArguments(dataset=known["name"], split=known["split"], **more)
+        return scores.join(read_dataset(same), f"the scores in {run_dir}"), scoring
+    source = DataArguments(dataset=dataset, split=split_of(dataset, known["split"]))
     rows = read_dataset(source)
     return scores.join(rows, f"the scores in {run_dir}"), {**scoring, "dataset": dataset_identity(source, rows)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import re
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -138,7 +139,8 @@ class DLCConfig:
         layout (`str`, *optional*, defaults to `"auto"`):
             Layout of the rows if it should not be told from the column names.
         columns (`dict[str, str]`, *optional*):
-            Maps column names of the dataset to those of the layout; on a command line `"src=instruction,pos=output"`.
+            Maps column names of the dataset to those of the layout; on a command line `"src=instruction,pos=output"`,
+            or, where a name holds a comma or an equals sign, JSON: `'{"a,b": "instruction"}'`.
         tokens_per_batch (`int` or `str`, *optional*, defaults to `"auto"`):
             Tokens of a micro-batch, padding included.
         keep_levels (`bool`, *optional*, defaults to `False`):
@@ -196,7 +198,8 @@ class DLCConfig:
     )
     layout: str = field(default="auto", metadata={"help": "Layout of the rows, told from the columns by default."})
     columns: str | None = field(
-        default=None, metadata={"help": "Column names of the dataset for those of the layout: 'src=instruction,...'."}
+        default=None,
+        metadata={"help": "Column names of the dataset for those of the layout: 'src=instruction,...' or JSON."},
     )
     tokens_per_batch: str = field(
         default="auto", metadata={"help": "Tokens of a micro-batch, padding included, or 'auto'."}
@@ -220,6 +223,8 @@ class DLCConfig:
             "columns": _parse_columns(self.columns),
             "tokens_per_batch": _parse_token_budget(self.tokens_per_batch),
         }
+        if isinstance(self.template, str):
+            canonical["template"] = os.path.expanduser(self.template)
         if not isinstance(self.target_modules, str):
             canonical["target_modules"] = list(self.target_modules)
         for name, value in canonical.items():
@@ -301,12 +306,36 @@ def _canonical_schedule(schedule: str | Sequence[float] | MaskSchedule | None) -
 
 
 def _parse_columns(columns: str | dict[str, str] | None) -> dict[str, str] | None:
-    if columns is None or isinstance(columns, dict):
-        return columns
-    pairs = [pair.split("=") for pair in columns.split(",")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"columns must look like 'src=instruction,pos=output', got {columns!r}.")
-    return {theirs.strip(): ours.strip() for theirs, ours in pairs}
+    """A mapping of names; those of the dataset are kept as they are, white space and all."""
+    if columns is None:
+        return None
+    if isinstance(columns, str):
+        columns = _read_columns(columns)
+    if not isinstance(columns, dict) or not all(isinstance(name, str) for pair in columns.items() for name in pair):
+        raise ValueError(f"columns must map names to names, both text, got {columns!r}.")
+    return columns
+
+
+def _read_columns(text: str) -> dict[str, str]:
+    if text.startswith("{"):
+        try:
+            return json.loads(text, object_pairs_hook=_map_once)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"columns is no valid JSON ({error}), got {text!r}.") from error
+    pairs = [pair.split("=") for pair in text.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ValueError(
+            f"columns must look like 'src=instruction,pos=output', got {text!r}. Where a name holds a comma or an "
+            'equals sign, pass JSON: \'{"a,b": "instruction"}\'.'
+        )
+    return _map_once([(theirs, ours.strip()) for theirs, ours in pairs])
+
+
+def _map_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"columns must map each name once, got {', '.join(map(repr, twice))} twice.")
+    return dict(pairs)
 
 
 def _parse_token_budget(budget: str | int) -> str | int:
@@ -411,7 +440,9 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
 def _words(name: str, value: Any) -> list[str]:
     """The value of an option as the command line takes it."""
     if name == "columns":
-        return [",".join(f"{column}={key}" for column, key in value.items())]
+        is_plain = not any(mark in name for name in value for mark in ",=") and next(iter(value), "{")[:1] not in "{-"
+        text = ",".join(f"{column}={key}" for column, key in value.items())
+        return [text if is_plain else json.dumps(value, ensure_ascii=False)]
     if name == "target_modules" and not isinstance(value, str):  # the expression for names that end in one of these
         return [rf"(.*\.)?({'|'.join(map(re.escape, value))})"]
     return list(map(str, value if isinstance(value, list | tuple) else [value]))
@@ -425,7 +456,7 @@ def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"not valid YAML ({error})") from error
     if not isinstance(values, dict):

@@ -28,10 +28,8 @@ from .arguments import (
     PruneArguments,
     ScoreArguments,
     SelectionArguments,
-    dataset_identity,
     load_scorer,
     make_selector,
-    read_dataset,
 )
 from .columns import score_features
 from .config import DLCConfig, command_line
@@ -45,6 +43,7 @@ from .manifest import describe_scoring
 from .reporting import check_group_and_flag_columns
 from .run_folder import MANIFEST_NAME, SCORING_NAME, write_scoring, write_subset
 from .scorer import DLCScorer
+from .sources import dataset_identity, read_dataset
 
 
 logger = logging.getLogger(__name__)

@@ -59,7 +59,7 @@ from torch.nn.utils import prune
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCScorer, FlexRandSelector
-from hf_dlc.arguments import DataArguments, read_dataset
+from hf_dlc.arguments import DataArguments, Options
 from hf_dlc.config import DLCConfig, parse_config_and_args
 from hf_dlc.demo import demo_model
 from hf_dlc.errors import DLCError
@@ -69,6 +69,7 @@ from hf_dlc.masking import Masker
 from hf_dlc.masking.masker import MaskingSession
 from hf_dlc.program import run_program
 from hf_dlc.reporting import spearman, versions
+from hf_dlc.sources import read_dataset
 from hf_dlc.tasks.encoding import Encoding, RowEncoder
 
 
@@ -96,7 +97,7 @@ _COLOURS = {"float32": "tab:blue", "bfloat16": "tab:orange"}
 
 
 @dataclass
-class BenchmarkArguments:
+class BenchmarkArguments(Options):
     """What to measure, on which rows and with which model."""
 
     dataset: str = field(default="demo", metadata={"help": "What prune_alpaca.py reads as --dataset."})
@@ -117,6 +118,7 @@ class BenchmarkArguments:
     overwrite: bool = field(default=False, metadata={"help": "Replace results that are there."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := set(self.chosen_parts) - set(PARTS):
             raise ValueError(f"parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}.")
         for name in ("rows", "rounds", "run_rows", "process_rows", "selection_rows"):

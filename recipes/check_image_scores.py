@@ -28,12 +28,13 @@ from datasets import ClassLabel, Dataset, disable_progress_bars
 from prune_images import ImageRecipeArguments
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.arguments import read_dataset
+from hf_dlc.arguments import Options
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
 from hf_dlc.program import run_program
 from hf_dlc.reporting import auroc, spearman, within_groups
+from hf_dlc.sources import read_dataset
 
 
 PARTS = ("speed", "levels", "noise")
@@ -41,7 +42,7 @@ FIFTY = ("linear(0.02, 50)", "geometric(0.02, 50)")
 
 
 @dataclass
-class CheckArguments:
+class CheckArguments(Options):
     """On which images, with which model, and what."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub repository or folder of images."})
@@ -63,6 +64,7 @@ class CheckArguments:
     output_dir: str = field(default="runs/check-images", metadata={"help": "Folder for the results."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := set(self.parts.split(",")) - set(PARTS):
             raise ValueError(f"parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}.")
         if not 0 < self.flipped < 1:

@@ -50,12 +50,13 @@ from finetune_lora import (
 from study_report import METRICS, Cell, StudyResults, write_report
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
-from hf_dlc.arguments import PruneArguments, load_scorer, read_dataset
+from hf_dlc.arguments import PruneArguments, load_scorer
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.digest import json_digest
 from hf_dlc.execution.distributed import cpu_threads, process_state
 from hf_dlc.program import run_program
+from hf_dlc.sources import read_dataset, split_of
 
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class StudyArguments(TrainingOptions):
     """What is compared, on which rows, and how often."""
 
     dataset: str = field(default="yahma/alpaca-cleaned", metadata={"help": "File, folder or Hub dataset."})
-    split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
@@ -175,9 +176,7 @@ class Study:
         (self.output / "cells").mkdir(parents=True, exist_ok=True)
         self.scorer = load_scorer(recipe_arguments(options, options.dataset), config)
         self.pool, self.held_out = split_rows(options, self.scorer)
-        self.choices = options.choices and unseen(
-            read_dataset(recipe_arguments(options, options.choices)), self.pool, "choices"
-        )
+        self.choices = options.choices and unseen(read_choices(options), self.pool, "choices")
         self.rows = self.scorer.tokenize(self.pool)
         parts = (self.rows, self.scorer.tokenize(self.held_out))
         texts = [[part["input_ids"][:], part["labels"][:]] for part in parts]
@@ -377,6 +376,12 @@ def recipe_arguments(options: StudyArguments, dataset: str) -> PruneArguments:
     """The options of prune_alpaca.py that say what is read and loaded."""
     names = ("split", "model", "model_revision", "trust_remote_code", "attn_implementation")
     return PruneArguments(dataset=dataset, **{name: getattr(options, name) for name in names})
+
+
+def read_choices(options: StudyArguments) -> Dataset:
+    """The questions to measure by."""
+    split = split_of(options.choices, options.split)
+    return read_dataset(replace(recipe_arguments(options, options.choices), split=split))
 
 
 def split_rows(options: StudyArguments, scorer: DLCScorer) -> tuple[Dataset, Dataset]:

@@ -43,10 +43,11 @@ from torch import nn
 from transformers import AutoModelForImageClassification, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from hf_dlc import DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
-from hf_dlc.arguments import read_dataset
+from hf_dlc.arguments import Options
 from hf_dlc.cache import write_json
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.program import run_program
+from hf_dlc.sources import read_dataset, split_of
 from hf_dlc.tasks.images import ImageReader
 
 
@@ -57,7 +58,7 @@ _FLEXRAND = re.compile(r"flexrand@(0?\.\d+)")
 
 
 @dataclass
-class FinetuneArguments:
+class FinetuneArguments(Options):
     """What to train, on which subsets, and how."""
 
     run_dir: str = field(default="runs/prune-images", metadata={"help": "What prune_images.py wrote."})
@@ -75,6 +76,7 @@ class FinetuneArguments:
     output_dir: str = field(default="runs/finetune-images", metadata={"help": "Folder for the results."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := [arm for arm in self.arms.split(",") if arm not in ARMS and not _FLEXRAND.fullmatch(arm)]:
             raise ValueError(f"arms must be among {', '.join(ARMS)} and flexrand@<split>, got {', '.join(unknown)}.")
         if not self.eval_dataset:
@@ -123,7 +125,8 @@ def read(options: FinetuneArguments, manifest: dict[str, Any]) -> tuple[Dataset,
     if len(images) != len(scores):
         raise ValueError(f"{chosen.dataset} has {len(images)} rows, but {len(scores)} were scored. Score it anew.")
     scored = concatenate_datasets([images, scores], axis=1)
-    held_out = {"dataset": options.eval_dataset, "split": options.eval_split, "max_rows": None}
+    split = split_of(options.eval_dataset, options.eval_split)
+    held_out = {"dataset": options.eval_dataset, "split": split, "max_rows": None}
     if options.eval_dataset != chosen.dataset:
         held_out |= {"dataset_config": None, "dataset_revision": None}
     evaluation = read_dataset(ImageRecipeArguments(**{**known, **held_out}))

@@ -47,13 +47,14 @@ from transformers import (
 )
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.arguments import PruneArguments, load_scorer, read_dataset
+from hf_dlc.arguments import Options, PruneArguments, load_scorer
 from hf_dlc.cache import write_json
 from hf_dlc.columns import NAN_SCORE
 from hf_dlc.config import parse_config_and_args
 from hf_dlc.execution.distributed import cpu_threads
 from hf_dlc.program import run_program
 from hf_dlc.scores import content_digests
+from hf_dlc.sources import read_dataset, split_of
 
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ _ANSWER = re.compile(rf"####\s*({_NUMBER.pattern})\s*$")
 
 
 @dataclass
-class TrainingOptions:
+class TrainingOptions(Options):
     """How a model is fine-tuned; the same for whatever is compared."""
 
     epochs: float = field(default=2.0, metadata={"help": "Passes over the rows."})
@@ -79,6 +80,7 @@ class TrainingOptions:
     trainer: str = field(default="auto", metadata={"help": "'sft' (TRL), 'transformers', or 'auto'."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.trainer not in ("auto", "sft", "transformers"):
             raise ValueError(f"trainer must be 'auto', 'sft' or 'transformers', got {self.trainer!r}.")
         if self.lora_layers is not None and self.lora_layers < 1:
@@ -95,7 +97,7 @@ class FinetuneArguments(TrainingOptions):
     """What is trained, on what, and by what it is measured."""
 
     dataset: str = field(default="runs/prune/pruned", metadata={"help": "Training rows: file, folder or Hub dataset."})
-    split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})
     max_rows: int | None = field(default=None, metadata={"help": "Train on the first rows only."})
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
@@ -140,6 +142,11 @@ def recipe_arguments(options: FinetuneArguments, dataset: str, max_rows: int | N
     """The options of prune_alpaca.py that say what is read and loaded."""
     names = ("split", "model", "model_revision", "trust_remote_code")
     return PruneArguments(dataset=dataset, max_rows=max_rows, **{name: getattr(options, name) for name in names})
+
+
+def held_out_arguments(options: FinetuneArguments, dataset: str) -> PruneArguments:
+    """The same for rows to measure by, of which a slice of the training rows says nothing."""
+    return replace(recipe_arguments(options, dataset, None), split=split_of(dataset, options.split))
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -260,7 +267,7 @@ def held_out(options: FinetuneArguments, training: Dataset) -> dict[str, Dataset
     """Rows to measure by, none of which is trained on."""
     files = {name: getattr(options, name) for name in ("eval_dataset", "choices", "answers")}
     parts = {
-        name: unseen(read_dataset(recipe_arguments(options, file, None)), training, name)
+        name: unseen(read_dataset(held_out_arguments(options, file)), training, name)
         for name, file in files.items()
         if file
     }

@@ -105,7 +105,9 @@ class TestOptions:
         [
             (None, None),
             ({"a": "b"}, {"a": "b"}),
-            ("src=instruction, pos = output", {"src": "instruction", "pos": "output"}),
+            ("src=instruction, pos =output", {"src": "instruction", " pos ": "output"}),
+            (" answer= output ", {" answer": "output"}),
+            ('{"a,b": "instruction", "c=d": "output"}', {"a,b": "instruction", "c=d": "output"}),
         ],
     )
     def test_columns(self, given: Any, parsed: dict[str, str] | None) -> None:
