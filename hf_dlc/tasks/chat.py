@@ -145,7 +145,14 @@ class ChatTemplate:
         if template is None:
             raise ValueError(self._no_default())
         messages = template.messages(conversation.turns)
-        draft = template.draft(conversation, messages, options)
+        try:
+            draft = template.draft(conversation, messages, options)
+        except RefusedRowError as refused:
+            if any(map(_has_arguments_as_text, conversation.turns)):
+                raise RefusedRowError(
+                    f"{refused} (arguments of its tool calls are JSON text, not parsed)"
+                ) from refused
+            raise
         self._look(template, conversation, messages, draft, options["tools"] or ())
         return draft
 
@@ -178,7 +185,7 @@ class ChatTemplate:
                 "The arguments of tool calls are JSON text, which the chat template writes as a quoted string, such "
                 'as "{\\"city\\": ...}"; training with it does the same. Parse them (`json.loads`) before scoring.',
             )
-        if report.dropped:  # which also makes the prompt and the marks differ
+        if report.lacks_content:  # which also makes the prompt and the marks differ
             return
         if not draft.text.startswith(draft.prompt):
             report.tell(

@@ -38,7 +38,7 @@ class Report:
 
     def tell(self, kind: str, message: str, *arguments: object) -> None:
         """Log a warning unless this kind was found before."""
-        if kind not in self._found and len(self._found) < _MOST_KINDS:
+        if kind not in self._found:
             self._found.add(kind)
             logger.warning(message, *arguments)
 
@@ -84,14 +84,20 @@ class Report:
             clipped(missing),
         )
 
+    @property
+    def lacks_content(self) -> bool:
+        """Whether what a turn says was dropped."""
+        return any(phrase.startswith("content of") for phrase in self._dropped)
+
     def look_at_roles(self, source: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Name the roles that are neither usual nor mentioned in the source of the template."""
         for role in {message["role"] for message in messages} - _USUAL_ROLES:
-            if not any(f"{quote}{role}{quote}" in source for quote in "'\""):
+            if len(self._found) < _MOST_KINDS and not any(f"{quote}{role}{quote}" in source for quote in "'\""):
                 self.tell(
                     f"role {role}",
-                    "The chat template does not mention the role %s, which a row has. The model may never have seen "
-                    "such turns, and nothing is learned from them. Rename it to system, user, assistant or tool.",
+                    "The chat template does not mention the role %s, which a row has, so that the model may never have "
+                    "seen such a turn. Rename it if it is one of system, user, assistant and tool: in messages, only "
+                    "turns of the assistant are learned from.",
                     clipped(role),
                 )
 

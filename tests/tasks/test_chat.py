@@ -302,6 +302,12 @@ class TestDroppedParts:
         chat, _ = draft(tokenizer, MARKED, *rows)
         assert len(chat.dropped) == len(caplog.records) == 50
 
+    def test_roles_without_number(self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture) -> None:
+        rows = [conversation({**ASK, "role": f"role_{i}"}, SAY) for i in range(200)]
+        draft(tokenizer, MARKED, *rows, conversation(*CALLING))
+        assert len(caplog.records) == 51
+        assert "renders no tool calls" in caplog.text
+
     def test_a_pickle_has_no_findings(self, tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = STRIPPING
         chat = ChatTemplate(tokenizer)
@@ -518,6 +524,15 @@ class TestCalls:
         assert "Parse them (`json.loads`)" in warning
         assert chat.dropped == ()
 
+    def test_arguments_as_text_that_are_refused(
+        self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        template = TOOL_USE.replace("call.function.arguments |", "call.function.arguments.items() | list |")
+        called = {"role": "assistant", "content": "", "tool_calls": [TEXT_CALL]}
+        [encoding] = encode(tokenizer, template, {"messages": [ASK, called]})
+        assert encoding.status == INVALID_ROW
+        assert "has no attribute 'items' (arguments of its tool calls are JSON text, not parsed)" in caplog.text
+
     @pytest.mark.parametrize("name", [name for name in FAMILIES if "gemma" not in name])
     @pytest.mark.parametrize("call", [CALL, TEXT_CALL], ids=["dict", "text"])
     def test_only_templates_that_quote_are_warned_about(
@@ -552,7 +567,7 @@ class TestWhatTrainingWarnsOf:
     ) -> None:
         template = MARKED.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
         encode(tokenizer, template, *[{"instruction": "2+2?", "output": "4"}] * 2)
-        [warning] = messages_in(caplog)
+        [warning] = messages_in(caplog)  # one for both rows
         assert "renders a prompt alone otherwise than with its completion" in warning
         assert "the prompt goes on with '<think>'" in warning
 
