@@ -179,7 +179,7 @@ class ChatTemplate:
                 "The chat template renders no tool calls: they are put into the content as JSON text. Pass "
                 "`template='path/to/template.jinja'` with one that renders them as the model should write them.",
             )
-        elif template.quotes_arguments and any(map(_has_arguments_as_text, turns)):
+        elif any(map(_has_arguments_as_text, turns)) and template.quotes_arguments:
             report.tell(
                 "arguments as text",
                 "The arguments of tool calls are JSON text, which the chat template writes as a quoted string, such "

@@ -95,9 +95,9 @@ class Report:
             if len(self._found) < _MOST_KINDS and not any(f"{quote}{role}{quote}" in source for quote in "'\""):
                 self.tell(
                     f"role {role}",
-                    "The chat template does not mention the role %s, which a row has, so that the model may never have "
-                    "seen such a turn. Rename it if it is one of system, user, assistant and tool: in messages, only "
-                    "turns of the assistant are learned from.",
+                    "The chat template does not mention the role %s, which a row has: the model may never have seen "
+                    "such a turn. Rename it if it is one of system, user, assistant and tool, because in messages "
+                    "only turns of the assistant are learned from.",
                     clipped(role),
                 )
 
