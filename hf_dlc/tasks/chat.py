@@ -173,6 +173,7 @@ class ChatTemplate:
         report, turns = self.report, conversation.turns
         report.look(draft.text, messages, tools, bool(tools) and template.shows_tools)
         report.look_at_roles(template.text, messages)
+        report.look_at_arguments(template.text, conversation.template_kwargs)
         if not template.renders_calls and any(turn.tool_calls for turn in turns):
             report.tell(
                 "calls as text",
@@ -194,7 +195,7 @@ class ChatTemplate:
                 "where the two part: the prompt goes on with %s. The model meets another prompt when it is used.",
                 clipped(_behind_common_head(draft.prompt, draft.text)),
             )
-        if draft.spans is not None and len(draft.spans) < sum(turn.learned for turn in turns):
+        if draft.spans is not None and sum(start < end for start, end in draft.spans) < _learned_turns(turns):
             report.tell(
                 "marks",
                 "The chat template marks fewer turns with {% generation %} than the assistant has in a row: nothing "
@@ -207,6 +208,10 @@ class ChatTemplate:
             "none is for this row: `default` is for rows without tools, `tool_use` or else `default` for rows with "
             "tools. Pass `template='path/to/chat_template.jinja'`, or set `tokenizer.chat_template`."
         )
+
+
+def _learned_turns(turns: Sequence[Turn]) -> int:
+    return sum(turn.learned and bool(turn.content.strip() or turn.tool_calls) for turn in turns)
 
 
 def _behind_common_head(text: str, other: str) -> str:

@@ -69,9 +69,7 @@ class Report:
             self._look_for("tools", row.lacks if shows_tools else str, name)
 
     def _look_for(self, phrase: str, lacks: Callable[[Any], str | None], part: Any) -> None:
-        if phrase in self._dropped or len(self._dropped) == _MOST_KINDS:
-            return
-        missing = lacks(part)
+        missing = lacks(part) if self._is_new(phrase) else None
         if missing is None:
             return
         self._dropped.add(phrase)
@@ -84,10 +82,22 @@ class Report:
             clipped(missing),
         )
 
+    def look_at_arguments(self, source: str, arguments: Mapping[str, Any]) -> None:
+        """Name the arguments of rows that the source of the template does not mention, and those never handed on."""
+        for name in arguments:
+            phrase = f"{_word(name)} of chat_template_kwargs"
+            is_used = name != "chat_template" and (name in source or name == "tools" or arguments[name] is None)
+            if not is_used and self._is_new(phrase):
+                self._dropped.add(phrase)
+                self.tell(phrase, "A row has %s, which the chat template in use does not read.", phrase)
+
     @property
     def lacks_content(self) -> bool:
         """Whether what a turn says was dropped."""
         return any(phrase.startswith("content of") for phrase in self._dropped)
+
+    def _is_new(self, phrase: str) -> bool:
+        return phrase not in self._dropped and len(self._dropped) < _MOST_KINDS
 
     def look_at_roles(self, source: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Name the roles that are neither usual nor mentioned in the source of the template."""
