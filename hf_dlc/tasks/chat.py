@@ -150,7 +150,14 @@ class ChatTemplate:
         if template is None:
             raise ValueError(self._no_default())
         messages = template.messages(conversation.turns)
-        draft = template.draft(conversation, messages, options)
+        try:
+            draft = template.draft(conversation, messages, options)
+        except RefusedRowError as refused:
+            if any(map(_has_arguments_as_text, conversation.turns)):
+                raise RefusedRowError(
+                    f"{refused} (arguments of its tool calls are JSON text, not parsed)"
+                ) from refused
+            raise
         self._look(template, conversation, messages, draft, options["tools"] or ())
         return draft
 
@@ -171,13 +178,14 @@ class ChatTemplate:
         report, turns = self.report, conversation.turns
         report.look(draft.text, messages, tools, bool(tools) and template.shows_tools)
         report.look_at_roles(template.text, messages)
+        report.look_at_arguments(template.text, conversation.template_kwargs)
         if not template.renders_calls and any(turn.tool_calls for turn in turns):
             report.tell(
                 "calls as text",
                 "The chat template renders no tool calls: they are put into the content as JSON text. Pass "
                 "`template='path/to/template.jinja'` with one that renders them as the model should write them.",
             )
-        elif template.quotes_arguments and any(map(_has_arguments_as_text, turns)):
+        elif any(map(_has_arguments_as_text, turns)) and template.quotes_arguments:
             report.tell(
                 "arguments as text",
                 "The arguments of tool calls are JSON text, which the chat template writes as a quoted string, such "
@@ -190,7 +198,7 @@ class ChatTemplate:
                 "different keys. If yours have none, read the rows from a JSON file, or make the dataset with "
                 "`Dataset.from_list(rows, on_mixed_types='use_json')`.",
             )
-        if report.dropped:  # which also makes the prompt and the marks differ
+        if report.lacks_content:  # which also makes the prompt and the marks differ
             return
         if not draft.text.startswith(draft.prompt):
             report.tell(
@@ -199,7 +207,7 @@ class ChatTemplate:
                 "where the two part: the prompt goes on with %s. The model meets another prompt when it is used.",
                 clipped(_behind_common_head(draft.prompt, draft.text)),
             )
-        if draft.spans is not None and len(draft.spans) < sum(turn.learned for turn in turns):
+        if draft.spans is not None and sum(start < end for start, end in draft.spans) < _learned_turns(turns):
             report.tell(
                 "marks",
                 "The chat template marks fewer turns with {% generation %} than the assistant has in a row: nothing "
@@ -212,6 +220,10 @@ class ChatTemplate:
             "none is for this row: `default` is for rows without tools, `tool_use` or else `default` for rows with "
             "tools. Pass `template='path/to/chat_template.jinja'`, or set `tokenizer.chat_template`."
         )
+
+
+def _learned_turns(turns: Sequence[Turn]) -> int:
+    return sum(turn.learned and bool(turn.content.strip() or turn.tool_calls) for turn in turns)
 
 
 def _behind_common_head(text: str, other: str) -> str:

@@ -44,7 +44,7 @@ class Report:
 
     def tell(self, kind: str, message: str, *arguments: object) -> None:
         """Log a warning unless this kind was found before."""
-        if kind not in self._found and len(self._found) < _MOST_KINDS:
+        if kind not in self._found:
             self._found.add(kind)
             logger.warning(message, *arguments)
 
@@ -75,9 +75,7 @@ class Report:
             self._look_for("tools", row.lacks if shows_tools else str, name)
 
     def _look_for(self, phrase: str, lacks: Callable[[Any], str | None], part: Any) -> None:
-        if phrase in self._dropped or len(self._dropped) == _MOST_KINDS:
-            return
-        missing = lacks(part)
+        missing = lacks(part) if self._is_new(phrase) else None
         if missing is None:
             return
         self._dropped.add(phrase)
@@ -90,16 +88,34 @@ class Report:
             clipped(missing),
         )
 
+    def look_at_arguments(self, source: str, arguments: Mapping[str, Any]) -> None:
+        """Name the arguments of rows that the source of the template does not mention, and those never handed on."""
+        for name in arguments:
+            phrase = f"{_word(name)} of chat_template_kwargs"
+            is_used = name != "chat_template" and (name in source or name == "tools" or arguments[name] is None)
+            if not is_used and self._is_new(phrase):
+                self._dropped.add(phrase)
+                self.tell(phrase, "A row has %s, which the chat template in use does not read.", phrase)
+
+    @property
+    def lacks_content(self) -> bool:
+        """Whether what a turn says was dropped."""
+        return any(phrase.startswith("content of") for phrase in self._dropped)
+
+    def _is_new(self, phrase: str) -> bool:
+        return phrase not in self._dropped and len(self._dropped) < _MOST_KINDS
+
     def look_at_roles(self, source: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Name the roles that are neither usual nor mentioned in the source of the template."""
         for role in {message["role"] for message in messages} - _USUAL_ROLES:
-            if not any(f"{quote}{role}{quote}" in source for quote in "'\""):
-                if len(self._unknown_roles) < _MOST_KINDS:
-                    self._unknown_roles.add(_word(role))
+            is_new = len(self._unknown_roles) < _MOST_KINDS and _word(role) not in self._unknown_roles
+            if is_new and not any(f"{quote}{role}{quote}" in source for quote in "'\""):
+                self._unknown_roles.add(_word(role))
                 self.tell(
                     f"role {role}",
-                    "The chat template does not mention the role %s, which a row has. The model may never have seen "
-                    "such turns, and nothing is learned from them. Rename it to system, user, assistant or tool.",
+                    "The chat template does not mention the role %s, which a row has: the model may never have seen "
+                    "such a turn. Rename it if it is one of system, user, assistant and tool, because in messages "
+                    "only turns of the assistant are learned from.",
                     clipped(role),
                 )
 

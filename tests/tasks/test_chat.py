@@ -265,6 +265,25 @@ class TestDroppedParts:
     def test_no_tools_are_not_missed(self, tokenizer: PreTrainedTokenizerBase) -> None:
         assert draft(tokenizer, MARKED, conversation(ASK, SAY, tools=[]))[0].dropped == ()
 
+    @pytest.mark.parametrize(
+        ("arguments", "dropped"),
+        [
+            ({"mood": "calm"}, ("mood of chat_template_kwargs",)),
+            ({"mood": None}, ()),
+            ({"chat_template": "{{ 1 }}"}, ("chat_template of chat_template_kwargs",)),
+            ({"tools": []}, ()),
+            ({"add_generation_prompt": False}, ()),
+        ],
+    )
+    def test_arguments_of_the_template(
+        self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture, arguments: Any, dropped: Any
+    ) -> None:
+        row = conversation(ASK, SAY, template_kwargs=arguments)
+        assert draft(tokenizer, MARKED, row, row)[0].dropped == dropped
+        assert messages_in(caplog) == [
+            f"A row has {name}, which the chat template in use does not read." for name in dropped
+        ]
+
     def test_all_kinds_of_a_row(self, tokenizer: PreTrainedTokenizerBase) -> None:
         template = MARKED.replace("messages %}", "messages if message.role != 'system' %}")
         row = conversation(SYSTEM, ASK, {**SAY, "reasoning_content": "It barks."}, tools=TOOLS)
@@ -301,6 +320,12 @@ class TestDroppedParts:
         rows = [conversation(ASK, {**SAY, f"note_{i}": "It barks."}) for i in range(200)]
         chat, _ = draft(tokenizer, MARKED, *rows)
         assert len(chat.dropped) == len(caplog.records) == 50
+
+    def test_roles_without_number(self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture) -> None:
+        rows = [conversation({**ASK, "role": f"role_{i}"}, SAY) for i in range(200)]
+        draft(tokenizer, MARKED, *rows, conversation(*CALLING))
+        assert len(caplog.records) == 51
+        assert "renders no tool calls" in caplog.text
 
     def test_a_pickle_has_no_findings(self, tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = STRIPPING
@@ -475,6 +500,11 @@ class TestCalls:
         [warning] = messages_in(caplog)
         assert warning.startswith("The chat template renders no tool calls: they are put into the content as JSON")
 
+    def test_smollm2_itself(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
+        [encoding] = RowEncoder(smollm2_tokenizer).encode([{"messages": CALLING[:2]}])
+        said = '{"name": "weather", "arguments": {"city": "Zürich"}}<|im_end|>\n'
+        assert learned(smollm2_tokenizer, encoding) == said
+
     def test_tools_but_no_calls(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """The name of the tool that is called is in the text of such a template, whether its call is or not."""
         [encoding] = encode(tokenizer, TOOL_USE.replace(CALLS, ""), {"messages": CALLING[:2], "tools": TOOLS})
@@ -524,6 +554,15 @@ class TestCalls:
         assert "Parse them (`json.loads`)" in warning
         assert chat.dropped == ()
 
+    def test_arguments_as_text_that_are_refused(
+        self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        template = TOOL_USE.replace("call.function.arguments |", "call.function.arguments.items() | list |")
+        called = {"role": "assistant", "content": "", "tool_calls": [TEXT_CALL]}
+        [encoding] = encode(tokenizer, template, {"messages": [ASK, called]})
+        assert encoding.status == INVALID_ROW
+        assert "has no attribute 'items' (arguments of its tool calls are JSON text, not parsed)" in caplog.text
+
     @pytest.mark.parametrize("name", [name for name in FAMILIES if "gemma" not in name])
     @pytest.mark.parametrize("call", [CALL, TEXT_CALL], ids=["dict", "text"])
     def test_only_templates_that_quote_are_warned_about(
@@ -558,15 +597,24 @@ class TestWhatTrainingWarnsOf:
     ) -> None:
         template = MARKED.replace("'<|im_start|>assistant\n'", "'<|im_start|>assistant\n<think>\n'")
         encode(tokenizer, template, *[{"instruction": "2+2?", "output": "4"}] * 2)
-        [warning] = messages_in(caplog)
+        [warning] = messages_in(caplog)  # one for both rows
         assert "renders a prompt alone otherwise than with its completion" in warning
         assert "the prompt goes on with '<think>'" in warning
 
     def test_turns_without_marks(self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture) -> None:
         """The text has them all, but nothing is learned from the first."""
-        template = MARKED.replace("message.role == 'assistant'", "message.role == 'assistant' and loop.last")
-        [encoding] = encode(tokenizer, template, {"messages": [ASK, SAY, ASK, SAY]})
+        last = MARKED.replace("message.role == 'assistant'", "message.role == 'assistant' and loop.last")
+        [encoding] = encode(tokenizer, last, {"messages": [ASK, SAY, ASK, SAY]})
         assert learned(tokenizer, encoding) == "The fox.<|im_end|>\n"
+        [warning] = messages_in(caplog)
+        assert warning.startswith("The chat template marks fewer turns")
+
+    def test_calls_without_marks(self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture) -> None:
+        template = TOOL_USE.replace(CALLS, "").replace("{% endgeneration %}", "{% endgeneration %}" + CALLS)
+        template = template.replace("{{ '<|im_end|>\n' }}{% endgeneration %}", "{% endgeneration %}")
+        [encoding] = encode(tokenizer, template, {"messages": CALLING})
+        assert "<call>weather" in text_of(tokenizer, encoding)
+        assert learned(tokenizer, encoding) == "The fox."
         [warning] = messages_in(caplog)
         assert warning.startswith("The chat template marks fewer turns")
 
