@@ -554,14 +554,12 @@ class TestCalls:
         assert "Parse them (`json.loads`)" in warning
         assert chat.dropped == ()
 
-    def test_arguments_as_text_that_are_refused(
-        self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_arguments_as_text_that_are_refused(self, tokenizer: PreTrainedTokenizerBase) -> None:
         template = TOOL_USE.replace("call.function.arguments |", "call.function.arguments.items() | list |")
         called = {"role": "assistant", "content": "", "tool_calls": [TEXT_CALL]}
         [encoding] = encode(tokenizer, template, {"messages": [ASK, called]})
         assert encoding.status == INVALID_ROW
-        assert "has no attribute 'items' (arguments of its tool calls are JSON text, not parsed)" in caplog.text
+        assert "has no attribute 'items' (arguments of its tool calls are JSON text, not parsed)" in encoding.why
 
     @pytest.mark.parametrize("name", [name for name in FAMILIES if "gemma" not in name])
     @pytest.mark.parametrize("call", [CALL, TEXT_CALL], ids=["dict", "text"])
