@@ -179,36 +179,44 @@ class ChatTemplate:
         report.look(draft.text, messages, tools, bool(tools) and template.shows_tools)
         report.look_at_roles(template.text, messages)
         report.look_at_arguments(template.text, conversation.template_kwargs)
-        if not template.renders_calls and any(turn.tool_calls for turn in turns):
-            report.tell(
+        self._look_at_calls(template, [call for turn in turns for call in turn.tool_calls or ()], tools)
+        if not report.lacks_content:  # which also makes the prompt and the marks differ
+            self._look_at_targets(draft, turns)
+
+    def _look_at_calls(self, template: _Template, calls: Sequence[Any], tools: Sequence[Any]) -> None:
+        """Whether calls are text to the template, or bring what no model should write."""
+        arguments = [name_and_arguments(call)[1] for call in calls]
+        if calls and not template.renders_calls:
+            self.report.tell(
                 "calls as text",
                 "The chat template renders no tool calls: they are put into the content as JSON text. Pass "
                 "`template='path/to/template.jinja'` with one that renders them as the model should write them.",
             )
-        elif any(map(_has_arguments_as_text, turns)) and template.quotes_arguments:
-            report.tell(
+        elif any(isinstance(one, str) for one in arguments) and template.quotes_arguments:
+            self.report.tell(
                 "arguments as text",
                 "The arguments of tool calls are JSON text, which the chat template writes as a quoted string, such "
                 'as "{\\"city\\": ...}"; training with it does the same. Parse them (`json.loads`) before scoring.',
             )
-        if _holds_null([*tools, *(name_and_arguments(call)[1] for turn in turns for call in turn.tool_calls or ())]):
-            report.tell(
+        if _holds_null([*tools, *arguments]):
+            self.report.tell(
                 "nulls",
                 "Tools or arguments of tool calls hold null values. Arrow adds them where the rows of a dataset have "
                 "different keys. If yours have none, read the rows from a JSON file, or make the dataset with "
                 "`Dataset.from_list(rows, on_mixed_types='use_json')`.",
             )
-        if report.lacks_content:  # which also makes the prompt and the marks differ
-            return
+
+    def _look_at_targets(self, draft: Draft, turns: Sequence[Turn]) -> None:
+        """Whether the targets begin where the prompt of generation ends, and all learned turns are among them."""
         if not draft.text.startswith(draft.prompt):
-            report.tell(
+            self.report.tell(
                 "prompt",
                 "The chat template renders a prompt alone otherwise than with its completion, which is learned from "
                 "where the two part: the prompt goes on with %s. The model meets another prompt when it is used.",
                 clipped(_behind_common_head(draft.prompt, draft.text)),
             )
         if draft.spans is not None and sum(start < end for start, end in draft.spans) < _learned_turns(turns):
-            report.tell(
+            self.report.tell(
                 "marks",
                 "The chat template marks fewer turns with {% generation %} than the assistant has in a row: nothing "
                 "is learned from the others. Pass `template='path/to/template.jinja'` with one that marks all.",
