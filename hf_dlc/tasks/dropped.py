@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hf_dlc.formats import json_or_text, name_and_arguments
+from hf_dlc.layouts import text_in
 
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ class Report:
             role = _word(message["role"])
             self._look_for(f"content of {role} turns", row.lacks_of_turn, message)
             for key, value in message.items():
-                if key not in _OTHER_CHECKS:
+                if key not in _OTHER_CHECKS and text_in(key, [value]):  # what only describes a turn is no loss
                     self._look_for(f"{_word(key)} of {role} turns", row.lacks, _longest_text(value))
             for call in message.get("tool_calls") or ():
                 self._look_for("tool calls", row.lacks_of_call, call)

@@ -518,6 +518,15 @@ class TestCalls:
         [encoding] = encode(tokenizer, condition + TOOL_USE, {"messages": CALLING[:2], "tools": tools})
         assert learned(tokenizer, encoding) == '<call>weather {"city": "Zürich"}</call><|im_end|>\n'
 
+    def test_what_describes_a_turn_is_no_loss(
+        self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        said = {**SAY, "language": "English", "timestamp": "now", "message_id": "a7", "toxic": False}
+        encode(tokenizer, MARKED, {"messages": [ASK, said]})
+        assert messages_in(caplog) == []
+        encode(tokenizer, MARKED, {"messages": [ASK, {**said, "reasoning_content": "It barks."}]})
+        assert len(messages_in(caplog)) == 1
+
     def test_keys_that_arrow_adds(self, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture) -> None:
         def rows(**added: None) -> dict[str, Any]:
             call = {"type": "function", "function": {"name": "f", "arguments": {"city": "Rome", **added}}}
