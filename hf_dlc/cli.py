@@ -132,9 +132,10 @@ def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
     dataset, scorer = read_dataset(options), load_scorer(options, config)
     found = scorer.estimate(dataset, num_threads=options.num_threads)
     found.require_rows()
-    preview = scorer.preview(dataset, options.show) if options.show else ""
-    text = "\n".join(filter(None, (str(found.reading), preview, str(found))))
-    return {**asdict(found), **({"preview": preview} if preview else {})}, text
+    if not options.show:
+        return asdict(found), f"{found.reading}\n{found}"
+    preview = scorer.preview(dataset, options.show)
+    return {**asdict(found), "preview": preview}, f"{preview}\n{found}"
 
 
 def score(options: ScoreArguments, config: DLCConfig) -> Outcome:

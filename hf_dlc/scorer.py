@@ -901,8 +901,8 @@ class DLCScorer:
                 How many.
 
         Returns:
-            `str`: The text of each row with its special tokens and with marks around what is learned from; of a row
-            that has no score, the reason.
+            `str`: What is read of the dataset, and the text of each row with its special tokens and with marks around
+            what is learned from; of a row that has no score, the reason.
 
         Raises:
             ValueError: If the model is an image model, or if the columns follow no known layout.
@@ -910,6 +910,7 @@ class DLCScorer:
         Example:
         ```python
         >>> print(scorer.preview(dataset, rows=1))
+        rows are read as question_answer: 'question' as instruction, 'answer' as response; ...
         ⟦learned from⟧
         --- row 0: 23 tokens, 4 of them learned from
         <|im_start|>user

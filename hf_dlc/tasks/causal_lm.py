@@ -97,7 +97,8 @@ class CausalLMTask:
     def preview(self, dataset: Dataset) -> str:
         """The rows as they are scored, for people."""
         batches = self.encoder.batches_of(dataset, _ROWS_PER_ENCODING)
-        return preview_text(self.encoder.tokenizer, [row for rows in batches for row in self.encode(rows)])
+        shown = preview_text(self.encoder.tokenizer, [row for rows in batches for row in self.encode(rows)])
+        return f"{self.reading}\n{shown}" if self.reading else shown
 
     def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
         """The rows: all that they need is in them."""

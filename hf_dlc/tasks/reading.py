@@ -103,10 +103,10 @@ class ReadingLog:
         if new := [name for name in texts if name not in self._unread_text]:
             self._unread_text |= dict.fromkeys(new)
             logger.warning(
-                "the columns %s hold text, and the layout %r does not read them. Map those that belong to the rows "
+                "the layout %r does not read %s, which hold text, pictures or sound. Map those that belong to the rows "
                 "with `columns=`, or leave them out on purpose by mapping them to 'ignore'.",
-                _listed(new),
                 reading.layout,
+                _listed(new),
             )
 
     def _without_idle(self, reading: Reading, kinds: set[type]) -> Reading:

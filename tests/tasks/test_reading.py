@@ -37,7 +37,7 @@ def test_what_is_read_is_said_once(tokenizer: PreTrainedTokenizerBase, log: pyte
         "turns of the tokenizer's chat template; learned: the response, end of turn or sequence included; not read: "
         "'hint', 'id', 'score'"
     )
-    assert log.messages[1].startswith("the columns 'hint' hold text, and the layout 'question_answer' does not read")
+    assert log.messages[1].startswith("the layout 'question_answer' does not read 'hint', which hold text")
 
 
 def test_another_dataset_is_another_matter(tokenizer: PreTrainedTokenizerBase, log: pytest.LogCaptureFixture) -> None:
