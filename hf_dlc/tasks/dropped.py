@@ -72,8 +72,8 @@ class Report:
                     self._look_for(f"{_word(key)} of {role} turns", row.lacks, _longest_text(value))
             for call in message.get("tool_calls") or ():
                 self._look_for("tool calls", row.lacks_of_call, call)
-        for name in filter(None, map(_tool_name, tools)):
-            self._look_for("tools", row.lacks if shows_tools else str, name)
+        for tool in tools:
+            self._look_for("tools", row.lacks if shows_tools else str, _name_of_tool(tool))
 
     def _look_for(self, phrase: str, lacks: Callable[[Any], str | None], part: Any) -> None:
         missing = lacks(part) if self._is_new(phrase) else None
@@ -198,8 +198,8 @@ def _squashed(text: str) -> str:
     return "".join(text.split())
 
 
-def _tool_name(tool: Any) -> str:
-    return name_and_arguments(tool)[0]
+def _name_of_tool(tool: Any) -> str:
+    return name_and_arguments(tool)[0] or _longest_text(tool)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -262,6 +262,11 @@ class TestDroppedParts:
         assert chat.dropped == ("tools",)
         assert "drops or rewrites tools: 'weather'" in caplog.text
 
+    @pytest.mark.parametrize("template", [MARKED, TOOL_USE.replace("tools | tojson", "tools[0].title")])
+    def test_tools_in_a_form_of_their_own(self, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+        tool = {"title": "weather", "text": "Tells how the weather is."}
+        assert draft(tokenizer, template, conversation(ASK, SAY, tools=[tool]))[0].dropped == ("tools",)
+
     def test_no_tools_are_not_missed(self, tokenizer: PreTrainedTokenizerBase) -> None:
         assert draft(tokenizer, MARKED, conversation(ASK, SAY, tools=[]))[0].dropped == ()
 
