@@ -642,7 +642,8 @@ class DLCScorer:
     def _kind(self) -> str:
         """What the model is for."""
         config = getattr(self.model, "config", None)  # what is no model of transformers is refused with more words
-        return "image-classification" if config is not None and is_image_model(config) else "causal-lm"
+        is_image = config is not None and is_image_model(config, [type(self.model).__name__])
+        return "image-classification" if is_image else "causal-lm"
 
     @property
     def _is_of_images(self) -> bool:
