@@ -122,7 +122,7 @@ def check_quantisation(config: PreTrainedConfig, model_kwargs: Mapping[str, Any]
     for option in ("load_in_4bit", "load_in_8bit"):
         if model_kwargs.get(option):
             raise ValueError(
-                f"model_kwargs must not ask for packed weights, got {option}=True: they cannot be masked. Leave it out."
+                f"model_kwargs must not ask for packed weights, got {option}: they cannot be masked. Leave it out."
             )
     asked = model_kwargs.get("quantization_config")
     if asked is not None:
@@ -217,7 +217,7 @@ def _is_of_another_head(model: PreTrainedModel, unexpected: Sequence[str], archi
 
 def _kind(missing: Sequence[str], unexpected: Sequence[str], architectures: Sequence[str]) -> str:
     """What a checkpoint seems to be, and what to do."""
-    has = f"It has {_listed(unexpected)}"
+    has, also = f"It has {_listed(unexpected)}", f", and it has {_listed(unexpected)}" if unexpected else ""
     made = f"Its config names {_listed(architectures)}" if architectures else "Its config names no architecture"
     if any(map(_ADAPTER_KEY.search, unexpected)):
         return f"{has}: it looks like a model with adapters in it. Save it after `model.merge_and_unload()`."
@@ -227,8 +227,8 @@ def _kind(missing: Sequence[str], unexpected: Sequence[str], architectures: Sequ
         return f"{has}: it looks quantised. Load the unquantised model that it was made from."
     if any(map(_OTHER_HEAD_KEY.search, unexpected)) or any(map(_OTHER_HEAD.search, architectures)):
         return (
-            f"{made}{f', and it has {_listed(unexpected)}' if unexpected else ''}: it looks like a classification or "
-            "reward model. Load the language model that it was made from."
+            f"{made}{also}: it looks like a classification or reward model. Load the language model that it was made "
+            "from."
         )
     if missing and all("head" in key or "output" in key or "decoder" in key for key in missing):
         return (

@@ -23,9 +23,7 @@ from huggingface_hub.errors import (
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageClassification,
     AutoTokenizer,
     BaseImageProcessor,
     GgufConfig,
@@ -38,7 +36,7 @@ from transformers.utils import is_torchvision_available
 from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
 from .config import CONFIG_NAME
 from .tasks.causal_lm import check_architecture
-from .tasks.image_classification import check_image_model, has_head, is_image_model
+from .tasks.image_classification import check_image_model, image_class, is_image_model
 
 
 logger = logging.getLogger(__name__)
@@ -137,8 +135,7 @@ class ModelSource:
         options = {**self.model_kwargs, "revision": self.revision, "dtype": getattr(torch, self.dtype)}
         if is_image := is_image_model(config, config.architectures or []):
             check_image_model(config, self.model_id)
-            is_classifier = any(map(has_head, config.architectures or []))
-            auto = AutoModelForImageClassification if is_classifier else AutoModel
+            auto = image_class(config)
         else:
             check_architecture(config, self.model_id)
             auto = AutoModelForCausalLM

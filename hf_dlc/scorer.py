@@ -58,7 +58,7 @@ from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
 from .reporting import versions
 from .tasks import LENGTH_STEP, EncodedRow, Share
-from .tasks.causal_lm import CausalLMTask
+from .tasks.causal_lm import CausalLMTask, check_architecture
 from .tasks.encoding import RowEncoder
 from .tasks.image_classification import ImageClassificationTask, is_image_model
 from .tasks.images import ImageEncoder
@@ -152,7 +152,7 @@ class DLCScorer:
         self._lock = threading.RLock()  # weights are masked in place, so one thread at a time reads or scores
         self._source: ModelSource | None = None
         self._expected_digests: tuple[str, str] | None = None
-        self._loaded = (model, processor)
+        self._loaded = (getattr(model, "_orig_mod", model), processor)  # what torch.compile wraps has its weights
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
         self._prototypes: Prototypes | None = None
         self._fitted_with: tuple[Any, str] | None = None  # state of the weights, and all that features depend on
@@ -372,6 +372,8 @@ class DLCScorer:
             task.prototypes = self._prototypes
             return task
         if not isinstance(self.processor, PreTrainedTokenizerBase):
+            if isinstance(self.model, PreTrainedModel):
+                check_architecture(self.model.config, type(self.model).__name__)
             raise ValueError(
                 f"{type(self.model).__name__} is no image classifier, so it needs a tokenizer, got "
                 f"{type(self.processor).__name__}."

@@ -1,15 +1,24 @@
-"""Which weights of a model are masked, and which models cannot be masked at all."""
+"""Which weights of a model are masked."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from .refusals import (
+    refuse_adapter,
+    refuse_buffer,
+    refuse_computed,
+    refuse_hidden_experts,
+    refuse_hidden_weights,
+    refuse_packed,
+    refuse_tensor,
+)
 
 
 _WRAPPER_PIECES = {"module", "_orig_mod"}  # of `DataParallel` and its like, and of `torch.compile`
@@ -21,10 +30,6 @@ _HEAD = re.compile(r"score$|.*classifier$")  # names of classifier heads
 _NAMES_SHOWN = 8  # names at hand in an error message
 
 _Memory = tuple[torch.device, int]  # device and address of the first weight
-
-
-class UnmaskableModelError(ValueError):
-    """The weights are not plain tensors in memory: zeros written into them would not be computed with."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ def check_maskable(model: nn.Module) -> None:
             Model to be masked.
 
     Raises:
-        UnmaskableModelError: If the model holds adapters, or any of its weights is quantised, offloaded or sharded.
+        UnmaskableModelError: If the model holds adapters, or any of its weights is quantised, offloaded, sharded, or
+            computed from others (pruning, parametrisation).
 
     Example:
     ```python
@@ -133,17 +139,23 @@ def check_maskable(model: nn.Module) -> None:
     >>> check_maskable(torch.nn.Linear(2, 2, device="meta"))
     Traceback (most recent call last):
         ...
-    hf_dlc.masking.targets.UnmaskableModelError: `weight` must be in memory, got a `meta` tensor: ...
+    hf_dlc.masking.refusals.UnmaskableModelError: `weight` must be in memory, got a `meta` tensor: ...
     ```
     """
-    for name, module in model.named_modules():
-        _refuse_adapter(canonical_name(name), module)
-        for tensor_name, tensor in _own_tensors(module):
-            _refuse_tensor(_join(canonical_name(name), tensor_name), tensor)
+    for raw_name, module in model.named_modules():
+        name = canonical_name(raw_name)
+        refuse_adapter(name, module)
+        refuse_hidden_weights(name, module)
+        for tensor_name, tensor in module.named_parameters(recurse=False):
+            refuse_tensor(_join(name, tensor_name), tensor)
+        for tensor_name, tensor in module.named_buffers(recurse=False):
+            refuse_buffer(_join(name, tensor_name), tensor)
+        if isinstance(module, (nn.Linear, Conv1D, nn.Conv2d)):
+            refuse_computed(_join(name, "weight"), module)
         if isinstance(module, nn.Linear):
-            _refuse_packed(_join(canonical_name(name), "weight"), module)
+            refuse_packed(_join(name, "weight"), module)
         if _is_experts(module):
-            _refuse_hidden_experts(canonical_name(name), module)
+            refuse_hidden_experts(name, module)
 
 
 def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-linear") -> list[Target]:
@@ -201,63 +213,6 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-li
 
 def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
-
-
-def _own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters(recurse=False)
-    for name, buffer in module.named_buffers(recurse=False):
-        if "weight" in name:  # packed weights are often buffers (`qweight`, `weight_packed`); position ids are not
-            yield name, buffer
-
-
-def _refuse_adapter(name: str, module: nn.Module) -> None:
-    if "peft" not in sys.modules:  # without peft imported there is no adapter, and importing it takes seconds
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    if isinstance(module, BaseTunerLayer):
-        raise UnmaskableModelError(
-            f"The model must be free of adapters, got a PEFT `{type(module).__name__}` at `{name}`. Call "
-            "`model.merge_and_unload()` first, or pass the base model."
-        )
-
-
-def _refuse_tensor(name: str, tensor: torch.Tensor) -> None:
-    inner = type(tensor.data)
-    if inner.__name__ == "DTensor":
-        raise UnmaskableModelError(
-            f"`{name}` must be whole on one device, got a sharded `DTensor`. Load the model without FSDP or tensor "
-            'parallelism: score in data-parallel processes, or spread the layers with `device_map="auto"`.'
-        )
-    if tensor.is_meta:
-        raise UnmaskableModelError(
-            f"`{name}` must be in memory, got a `meta` tensor: the weight is offloaded or was never loaded. Load the "
-            "model without offloading, on devices that hold all of it."
-        )
-    if inner is not torch.Tensor:
-        _refuse_quantised(name, f"a `{inner.__name__}`")
-    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:  # one byte and less: float8, float4
-        _refuse_quantised(name, f"{tensor.dtype}")
-
-
-def _refuse_packed(name: str, module: nn.Linear) -> None:
-    weight, shape = module.weight, (module.out_features, module.in_features)
-    if tuple(weight.shape) != shape:
-        _refuse_quantised(name, f"a packed weight of shape {tuple(weight.shape)} in place of {shape}")
-
-
-def _refuse_hidden_experts(name: str, module: nn.Module) -> None:
-    """Some kernels take the experts out of the parameters (MXFP4): masking would pass them over in silence."""
-    if not any(parameter.dim() >= 2 and "bias" not in key for key, parameter in module.named_parameters()):
-        _refuse_quantised(name, "experts without weights among their parameters")
-
-
-def _refuse_quantised(name: str, got: str) -> None:
-    raise UnmaskableModelError(
-        f"`{name}` must be a plain float64, float32, float16 or bfloat16 tensor, got {got}: the weights are "
-        "quantised. Load the model with `dtype=torch.bfloat16` and without a quantization config, or dequantise it on "
-        "loading."
-    )
 
 
 def _candidates(model: nn.Module) -> Iterator[_Candidate]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+import transformers  # (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import ClassLabel, Image
 from datasets.formatting.formatting import LazyBatch, LazyDict
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from ..columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
@@ -87,7 +87,7 @@ class ImageClassificationTask:
         check_image_model(model.config, name)
         self.body = _body_of(model)
         if not model.config.return_dict:
-            raise ValueError(f"{name} must give named outputs, got return_dict=False: set model.config.return_dict.")
+            raise ValueError(f"{name} must give named outputs, got return_dict=False. Set config.return_dict = True.")
         if head == "classifier" and not has_head(name):
             raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
         self.model = model
@@ -333,15 +333,23 @@ def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bo
             Names of its class, as far as they are known: a model of images and text may have a classifier of images.
     """
     if any(getattr(config, f"{kind}_config", None) is not None for kind in ("text", "vision", "audio")):
-        return any(map(has_head, architectures)) and _takes_pixels(config, MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING)
-    return type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or _takes_pixels(config, MODEL_MAPPING)
+        return any(map(has_head, architectures)) and _takes_pixels(config)
+    if config.is_encoder_decoder:
+        return False
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or _takes_pixels(config):
+        return True
+    known = (getattr(transformers, name, None) for name in architectures)
+    return any(getattr(kind, "main_input_name", None) == "pixel_values" for kind in known)
 
 
-def _takes_pixels(config: PreTrainedConfig, mapping: Mapping[type, Any]) -> bool:
+def _takes_pixels(config: PreTrainedConfig) -> bool:
     """Whether the class that belongs to a configuration says that its input is pixels."""
-    found = mapping.get(type(config), None)
-    kind = found[0] if isinstance(found, tuple) else found
-    return getattr(kind, "main_input_name", None) == "pixel_values"
+    for mapping in (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING):
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            kind = found[0] if isinstance(found, tuple) else found
+            return kind.main_input_name == "pixel_values"
+    return False
 
 
 def check_image_model(config: PreTrainedConfig, name: str) -> None:
@@ -363,10 +371,20 @@ def check_image_model(config: PreTrainedConfig, name: str) -> None:
             f"{name} hides random patches of every image. Load its encoder as a ViT: "
             "ViTModel.from_pretrained(...).save_pretrained(folder)."
         )
-    if config.model_type in _MORE_THAN_PIXELS:
-        raise ValueError(f"{name} does not take pixels of one size alone; image models that DLC can score do.")
+    if config.model_type.startswith("timm_"):
+        raise ValueError(f"{name} is a model of timm in a wrapper. Load one of transformers' own, such as a ViT.")
+    if config.model_type in _MORE_THAN_PIXELS or (type(config) in MODEL_MAPPING and not _takes_pixels(config)):
+        raise ValueError(f"{name} must take an image as one array of pixels, and takes something else or more.")
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and config.model_type not in _BODIES:
         raise ValueError(f"{name} is no image classifier, nor the body of one.")
+
+
+def image_class(config: PreTrainedConfig) -> Any:
+    """Class that loads what an image model's configuration describes: the classifier, or the body where no head is."""
+    if any(map(has_head, config.architectures or [])):
+        return AutoModelForImageClassification
+    # The vision part of some models of images and text has a class, and no place in the automatic one.
+    return AutoModel if type(config) in MODEL_MAPPING else getattr(transformers, config.architectures[0])
 
 
 def _body_of(model: PreTrainedModel) -> PreTrainedModel:
