@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,7 @@ from huggingface_hub.errors import (
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageClassification,
     AutoTokenizer,
     BaseImageProcessor,
     GgufConfig,
@@ -34,9 +33,10 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available
 
+from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
 from .config import CONFIG_NAME
 from .tasks.causal_lm import check_architecture
-from .tasks.image_classification import has_head, is_image_model
+from .tasks.image_classification import check_image_model, image_class, is_image_model
 
 
 logger = logging.getLogger(__name__)
@@ -45,6 +45,19 @@ STATE_NAME = "dlc_state.safetensors"
 
 # What of `model_kwargs` the configuration and the tokenizer need as well.
 _SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
+
+# What must not be among `model_kwargs`, and where it is said instead.
+_DTYPE_PLACE = "Pass dtype='float32', 'bfloat16' or 'float16' to DLCConfig(dtype=...) or DLCScorer.from_pretrained."
+_ELSEWHERE = {
+    "dtype": _DTYPE_PLACE,
+    "torch_dtype": _DTYPE_PLACE,
+    "revision": "Pass it as DLCScorer.from_pretrained(..., revision=...).",
+    "task": "Pass it as DLCScorer.from_pretrained(..., task=...).",
+    "device": "Pass it as DLCScorer.from_pretrained(..., device=...).",
+    "config": "Pass the options that should differ by their names, or change the config.json of the model.",
+    "output_loading_info": "Leave it out: missing weights are an error.",
+    "ignore_mismatched_sizes": "Leave it out: weights of another shape are an error.",
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +98,10 @@ class ModelSource:
 
         Raises:
             FileNotFoundError: If `model_id` is a path and nothing is there.
+            ValueError: If `model_kwargs` has what is said elsewhere.
         """
         model_kwargs = dict(model_kwargs or {})
+        _check_kwargs(model_kwargs, device)
         path = Path(model_id).expanduser()
         if path.is_file() and path.suffix == ".gguf":
             model_id, model_kwargs["gguf_file"] = path.parent, path.name
@@ -116,19 +131,22 @@ class ModelSource:
         """
         shared = {key: value for key, value in self.model_kwargs.items() if key in _SHARED_KWARGS}
         shared["revision"] = self.revision
-        config = AutoConfig.from_pretrained(self.model_id, **shared)
+        config = self._load_config(shared)
         options = {**self.model_kwargs, "revision": self.revision, "dtype": getattr(torch, self.dtype)}
-        if is_image_model(config):
-            model = _load_image_model(self.model_id, config, options)
-            # Named, since the processor that is not installed would be warned of.
-            backend = "torchvision" if is_torchvision_available() else "pil"
-            processor = AutoImageProcessor.from_pretrained(self.model_id, **shared, backend=backend)
+        if is_image := is_image_model(config, config.architectures or []):
+            check_image_model(config, self.model_id)
+            auto = image_class(config)
         else:
             check_architecture(config, self.model_id)
-            if "gguf_file" in options:
-                # Packed weights cannot be masked; dequantised ones are ordinary floats.
-                options.setdefault("quantization_config", GgufConfig(dequantize=True))
-            model = AutoModelForCausalLM.from_pretrained(self.model_id, **options)
+            auto = AutoModelForCausalLM
+        if "gguf_file" in options:
+            # Packed weights cannot be masked; dequantised ones are ordinary floats.
+            options.setdefault("quantization_config", GgufConfig(dequantize=True))
+        check_quantisation(config, options, self.model_id)
+        model = _load_whole(auto, self.model_id, config, options)
+        if is_image:
+            processor = _load_image_processor(self.model_id, shared)
+        else:
             processor = AutoTokenizer.from_pretrained(self.model_id, **shared)
         if "device_map" not in options:
             model = model.to(self.device)
@@ -136,37 +154,57 @@ class ModelSource:
         logger.info("loaded %s in %s on %s", name, self.dtype, model.device)
         return model.eval(), processor
 
+    def _load_config(self, shared: dict[str, Any]) -> PreTrainedConfig:
+        """The configuration that the model will have, or a word on what is there in place of a model."""
+        folder = Path(self.model_id, self.model_kwargs.get("subfolder", ""))
+        if "gguf_file" not in self.model_kwargs and folder.exists():
+            check_folder(folder)
+        try:
+            config = AutoConfig.from_pretrained(self.model_id, **shared)
+        except (OSError, ValueError):
+            if not folder.exists():
+                check_adapter(self.model_id, shared)
+            raise
+        config.return_dict = True  # as the loaded model will have it
+        return config
 
-def _load_image_model(model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
-    """The classifier, or the body alone where no head was saved: weights made up on loading would score at random."""
-    is_classifier = any(map(has_head, config.architectures or []))
-    auto = AutoModelForImageClassification if is_classifier else AutoModel
+
+def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """A model all of whose weights are in the checkpoint: weights made up on loading would score at random."""
+    options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _no_report():
-        model, info = auto.from_pretrained(model_id, **options, output_loading_info=True)
-    missing = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
-    if missing and all("pooler" in name for name in missing):  # a part that we do not use, and that not all have
-        return auto.from_pretrained(model_id, **options, add_pooling_layer=False)
-    if missing:
-        raise ValueError(
-            f"the checkpoint {model_id!r} lacks {len(missing)} of the weights of {type(model).__name__}, such as "
-            f"{missing[0]}: they would be random. Save the whole model, or load another one."
-        )
+        model, info = auto.from_pretrained(model_id, **options)
+        lost = missing_weights(model, info)
+        takes = signature(type(model).__init__).parameters
+        if lost and all("pooler" in name for name in lost) and "add_pooling_layer" in takes:
+            # A part that we do not use, and that not all have.
+            model, info = auto.from_pretrained(model_id, **options, add_pooling_layer=False)
+    check_weights(model, info, config, model_id)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.config.return_dict = True
     return model
+
+
+def _load_image_processor(model_id: str, shared: dict[str, Any]) -> BaseImageProcessor:
+    # Named, since the processor that is not installed would be warned of.
+    backend = "torchvision" if is_torchvision_available() else "pil"
+    return AutoImageProcessor.from_pretrained(model_id, **shared, backend=backend)
 
 
 @contextmanager
 def _no_report() -> Iterator[None]:
-    """Without the table of missing weights, which is printed before anybody can say that they do not matter."""
+    """Without the table of weights that do not fit: `check_weights` says what of it matters."""
     reporter = logging.getLogger("transformers.modeling_utils")
 
-    def is_error(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
+    def is_something_else(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or "LOAD REPORT" not in record.getMessage()
 
-    reporter.addFilter(is_error)  # a level of its own would make transformers report something else
+    reporter.addFilter(is_something_else)  # a level of its own would make transformers report something else
     try:
         yield
     finally:
-        reporter.removeFilter(is_error)
+        reporter.removeFilter(is_something_else)
 
 
 def default_device() -> torch.device:
@@ -203,6 +241,18 @@ def find_saved(model_id: str | Path, revision: str | None, model_kwargs: dict[st
             if not (is_offline_mode() or known.get("local_files_only")):
                 raise  # it may well be there
     return Path(found).parent
+
+
+def _check_kwargs(model_kwargs: dict[str, Any], device: str | torch.device | None) -> None:
+    """Nothing that was passed is dropped: what has a place of its own is refused here."""
+    for name, place in _ELSEWHERE.items():
+        if name in model_kwargs:
+            raise ValueError(f"model_kwargs must not hold {name}, got {model_kwargs[name]!r}. {place}")
+    if device is not None and "device_map" in model_kwargs:
+        raise ValueError(
+            f"pass device or a device_map, not both, got device={str(device)!r} and "
+            f"device_map={model_kwargs['device_map']!r}."
+        )
 
 
 def _looks_like_a_path(model_id: str) -> bool:

@@ -59,7 +59,7 @@ from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
 from .reporting import versions
 from .tasks import LENGTH_STEP, EncodedRow, Share
-from .tasks.causal_lm import CausalLMTask
+from .tasks.causal_lm import CausalLMTask, check_architecture
 from .tasks.encoding import RowEncoder
 from .tasks.image_classification import ImageClassificationTask, is_image_model
 from .tasks.images import ImageEncoder
@@ -154,7 +154,7 @@ class DLCScorer:
         self._lock = threading.RLock()  # weights are masked in place, so one thread at a time reads or scores
         self._source: ModelSource | None = None
         self._expected_digests: tuple[str, str] | None = None
-        self._loaded = (model, processor)
+        self._loaded = (getattr(model, "_orig_mod", model), processor)  # what torch.compile wraps has its weights
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
         self._prototypes: Prototypes | None = None
         self._fitted_with: tuple[Any, str] | None = None  # state of the weights, and all that features depend on
@@ -374,6 +374,8 @@ class DLCScorer:
             task.prototypes = self._prototypes
             return task
         if not isinstance(self.processor, PreTrainedTokenizerBase):
+            if isinstance(self.model, PreTrainedModel):
+                check_architecture(self.model.config, type(self.model).__name__)
             raise ValueError(
                 f"{type(self.model).__name__} is no image classifier, so it needs a tokenizer, got "
                 f"{type(self.processor).__name__}."
@@ -645,7 +647,8 @@ class DLCScorer:
     def _kind(self) -> str:
         """What the model is for."""
         config = getattr(self.model, "config", None)  # what is no model of transformers is refused with more words
-        return "image-classification" if config is not None and is_image_model(config) else "causal-lm"
+        is_image = config is not None and is_image_model(config, [type(self.model).__name__])
+        return "image-classification" if is_image else "causal-lm"
 
     @property
     def _is_of_images(self) -> bool:

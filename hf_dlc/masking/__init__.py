@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .calibration import CALIBRATION_STARTS, calibrate
 from .masker import LevelReport, Masker, MaskingSession
-from .targets import Target, UnmaskableModelError, check_maskable, find_targets
+from .refusals import UnmaskableModelError
+from .targets import Target, check_maskable, find_targets
 
 
 __all__ = [

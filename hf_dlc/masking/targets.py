@@ -1,9 +1,8 @@
-"""Which weights of a model are masked, and which models cannot be masked at all."""
+"""Which weights of a model are masked."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,16 +10,26 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from .refusals import (
+    refuse_adapter,
+    refuse_buffer,
+    refuse_computed,
+    refuse_hidden_experts,
+    refuse_hidden_weights,
+    refuse_packed,
+    refuse_tensor,
+)
+
 
 _WRAPPER_PIECES = {"module", "_orig_mod"}  # of `DataParallel` and its like, and of `torch.compile`
 _ROUTERS = {"gate", "shared_expert_gate", "wg"}  # last names of routers that are an `nn.Linear`
+_ROUTER = re.compile(r"(^|_)routers?(_|$)")  # a word in a name of theirs, or of what they are a part of
+_PATCH_EMBEDDING = re.compile(r"(patch|convolution|vision)_embed")  # how a name of theirs begins
+_CHANNELS = (1, 3, 4)  # that pixels have
+_HEAD = re.compile(r"score$|.*classifier$")  # names of classifier heads
 _NAMES_SHOWN = 8  # names at hand in an error message
 
 _Memory = tuple[torch.device, int]  # device and address of the first weight
-
-
-class UnmaskableModelError(ValueError):
-    """The weights are not plain tensors in memory: zeros written into them would not be computed with."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,8 @@ def check_maskable(model: nn.Module) -> None:
             Model to be masked.
 
     Raises:
-        UnmaskableModelError: If the model holds adapters, or any of its weights is quantised, offloaded or sharded.
+        UnmaskableModelError: If the model holds adapters, or any of its weights is quantised, offloaded, sharded, or
+            computed from others (pruning, parametrisation).
 
     Example:
     ```python
@@ -129,17 +139,23 @@ def check_maskable(model: nn.Module) -> None:
     >>> check_maskable(torch.nn.Linear(2, 2, device="meta"))
     Traceback (most recent call last):
         ...
-    hf_dlc.masking.targets.UnmaskableModelError: `weight` must be in memory, got a `meta` tensor: ...
+    hf_dlc.masking.refusals.UnmaskableModelError: `weight` must be in memory, got a `meta` tensor: ...
     ```
     """
-    for name, module in model.named_modules():
-        _refuse_adapter(canonical_name(name), module)
-        for tensor_name, tensor in _own_tensors(module):
-            _refuse_tensor(_join(canonical_name(name), tensor_name), tensor)
+    for raw_name, module in model.named_modules():
+        name = canonical_name(raw_name)
+        refuse_adapter(name, module)
+        refuse_hidden_weights(name, module)
+        for tensor_name, tensor in module.named_parameters(recurse=False):
+            refuse_tensor(_join(name, tensor_name), tensor)
+        for tensor_name, tensor in module.named_buffers(recurse=False):
+            refuse_buffer(_join(name, tensor_name), tensor)
+        if isinstance(module, (nn.Linear, Conv1D, nn.Conv2d)):
+            refuse_computed(_join(name, "weight"), module)
         if isinstance(module, nn.Linear):
-            _refuse_packed(_join(canonical_name(name), "weight"), module)
+            refuse_packed(_join(name, "weight"), module)
         if _is_experts(module):
-            _refuse_hidden_experts(canonical_name(name), module)
+            refuse_hidden_experts(name, module)
 
 
 def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-linear") -> list[Target]:
@@ -147,8 +163,18 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-li
     Find the weights to mask.
 
     `"all-linear"` follows PEFT: the weights of `nn.Linear` and `Conv1D`, and besides them those of `nn.Conv2d` and of
-    the experts of a mixture (3-D parameters of `*Experts*` modules). Never masked are the output head, embeddings
-    (patch embeddings included), norms, biases and routers. A weight that is used under several names is one target.
+    the experts of a mixture (3-D parameters of `*Experts*` modules). Never masked are norms with all their parts,
+    biases and other parameters (of 1-D convolutions, recurrences and attention in one piece, say), and of the above:
+
+    - the output head: what `get_output_embeddings` returns, what an image classifier has outside its body, and what
+      is called `score` or ends in `classifier`;
+    - embeddings: the weights of `nn.Embedding`, also where they are tied, and what makes vectors of patches of pixels:
+      a part of something whose name begins with `patch_embed`, `convolution_embed` or `vision_embed`, or an
+      `nn.Conv2d` of pixels whose stride is its size. (The stem of a CNN, whose windows overlap, is no embedding);
+    - routers: linear layers that are, or are a part of, something with the word `router` in its name or at the end of
+      its class, or that are called `gate`, `wg` or `shared_expert_gate`. (The `gate_proj` of an MLP is no router.)
+
+    A weight that is used under several names is one target.
 
     Args:
         model (`torch.nn.Module`):
@@ -189,70 +215,13 @@ def _join(prefix: str, name: str) -> str:
     return f"{prefix}.{name}" if prefix else name
 
 
-def _own_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from module.named_parameters(recurse=False)
-    for name, buffer in module.named_buffers(recurse=False):
-        if "weight" in name:  # packed weights are often buffers (`qweight`, `weight_packed`); position ids are not
-            yield name, buffer
-
-
-def _refuse_adapter(name: str, module: nn.Module) -> None:
-    if "peft" not in sys.modules:  # without peft imported there is no adapter, and importing it takes seconds
-        return
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    if isinstance(module, BaseTunerLayer):
-        raise UnmaskableModelError(
-            f"The model must be free of adapters, got a PEFT `{type(module).__name__}` at `{name}`. Call "
-            "`model.merge_and_unload()` first, or pass the base model."
-        )
-
-
-def _refuse_tensor(name: str, tensor: torch.Tensor) -> None:
-    inner = type(tensor.data)
-    if inner.__name__ == "DTensor":
-        raise UnmaskableModelError(
-            f"`{name}` must be whole on one device, got a sharded `DTensor`. Load the model without FSDP or tensor "
-            'parallelism: score in data-parallel processes, or spread the layers with `device_map="auto"`.'
-        )
-    if tensor.is_meta:
-        raise UnmaskableModelError(
-            f"`{name}` must be in memory, got a `meta` tensor: the weight is offloaded or was never loaded. Load the "
-            "model without offloading, on devices that hold all of it."
-        )
-    if inner is not torch.Tensor:
-        _refuse_quantised(name, f"a `{inner.__name__}`")
-    if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:  # one byte and less: float8, float4
-        _refuse_quantised(name, f"{tensor.dtype}")
-
-
-def _refuse_packed(name: str, module: nn.Linear) -> None:
-    weight, shape = module.weight, (module.out_features, module.in_features)
-    if tuple(weight.shape) != shape:
-        _refuse_quantised(name, f"a packed weight of shape {tuple(weight.shape)} in place of {shape}")
-
-
-def _refuse_hidden_experts(name: str, module: nn.Module) -> None:
-    """Some kernels take the experts out of the parameters (MXFP4): masking would pass them over in silence."""
-    if not any(parameter.dim() >= 2 and "bias" not in key for key, parameter in module.named_parameters()):
-        _refuse_quantised(name, "experts without weights among their parameters")
-
-
-def _refuse_quantised(name: str, got: str) -> None:
-    raise UnmaskableModelError(
-        f"`{name}` must be a plain float64, float32, float16 or bfloat16 tensor, got {got}: the weights are "
-        "quantised. Load the model with `dtype=torch.bfloat16` and without a quantization config, or dequantise it on "
-        "loading."
-    )
-
-
 def _candidates(model: nn.Module) -> Iterator[_Candidate]:
     """Every weight that can be masked, in module order; a module that appears twice counts once."""
-    heads = _head_memory(model)
+    heads, in_others = _head_memory(model), _parts_of_others(model)
     for raw_name, module in model.named_modules():
         name = canonical_name(raw_name)
         if isinstance(module, (nn.Linear, Conv1D, nn.Conv2d)):
-            passed_over = _memory(module.weight) in heads or _is_passed_over(name, module)
+            passed_over = module in in_others or _memory(module.weight) in heads or _is_passed_over(name, module)
             yield _Candidate(name, _join(name, "weight"), module.weight, False, passed_over)
         elif _is_experts(module):
             for key, parameter in module.named_parameters(recurse=False):
@@ -279,12 +248,32 @@ def _head_memory(model: nn.Module) -> set[_Memory]:
     return found
 
 
+def classifier_body(model: nn.Module) -> nn.Module | None:
+    """
+    Body of an image classifier: all of it that is below the head.
+
+    Args:
+        model (`torch.nn.Module`):
+            Bare classifier of transformers.
+
+    Returns:
+        `torch.nn.Module` or `None`: The body; `None` if its layers stand in the classifier itself, beside the head.
+    """
+    for part in (model.base_model, getattr(model, "vision_model", None)):
+        if isinstance(part, nn.Module) and part is not model:
+            return part
+    return None
+
+
 def _classifier_memory(model: nn.Module) -> set[_Memory]:
     """Memory of what an image classifier has on top of its body, whatever its name."""
-    if "ForImageClassification" not in type(model).__name__ or model.base_model is model:
+    if "ForImageClassification" not in type(model).__name__:
         return set()
-    body = {_memory(parameter) for parameter in model.base_model.parameters()}
-    return {_memory(parameter) for parameter in model.parameters()} - body
+    body = classifier_body(model)
+    if body is None:  # the body is made of blocks, and the head of single layers
+        layers = [layer for layer in model.children() if isinstance(layer, nn.Linear)]
+        return {_memory(parameter) for layer in layers for parameter in layer.parameters()}
+    return {_memory(parameter) for parameter in model.parameters()} - set(map(_memory, body.parameters()))
 
 
 def _embedding_memory(model: nn.Module) -> set[_Memory]:
@@ -292,11 +281,24 @@ def _embedding_memory(model: nn.Module) -> set[_Memory]:
 
 
 def _is_passed_over(name: str, module: nn.Module) -> bool:
-    """Whether the name is that of a classifier head, a patch embedding or a router: the class does not tell."""
+    """Whether a layer is, by its name or what it reads, a classifier head, a patch embedding or a router."""
     pieces = name.split(".")
-    if any(piece == "score" or piece.endswith("classifier") or piece.startswith("patch_embed") for piece in pieces):
+    if any(_HEAD.match(piece) or _PATCH_EMBEDDING.match(piece) for piece in pieces) or _reads_patches(module):
         return True
-    return isinstance(module, nn.Linear) and (pieces[-1] in _ROUTERS or "router" in pieces)
+    return isinstance(module, nn.Linear) and (pieces[-1] in _ROUTERS or any(map(_ROUTER.search, pieces)))
+
+
+def _parts_of_others(model: nn.Module) -> set[nn.Module]:
+    """Linear layers in modules whose class says that they are routers or norms, which may be made of several."""
+    others = [module for module in model.modules() if type(module).__name__.endswith(("Router", "Norm"))]
+    return {part for other in others for part in other.modules() if isinstance(part, nn.Linear)}
+
+
+def _reads_patches(module: nn.Module) -> bool:
+    """Whether a layer makes one vector of each patch of the pixels, next to each other: an embedding by any name."""
+    if not isinstance(module, nn.Conv2d) or module.in_channels not in _CHANNELS:
+        return False
+    return module.kernel_size == module.stride != (1, 1)
 
 
 def _matches(candidate: _Candidate, target_modules: str | Sequence[str]) -> bool:

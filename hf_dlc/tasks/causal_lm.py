@@ -255,10 +255,18 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
         ValueError: For an encoder-decoder, vision-language or audio model, and for one without a causal head.
     """
     name = f"{name} ({type(config).__name__})"
+    if not config.return_dict:
+        raise ValueError(
+            f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
+        )
     if config.is_encoder_decoder:
         raise ValueError(f"{name} is an encoder-decoder model; DLC needs a decoder-only language model.")
     if any(getattr(config, f"{kind}_config", None) is not None for kind in ("vision", "audio")):
-        raise ValueError(f"{name} is a vision-language or audio model; DLC needs a text-only language model.")
+        raise ValueError(
+            f"{name} is a vision-language or audio model; DLC needs a text-only language model. Of a model of images "
+            "and text it scores images by the classifier, or by the vision part alone, which has a class of its own, "
+            "such as CLIPVisionModel or SiglipVisionModel."
+        )
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in getattr(
         config, "auto_map", {}
     ):

@@ -7,17 +7,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+import transformers  # (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import ClassLabel, Image
 from datasets.formatting.formatting import LazyBatch, LazyDict
-from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from ..columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
+from ..masking.targets import classifier_body
 from . import BatchScores, Share
 from .images import ImageEncoder, ImageRow
 from .prototypes import Logits, Prototypes
@@ -29,6 +31,24 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+# Families of bodies for which transformers has no classifier.
+_BODIES = frozenset(
+    {
+        "clip_vision_model",
+        "dinov3_convnext",
+        "dinov3_vit",
+        "metaclip_2_vision_model",
+        "siglip_vision_model",
+    }
+)
+
+# Families that take patches in the place of pixels, with their places.
+_MORE_THAN_PIXELS = frozenset({"siglip2", "siglip2_vision_model"})
+
+# Last names of parameters that are the token before the patches, and families that compute it from the patches.
+_CLASS_TOKENS = {"cls_token", "class_embedding"}
+_CLASS_TOKEN_COMPUTED = frozenset({"dinov3_convnext"})
 
 
 class ImageClassificationTask:
@@ -45,7 +65,8 @@ class ImageClassificationTask:
             set; `"auto"`, the trained head if there is one.
         pooling (`str`, *optional*, defaults to `"auto"`):
             For prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or places; each also of the
-            module of a name, as in `"mean@layers.8"`; `"auto"` is the first token if the model has one, else the mean.
+            module of a name, as in `"mean@layers.8"`; `"auto"` is what the classifiers of the family read: the first
+            token where they take it, else the mean.
         logits (`str`, *optional*, defaults to `"inverse"`):
             For prototypes, see [`Prototypes.log_probs`].
 
@@ -61,22 +82,21 @@ class ImageClassificationTask:
         pooling: str = "auto",
         logits: Logits = "inverse",
     ) -> None:
-        if not is_image_model(model.config):
-            raise ValueError(f"{type(model).__name__} is no image classifier, nor the body of one.")
-        if model.main_input_name != "pixel_values" or not isinstance(model.base_model, PreTrainedModel):
-            raise ValueError(f"{type(model).__name__} must take pixels and have a body of transformers' own.")
-        if head == "classifier" and not has_head(type(model).__name__):
-            raise ValueError(f"{type(model).__name__} has no classifier head. Pass head='prototype'.")
+        name = type(model).__name__
+        if not is_image_model(model.config, [name]):
+            raise ValueError(f"{name} is no image classifier, nor the body of one.")
+        check_image_model(model.config, name)
+        self.body = _body_of(model)
+        if not model.config.return_dict:
+            raise ValueError(f"{name} must give named outputs, got return_dict=False. Set config.return_dict = True.")
+        if head == "classifier" and not has_head(name):
+            raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
         self.model = model
         self.encoder = encoder
-        self.head = ("classifier" if has_head(type(model).__name__) else "prototype") if head == "auto" else head
-        has_cls = any(name.rpartition(".")[2] == "cls_token" for name, _ in model.base_model.named_parameters())
-        if pooling.startswith("cls") and not has_cls:
-            raise ValueError(f"{type(model).__name__} has no class token, got pooling={pooling!r}. Pass 'mean'.")
-        self.pooling = pooling if pooling != "auto" else "cls" if has_cls else "mean"
-        module = self.pooling.partition("@")[2]
-        if module not in dict(model.base_model.named_modules()):
-            raise ValueError(f"pooling must name a module of {type(model.base_model).__name__}, got {module!r}.")
+        self.head = ("classifier" if has_head(name) else "prototype") if head == "auto" else head
+        if self.head == "classifier":
+            _check_head(model)
+        self.pooling = _full_pooling(self.body, pooling)
         self.logits: Logits = logits
         self.prototypes: Prototypes | None = None
         self.reading: DatasetReading | None = None
@@ -138,9 +158,14 @@ class ImageClassificationTask:
         """
         pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
         kind, _, name = self.pooling.partition("@")
-        with _captured(self.model.base_model, name) as captured:
-            outputs = self.model.base_model(pixel_values=pixels)
-        hidden = (captured[0] if name else outputs.last_hidden_state).float()
+        with _captured(self.body, name) as captured:
+            outputs = self.body(pixel_values=pixels)
+        hidden = captured[0] if name else outputs.last_hidden_state
+        if kind == "cls" and hidden.dim() == 4:  # CvT keeps the token beside the map
+            hidden = getattr(outputs, "cls_token_value", None) if not name else None
+            if hidden is None:
+                raise ValueError(f"pooling={self.pooling!r} found a map without a class token. Pass 'mean'.")
+        hidden = hidden.float()
         if hidden.dim() == 2:  # a module that pools by itself
             return hidden
         if hidden.dim() == 4:  # (images, features, height, width), of a CNN
@@ -149,7 +174,7 @@ class ImageClassificationTask:
 
     def _patches(self, hidden: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The tokens without those that stand before the patches (class, distillation, registers)."""
-        size = getattr(self.model.config, "patch_size", None)
+        size = getattr(self.body.config, "patch_size", None)
         if not isinstance(size, int):
             return hidden
         patches = (pixels.shape[-2] // size) * (pixels.shape[-1] // size)
@@ -172,7 +197,8 @@ class ImageClassificationTask:
         labels = torch.tensor([row.label for row in rows], device=self.model.device)
         if self.head == "classifier":
             pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
-            states = self.model(pixel_values=pixels).logits.float()
+            outputs = self.model(pixel_values=pixels)
+            states = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
             log_probs = states.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
         else:
             states = self.features(rows)
@@ -309,9 +335,112 @@ class ImageClassificationTask:
         return row
 
 
-def is_image_model(config: PreTrainedConfig) -> bool:
-    """Whether a configuration is that of an image classifier, or of the body of one; not of images and text."""
-    return type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and not hasattr(config, "text_config")
+def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bool:
+    """
+    Whether a model takes images and nothing else.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+        architectures (`Sequence[str]`):
+            Names of its class, as far as they are known: a model of images and text may have a classifier of images.
+    """
+    if any(getattr(config, f"{kind}_config", None) is not None for kind in ("text", "vision", "audio")):
+        return any(map(has_head, architectures)) and _takes_pixels(config)
+    if config.is_encoder_decoder:
+        return False
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or _takes_pixels(config):
+        return True
+    known = (getattr(transformers, name, None) for name in architectures)
+    return any(getattr(kind, "main_input_name", None) == "pixel_values" for kind in known)
+
+
+def _takes_pixels(config: PreTrainedConfig) -> bool:
+    """Whether the class that belongs to a configuration says that its input is pixels."""
+    for mapping in (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING):
+        if type(config) in mapping:
+            found = mapping[type(config)]
+            kind = found[0] if isinstance(found, tuple) else found
+            return kind.main_input_name == "pixel_values"
+    return False
+
+
+def check_image_model(config: PreTrainedConfig, name: str) -> None:
+    """
+    Refuse, by name, what takes images and is neither an image classifier nor the body of one.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of a model that takes images.
+        name (`str`):
+            Name of the model, for the message.
+
+    Raises:
+        ValueError: If its family is none of image classifiers, or takes more than an array of pixels.
+    """
+    name = f"{name} ({type(config).__name__})"
+    if config.model_type == "vit_mae":
+        raise ValueError(
+            f"{name} hides random patches of every image. Load its encoder as a ViT: "
+            "ViTModel.from_pretrained(...).save_pretrained(folder)."
+        )
+    if config.model_type.startswith("timm_"):
+        raise ValueError(f"{name} is a model of timm in a wrapper. Load one of transformers' own, such as a ViT.")
+    if config.model_type in _MORE_THAN_PIXELS or (type(config) in MODEL_MAPPING and not _takes_pixels(config)):
+        raise ValueError(f"{name} must take an image as one array of pixels, and takes something else or more.")
+    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and config.model_type not in _BODIES:
+        raise ValueError(f"{name} is no image classifier, nor the body of one.")
+
+
+def image_class(config: PreTrainedConfig) -> Any:
+    """Class that loads what an image model's configuration describes: the classifier, or the body where no head is."""
+    if any(map(has_head, config.architectures or [])):
+        return AutoModelForImageClassification
+    # The vision part of some models of images and text has a class, and no place in the automatic one.
+    return AutoModel if type(config) in MODEL_MAPPING else getattr(transformers, config.architectures[0])
+
+
+def _body_of(model: PreTrainedModel) -> PreTrainedModel:
+    """What features come from; the classifier itself where its layers stand in it, beside the head."""
+    is_classifier = has_head(type(model).__name__)
+    part = classifier_body(model) if is_classifier else model.base_model
+    body = model if part is None or not (is_classifier or "pixel_values" in _inputs(part)) else part
+    if not isinstance(body, PreTrainedModel) or "pixel_values" not in _inputs(body):
+        raise ValueError(f"{type(model).__name__} must take pixels and have a body of transformers' own.")
+    return body
+
+
+def _inputs(module: torch.nn.Module) -> Mapping[str, Any]:
+    return signature(module.forward).parameters
+
+
+def _check_head(model: PreTrainedModel) -> None:
+    """One of several classes is what a label says, and softmax over the logits is the probability of it."""
+    problem, labels = model.config.problem_type, model.config.num_labels
+    if problem in (None, "single_label_classification") and labels > 1:
+        return
+    what = f"problem_type={problem!r}" if labels > 1 else f"num_labels={labels}"
+    raise ValueError(
+        f"the head of {type(model).__name__} must choose one class of several, got {what}: its logits are no "
+        "probabilities of classes that exclude each other. Pass head='prototype' and call scorer.fit(dataset)."
+    )
+
+
+def _full_pooling(body: PreTrainedModel, pooling: str) -> str:
+    """`pooling` with nothing left open."""
+    names, kind = [name.rpartition(".")[2] for name, _ in body.named_parameters()], type(body).__name__
+    has_cls = bool(_CLASS_TOKENS & set(names)) or body.config.model_type in _CLASS_TOKEN_COMPUTED
+    if pooling.startswith("cls") and not has_cls:
+        raise ValueError(f"{kind} has no class token, got pooling={pooling!r}. Pass 'mean'.")
+    if pooling == "auto":
+        averages = getattr(body.config, "use_mean_pooling", False) or "class_embedding" in names
+        pooling = "cls" if has_cls and not averages else "mean"
+    modules = dict(body.named_modules())
+    if has_head(kind) and "@" not in pooling and "encoder" in modules:
+        pooling += "@encoder"  # the classifier itself puts out logits
+    if (module := pooling.partition("@")[2]) not in modules:
+        raise ValueError(f"pooling must name a module of {kind}, got {module!r}.")
+    return pooling
 
 
 def has_head(architecture: str) -> bool:
