@@ -913,13 +913,13 @@ class DLCScorer:
         Example:
         ```python
         >>> print(scorer.preview(dataset, rows=1))
-        rows are read as question_answer: 'question' as instruction, 'answer' as response; ...
+        rows are read as alpaca: 'instruction', 'output' as response, 'input'; ...
         ⟦learned from⟧
-        --- row 0: 23 tokens, 4 of them learned from
+        --- row 0: ... tokens, ... of them learned from
         <|im_start|>user
-        What is the capital of France?<|im_end|>
+        Name three primary colours.<|im_end|>
         <|im_start|>assistant
-        ⟦Paris.<|im_end|>
+        ⟦Red, yellow and blue...<|im_end|>
         ⟧
         ```
         """
