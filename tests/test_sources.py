@@ -748,7 +748,7 @@ def test_parquet_shards_of_several_types_have_a_cause() -> None:
     ],
 )
 def test_counts_have_a_least_value(option: str, value: Any, least: int) -> None:
-    with pytest.raises(ValueError, match=f"{option} must be a whole number of at least {least}, got {value!r}"):
+    with pytest.raises(ValueError, match=f"{option} must be at least {least} \\(a whole number\\), got {value!r}"):
         PruneArguments(**{option: value})
     assert getattr(PruneArguments(**{option: least}), option) == least
 
@@ -846,19 +846,19 @@ COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "no rows": (
         ["score", "--dataset", "rows.jsonl", "--max_rows", "0"],
         2,
-        "max_rows must be a whole number of at least 1",
+        "max_rows must be at least 1 (a whole number)",
     ),
     "fewer": (
         ["score", "--dataset", "rows.jsonl", "--max_rows", "-1"],
         2,
-        "max_rows must be a whole number of at least 1",
+        "max_rows must be at least 1 (a whole number)",
     ),
-    "none of the demo": (["demo", "--max_rows", "0"], 2, "max_rows must be a whole number of at least 1, got 0"),
-    "from YAML": (["score", "--config", "rows.yaml"], 2, "max_rows must be a whole number of at least 1, got 0"),
+    "none of the demo": (["demo", "--max_rows", "0"], 2, "max_rows must be at least 1 (a whole number), got 0"),
+    "from YAML": (["score", "--config", "rows.yaml"], 2, "max_rows must be at least 1 (a whole number), got 0"),
     "no number in YAML": (
         ["score", "--config", "half.yaml"],
         2,
-        "max_rows must be a whole number of at least 1, got 2.5",
+        "max_rows must be at least 1 (a whole number), got 2.5",
     ),
     "an estimate": (["estimate", "--dataset", "empty.jsonl"], 1, "hf-dlc estimate: empty.jsonl: there are no rows."),
     "columns": (["score", "--columns", "a=b=c"], 2, "Where a name holds a comma or an equals sign, pass JSON"),
@@ -906,3 +906,20 @@ def test_empty_fields_of_csv_are_an_empty_input_and_no_response(score: Callable[
     write("rows.csv", "instruction,input,output\nSay it.,,Yes\nSay it.,,\n")
     score("--dataset", "rows.csv")
     assert pd.read_parquet("run/scores.parquet")["dlc_status"].tolist() == ["ok", "empty_response"]
+
+
+def test_numbers_and_flags_of_csv_can_be_used_as_such(
+    score: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(f"text {number},{number / 4},{number % 2 == 0}\n" for number in range(8))
+    write("rows.csv", "text,quality,is_even\n" + lines)
+    score("--dataset", "rows.csv")
+    chosen = ["--keep", "3", "--selector", "easiest", "--easy", "high", "--column", "quality"]
+    main(["select", "--run_dir", "run", *chosen, "--flag_column", "is_even"])
+    assert kept() == ["text 5", "text 6", "text 7"]
+    assert "is_even` (4 of 8)" in Path("run/summary.md").read_text(encoding="utf-8")
+    wrong = ["select", "--run_dir", "run", "--overwrite", "--keep", "3"]
+    message = fails(capsys, *wrong, "--column", "text")[1]
+    assert "scores must be one number for each row, got 'text 0' in row 0 of the column 'text'" in message
+    message = fails(capsys, *wrong, "--flag_column", "text")[1]
+    assert "flag_column must hold true and false, but 'text' holds text 0" in message
