@@ -19,6 +19,7 @@ from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
 
 from hf_dlc.arguments import DataArguments, PruneArguments
 from hf_dlc.cli import main
+from hf_dlc.scores import content_digests
 from hf_dlc.sources import dataset_identity, read_dataset, split_of
 
 
@@ -116,6 +117,9 @@ KINDS = {
     "file.arrow": _arrow(pa.ipc.new_file),
     "rows.feather": _arrow(pa.ipc.new_file),
     "a folder/with blanks.jsonl": LINES,
+    "rows[1]*?.jsonl": LINES,
+    "rows[1]*?.parquet": _parquet(pa.Table.from_pylist(ROWS)),
+    "100%, #1 & more.csv": CSV,
 }
 
 
@@ -263,6 +267,8 @@ def test_json_is_read_as_datasets_does_where_it_can() -> None:
         found = read(name)
         assert found.features == expected.features
         assert found.to_list() == expected.to_list()
+        names = found.column_names
+        assert content_digests(found, names) == content_digests(expected, names)  # scores find their rows again
 
 
 def test_a_file_that_has_changed_is_read_again() -> None:
@@ -279,8 +285,8 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "more_first.csv": ("a,b\n1,2,3\n1,2\n", "more_first.csv, line 2: 3 fields, but the header has 2"),
     "more_in_all.csv": ("a,b\n1,2,3\n4,5,6\n", "more_in_all.csv, line 2: 3 fields, but the header has 2"),
     "comma_at_the_end.csv": ("a,b\n1,2,\n4,5,\n", "comma_at_the_end.csv, line 2: 3 fields"),
-    "fewer.csv": ("a,b\n1,2\n1\n", "fewer.csv, line 3: 1 fields, but the header has 2"),
-    "blank_but_not_empty.csv": ("a,b\n1,2\n  \n", "blank_but_not_empty.csv, line 3: 1 fields"),
+    "fewer.csv": ("a,b\n1,2\n1\n", "fewer.csv, line 3: 1 field, but the header has 2"),
+    "blank_but_not_empty.csv": ("a,b\n1,2\n  \n", "blank_but_not_empty.csv, line 3: 1 field"),
     "far.csv": ("a,b\n" + "1,2\n" * 5000 + "1,2,3\n", "far.csv, line 5002: 3 fields"),
     "after_lines.csv": ('a,b\n"1\n\n2",3\n1,2,3\n', "after_lines.csv, line 5: 3 fields"),
     "within_lines.csv": ('a,b\n1,2\n"1\n2",3,4\n', "within_lines.csv, line 3: 3 fields"),
@@ -723,6 +729,14 @@ def test_a_copy_of_a_repository_with_configurations() -> None:
         read("copy", dataset_config="b")
     options = DataArguments(dataset="copy", dataset_config="a")
     assert dataset_identity(options, read_dataset(options))["config"] == "a"
+
+
+def test_a_folder_of_text() -> None:
+    """What `datasets` reads and we do not is left to it."""
+    write("folder/train.txt", "a\nb\n")
+    write("folder/test.txt", "c\n")
+    assert rows("folder") == [{"text": "a"}, {"text": "b"}]
+    assert rows("folder", split="test") == [{"text": "c"}]
 
 
 def test_parquet_shards_of_several_types_have_a_cause() -> None:
