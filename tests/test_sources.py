@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 
 from hf_dlc.arguments import DataArguments, PruneArguments
 from hf_dlc.cli import main
@@ -746,6 +747,18 @@ def test_parquet_shards_of_several_types_have_a_cause() -> None:
     with pytest.raises(ValueError, match=r"folder cannot be read: ") as caught:
         read("folder")
     assert "An error occurred while generating the dataset" not in str(caught.value).split(": ", 1)[1][:60]
+
+
+def test_the_cause_is_said_also_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyError("the cause")
+        except KeyError as cause:
+            raise DatasetGenerationError("An error occurred while generating the dataset") from cause
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(ValueError, match="me/rows cannot be read: 'the cause'"):
+        read("me/rows")
 
 
 # ---- options ------------------------------------------------------------------------------------------------------
