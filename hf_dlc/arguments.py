@@ -37,7 +37,7 @@ class Options:
 
 def _check_count(name: str, value: Any, least: int) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+        raise ValueError(f"{name} must be at least {least} (a whole number), got {value!r}.")
 
 
 @dataclass

@@ -66,9 +66,9 @@ def read_tables(path: Path, features: Features) -> Iterator[pa.Table]:
     while batch := list(itertools.islice(rows, _ROWS_PER_TABLE)):
         for line, fields in batch:
             if len(fields) != len(header):
+                count = f"{len(fields)} field{'s' if len(fields) > 1 else ''}"
                 raise FileError(
-                    f"{path}, line {line}: {len(fields)} fields, but the header has {len(header)}: "
-                    f"{', '.join(header)}. {_QUOTING}"
+                    f"{path}, line {line}: {count}, but the header has {len(header)}: {', '.join(header)}. {_QUOTING}"
                 )
         columns = dict(zip(header, zip(*(fields for _, fields in batch), strict=True), strict=True))
         empty = (None,) * len(batch)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Features, Json, List, Value
 from datasets.table import table_cast
+from datasets.utils.json import ujson_dumps, ujson_loads
 
 from .text_files import FileError, read_lines
 
@@ -89,9 +90,9 @@ def read_tables(path: Path, features: Features) -> Iterator[pa.Table]:
     rows = _rows(path)
     while batch := list(itertools.islice(rows, _ROWS_PER_TABLE)):
         columns = {name: [row.get(name) for _, row in batch] for name in features}
-        for name in features.keys() - plain:
-            columns[name] = [_encode(value, features[name]) for value in columns[name]]
         try:
+            for name in features.keys() - plain:
+                columns[name] = [_encode(value, features[name]) for value in columns[name]]
             arrays = [pa.array(columns[field.name], field.type) for field in schema]
         except UnicodeEncodeError:
             _refuse_surrogates(path, batch)
@@ -180,16 +181,27 @@ def _stored(feature: Any) -> Any:
 
 
 def _encode(value: Any, feature: Any) -> Any:
-    """A value as it is stored; `Json.encode_example` would make a number of the text "007"."""
+    """A value as it is stored."""
     if value is None or (type(value) is str and not isinstance(feature, Json)):
         return value
-    if isinstance(feature, Json) or feature == Value("string"):
+    if isinstance(feature, Json):
+        return _json_text(value)
+    if feature == Value("string"):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(feature, List):
         return [_encode(one, feature.feature) for one in value]
     if isinstance(feature, dict):
         return {name: _encode(value[name], one) for name, one in feature.items()}
     return value
+
+
+def _json_text(value: Any) -> str:
+    """
+    As `datasets` writes it, so that digests of rows stay what they were, but where it would lose something: text that
+    looks like a number, and the last digits of one.
+    """
+    text = ujson_dumps(value)
+    return text if ujson_loads(text) == value else json.dumps(value, ensure_ascii=False)
 
 
 def _refuse_surrogates(path: Path, batch: Sequence[tuple[str, Row]]) -> None:

@@ -43,6 +43,7 @@ from .manifest import describe_scoring
 from .reporting import check_group_and_flag_columns
 from .run_folder import MANIFEST_NAME, SCORING_NAME, write_scoring, write_subset
 from .scorer import DLCScorer
+from .selection.base import read_numbers
 from .sources import dataset_identity, read_dataset
 
 
@@ -118,6 +119,8 @@ def check_selection(options: SelectionArguments, config: DLCConfig, dataset: Dat
     known = [*dataset.column_names, *score_features(config.prefix)]
     if options.column is not None and options.column not in known:
         raise ValueError(f"column must be one of {', '.join(known)}, got {options.column!r}.")
+    if options.column in dataset.column_names:
+        read_numbers(dataset, options.column, "column=")
     check_group_and_flag_columns(dataset, options.group_by, options.flag_column)
     if options.keep_tokens is not None and options.keep_tokens > estimate.target_tokens:
         raise ValueError(

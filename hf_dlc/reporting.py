@@ -32,6 +32,7 @@ _SCORE_SUFFIXES = ("confidence", "loss", "gain", "tokens", "status", "level_conf
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _INTERVALS = 10
 _MOST_GROUPS = 20
+_FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 
 
 def versions() -> dict[str, str]:
@@ -216,7 +217,7 @@ class PruneReport:
         if group_by is not None:
             sections.append(_group_table(scored, is_kept, group_by))
         if flag_column:
-            sections.append(_flag_table(scores, np.asarray(scored[flag_column][:], dtype=bool), flag_column))
+            sections.append(_flag_table(scores, _read_flags(scored, flag_column), flag_column))
         show = _Shower(scored, scores, is_kept, column, prefix)
         order = _easiest_first(scored, scores["confidence"], group_by)
         sections += [show("Easiest rows", order[:examples]), show("Hardest rows", order[::-1][:examples])]
@@ -269,10 +270,19 @@ def check_group_and_flag_columns(dataset: Dataset, group_by: str | None, flag_co
             raise ValueError(f"{option} must be a column, got {name!r}; there are {', '.join(dataset.column_names)}.")
     if group_by is not None and not isinstance(dataset.features[group_by], (Value, ClassLabel)):
         raise ValueError(f"group_by must hold single values, but {group_by!r} holds {dataset.features[group_by]}.")
-    if flag_column is not None and getattr(dataset.features[flag_column], "dtype", None) not in ("bool", "int64"):
-        # a text "False" would be true
-        kind = dataset.features[flag_column]
-        raise ValueError(f"flag_column must hold true and false, but {flag_column!r} holds {kind}.")
+    if flag_column is not None:
+        _read_flags(dataset, flag_column)
+
+
+def _read_flags(dataset: Dataset, name: str) -> np.ndarray:
+    """A column of true and false; all that a CSV file holds is text, of which "False" would be true."""
+    kind, values = dataset.features[name], dataset[name][:]
+    if getattr(kind, "dtype", None) in ("bool", "int64"):
+        return np.asarray(values, dtype=bool)
+    wrong = [value for value in values if value not in _FLAGS] if kind == Value("string") else [kind]
+    if wrong:
+        raise ValueError(f"flag_column must hold true and false, but {name!r} holds {wrong[0]}.")
+    return np.array([_FLAGS[value] for value in values], dtype=bool)
 
 
 def _indices(kept: Sequence[int], count: int) -> np.ndarray:

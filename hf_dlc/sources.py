@@ -150,7 +150,7 @@ def _find(options: DataArguments) -> _Source | None:
 
 
 def _find_in_folder(path: Path, options: DataArguments) -> _Source:
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import DatasetDict, load_from_disk
 
     if (path / "dataset_dict.json").is_file():
         return _Source({name: partial(_same, one) for name, one in DatasetDict.load_from_disk(str(path)).items()})
@@ -160,18 +160,16 @@ def _find_in_folder(path: Path, options: DataArguments) -> _Source:
         return _Source({name: partial(_same, dataset) for name in names})
     if (path / "scoring.json").is_file():
         raise ValueError(f"{path} is the output folder of a run; the rows that were kept are in {path / 'pruned'}.")
-    if _has_configs(path):
-        return _Source(_configured_splits(path, options.dataset_config), has_configs=True)
     found = look_into(path)
     if is_image_folder(found, path):
         return _Source(_image_splits(path, _names(options.split)), is_images=True, unread=found.rows)
-    if found.rows:
+    if not any(path.iterdir()):
+        raise ValueError(f"the folder {path} is empty.")
+    if found.rows and not _has_configs(path):
         splits = splits_of(found.rows, path)
         unread = {*found.rows, *found.images, *found.lists}.difference(*splits.values())
         return _Source({name: partial(_read_files, files) for name, files in splits.items()}, unread=sorted(unread))
-    if not any(path.iterdir()):
-        raise ValueError(f"the folder {path} is empty.")
-    return _Source({"train": partial(load_dataset, str(path), split="train")})  # text, sounds and others
+    return _Source(_splits_of_datasets(path, options.dataset_config), has_configs=True)
 
 
 def _same(dataset: Dataset) -> Dataset:
@@ -187,7 +185,8 @@ def _has_configs(path: Path) -> bool:
     return head is not None and re.search(r"^configs:", head[1], re.MULTILINE) is not None
 
 
-def _configured_splits(path: Path, config: str | None) -> Splits:
+def _splits_of_datasets(path: Path, config: str | None) -> Splits:
+    """What `datasets` finds: as the README.md says, or files of kinds that are not ours, such as text and sounds."""
     from datasets import load_dataset, load_dataset_builder
 
     splits: Splits = {}
@@ -264,8 +263,8 @@ def _read_files(paths: Sequence[Path]) -> Dataset:
 
     kinds = {kind_of(path): path for path in reversed(paths)}
     if None in kinds:
-        known = ", ".join(KINDS)
-        raise ValueError(f"{kinds[None]}: expected a file that ends in {known}, or one of these and .gz.")
+        known, packed = ", ".join(KINDS), ", ".join(COMPRESSED)
+        raise ValueError(f"{kinds[None]}: expected a file that ends in {known}, or in one of these and {packed}.")
     if len(kinds) > 1:
         found = ", ".join(map(str, kinds.values()))
         raise ValueError(
@@ -274,7 +273,9 @@ def _read_files(paths: Sequence[Path]) -> Dataset:
     [kind] = kinds
     if kind in ("json", "csv"):
         return read_text_files(paths, kind)
-    filled = [str(path) for path in paths if kind != "parquet" or _has_rows(path)]  # others are errors to `datasets`
+    filled = [
+        glob.escape(str(path)) for path in paths if kind != "parquet" or _has_rows(path)
+    ]  # others are errors to `datasets`
     if not filled:
         raise ValueError(f"{', '.join(map(str, paths[:3]))}: there are no rows.")
     return load_dataset(kind, data_files={"train": filled}, split="train")

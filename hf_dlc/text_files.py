@@ -38,7 +38,7 @@ def read_text_files(paths: Sequence[Path], kind: str) -> Dataset:
         paths (`Sequence[Path]`):
             The files, in the order of their rows.
         kind (`str`):
-            `"csv"`, `"tsv"` or `"json"`.
+            `"csv"` or `"json"`.
 
     Returns:
         [`~datasets.Dataset`]: The rows. Columns of CSV are text.
@@ -46,15 +46,10 @@ def read_text_files(paths: Sequence[Path], kind: str) -> Dataset:
     Raises:
         FileError: If a file cannot be read, or if the files do not have the same columns.
     """
-    files = [str(path.resolve()) for path in paths]
-    builder = _TextFiles(
-        dataset_name=kind,
-        hash=_READER_VERSION,
-        data_files={"train": files},
-        kind=kind,
-        names=[str(path) for path in paths],
-        sizes=[path.stat().st_size for path in paths],
-    )
+    # Not as `data_files`, which are patterns: a name may hold a bracket.
+    states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    names = [str(path) for path in paths]
+    builder = _TextFiles(dataset_name=kind, hash=_READER_VERSION, kind=kind, names=names, states=states)
     try:
         builder.download_and_prepare()
     except DatasetGenerationError as error:
@@ -68,7 +63,7 @@ def read_text_files(paths: Sequence[Path], kind: str) -> Dataset:
 class _Config(BuilderConfig):
     kind: str = "json"
     names: Sequence[str] = ()  # what errors call the files
-    sizes: Sequence[int] = ()  # a file that was replaced may have kept its time
+    states: Sequence[tuple[str, int, int]] = ()  # by which the cache knows whether they have changed
 
 
 class _TextFiles(ArrowBasedBuilder):

@@ -19,8 +19,9 @@ Loads, estimates, calibrates, scores, selects, and writes into `output_dir`:
 A run that was stopped, by whatever, goes on where it stopped when the same command is run again, also with another
 number of processes.
 
-The dataset may be a repository on the Hub, a local .json, .jsonl, .csv or .parquet file (also gzipped), or a folder
-that `Dataset.save_to_disk` wrote. Every option may stand in the YAML file; the command line wins.
+The dataset may be a repository on the Hub, a local .json, .jsonl, .csv, .tsv or .parquet file (also compressed), a
+pattern of several, a folder of such files, or one that `Dataset.save_to_disk` wrote. Every option may stand in the
+YAML file; the command line wins.
 """
 
 from __future__ import annotations

@@ -133,7 +133,14 @@ class TestOptions:
             ({"prefix": ""}, "prefix must consist of letters, digits and underscores, got ''"),
             ({"prefix": "a-b"}, "prefix must consist of letters, digits and underscores, got 'a-b'"),
             ({"columns": "src"}, "columns must look like 'src=instruction,pos=output', got 'src'"),
-            ({"columns": "a=b=c"}, "columns must look like"),
+            ({"columns": "a=b=c"}, 'columns must look like .*pass JSON: \'{"a,b": "instruction"}\''),
+            ({"columns": "=b"}, "columns must look like"),
+            ({"columns": "a=b,a=c"}, "columns must map each name once, got 'a' twice"),
+            ({"columns": '{"a": "b", "a": "c"}'}, "columns must map each name once, got 'a' twice"),
+            ({"columns": '{"a": "b"'}, "columns is no valid JSON"),
+            ({"columns": {1: "text"}}, r"columns must map names to names, both text, got \{1: 'text'\}"),
+            ({"columns": '{"a": 1}'}, "columns must map names to names"),
+            ({"columns": ["a"]}, "columns must map names to names"),
             ({"tokens_per_batch": 0}, "tokens_per_batch must be 'auto' or a positive number of tokens, got 0"),
             ({"tokens_per_batch": "many"}, "tokens_per_batch must be .* got 'many'"),
             ({"tokens_per_batch": -5}, "tokens_per_batch must be .* got -5"),
@@ -319,6 +326,27 @@ def test_command_line_is_read_as_it_was_written(name: str) -> None:
     config = DLCConfig(**{name: OTHERS[name]})
     assert config != DLCConfig()
     assert parse_config_and_args([DLCConfig], command_line([], config)) == (config,)
+
+
+@pytest.mark.parametrize("name", ["a,b", "a=b", " a", "a ", "{a", "-a", "--seed", '"', "\n", "\u00e9", "a.b"])
+def test_command_line_of_columns_is_read_as_it_was_written(name: str) -> None:
+    for columns in ({name: "instruction"}, {"pos": "output", name: "instruction"}):
+        config = DLCConfig(columns=columns)
+        assert parse_config_and_args([DLCConfig], command_line([], config)) == (config,)
+
+
+def test_columns_of_yaml_are_named_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "options.yaml"
+    path.write_text('columns: {" a": instruction, "b,c=d": output}\n', encoding="utf-8")
+    [config] = parse_config_and_args([DLCConfig], ["--config", str(path)])
+    assert config.columns == {" a": "instruction", "b,c=d": "output"}
+
+
+def test_files_of_options_and_templates_may_be_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "options.yaml").write_text("template: ~/chat.jinja\n", encoding="utf-8")
+    [config] = parse_config_and_args([DLCConfig], ["--config=~/options.yaml"])
+    assert config.template == str(tmp_path / "chat.jinja")
 
 
 def test_command_line_of_several_modules_means_the_same() -> None:

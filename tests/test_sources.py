@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetGenerationError
 
 from hf_dlc.arguments import DataArguments, PruneArguments
 from hf_dlc.cli import main
+from hf_dlc.scores import content_digests
 from hf_dlc.sources import dataset_identity, read_dataset, split_of
 
 
@@ -116,6 +118,9 @@ KINDS = {
     "file.arrow": _arrow(pa.ipc.new_file),
     "rows.feather": _arrow(pa.ipc.new_file),
     "a folder/with blanks.jsonl": LINES,
+    "rows[1]*?.jsonl": LINES,
+    "rows[1]*?.parquet": _parquet(pa.Table.from_pylist(ROWS)),
+    "100%, #1 & more.csv": CSV,
 }
 
 
@@ -263,6 +268,8 @@ def test_json_is_read_as_datasets_does_where_it_can() -> None:
         found = read(name)
         assert found.features == expected.features
         assert found.to_list() == expected.to_list()
+        names = found.column_names
+        assert content_digests(found, names) == content_digests(expected, names)  # scores find their rows again
 
 
 def test_a_file_that_has_changed_is_read_again() -> None:
@@ -279,8 +286,8 @@ WRONG: dict[str, tuple[str | bytes, str]] = {
     "more_first.csv": ("a,b\n1,2,3\n1,2\n", "more_first.csv, line 2: 3 fields, but the header has 2"),
     "more_in_all.csv": ("a,b\n1,2,3\n4,5,6\n", "more_in_all.csv, line 2: 3 fields, but the header has 2"),
     "comma_at_the_end.csv": ("a,b\n1,2,\n4,5,\n", "comma_at_the_end.csv, line 2: 3 fields"),
-    "fewer.csv": ("a,b\n1,2\n1\n", "fewer.csv, line 3: 1 fields, but the header has 2"),
-    "blank_but_not_empty.csv": ("a,b\n1,2\n  \n", "blank_but_not_empty.csv, line 3: 1 fields"),
+    "fewer.csv": ("a,b\n1,2\n1\n", "fewer.csv, line 3: 1 field, but the header has 2"),
+    "blank_but_not_empty.csv": ("a,b\n1,2\n  \n", "blank_but_not_empty.csv, line 3: 1 field"),
     "far.csv": ("a,b\n" + "1,2\n" * 5000 + "1,2,3\n", "far.csv, line 5002: 3 fields"),
     "after_lines.csv": ('a,b\n"1\n\n2",3\n1,2,3\n', "after_lines.csv, line 5: 3 fields"),
     "within_lines.csv": ('a,b\n1,2\n"1\n2",3,4\n', "within_lines.csv, line 3: 3 fields"),
@@ -725,6 +732,14 @@ def test_a_copy_of_a_repository_with_configurations() -> None:
     assert dataset_identity(options, read_dataset(options))["config"] == "a"
 
 
+def test_a_folder_of_text() -> None:
+    """What `datasets` reads and we do not is left to it."""
+    write("folder/train.txt", "a\nb\n")
+    write("folder/test.txt", "c\n")
+    assert rows("folder") == [{"text": "a"}, {"text": "b"}]
+    assert rows("folder", split="test") == [{"text": "c"}]
+
+
 def test_parquet_shards_of_several_types_have_a_cause() -> None:
     for place, text in enumerate(("x", 1)):
         write(f"folder/{place}.parquet", _parquet(pa.table({"text": [[text]], "a": ["b"]})))
@@ -732,6 +747,18 @@ def test_parquet_shards_of_several_types_have_a_cause() -> None:
     with pytest.raises(ValueError, match=r"folder cannot be read: ") as caught:
         read("folder")
     assert "An error occurred while generating the dataset" not in str(caught.value).split(": ", 1)[1][:60]
+
+
+def test_the_cause_is_said_also_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> None:
+        try:
+            raise KeyError("the cause")
+        except KeyError as cause:
+            raise DatasetGenerationError("An error occurred while generating the dataset") from cause
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    with pytest.raises(ValueError, match="me/rows cannot be read: 'the cause'"):
+        read("me/rows")
 
 
 # ---- options ------------------------------------------------------------------------------------------------------
@@ -748,7 +775,7 @@ def test_parquet_shards_of_several_types_have_a_cause() -> None:
     ],
 )
 def test_counts_have_a_least_value(option: str, value: Any, least: int) -> None:
-    with pytest.raises(ValueError, match=f"{option} must be a whole number of at least {least}, got {value!r}"):
+    with pytest.raises(ValueError, match=f"{option} must be at least {least} \\(a whole number\\), got {value!r}"):
         PruneArguments(**{option: value})
     assert getattr(PruneArguments(**{option: least}), option) == least
 
@@ -846,19 +873,19 @@ COMMANDS: dict[str, tuple[list[str], int, str]] = {
     "no rows": (
         ["score", "--dataset", "rows.jsonl", "--max_rows", "0"],
         2,
-        "max_rows must be a whole number of at least 1",
+        "max_rows must be at least 1 (a whole number)",
     ),
     "fewer": (
         ["score", "--dataset", "rows.jsonl", "--max_rows", "-1"],
         2,
-        "max_rows must be a whole number of at least 1",
+        "max_rows must be at least 1 (a whole number)",
     ),
-    "none of the demo": (["demo", "--max_rows", "0"], 2, "max_rows must be a whole number of at least 1, got 0"),
-    "from YAML": (["score", "--config", "rows.yaml"], 2, "max_rows must be a whole number of at least 1, got 0"),
+    "none of the demo": (["demo", "--max_rows", "0"], 2, "max_rows must be at least 1 (a whole number), got 0"),
+    "from YAML": (["score", "--config", "rows.yaml"], 2, "max_rows must be at least 1 (a whole number), got 0"),
     "no number in YAML": (
         ["score", "--config", "half.yaml"],
         2,
-        "max_rows must be a whole number of at least 1, got 2.5",
+        "max_rows must be at least 1 (a whole number), got 2.5",
     ),
     "an estimate": (["estimate", "--dataset", "empty.jsonl"], 1, "hf-dlc estimate: empty.jsonl: there are no rows."),
     "columns": (["score", "--columns", "a=b=c"], 2, "Where a name holds a comma or an equals sign, pass JSON"),
@@ -906,3 +933,20 @@ def test_empty_fields_of_csv_are_an_empty_input_and_no_response(score: Callable[
     write("rows.csv", "instruction,input,output\nSay it.,,Yes\nSay it.,,\n")
     score("--dataset", "rows.csv")
     assert pd.read_parquet("run/scores.parquet")["dlc_status"].tolist() == ["ok", "empty_response"]
+
+
+def test_numbers_and_flags_of_csv_can_be_used_as_such(
+    score: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(f"text {number},{number / 4},{number % 2 == 0}\n" for number in range(8))
+    write("rows.csv", "text,quality,is_even\n" + lines)
+    score("--dataset", "rows.csv")
+    chosen = ["--keep", "3", "--selector", "easiest", "--easy", "high", "--column", "quality"]
+    main(["select", "--run_dir", "run", *chosen, "--flag_column", "is_even"])
+    assert kept() == ["text 5", "text 6", "text 7"]
+    assert "is_even` (4 of 8)" in Path("run/summary.md").read_text(encoding="utf-8")
+    wrong = ["select", "--run_dir", "run", "--overwrite", "--keep", "3"]
+    message = fails(capsys, *wrong, "--column", "text")[1]
+    assert "scores must be one number for each row, got 'text 0' in row 0 of the column 'text'" in message
+    message = fails(capsys, *wrong, "--flag_column", "text")[1]
+    assert "flag_column must hold true and false, but 'text' holds text 0" in message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -231,7 +232,18 @@ def read_numbers(dataset: Dataset, name: str, parameter: str) -> np.ndarray:
     """Return a column as float64; `parameter` is what the user can pass to name another one."""
     # The dtype is given because the NumPy format alone rounds to float32; nulls become NaN.
     advice = f"Run dataset.map(scorer) first or pass {parameter} one of these."
-    return np.asarray(_column(dataset.with_format("numpy", dtype=np.float64), name, advice)[:])
+    values = _column(dataset.with_format("numpy", dtype=np.float64), name, advice)[:]
+    if getattr(dataset.features[name], "dtype", None) == "string":  # as all columns of a CSV file are
+        return np.array([_as_number(text, name, row) for row, text in enumerate(values)], dtype=np.float64)
+    return np.asarray(values)
+
+
+def _as_number(text: str | None, name: str, row: int) -> float:
+    try:
+        return math.nan if text is None else float(text)
+    except ValueError as error:
+        found = f"got {str(text)!r} in row {row} of the column {name!r}"
+        raise ValueError(f"scores must be one number for each row, {found}.") from error
 
 
 def _as_scores(scores: Sequence[float] | np.ndarray) -> np.ndarray:
