@@ -372,11 +372,16 @@ def check_image_model(config: PreTrainedConfig, name: str) -> None:
             "ViTModel.from_pretrained(...).save_pretrained(folder)."
         )
     if config.model_type.startswith("timm_"):
-        raise ValueError(f"{name} is a model of timm in a wrapper. Load one of transformers' own, such as a ViT.")
+        raise ValueError(timm_message(name))
     if config.model_type in _MORE_THAN_PIXELS or (type(config) in MODEL_MAPPING and not _takes_pixels(config)):
         raise ValueError(f"{name} must take an image as one array of pixels, and takes something else or more.")
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and config.model_type not in _BODIES:
         raise ValueError(f"{name} is no image classifier, nor the body of one.")
+
+
+def timm_message(name: str) -> str:
+    """What there is to say of an image model of timm, with timm or without it."""
+    return f"{name} is an image model of timm, in a wrapper. Load one of transformers' own, such as a ViT or a ResNet."
 
 
 def image_class(config: PreTrainedConfig) -> Any:
