@@ -87,7 +87,9 @@ class ImageClassificationTask:
         check_image_model(model.config, name)
         self.body = _body_of(model)
         if not model.config.return_dict:
-            raise ValueError(f"{name} must give named outputs, got return_dict=False. Set config.return_dict = True.")
+            raise ValueError(
+                f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
+            )
         if head == "classifier" and not has_head(name):
             raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
         self.model = model
