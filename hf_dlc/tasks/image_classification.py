@@ -175,9 +175,12 @@ class ImageClassificationTask:
     def _patches(self, hidden: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The tokens without those that stand before the patches (class, distillation, registers)."""
         size = getattr(self.body.config, "patch_size", None)
-        if not isinstance(size, int):
+        if not isinstance(size, int) and not _has_class_token(self.body):
             return hidden
-        patches = (pixels.shape[-2] // size) * (pixels.shape[-1] // size)
+        if size is None:  # PVT, DINOv3 ConvNeXt: the class token alone, if these are the last hidden states
+            return hidden[:, 1:] if "@" not in self.pooling else hidden
+        height, width = (size, size) if isinstance(size, int) else size
+        patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
         return hidden[:, max(0, hidden.shape[1] - patches) :]
 
     @torch.inference_mode()
@@ -422,12 +425,12 @@ def _check_head(model: PreTrainedModel) -> None:
 
 def _full_pooling(body: PreTrainedModel, pooling: str) -> str:
     """`pooling` with nothing left open."""
-    names, kind = [name.rpartition(".")[2] for name, _ in body.named_parameters()], type(body).__name__
-    has_cls = bool(_CLASS_TOKENS & set(names)) or body.config.model_type in _CLASS_TOKEN_COMPUTED
+    kind, has_cls = type(body).__name__, _has_class_token(body)
     if pooling.startswith("cls") and not has_cls:
         raise ValueError(f"{kind} has no class token, got pooling={pooling!r}. Pass 'mean'.")
     if pooling == "auto":
-        averages = getattr(body.config, "use_mean_pooling", False) or "class_embedding" in names
+        # BEiT and its like say so; the families of CLIP, whose token has this name, always do.
+        averages = getattr(body.config, "use_mean_pooling", False) or "class_embedding" in _last_names(body)
         pooling = "cls" if has_cls and not averages else "mean"
     modules = dict(body.named_modules())
     if has_head(kind) and "@" not in pooling and "encoder" in modules:
@@ -435,6 +438,14 @@ def _full_pooling(body: PreTrainedModel, pooling: str) -> str:
     if (module := pooling.partition("@")[2]) not in modules:
         raise ValueError(f"pooling must name a module of {kind}, got {module!r}.")
     return pooling
+
+
+def _has_class_token(body: PreTrainedModel) -> bool:
+    return bool(_CLASS_TOKENS & _last_names(body)) or body.config.model_type in _CLASS_TOKEN_COMPUTED
+
+
+def _last_names(body: PreTrainedModel) -> set[str]:
+    return {name.rpartition(".")[2] for name, _ in body.named_parameters()}
 
 
 def has_head(architecture: str) -> bool:
