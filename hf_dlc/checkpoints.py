@@ -66,13 +66,14 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
         return f"Pass the path of a model in it: {_listed(parts)}."
     if "tokenizer_config.json" in names and not any(name.endswith((".safetensors", ".bin")) for name in names):
         return "It is a tokenizer alone. Save the model beside it: model.save_pretrained(folder)."
-    return f"It holds {_listed(names)}. Pass a folder that model.save_pretrained wrote."
+    return f"It holds {_listed(names) or 'nothing'}. Pass a folder that model.save_pretrained wrote."
 
 
 def _adapter_message(name: str, config_file: str | Path) -> str:
     base = json.loads(Path(config_file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    of = f" for {base}" if base else ""
     return (
-        f"{name} is a PEFT adapter for {base}, not a whole model. Merge it and save the result: "
+        f"{name} is a PEFT adapter{of}, not a whole model. Merge it and save the result: "
         "AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload().save_pretrained(folder). Or pass the base "
         "model."
     )

@@ -155,8 +155,9 @@ class DLCConfig:
             [`DLCScorer.fit`] learns; `"auto"`, the trained head if there is one.
         pooling (`str`, *optional*, defaults to `"auto"`):
             Features that are compared with prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or
-            places; of the output of a named module as in `"mean@layers.8"`; `"auto"`, the first token if the model
-            has one, else the mean.
+            places; of the output of a named module as in `"mean@layers.8"`; `"auto"`, what the classifiers of the
+            family read: the first token where they take it (ViT, DeiT, DINO, CvT, PVT), else the mean (also of BEiT,
+            data2vec, CLIP, which have a first token and average the patches).
         prototype_logits (`str`, *optional*, defaults to `"inverse"`):
             `"inverse"`, 1 / distance, as in the paper; `"temperature"`, - distance / a temperature learned by `fit`.
 

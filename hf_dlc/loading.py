@@ -36,7 +36,7 @@ from transformers.utils import is_torchvision_available
 from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
 from .config import CONFIG_NAME
 from .tasks.causal_lm import check_architecture
-from .tasks.image_classification import check_image_model, image_class, is_image_model
+from .tasks.image_classification import check_image_model, image_class, is_image_model, timm_message
 
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class ModelSource:
         if "device_map" not in options:
             model = model.to(self.device)
         name = self.model_kwargs.get("gguf_file") or self.model_id
-        logger.info("loaded %s in %s on %s", name, self.dtype, model.device)
+        logger.info("loaded %s in %s on %s", name, str(model.dtype).removeprefix("torch."), model.device)
         return model.eval(), processor
 
     def _load_config(self, shared: dict[str, Any]) -> PreTrainedConfig:
@@ -161,6 +161,10 @@ class ModelSource:
             check_folder(folder)
         try:
             config = AutoConfig.from_pretrained(self.model_id, **shared)
+        except ImportError as error:
+            if "timm" in str(error):
+                raise ValueError(timm_message(self.model_id)) from error
+            raise
         except (OSError, ValueError):
             if not folder.exists():
                 check_adapter(self.model_id, shared)

@@ -113,7 +113,8 @@ class DLCScorer:
     level 0 included:
 
     - `dlc_confidence` is in [0, 1]; **higher = easier**.
-    - `dlc_loss` is at least 0, in nats; **higher = harder**.
+    - `dlc_loss` is at least 0, in nats; **higher = harder**. The auxiliary loss of a mixture's router
+      (`output_router_logits`) is left out of it.
     - `dlc_gain` is in [-1, 1], the share of the loss that the masked weights take away when they come back
       ([`~columns.relative_gain`]); **higher = easier**.
     - `dlc_tokens` counts the target tokens: the tokens that training would learn from; an image's label is one.
@@ -198,8 +199,9 @@ class DLCScorer:
 
         Raises:
             FileNotFoundError: If a path is given and nothing is there.
-            ValueError: If the model is neither a decoder-only language model nor an image classifier, or if its
-                weights cannot be masked.
+            ValueError: If the model is neither a decoder-only language model nor an image classifier, if the
+                checkpoint lacks weights of it, if its weights cannot be masked, or if `model_kwargs` holds what has
+                an argument or an option of its own.
         """
         if task not in (None, *_TASKS):
             raise ValueError(f"task must be None or one of {', '.join(_TASKS)}, got {task!r}.")
@@ -387,6 +389,12 @@ class DLCScorer:
             layout=options.layout,
             columns=options.columns,
         )
+        if getattr(self.model.config, "output_router_logits", False):
+            logger.warning(
+                "the config of %s asks for output_router_logits: the auxiliary loss of the router, which the model "
+                "adds to its own loss, is no part of dlc_loss",
+                type(self.model).__name__,
+            )
         return CausalLMTask(self.model, encoder, token_mean=options.token_mean)
 
     @cached_property

@@ -88,7 +88,9 @@ class ImageClassificationTask:
         check_image_model(model.config, name)
         self.body = _body_of(model)
         if not model.config.return_dict:
-            raise ValueError(f"{name} must give named outputs, got return_dict=False. Set config.return_dict = True.")
+            raise ValueError(
+                f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
+            )
         if head == "classifier" and not has_head(name):
             raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
         self.model = model
@@ -175,9 +177,12 @@ class ImageClassificationTask:
     def _patches(self, hidden: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The tokens without those that stand before the patches (class, distillation, registers)."""
         size = getattr(self.body.config, "patch_size", None)
-        if not isinstance(size, int):
+        if not isinstance(size, int) and not _has_class_token(self.body):
             return hidden
-        patches = (pixels.shape[-2] // size) * (pixels.shape[-1] // size)
+        if size is None:  # PVT, DINOv3 ConvNeXt: the class token alone, if these are the last hidden states
+            return hidden[:, 1:] if "@" not in self.pooling else hidden
+        height, width = (size, size) if isinstance(size, int) else size
+        patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
         return hidden[:, max(0, hidden.shape[1] - patches) :]
 
     @torch.inference_mode()
@@ -385,11 +390,16 @@ def check_image_model(config: PreTrainedConfig, name: str) -> None:
             "ViTModel.from_pretrained(...).save_pretrained(folder)."
         )
     if config.model_type.startswith("timm_"):
-        raise ValueError(f"{name} is a model of timm in a wrapper. Load one of transformers' own, such as a ViT.")
+        raise ValueError(timm_message(name))
     if config.model_type in _MORE_THAN_PIXELS or (type(config) in MODEL_MAPPING and not _takes_pixels(config)):
         raise ValueError(f"{name} must take an image as one array of pixels, and takes something else or more.")
     if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and config.model_type not in _BODIES:
         raise ValueError(f"{name} is no image classifier, nor the body of one.")
+
+
+def timm_message(name: str) -> str:
+    """What there is to say of an image model of timm, with timm or without it."""
+    return f"{name} is an image model of timm, in a wrapper. Load one of transformers' own, such as a ViT or a ResNet."
 
 
 def image_class(config: PreTrainedConfig) -> Any:
@@ -428,12 +438,12 @@ def _check_head(model: PreTrainedModel) -> None:
 
 def _full_pooling(body: PreTrainedModel, pooling: str) -> str:
     """`pooling` with nothing left open."""
-    names, kind = [name.rpartition(".")[2] for name, _ in body.named_parameters()], type(body).__name__
-    has_cls = bool(_CLASS_TOKENS & set(names)) or body.config.model_type in _CLASS_TOKEN_COMPUTED
+    kind, has_cls = type(body).__name__, _has_class_token(body)
     if pooling.startswith("cls") and not has_cls:
         raise ValueError(f"{kind} has no class token, got pooling={pooling!r}. Pass 'mean'.")
     if pooling == "auto":
-        averages = getattr(body.config, "use_mean_pooling", False) or "class_embedding" in names
+        # BEiT and its like say so; the families of CLIP, whose token has this name, always do.
+        averages = getattr(body.config, "use_mean_pooling", False) or "class_embedding" in _last_names(body)
         pooling = "cls" if has_cls and not averages else "mean"
     modules = dict(body.named_modules())
     if has_head(kind) and "@" not in pooling and "encoder" in modules:
@@ -441,6 +451,14 @@ def _full_pooling(body: PreTrainedModel, pooling: str) -> str:
     if (module := pooling.partition("@")[2]) not in modules:
         raise ValueError(f"pooling must name a module of {kind}, got {module!r}.")
     return pooling
+
+
+def _has_class_token(body: PreTrainedModel) -> bool:
+    return bool(_CLASS_TOKENS & _last_names(body)) or body.config.model_type in _CLASS_TOKEN_COMPUTED
+
+
+def _last_names(body: PreTrainedModel) -> set[str]:
+    return {name.rpartition(".")[2] for name, _ in body.named_parameters()}
 
 
 def has_head(architecture: str) -> bool:

@@ -110,6 +110,90 @@ def test_linear_routers_and_heads_are_passed_over() -> None:
     assert [target.name for target in find_targets(Mixture())] == ["gate_proj.weight"]
 
 
+_ROUTED = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("build", "router", "masked"),
+    [
+        (
+            lambda: transformers.DogeForCausalLM(
+                transformers.DogeConfig(**_ROUTED, is_moe=True, num_experts=16, num_experts_per_tok=2)
+            ),
+            "mlp.router_gate.weight",
+            "mlp.gate_proj.weight",
+        ),
+        (
+            lambda: transformers.Gemma3nForCausalLM(
+                transformers.Gemma3nTextConfig(
+                    **{**_ROUTED, "intermediate_size": [48]},
+                    hidden_size_per_layer_input=16,
+                    vocab_size_per_layer_input=64,
+                    laurel_rank=8,
+                    num_kv_shared_layers=0,
+                    layer_types=["full_attention"],
+                    activation_sparsity_pattern=[0.0],
+                )
+            ),
+            "altup.modality_router.weight",
+            "per_layer_input_gate.weight",
+        ),
+    ],
+    ids=["Doge", "Gemma 3n"],
+)
+def test_routers_of_families(build: Callable, router: str, masked: str) -> None:
+    names = [name for name, _ in build().named_parameters()]
+    targets = {target.name for target in find_targets(build())}
+    assert any(name.endswith(router) for name in names)
+    assert not any(name.endswith(router) for name in targets)
+    assert any(name.endswith(masked) for name in targets)
+
+
+def test_a_router_of_several_layers_is_known_by_its_class() -> None:
+    class TopKRouter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down_proj, self.mlp = nn.Linear(4, 2), nn.Sequential(nn.Linear(2, 2))
+
+    class Mixture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.output_gate = TopKRouter(), nn.Linear(4, 4)
+            self.modality_router, self.router_gate = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    assert [target.name for target in find_targets(Mixture())] == ["output_gate.weight"]
+
+
+def test_parts_of_norms_are_passed_over() -> None:
+    class GatedRMSNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mlp = nn.Linear(4, 4)
+
+    assert [target.name for target in find_targets(nn.Sequential(GatedRMSNorm(), nn.Linear(4, 4)))] == ["1.weight"]
+
+
+def test_patch_embeddings_are_passed_over() -> None:
+    class Vision(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution_embeddings = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2))  # CvT, in each of its stages
+            self.vision_embed_tokens = nn.Linear(48, 8)  # Fuyu
+            self.by_what_it_does = nn.Conv2d(3, 8, 4, stride=4)  # DINOv3 ConvNeXt
+            self.stem = nn.Conv2d(3, 8, 7, stride=2)  # ResNet: its windows overlap
+            self.downsample = nn.Conv2d(8, 8, 2, stride=2)
+
+    assert [target.name for target in find_targets(Vision())] == ["stem.weight", "downsample.weight"]
+
+
 def test_biases_and_scales_of_experts_are_passed_over() -> None:
     class TinyExperts(nn.Module):
         def __init__(self) -> None:
