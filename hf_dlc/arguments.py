@@ -18,7 +18,7 @@ _PATHS = {"dataset", "eval_dataset", "scale_dataset", "choices", "answers", "mod
 _PATHS |= {"output_dir", "run_dir", "output", "study"}
 _LEAST = {
     **dict.fromkeys(("max_rows", "eval_rows", "num_threads", "keep_tokens", "batch_size", "lora_rank", "seeds"), 1),
-    **dict.fromkeys(("min_per_group", "selection_seed", "training_seed", "study_seed"), 0),
+    **dict.fromkeys(("show", "min_per_group", "selection_seed", "training_seed", "study_seed"), 0),
 }
 
 

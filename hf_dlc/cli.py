@@ -62,10 +62,6 @@ class EstimateArguments(DataArguments, ModelArguments):
 
     show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
 
-    def __post_init__(self) -> None:
-        if self.show < 0:
-            raise ValueError(f"show must be a number of rows, 0 or more, got {self.show}.")
-
 
 @dataclass
 class SelectArguments(RunArguments, SelectionArguments, ReportArguments):

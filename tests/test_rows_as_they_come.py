@@ -233,7 +233,7 @@ class TestCommandLine:
     def test_negative_show(self, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main(command("estimate", [CHAT], "--show", "-1"))
-        assert "show must be a number of rows, 0 or more, got -1" in capsys.readouterr().err
+        assert "show must be at least 0 (a whole number), got -1" in capsys.readouterr().err
 
     @pytest.mark.parametrize("name", ["estimate", "score"])
     def test_no_row_that_can_be_scored(self, command: Callable[..., list[str]], name: str, tmp_path: Any) -> None:
