@@ -29,6 +29,8 @@ class Options:
     def __post_init__(self) -> None:
         for name in [option.name for option in fields(self)]:
             value = getattr(self, name)
+            if (name in _PATHS or name == "split") and not isinstance(value, str | os.PathLike | None):
+                raise ValueError(f"{name} must be text, got {value!r}.")
             if name in _PATHS and value is not None:
                 setattr(self, name, os.path.expanduser(value))
             if name in _LEAST and value is not None:

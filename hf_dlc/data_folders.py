@@ -79,10 +79,10 @@ def look_into(folder: Path) -> FolderFiles:
 
 def is_image_folder(found: FolderFiles, folder: Path) -> bool:
     """
-    Whether a folder is one of images rather than one of rows: files with rows come first.
+    Whether a folder is one of images rather than one of rows.
 
-    But images in a folder for each class are not what a file with rows is accompanied by, unless it has the name of a
-    split.
+    Files with rows come first. Only where images are in several folders, as those of classes are, does a file with
+    rows not make it a folder of rows, unless its name is that of a split: it may list the classes.
     """
     classes = {path.parent for path in found.images} - {folder} - {path.parent for path in found.rows}
     is_named = any(_split_of_name(path, folder) for path in found.rows)
@@ -91,8 +91,9 @@ def is_image_folder(found: FolderFiles, folder: Path) -> bool:
 
 def splits_of(files: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
     """
-    The splits of a folder, told from names as `datasets` does: by shards in `data/`, by folders, by files. What tells
-    no more of a split than an earlier one is left out. Without any such name there is one split, `"train"`.
+    The splits of a folder, told from names as `datasets` does: first from shards in `data/`, then from folders, then
+    from files. A split that one of these tells takes no files from a later one. Without any such name there is one
+    split, `"train"`.
 
     Args:
         files (`Sequence[Path]`):

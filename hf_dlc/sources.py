@@ -105,7 +105,7 @@ def _own_split(options: DataArguments, dataset: Dataset) -> str:
 
 def split_of(dataset: str, split: str) -> str:
     """
-    The split by which a dataset is read beside another: the same, but no slice of it, where there is one of this name.
+    The split of a dataset that is read beside another one: that of the same name, and all of it.
 
     Args:
         dataset (`str`):

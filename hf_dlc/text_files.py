@@ -95,7 +95,7 @@ def _reader(kind: str) -> tuple[Callable[..., Any], Callable[..., Iterator[pa.Ta
 
 
 def _features(paths: Sequence[Path], kind: str) -> Features:
-    """The columns of all files; a file may lack some that another has, but each must know the other's or be known."""
+    """The columns of all files. A file may lack some, but no two may each have some that the other lacks."""
     features, columns = _reader(kind)[0](paths)
     known = [(path, names) for path, names in zip(paths, columns, strict=True) if names]
     for path, names in known:

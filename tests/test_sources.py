@@ -786,6 +786,13 @@ def test_a_time_between_writes_is_above_zero(value: Any) -> None:
         PruneArguments(chunk_seconds=value)
 
 
+@pytest.mark.parametrize("option", ["dataset", "split", "model", "output_dir"])
+def test_names_are_text(option: str) -> None:
+    """A YAML file may hold a number."""
+    with pytest.raises(ValueError, match=f"{option} must be text, got 5"):
+        PruneArguments(**{option: 5})
+
+
 def test_paths_may_begin_at_home(tmp_path: Path) -> None:
     options = PruneArguments(dataset="~/rows.jsonl", model="~/model", output_dir="~/run")
     home = str(tmp_path / "home")
