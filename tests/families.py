@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
-    MODEL_MAPPING,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -144,10 +147,100 @@ _SIZES: dict[str, Any] = {
     "projection_dim": 32,
 }
 
-_EXTRA: dict[str, dict[str, Any]] = {}
+_LATENT = {
+    "head_dim": 4,
+    "num_key_value_heads": 4,
+}  # multi-head latent attention: `head_dim` is that of the rotary part
+_INDEXED = {
+    "indexer_n_heads": 2,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 8,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+}
+
+# What a family needs besides; nested dicts are for nested configs.
+_EXTRA: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(["axk1", "deepseek_v3", "glm4_moe_lite", "longcat_flash", "youtu"], _LATENT),
+    **dict.fromkeys(["axk2", "deepseek_v32", "glm_moe_dsa", "minicpm3"], _LATENT),
+    "blt": {
+        **{key: {"hidden_size_global": 64, "num_key_value_heads": 4} for key in ("encoder_config", "decoder_config")},
+        "global_config": {"hidden_size": 64, "num_key_value_heads": 4},
+        "patcher_config": {"num_key_value_heads": 4},
+        "encoder_hash_byte_group_vocab": 64,
+    },
+    "cohere": {"logit_scale": 1.0},
+    "cohere2": {"logit_scale": 1.0},
+    "cohere2_moe": {"logit_scale": 1.0},
+    "cohere_compass_text": {
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+        },
+        "logit_scale": 1.0,
+    },
+    "dbrx": {"ffn_config": {"moe_top_k": 2}, "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
+    "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2, "topk_method": "greedy"},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "dots3_note_text": {
+        **_LATENT,
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 4,
+        "swa_q_lora_rank": 16,
+        "swa_kv_lora_rank": 16,
+        "swa_head_dim": 12,
+        "swa_qk_nope_head_dim": 8,
+        "swa_v_head_dim": 8,
+    },
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "laurel_rank": 8},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "lfm2_moe": {
+        "num_hidden_layers": 4,
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "num_dense_layers": 1,
+    },
+    "inkling_text": {"logits_mup_width_multiplier": 1.0},
+    "mamba2": {"head_dim": 16},
+    "nemotron": {"num_key_value_heads": 2},
+    "qwen4_exp_text": _INDEXED,
+    "qwen4_exp": {"text_config": _INDEXED},
+    "reformer": {
+        "axial_pos_shape": [8, 12],
+        "axial_pos_embds_dim": [8, 24],
+        "attn_layers": ["local", "lsh"],
+        "local_attn_chunk_length": 12,
+        "lsh_attn_chunk_length": 12,
+    },
+    "roc_bert": {
+        "pronunciation_embed_dim": 8,
+        "pronunciation_vocab_size": VOCAB_SIZE,
+        "shape_embed_dim": 8,
+        "shape_vocab_size": VOCAB_SIZE,
+    },
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+    },
+    "zamba2": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+        "mamba_headdim": 16,
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "num_key_value_heads": 4,
+        "n_mamba_heads": 4,
+    },
+    "zaya": {"num_experts_per_tok": 1},
+}
 
 _VISION_SIZES: dict[str, Any] = {
-    **{name: _SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
+    **{
+        name: _SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    },
     "image_size": IMAGE_SIZE,
     "patch_size": 8,
     "d_model": 32,
@@ -155,7 +248,106 @@ _VISION_SIZES: dict[str, Any] = {
     "num_labels": CLASSES,
 }
 
-_VISION_EXTRA: dict[str, dict[str, Any]] = {}
+_PYRAMID = {
+    "depths": [1, 1, 1, 1],
+    "hidden_sizes": [8, 16, 32, 32],
+    "num_attention_heads": [1, 2, 4, 4],
+    "patch_size": 4,
+}
+_WINDOWS = {"embed_dim": 16, "depths": [2, 1], "num_heads": [2, 4], "window_size": 4, "patch_size": 4}
+_STAGES = {"depths": [1, 2, 1, 1], "hidden_sizes": [16, 16, 32, 32], "embedding_size": 16}
+
+_VISION_EXTRA: dict[str, dict[str, Any]] = {
+    "bit": {**_STAGES, "num_groups": 4},
+    "convnext": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "patch_size": 4},
+    "convnextv2": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "patch_size": 4},
+    "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 4], "depth": [1, 2, 3]},
+    "donut-swin": _WINDOWS,
+    "efficientnet": {
+        "width_coefficient": 0.25,
+        "depth_coefficient": 1.0,
+        "in_channels": [32, 64],
+        "out_channels": [64, 64],
+        "kernel_sizes": [3, 3],
+        "strides": [1, 2],
+        "num_block_repeats": [1, 1],
+        "expand_ratios": [1, 2],
+        "hidden_dim": 320,
+    },
+    "focalnet": {
+        "embed_dim": 16,
+        "depths": [1, 1],
+        "hidden_sizes": [16, 32],
+        "focal_levels": [2, 2],
+        "focal_windows": [3, 3],
+        "patch_size": 4,
+    },
+    "hgnet_v2": {
+        "depths": [1, 1, 1, 1],
+        "hidden_sizes": [16, 16, 32, 32],
+        "embedding_size": 16,
+        "stem_channels": [3, 8, 16],
+        "stage_in_channels": [16, 16, 16, 32],
+        "stage_mid_channels": [8, 8, 8, 8],
+        "stage_out_channels": [16, 16, 32, 32],
+        "stage_num_blocks": [1, 1, 1, 1],
+        "stage_numb_of_layers": [2, 2, 2, 2],
+    },
+    "hiera": {
+        "embed_dim": 16,
+        "image_size": [IMAGE_SIZE, IMAGE_SIZE],
+        "patch_size": [3, 3],
+        "patch_stride": [2, 2],
+        "patch_padding": [1, 1],
+        "depths": [1, 1, 1],
+        "num_heads": [1, 2, 4],
+        "num_query_pool": 2,
+        "masked_unit_size": [4, 4],
+        "masked_unit_attention": [True, True, False],
+    },
+    "levit": {
+        "hidden_sizes": [16, 24, 32],
+        "num_attention_heads": [2, 2, 2],
+        "depths": [1, 1, 1],
+        "key_dim": [8, 8, 8],
+        "patch_size": 16,
+    },
+    "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilenet_v2": {"depth_multiplier": 0.25},
+    "mobilevit": {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32], "patch_size": 2},
+    "mobilevitv2": {
+        "base_attn_unit_dims": [16, 24, 32],
+        "n_attn_blocks": [1, 1, 1],
+        "width_multiplier": 0.25,
+        "patch_size": 1,
+    },
+    "perceiver": {
+        "num_latents": 8,
+        "d_latents": 32,
+        "d_model": 32,
+        "num_self_attends_per_block": 2,
+        "num_self_attention_heads": 4,
+        "num_cross_attention_heads": 1,
+        "image_size": IMAGE_SIZE,
+    },
+    "poolformer": {**_PYRAMID, "patch_size": 16, "num_attention_heads": None, "layer_scale_init_value": 0.5},
+    "pp_lcnet": {"scale": 0.25, "class_expand": 32},
+    "pvt": {**_PYRAMID, "mlp_ratios": [2, 2, 2, 2]},
+    "pvt_v2": {**_PYRAMID, "mlp_ratios": [2, 2, 2, 2]},
+    "regnet": {**_STAGES, "groups_width": 8},
+    "resnet": _STAGES,
+    "segformer": {**_PYRAMID, "mlp_ratios": [2, 2, 2, 2], "decoder_hidden_size": 16},
+    "siglip2": {"vision_config": {"num_patches": 16}},
+    "swiftformer": {"depths": [1, 1, 1, 1], "embed_dims": [8, 16, 16, 32]},
+    "swin": _WINDOWS,
+    "swinv2": {**_WINDOWS, "pretrained_window_sizes": [0, 0]},
+    "textnet": {
+        "stem_out_channels": 16,
+        "hidden_sizes": [16, 16, 32],
+        "conv_layer_kernel_sizes": [[[3, 3]], [[3, 1]]],
+        "conv_layer_strides": [[1], [2]],
+    },
+}
 
 # Families that transformers cannot build without the network, or not small enough to be tested.
 UNBUILDABLE: dict[str, str] = {}
@@ -168,20 +360,29 @@ MOST_USED: list[str] = []
 
 def shrink(config_class: type[PreTrainedConfig], sizes: Mapping[str, Any], **extra: Any) -> PreTrainedConfig:
     """A config of a tiny model; nested configs are shrunk as well, and what a family needs besides is in `extra`."""
-    default = config_class(**{name: value for name, value in extra.items() if not isinstance(value, dict)})
+    nested = {name: value for name, value in extra.items() if name in config_class.sub_configs}
+    own = {name: value for name, value in extra.items() if name not in nested and value is not None}
+    default = _default(config_class)
     fields = default.to_dict()
-    known = {name: value for name, value in sizes.items() if isinstance(fields.get(name), (int, list, tuple))}
+    known = {name: value for name, value in sizes.items() if type(fields.get(name)) is int}
+    if "head_dim" in fields and "head_dim" in sizes:
+        known["head_dim"] = sizes["head_dim"]  # often left open
+    if isinstance(fields.get("image_size"), tuple | list):
+        known["image_size"] = [IMAGE_SIZE, IMAGE_SIZE]
     for name, value in fields.items():
-        if name.endswith(("token_id", "token_index")) and isinstance(value, int) and value >= VOCAB_SIZE:
+        if name.endswith(("token_id", "token_index")) and type(value) is int and value >= VOCAB_SIZE:
             known[name] = 1
-    for name, nested in type(default).sub_configs.items():
+    for name in config_class.sub_configs:
         inner = getattr(default, name, None)
         if isinstance(inner, PreTrainedConfig):
-            sizes_here = _VISION_SIZES if "vision" in name else sizes
-            known[name] = shrink(type(inner), sizes_here, **extra.get(name, {}))
+            known[name] = shrink(type(inner), _VISION_SIZES if "vision" in name else sizes, **nested.get(name, {}))
     if "num_hidden_layers" in known and "layer_types" in fields:
         known["num_hidden_layers"] = 4  # one of each kind
-    return config_class(**{**known, **extra})
+    return config_class(**{**known, **own})
+
+
+def _default(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
+    return config_class()
 
 
 def _randomise(model: PreTrainedModel) -> None:
@@ -190,7 +391,7 @@ def _randomise(model: PreTrainedModel) -> None:
 
     What a family initialises in a way of its own (decay rates, relative positions, sinks) stays as it is.
     """
-    for name, module in model.named_modules():
+    for module in model.modules():
         if isinstance(module, nn.Embedding | nn.Linear | Conv1D | nn.Conv2d):
             fan_in = module.weight[0].numel() if not isinstance(module, Conv1D) else module.weight.shape[0]
             nn.init.normal_(module.weight, std=1.0 if isinstance(module, nn.Embedding) else 1.2 * fan_in**-0.5)
@@ -203,12 +404,14 @@ def _randomise(model: PreTrainedModel) -> None:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
-def _build(config: PreTrainedConfig, model_class: type[PreTrainedModel], seed: int = 0) -> PreTrainedModel:
+def _build(
+    config: PreTrainedConfig, make: Callable[[PreTrainedConfig], PreTrainedModel], seed: int = 0
+) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        model = model_class(config)
+        model = make(config)
         _randomise(model)
-    return model.float().eval()
+    return model.eval()
 
 
 def build_causal(name: str) -> PreTrainedModel:
@@ -216,8 +419,7 @@ def build_causal(name: str) -> PreTrainedModel:
     config = shrink(CONFIG_MAPPING[name], _SIZES, **_EXTRA.get(name, {}))
     if hasattr(config, "is_decoder"):
         config.is_decoder = True  # BERT and its like; others do not look at it
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return _build(config, model_class[0] if isinstance(model_class, tuple) else model_class)
+    return _build(config, AutoModelForCausalLM.from_config)
 
 
 def build_image(name: str) -> PreTrainedModel:
@@ -228,7 +430,9 @@ def build_image(name: str) -> PreTrainedModel:
     return _build(config, model_class[0] if isinstance(model_class, tuple) else model_class)
 
 
-def _builders(names: Mapping[str, Any], build: Callable[[str], PreTrainedModel]) -> dict[str, Callable[[], PreTrainedModel]]:
+def _builders(
+    names: Mapping[str, Any], build: Callable[[str], PreTrainedModel]
+) -> dict[str, Callable[[], PreTrainedModel]]:
     return {name: (lambda name=name: build(name)) for name in names if name not in UNBUILDABLE}
 
 
