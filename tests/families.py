@@ -17,6 +17,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_MAPPING_NAMES,
+    MODEL_MAPPING,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -26,6 +28,8 @@ from tests.conftest import VOCAB_SIZE
 POSITIONS = 96  # of every family that has a limit
 IMAGE_SIZE = 32
 CLASSES = 3
+EXPERTS = 6  # no other size is the same, so that a router is known by its outputs
+GATES = (5, 7)  # outputs of further routers: of streams (Gemma 3n), and of experts and one that does nothing (LongCat)
 
 # What a field of this name becomes, in any config that has it.
 _SIZES: dict[str, Any] = {
@@ -100,11 +104,11 @@ _SIZES: dict[str, Any] = {
     "moe_shared_expert_intermediate_size": 24,
     "shared_intermediate_size": 24,
     "router_hidden_size": 16,
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "moe_num_experts": 4,
-    "zero_expert_num": 2,
+    "num_experts": EXPERTS,
+    "num_local_experts": EXPERTS,
+    "n_routed_experts": EXPERTS,
+    "moe_num_experts": EXPERTS,
+    "zero_expert_num": 1,
     "num_experts_per_tok": 2,
     "num_experts_per_token": 2,
     "moe_topk": 2,
@@ -180,7 +184,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
     },
     "dbrx": {"ffn_config": {"moe_top_k": 2}, "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2, "topk_method": "greedy"},
-    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1},
+    "dots1": {"n_routed_experts": EXPERTS, "num_experts_per_tok": 2, "n_shared_experts": 1},
     "dots3_note_text": {
         **_LATENT,
         "swa_num_attention_heads": 4,
@@ -192,7 +196,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
         "swa_v_head_dim": 8,
     },
     "falcon_h1": {"mamba_d_ssm": 64},
-    "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "laurel_rank": 8},
+    "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "laurel_rank": 8, "altup_num_inputs": 5},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "lfm2_moe": {
         "num_hidden_layers": 4,
@@ -217,6 +221,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
         "shape_embed_dim": 8,
         "shape_vocab_size": VOCAB_SIZE,
     },
+    "rwkv": {"rescale_every": 1},  # as in a deep model
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 4,
@@ -350,6 +355,8 @@ _VISION_EXTRA: dict[str, dict[str, Any]] = {
 }
 
 # Families that transformers cannot build without the network, or not small enough to be tested.
+_TOWERS = dict.fromkeys(["clip_vision_model", "metaclip_2_vision_model", "siglip2_vision_model"], "")
+
 UNBUILDABLE: dict[str, str] = {}
 
 # Families that `DLCScorer` refuses, with words of its message.
@@ -395,8 +402,12 @@ def _randomise(model: PreTrainedModel) -> None:
         if isinstance(module, nn.Embedding | nn.Linear | Conv1D | nn.Conv2d):
             fan_in = module.weight[0].numel() if not isinstance(module, Conv1D) else module.weight.shape[0]
             nn.init.normal_(module.weight, std=1.0 if isinstance(module, nn.Embedding) else 1.2 * fan_in**-0.5)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.05, 0.2)  # as small as what it sees, or images become all alike
         for key, parameter in module.named_parameters(recurse=False):
-            if "Expert" in type(module).__name__ and parameter.dim() >= 2 and "bias" not in key:
+            if any(word in key for word in ("layer_scale", "lambda", "gamma")):
+                nn.init.normal_(parameter, mean=0.5, std=0.1)  # by default next to nothing
+            elif "Expert" in type(module).__name__ and parameter.dim() >= 2 and "bias" not in key:
                 nn.init.normal_(parameter, std=0.2)
             elif key.endswith("bias") or "sinks" in key:
                 nn.init.normal_(parameter, std=0.05)
@@ -436,5 +447,17 @@ def _builders(
     return {name: (lambda name=name: build(name)) for name in names if name not in UNBUILDABLE}
 
 
+def build_body(name: str) -> PreTrainedModel:
+    """A tiny random image model without a head."""
+    config = shrink(CONFIG_MAPPING[name], _VISION_SIZES, **_VISION_EXTRA.get(name, {}))
+    return _build(config, MODEL_MAPPING[type(config)])
+
+
 CAUSAL = _builders(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, build_causal)
 IMAGES = _builders(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, build_image)
+BODIES = {
+    f"{name} (body)": build
+    for name, build in _builders(
+        {**MODEL_FOR_IMAGE_MAPPING_NAMES, **MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, **_TOWERS}, build_body
+    ).items()
+}

@@ -1,0 +1,395 @@
+"""What is measured of each family: its scores against the model's own loss, in every company and by every way."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as Pillow
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ViTImageProcessor
+from transformers.pytorch_utils import Conv1D
+
+from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.tasks.causal_lm import CausalLMTask
+from tests.conftest import CHATML, VOCAB_SIZE, build_tokenizer
+from tests.families import BODIES, CAUSAL, CLASSES, EXPERTS, GATES, IMAGE_SIZE, IMAGES, POSITIONS
+
+
+SCHEDULE = "0, 0.1, 0.3"
+TOLERANCE = 1e-4  # nats of a row's loss
+_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+_TEMPLATE = f"{{% if messages[0]['role'] != 'system' %}}{{{{ '{_SYSTEM}' }}}}{{% endif %}}{CHATML}".replace(
+    "\n", "\\n"
+)
+
+# All begin with the head of the template, none is longer than the positions of a family; enough to share the head.
+ROWS = [
+    {"instruction": f"Say {i} {'twice ' * (i % 3)}", "output": f"{i}, " * (1 + 5 * i % 7) + "so."} for i in range(9)
+]
+
+
+@dataclass
+class Result:
+    """What was found of a family; NaN is what was not measured."""
+
+    family: str
+    verdict: str = "ok"  # or "refused: ..." with the message
+    level_0: float = math.nan  # largest difference of a row's unmasked loss from the model's own
+    alone: float = math.nan  # of its losses at masked levels in a batch from those of the row alone
+    by_score: float = math.nan
+    row_by_row: float = math.nan
+    shared: float = math.nan
+    at_limit: float = math.nan
+    causal: float = math.nan  # how much the last token changes what comes before it
+    notes: list[str] = field(default_factory=list)  # ways, limits
+    wrong: list[str] = field(default_factory=list)  # what is not as promised
+    seconds: float = 0.0
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Differences that must be rounding only."""
+        names = ("level_0", "alone", "by_score", "row_by_row", "shared", "at_limit")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def faults(self) -> list[str]:
+        """All that is not as promised."""
+        if self.verdict != "ok":
+            return self.wrong
+        over = [f"{name} off by {value:.2g}" for name, value in self.numbers.items() if value > TOLERANCE]
+        return [*over, *self.wrong]
+
+
+def measure_causal(name: str, model: PreTrainedModel | None = None) -> Result:
+    """All measurements of a language family."""
+    start = time.perf_counter()
+    result = Result(name)
+    model = CAUSAL[name]() if model is None else model
+    before = _bits(model)
+    scorer = _accepted(result, lambda: DLCScorer(model, _tokenizer(), _config()))
+    if scorer is not None:
+        _measure_losses(result, model, scorer)
+    if scorer is not None and result.verdict == "ok":
+        _attempt(result, "limit", lambda: _measure_limit(result, model))
+        _measure_masks(result, model, scorer)
+    _check_restored(result, model, before)
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def _config(**options: Any) -> DLCConfig:
+    return DLCConfig(**{"schedule": SCHEDULE, "keep_levels": True, "max_length": 4 * POSITIONS, **options})
+
+
+def _tokenizer() -> PreTrainedTokenizerBase:
+    return build_tokenizer(_TEMPLATE)
+
+
+def _accepted(result: Result, make: Callable[[], DLCScorer]) -> DLCScorer | None:
+    try:
+        return make()
+    except ValueError as error:
+        result.verdict = f"refused: {error}"
+    return None
+
+
+def _attempt(result: Result, what: str, measure: Callable[[], float | None]) -> float:
+    """NaN, and the error among what is wrong, if `measure` fails; a `ValueError` of the first way is a refusal."""
+    try:
+        found = measure()
+        return math.nan if found is None else found
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".replace("\n", " ")[:160]
+        result.wrong.append(f"{what}: {text}")
+        return math.nan
+
+
+def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer) -> None:
+    dataset = Dataset.from_list(ROWS)
+    batch = dataset[:]
+    try:
+        with _unshared():
+            batched = _losses(scorer(batch))
+    except ValueError as error:
+        result.verdict = f"refused: {error}"
+        return
+    except Exception as error:
+        result.wrong.append(f"batch: {type(error).__name__}: {str(error)[:150]}")
+        return
+    tokenized = scorer.tokenize(dataset)
+    rows = [(row["input_ids"], row["labels"]) for row in tokenized]
+    result.causal = _leak(model, rows[0][0])
+    if result.causal > TOLERANCE:
+        result.wrong.append(f"the last token changes what comes before it by {result.causal:.2g}")
+    own = own_losses(model, scorer, rows)
+    result.level_0 = _gap(batched[:, 0], own[:, 0])
+    result.alone = _gap(batched[:, 1:], own[:, 1:])
+    if np.ptp(own[:, 0]) < 0.05 or np.abs(own[:, 0] - own[:, 2]).min() < 1e-3:
+        result.wrong.append("rows or levels are too much alike to tell anything")
+    result.by_score = _attempt(result, "score", lambda: _with_unshared(lambda: _gap(_of(scorer.score(dataset)), own)))
+    result.row_by_row = _attempt(result, "row by row", lambda: _gap(_losses_of_rows(scorer), own))
+    sharer = DLCScorer(model, _tokenizer(), _config())
+    result.shared = _attempt(
+        result,
+        "shared head",
+        lambda: max(_gap(_losses(sharer(batch)), own), _gap(_of(sharer.score(dataset)), own)),
+    )
+    result.notes.append("head shared" if sharer._task.shares(1) else "head not shared")
+    result.notes.append("levels side by side" if scorer._side_by_side else "levels in turn")
+
+
+def _losses_of_rows(scorer: DLCScorer) -> np.ndarray:
+    return np.array([scorer(row)["dlc_level_loss"] for row in ROWS])
+
+
+def _losses(columns: dict[str, Any]) -> np.ndarray:
+    return np.array(columns["dlc_level_loss"], dtype=np.float64)
+
+
+def _of(scored: Dataset) -> np.ndarray:
+    return np.array(scored["dlc_level_loss"][:], dtype=np.float64)
+
+
+def _gap(found: np.ndarray, expected: np.ndarray) -> float:
+    gaps = np.abs(np.asarray(found, dtype=np.float64) - expected)
+    return float(gaps.max()) if np.isfinite(gaps).all() else math.inf
+
+
+@contextmanager
+def _unshared() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CausalLMTask, "shares", lambda self, prefix: False)
+        yield
+
+
+def _with_unshared(measure: Callable[[], float]) -> float:
+    with _unshared():
+        return measure()
+
+
+def own_losses(model: PreTrainedModel, scorer: DLCScorer, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
+    """Of shape `(rows, levels)`: what the model itself says with `labels=`, of each row alone, under the same masks."""
+    found = np.empty((len(rows), len(scorer.schedule_)))
+    with torch.no_grad(), scorer._masker.session(scorer.schedule_) as session:
+        for level in range(found.shape[1]):
+            session.set_level(level)
+            found[:, level] = [own_loss(model, *row) for row in rows]
+    return found
+
+
+def own_loss(model: PreTrainedModel, ids: list[int], labels: list[int]) -> float:
+    """
+    The mean loss of the target tokens.
+
+    Some families shift no labels (XLM's own loss is that of the token in place), so it is taken from their logits.
+    """
+    tokens, targets = torch.tensor([ids]), torch.tensor([labels])
+    outputs = model(input_ids=tokens, labels=targets)
+    plain = nn.functional.cross_entropy(outputs.logits[0, :-1].float(), targets[0, 1:], ignore_index=-100)
+    return plain.item() if model.config.model_type in _OTHER_LOSSES else outputs.loss.item()
+
+
+_OTHER_LOSSES: set[str] = set()
+
+
+def _leak(model: PreTrainedModel, ids: list[int]) -> float:
+    """How much the last token, and one more, change the log-probabilities before it."""
+    with torch.no_grad():
+        changed = torch.tensor([[*ids[:-1], (ids[-1] + 7) % VOCAB_SIZE]])
+        longer = torch.tensor([[*ids, 5]])
+        plain = _log_probs(model, torch.tensor([ids]))[:, :-1]
+        others = [_log_probs(model, other)[:, : plain.shape[1]] for other in (changed, longer)]
+    return max((plain - other).abs().max().item() for other in others)
+
+
+def _log_probs(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    return model(input_ids=ids).logits.float().log_softmax(-1)
+
+
+# ---- the longest row ------------------------------------------------------------------------------------------------
+
+
+def _measure_limit(result: Result, model: PreTrainedModel) -> None:
+    """A row as long as the model takes is scored, together with a short one; one token more is refused in words."""
+    limit = _limit(model)
+    result.notes.append(f"limit {limit}" if limit else "no limit")
+    longest = limit or POSITIONS + 5
+    scorer = DLCScorer(model, _tokenizer(), _config(schedule="0"))
+    rows = [_token_row(longest), _token_row(20)]
+    own = own_losses(model, scorer, [(row["input_ids"], row["labels"]) for row in rows])
+    batch = {key: [row[key] for row in rows] for key in rows[0]}
+    result.at_limit = max(
+        _gap(_losses(scorer(batch)), own), _gap(np.array([scorer(row)["dlc_level_loss"] for row in rows]), own)
+    )
+    if not limit:
+        return
+    try:
+        scorer(_token_row(longest + 1))
+    except ValueError as error:
+        if f"max_length={longest}" not in str(error):
+            result.wrong.append(f"a row of {longest + 1} tokens: {str(error)[:150]}")
+    except Exception as error:
+        result.wrong.append(f"a row of {longest + 1} tokens: {type(error).__name__}: {str(error)[:120]}")
+    else:
+        result.wrong.append(f"a row of {longest + 1} tokens is scored")
+
+
+def _token_row(length: int) -> dict[str, list[int]]:
+    ids = [3 + (7 * place) % 300 for place in range(length)]
+    return {"input_ids": ids, "labels": [-100] * 10 + ids[10:]}
+
+
+def _limit(model: PreTrainedModel) -> int:
+    """Tokens of the longest row that the model itself takes; 0 if there is no end near `POSITIONS`."""
+    found = 0
+    for length in range(POSITIONS - 4, POSITIONS + 5):
+        try:
+            with torch.no_grad():
+                model(input_ids=torch.tensor([_token_row(length)["input_ids"]]))
+        except Exception:  # whatever a family raises
+            return found
+        found = length
+    return 0
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+def _measure_masks(result: Result, model: PreTrainedModel, scorer: DLCScorer) -> None:
+    masked = {target.name for target in scorer._masker.targets}
+    expected = names_to_mask(model)
+    if over := sorted(masked - expected):
+        result.wrong.append(f"masked against the rule: {_short(over)}")
+    if missed := sorted(expected - masked):
+        result.wrong.append(f"not masked: {_short(missed)}")
+
+
+def names_to_mask(model: PreTrainedModel) -> set[str]:
+    """
+    The rule, told by sizes and classes: every linear layer, convolution and expert below the head.
+
+    What has as many outputs as the vocabulary (or the classes) is a head; as many as there are experts, or one, a
+    router or gate; what an embedding's class owns, or reads the pixels, is an embedding.
+    """
+    owners = dict(model.named_modules())
+    shared: set[int] = set()
+    names = set()
+    for name, module in owners.items():
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in shared and _is_masked(model, owners, name, module, key, parameter):
+                names.add(f"{name}.{key}")
+                shared.add(id(parameter))
+    return names
+
+
+def _is_masked(
+    model: PreTrainedModel, owners: dict[str, nn.Module], name: str, module: nn.Module, key: str, weight: nn.Parameter
+) -> bool:
+    if isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
+        if key != "weight":
+            return False
+        owner = type(owners[name.rpartition(".")[0]]).__name__
+        is_conv = isinstance(module, nn.Conv2d)
+        outputs = weight.shape[1] if isinstance(module, Conv1D) else weight.shape[0]
+        is_embedding = "PatchEmbed" in owner or (is_conv and "Embed" in owner)
+        is_router = not is_conv and outputs in (1, EXPERTS, *GATES)
+        return not (outputs in (VOCAB_SIZE, CLASSES) or is_embedding or is_router)
+    return "Expert" in type(module).__name__ and weight.dim() >= 2 and "bias" not in key
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _bits(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """A copy of what a checkpoint holds; tables that a model makes anew as it needs them are not its weights."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _check_restored(result: Result, model: PreTrainedModel, before: dict[str, torch.Tensor]) -> None:
+    now = model.state_dict()
+    changed = [name for name in before if name not in now or not _same_bits(now[name], before[name])]
+    if changed or now.keys() - before.keys():
+        result.wrong.append(f"weights changed: {_short([*changed, *(now.keys() - before.keys())])}")
+
+
+def _same_bits(first: torch.Tensor, second: torch.Tensor) -> bool:
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    first, second = (tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (first, second))
+    return torch.equal(first, second)
+
+
+# ---- images ---------------------------------------------------------------------------------------------------------
+
+
+def images() -> Dataset:
+    """Nine small noisy pictures of three classes."""
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 200, size=(40, 40, 3)) // (1 + i % 3) + 20 * (i % 3) for i in range(9)]
+    features = Features({"image": Image(), "label": ClassLabel(names=[f"LABEL_{i}" for i in range(CLASSES)])})
+    columns = {"image": [Pillow.fromarray(p.astype(np.uint8)) for p in pictures], "label": [i % 3 for i in range(9)]}
+    return Dataset.from_dict(columns, features)
+
+
+def measure_image(name: str, model: PreTrainedModel | None = None) -> Result:
+    """All measurements of an image family: of its classifier, or of a body with prototypes."""
+    start = time.perf_counter()
+    result = Result(name)
+    model = {**IMAGES, **BODIES}[name]() if model is None else model
+    before = _bits(model)
+    processor = ViTImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    scorer = _accepted(result, lambda: DLCScorer(model, processor, _config()))
+    if scorer is not None:
+        _measure_image_losses(result, model, scorer, images())
+    if scorer is not None and result.verdict == "ok":
+        _measure_masks(result, model, scorer)
+    _check_restored(result, model, before)
+    result.seconds = time.perf_counter() - start
+    return result
+
+
+def _measure_image_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, dataset: Dataset) -> None:
+    try:
+        if scorer.needs_fit:
+            scorer.fit(dataset)
+        batched = _losses(scorer(dataset[:]))
+    except ValueError as error:
+        result.verdict = f"refused: {error}"
+        return
+    except Exception as error:
+        result.wrong.append(f"batch: {type(error).__name__}: {str(error)[:150]}")
+        return
+    alone = np.concatenate([_losses(scorer(dataset[i : i + 1])) for i in range(len(dataset))])
+    result.alone = _gap(batched, alone)
+    result.row_by_row = _attempt(
+        result, "row by row", lambda: _gap(np.array([scorer(row)["dlc_level_loss"] for row in dataset]), alone)
+    )
+    result.by_score = _attempt(result, "score", lambda: _gap(_of(scorer.score(dataset)), alone))
+    if not scorer.needs_fit:
+        result.level_0 = _gap(alone, _own_image_losses(model, scorer, dataset))
+    if np.ptp(alone[:, 0]) < 1e-2 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-3:
+        result.wrong.append("rows or levels are too much alike to tell anything")
+    result.notes.append(f"{scorer._task.head}, {scorer._task.pooling}" if scorer.needs_fit else "classifier")
+    result.notes.append("levels side by side" if scorer._side_by_side else "levels in turn")
+
+
+def _own_image_losses(model: PreTrainedModel, scorer: DLCScorer, dataset: Dataset) -> np.ndarray:
+    pixels = [scorer.processor(images=image, return_tensors="pt")["pixel_values"] for image in dataset["image"]]
+    labels = dataset["label"][:]
+    found = np.empty((len(labels), len(scorer.schedule_)))
+    with torch.no_grad(), scorer._masker.session(scorer.schedule_) as session:
+        for level in range(found.shape[1]):
+            session.set_level(level)
+            for row, (pixel_values, label) in enumerate(zip(pixels, labels, strict=True)):
+                found[row, level] = model(pixel_values=pixel_values, labels=torch.tensor([label])).loss.item()
+    return found
