@@ -155,6 +155,17 @@ _LATENT = {
     "head_dim": 4,
     "num_key_value_heads": 4,
 }  # multi-head latent attention: `head_dim` is that of the rotary part
+_SLIDING_LATENT = {
+    **_LATENT,
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 4,
+    "swa_q_lora_rank": 16,
+    "swa_kv_lora_rank": 16,
+    "swa_head_dim": 12,
+    "swa_qk_nope_head_dim": 8,
+    "swa_v_head_dim": 8,
+}
+_MIXED = ["linear_attention", "full_attention"] * 2
 _INDEXED = {
     "indexer_n_heads": 2,
     "indexer_kv_heads": 1,
@@ -167,9 +178,11 @@ _INDEXED = {
 _EXTRA: dict[str, dict[str, Any]] = {
     **dict.fromkeys(["axk1", "deepseek_v3", "glm4_moe_lite", "longcat_flash", "youtu"], _LATENT),
     **dict.fromkeys(["axk2", "deepseek_v32", "glm_moe_dsa", "minicpm3"], _LATENT),
+    "bailing_hybrid": {"num_hidden_layers": 4, "layer_types": _MIXED, "head_dim": 4, "num_key_value_heads": 4},
+    "bamba": {"attn_layer_indices": [1]},
     "blt": {
         **{key: {"hidden_size_global": 64, "num_key_value_heads": 4} for key in ("encoder_config", "decoder_config")},
-        "global_config": {"hidden_size": 64, "num_key_value_heads": 4},
+        "global_config": {"hidden_size": 64, "head_dim": 16, "num_key_value_heads": 4},
         "patcher_config": {"num_key_value_heads": 4},
         "encoder_hash_byte_group_vocab": 64,
     },
@@ -185,16 +198,8 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "dbrx": {"ffn_config": {"moe_top_k": 2}, "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2, "topk_method": "greedy"},
     "dots1": {"n_routed_experts": EXPERTS, "num_experts_per_tok": 2, "n_shared_experts": 1},
-    "dots3_note_text": {
-        **_LATENT,
-        "swa_num_attention_heads": 4,
-        "swa_num_key_value_heads": 4,
-        "swa_q_lora_rank": 16,
-        "swa_kv_lora_rank": 16,
-        "swa_head_dim": 12,
-        "swa_qk_nope_head_dim": 8,
-        "swa_v_head_dim": 8,
-    },
+    "dots3_note": {"text_config": _SLIDING_LATENT},
+    "dots3_note_text": _SLIDING_LATENT,
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "laurel_rank": 8, "altup_num_inputs": 5},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
@@ -203,11 +208,15 @@ _EXTRA: dict[str, dict[str, Any]] = {
         "layer_types": ["conv", "full_attention", "conv", "full_attention"],
         "num_dense_layers": 1,
     },
+    "granitemoehybrid": {"num_hidden_layers": 4, "layer_types": _MIXED},
+    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": {"num_hidden_layers": 4, "layer_types": _MIXED, **_LATENT},
     "inkling_text": {"logits_mup_width_multiplier": 1.0},
     "mamba2": {"head_dim": 16},
     "nemotron": {"num_key_value_heads": 2},
     "qwen4_exp_text": _INDEXED,
     "qwen4_exp": {"text_config": _INDEXED},
+    "recurrent_gemma": {"num_hidden_layers": 3},
     "reformer": {
         "axial_pos_shape": [8, 12],
         "axial_pos_embds_dim": [8, 24],
@@ -222,6 +231,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
         "shape_vocab_size": VOCAB_SIZE,
     },
     "rwkv": {"rescale_every": 1},  # as in a deep model
+    "xlstm": {"chunk_size": 64},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 4,
@@ -357,10 +367,22 @@ _VISION_EXTRA: dict[str, dict[str, Any]] = {
 # Families that transformers cannot build without the network, or not small enough to be tested.
 _TOWERS = dict.fromkeys(["clip_vision_model", "metaclip_2_vision_model", "siglip2_vision_model"], "")
 
-UNBUILDABLE: dict[str, str] = {}
+UNBUILDABLE: dict[str, str] = {
+    "dinat": "needs the library natten",
+    "gemma3n": "needs the library timm",
+    "musicgen": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
+    "musicgen_melody": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
+    "timm_wrapper": "needs the library timm",
+}
 
 # Families that `DLCScorer` refuses, with words of its message.
 REFUSED: dict[str, str] = {}
+
+# `labels=` are the tokens that follow, not those of the row: encoder-decoders' decoders, and XLM.
+UNSHIFTED = {
+    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "mvp", "pegasus", "plbart",
+    "prophetnet", "trocr", "whisper", "xlm",
+}  # fmt: skip
 
 MOST_USED: list[str] = []
 
@@ -402,8 +424,6 @@ def _randomise(model: PreTrainedModel) -> None:
         if isinstance(module, nn.Embedding | nn.Linear | Conv1D | nn.Conv2d):
             fan_in = module.weight[0].numel() if not isinstance(module, Conv1D) else module.weight.shape[0]
             nn.init.normal_(module.weight, std=1.0 if isinstance(module, nn.Embedding) else 1.2 * fan_in**-0.5)
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.05, 0.2)  # as small as what it sees, or images become all alike
         for key, parameter in module.named_parameters(recurse=False):
             if any(word in key for word in ("layer_scale", "lambda", "gamma")):
                 nn.init.normal_(parameter, mean=0.5, std=0.1)  # by default next to nothing
@@ -422,6 +442,7 @@ def _build(
         torch.manual_seed(seed)
         model = make(config)
         _randomise(model)
+        _settle_norms(model)
     return model.eval()
 
 
@@ -431,6 +452,20 @@ def build_causal(name: str) -> PreTrainedModel:
     if hasattr(config, "is_decoder"):
         config.is_decoder = True  # BERT and its like; others do not look at it
     return _build(config, AutoModelForCausalLM.from_config)
+
+
+def _settle_norms(model: PreTrainedModel) -> None:
+    """Let batch norms see a batch: with statistics that do not fit, images come out all alike or without bounds."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    if not norms or model.main_input_name != "pixel_values":
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the mean of what it sees
+    with torch.no_grad():
+        model.train()(pixel_values=torch.randn(16, 3, IMAGE_SIZE, IMAGE_SIZE))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def build_image(name: str) -> PreTrainedModel:
