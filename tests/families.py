@@ -231,7 +231,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
         "shape_vocab_size": VOCAB_SIZE,
     },
     "rwkv": {"rescale_every": 1},  # as in a deep model
-    "xlstm": {"chunk_size": 64},
+    "xlstm": {"chunk_size": 64, "hidden_size": 64, "embedding_dim": 64},
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "num_hidden_layers": 4,
@@ -471,7 +471,8 @@ def _settle_norms(model: PreTrainedModel) -> None:
 def build_image(name: str) -> PreTrainedModel:
     """A tiny random image classifier of a family of `MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING`."""
     config = shrink(CONFIG_MAPPING[name], _VISION_SIZES, **_VISION_EXTRA.get(name, {}))
-    config.num_labels = CLASSES
+    config.id2label = {index: f"LABEL_{index}" for index in range(CLASSES)}
+    config.label2id = {label: index for index, label in config.id2label.items()}
     model_class = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(config)]
     return _build(config, model_class[0] if isinstance(model_class, tuple) else model_class)
 

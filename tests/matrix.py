@@ -71,7 +71,7 @@ class Result:
 
 def measure_causal(name: str, model: PreTrainedModel | None = None) -> Result:
     """All measurements of a language family."""
-    start = time.perf_counter()
+    start = time.process_time()
     result = Result(name)
     model = CAUSAL[name]() if model is None else model
     before = _bits(model)
@@ -82,7 +82,7 @@ def measure_causal(name: str, model: PreTrainedModel | None = None) -> Result:
         _attempt(result, "limit", lambda: _measure_limit(result, model))
         _measure_masks(result, model, scorer)
     _check_restored(result, model, before)
-    result.seconds = time.perf_counter() - start
+    result.seconds = time.process_time() - start
     return result
 
 
@@ -190,7 +190,7 @@ def own_loss(model: PreTrainedModel, ids: list[int], labels: list[int]) -> float
     """The model's own loss; of families that shift no labels, with labels that are shifted already."""
     if model.config.model_type in UNSHIFTED:
         ids, labels = ids[:-1], labels[1:]
-    return model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
+    return model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels]), use_cache=False).loss.item()
 
 
 def _leak(model: PreTrainedModel, ids: list[int]) -> float:
@@ -204,7 +204,7 @@ def _leak(model: PreTrainedModel, ids: list[int]) -> float:
 
 
 def _log_probs(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    return model(input_ids=ids).logits.float().log_softmax(-1)
+    return model(input_ids=ids, use_cache=False).logits.float().log_softmax(-1)
 
 
 # ---- the longest row ------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _limit(model: PreTrainedModel) -> int:
     for length in range(POSITIONS - 4, POSITIONS + 5):
         try:
             with torch.no_grad():
-                model(input_ids=torch.tensor([_token_row(length)["input_ids"]]))
+                model(input_ids=torch.tensor([_token_row(length)["input_ids"]]), use_cache=False)
         except Exception:  # whatever a family raises
             return found
         found = length
@@ -275,7 +275,7 @@ def weights_to_mask(model: PreTrainedModel) -> Iterator[nn.Parameter]:
     """
     modules = dict(model.named_modules())
     for name, module in modules.items():
-        path = name.split(".")
+        path = name.split(".") if name else []
         owners = [type(modules[".".join(path[:end])]).__name__ for end in range(len(path))]
         for key, weight in module.named_parameters(recurse=False):
             if isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
@@ -286,14 +286,14 @@ def weights_to_mask(model: PreTrainedModel) -> Iterator[nn.Parameter]:
 
 
 def _is_head_router_or_embedding(module: nn.Linear | Conv1D | nn.Conv2d, owners: Sequence[str]) -> bool:
-    outputs = module.weight.shape[1] if isinstance(module, Conv1D) else module.weight.shape[0]
+    outputs, inputs = reversed(module.weight.shape[:2]) if isinstance(module, Conv1D) else module.weight.shape[:2]
     if outputs in (VOCAB_SIZE, CLASSES) or any(word in owner for word in _EMBEDDINGS for owner in owners):
         return True
-    is_router = outputs in (1, EXPERTS, *GATES) or any("Router" in owner for owner in owners)
+    is_router = (outputs in (1, EXPERTS, *GATES) and inputs > outputs) or any("Router" in owner for owner in owners)
     return is_router and not isinstance(module, nn.Conv2d)
 
 
-_EMBEDDINGS = ("PatchEmbed", "ConvEmbed")
+_EMBEDDINGS = ("PatchEmbed", "ConvEmbed", "PoolFormerEmbeddings")
 
 
 def _short(names: list[str]) -> str:
@@ -333,7 +333,7 @@ def images() -> Dataset:
 
 def measure_image(name: str, model: PreTrainedModel | None = None) -> Result:
     """All measurements of an image family: of its classifier, or of a body with prototypes."""
-    start = time.perf_counter()
+    start = time.process_time()
     result = Result(name)
     model = {**IMAGES, **BODIES}[name]() if model is None else model
     before = _bits(model)
@@ -344,7 +344,7 @@ def measure_image(name: str, model: PreTrainedModel | None = None) -> Result:
     if scorer is not None and result.verdict == "ok":
         _measure_masks(result, model, scorer)
     _check_restored(result, model, before)
-    result.seconds = time.perf_counter() - start
+    result.seconds = time.process_time() - start
     return result
 
 
