@@ -69,6 +69,11 @@ class Result:
         return [*over, *self.wrong]
 
 
+def measure(family: str) -> Result:
+    """All measurements of a language or image family."""
+    return measure_causal(family) if family in CAUSAL else measure_image(family)
+
+
 def measure_causal(name: str, model: PreTrainedModel | None = None) -> Result:
     """All measurements of a language family."""
     start = time.process_time()
@@ -279,7 +284,11 @@ def weights_to_mask(model: PreTrainedModel) -> Iterator[nn.Parameter]:
         owners = [type(modules[".".join(path[:end])]).__name__ for end in range(len(path))]
         for key, weight in module.named_parameters(recurse=False):
             if isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
-                if key == "weight" and not _is_head_router_or_embedding(module, owners):
+                if (
+                    key == "weight"
+                    and "patch_embed" not in path[-1]
+                    and not _is_head_router_or_embedding(module, owners)
+                ):
                     yield weight
             elif "Expert" in type(module).__name__ and weight.dim() >= 2 and "bias" not in key:
                 yield weight
