@@ -13,7 +13,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from hf_dlc.masking import masker, targets
+from hf_dlc import scorer
+from hf_dlc.masking import targets
 from hf_dlc.tasks.head import OutputHead
 from tests.families import BODIES, CAUSAL, IMAGES, MOST_USED, REFUSED, UNBUILDABLE
 from tests.matrix import Result, measure, measure_causal
@@ -54,11 +55,9 @@ class TestFaultsAreSeen:
         monkeypatch.setattr(OutputHead, "log_probs", lambda *arguments: log_probs(*arguments) * 1.001)
         assert "level_0 off by" in self.faults()
 
-    def test_levels_that_meet_the_wrong_weights(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        stacked = masker.stacked_forward
-        monkeypatch.setattr(
-            masker, "stacked_forward", lambda layers, stacks: stacked(layers, [stack.flip(0) for stack in stacks])
-        )
+    def test_another_score_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        run_row = scorer.run_row
+        monkeypatch.setattr(scorer, "run_row", lambda *arguments: run_row(*arguments) * 1.001)
         assert "row_by_row" in self.faults()
 
     def test_a_masked_head(self, monkeypatch: pytest.MonkeyPatch) -> None:
