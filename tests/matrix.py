@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -79,10 +80,13 @@ def measure_causal(name: str, model: PreTrainedModel | None = None) -> Result:
     start = time.process_time()
     result = Result(name)
     model = CAUSAL[name]() if model is None else model
-    before = _bits(model)
+    unused = copy.deepcopy(model)  # some prepare themselves when they first run
     scorer = _accepted(result, lambda: DLCScorer(model, _tokenizer(), _config()))
+    with torch.no_grad():
+        model(input_ids=torch.tensor([_token_row(20)["input_ids"]]), use_cache=False)
+    before = _bits(model)
     if scorer is not None:
-        _measure_losses(result, model, scorer)
+        _measure_losses(result, model, scorer, unused)
     if scorer is not None and result.verdict == "ok":
         _attempt(result, "limit", lambda: _measure_limit(result, model))
         _measure_masks(result, model, scorer)
@@ -118,7 +122,7 @@ def _attempt(result: Result, what: str, measure: Callable[[], float | None]) -> 
         return math.nan
 
 
-def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer) -> None:
+def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, unused: PreTrainedModel) -> None:
     dataset = Dataset.from_list(ROWS)
     batch = dataset[:]
     try:
@@ -141,15 +145,26 @@ def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer) -
     if np.ptp(own[:, 0]) < 0.05 or np.median(np.abs(own[:, 0] - own[:, 2])) < 1e-3:
         result.wrong.append("rows or levels are too much alike to tell anything")
     result.by_score = _attempt(result, "score", lambda: _with_unshared(lambda: _gap(_of(scorer.score(dataset)), own)))
-    result.row_by_row = _attempt(result, "row by row", lambda: _gap(_losses_of_rows(scorer), own))
+    by_row = DLCScorer(unused, _tokenizer(), _config())
+    result.row_by_row = _attempt(
+        result, "row by row", lambda: _with_unshared(lambda: _gap(_losses_of_rows(by_row), own))
+    )
     sharer = DLCScorer(model, _tokenizer(), _config())
     result.shared = _attempt(
         result,
         "shared head",
-        lambda: max(_gap(_losses(sharer(batch)), own), _gap(_of(sharer.score(dataset)), own)),
+        lambda: max(
+            _gap(_losses(sharer(batch)), own),
+            _gap(_of(sharer.score(dataset)), own),
+            _gap(_losses_of_rows(sharer), own),
+        ),
     )
     result.notes.append("head shared" if sharer._task.shares(1) else "head not shared")
-    result.notes.append("levels side by side" if scorer._side_by_side else "levels in turn")
+    result.notes.append("levels side by side" if _is_side_by_side(by_row) else "levels in turn")
+
+
+def _is_side_by_side(scorer: DLCScorer) -> bool:
+    return bool(np.ravel(scorer._side_by_side)[-1])  # alone, or behind the weights that it holds for
 
 
 def _losses_of_rows(scorer: DLCScorer) -> np.ndarray:
@@ -379,7 +394,7 @@ def _measure_image_losses(result: Result, model: PreTrainedModel, scorer: DLCSco
     if np.ptp(alone[:, 0]) < 1e-2 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-3:
         result.wrong.append("rows or levels are too much alike to tell anything")
     result.notes.append(f"{scorer._task.head}, {scorer._task.pooling}" if scorer.needs_fit else "classifier")
-    result.notes.append("levels side by side" if scorer._side_by_side else "levels in turn")
+    result.notes.append("levels side by side" if _is_side_by_side(scorer) else "levels in turn")
 
 
 def _own_image_losses(model: PreTrainedModel, scorer: DLCScorer, dataset: Dataset) -> np.ndarray:
