@@ -34,7 +34,7 @@ _TEMPLATE = f"{{% if messages[0]['role'] != 'system' %}}{{{{ '{_SYSTEM}' }}}}{{%
 
 # All begin with the head of the template, none is longer than the positions of a family; enough to share the head.
 ROWS = [
-    {"instruction": f"Say {i} {'twice ' * (i % 3)}", "output": f"{i}, " * (1 + 5 * i % 7) + "so."} for i in range(9)
+    {"instruction": f"Say {i} {'twice ' * (i % 3)}", "output": f"{i}, " * (1 + 5 * i % 7) + "so."} for i in range(8)
 ]
 
 
@@ -164,7 +164,8 @@ def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, u
 
 
 def _is_side_by_side(scorer: DLCScorer) -> bool:
-    return bool(np.ravel(scorer._side_by_side)[-1])  # alone, or behind the weights that it holds for
+    known = scorer._side_by_side
+    return bool(known[1] if isinstance(known, tuple) else known)  # alone, or behind the weights that it holds for
 
 
 def _losses_of_rows(scorer: DLCScorer) -> np.ndarray:
