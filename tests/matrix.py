@@ -50,7 +50,7 @@ class Result:
     row_by_row: float = math.nan
     shared: float = math.nan
     at_limit: float = math.nan
-    causal: float = math.nan  # how much the last token changes what comes before it
+    causal: float = math.nan  # how much later tokens change what comes before them
     notes: list[str] = field(default_factory=list)  # ways, limits
     wrong: list[str] = field(default_factory=list)  # what is not as promised
     seconds: float = 0.0
@@ -138,7 +138,7 @@ def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, u
     rows = [(row["input_ids"], row["labels"]) for row in tokenized]
     result.causal = _leak(model, rows[0][0])
     if result.causal > TOLERANCE:
-        result.wrong.append(f"the last token changes what comes before it by {result.causal:.2g}")
+        result.wrong.append(f"later tokens change what comes before them by {result.causal:.2g}")
     own = own_losses(model, scorer, rows)
     result.level_0 = _gap(batched[:, 0], own[:, 0])
     result.alone = _gap(batched[:, 1:], own[:, 1:])
@@ -215,13 +215,15 @@ def own_loss(model: PreTrainedModel, ids: list[int], labels: list[int]) -> float
 
 
 def _leak(model: PreTrainedModel, ids: list[int]) -> float:
-    """How much the last token, and one more, change the log-probabilities before it."""
+    """How much other tokens at the end, one or nine, change the log-probabilities before them."""
+    changes = []
     with torch.no_grad():
-        changed = torch.tensor([[*ids[:-1], (ids[-1] + 7) % VOCAB_SIZE]])
-        longer = torch.tensor([[*ids, 5]])
-        plain = _log_probs(model, torch.tensor([ids]))[:, :-1]
-        others = [_log_probs(model, other)[:, : plain.shape[1]] for other in (changed, longer)]
-    return max((plain - other).abs().max().item() for other in others)
+        plain = _log_probs(model, torch.tensor([ids]))
+        for count in (1, 9):
+            kept = len(ids) - count
+            changed = torch.tensor([[*ids[:kept], *((token + 7) % VOCAB_SIZE for token in ids[kept:])]])
+            changes.append((plain - _log_probs(model, changed))[:, :kept].abs().max().item())
+    return max(changes)
 
 
 def _log_probs(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
