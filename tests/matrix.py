@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -144,7 +145,9 @@ def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, u
     result.alone = _gap(batched[:, 1:], own[:, 1:])
     if np.ptp(own[:, 0]) < 0.05 or np.median(np.abs(own[:, 0] - own[:, 2])) < 1e-3:
         result.wrong.append("rows or levels are too much alike to tell anything")
-    result.by_score = _attempt(result, "score", lambda: _with_unshared(lambda: _gap(_of(scorer.score(dataset)), own)))
+    result.by_score = _attempt(
+        result, "score", lambda: _with_unshared(lambda: _gap(_of(scorer.score(dataset, num_threads=1)), own))
+    )
     by_row = DLCScorer(unused, _tokenizer(), _config())
     result.row_by_row = _attempt(
         result, "row by row", lambda: _with_unshared(lambda: _gap(_losses_of_rows(by_row), own))
@@ -155,7 +158,7 @@ def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, u
         "shared head",
         lambda: max(
             _gap(_losses(sharer(batch)), own),
-            _gap(_of(sharer.score(dataset)), own),
+            _gap(_of(sharer.score(dataset, num_threads=1)), own),
             _gap(_losses_of_rows(sharer), own),
         ),
     )
@@ -294,33 +297,33 @@ def weights_to_mask(model: PreTrainedModel) -> Iterator[nn.Parameter]:
     The rule, told by sizes and classes: every linear layer, convolution and expert below the head.
 
     What has as many outputs as the vocabulary (or the classes) is a head; as many as there are experts, or one, a
-    router or gate; what belongs to a class of patch embeddings, an embedding.
+    router or gate. Patch embeddings and norms are known by the classes of what they are a part of.
     """
     modules = dict(model.named_modules())
     for name, module in modules.items():
         path = name.split(".") if name else []
         owners = [type(modules[".".join(path[:end])]).__name__ for end in range(len(path))]
-        for key, weight in module.named_parameters(recurse=False):
-            if isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
-                if (
-                    key == "weight"
-                    and "patch_embed" not in path[-1]
-                    and not _is_head_router_or_embedding(module, owners)
-                ):
-                    yield weight
-            elif "Expert" in type(module).__name__ and weight.dim() >= 2 and "bias" not in key:
-                yield weight
+        if isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
+            if not (_is_head_or_router(module) or _is_part_of_others(path, owners)):
+                yield module.weight
+        elif "Expert" in type(module).__name__:
+            parameters = module.named_parameters(recurse=False)
+            yield from (weight for key, weight in parameters if weight.dim() >= 2 and "bias" not in key)
 
 
-def _is_head_router_or_embedding(module: nn.Linear | Conv1D | nn.Conv2d, owners: Sequence[str]) -> bool:
+def _is_head_or_router(module: nn.Linear | Conv1D | nn.Conv2d) -> bool:
     outputs, inputs = reversed(module.weight.shape[:2]) if isinstance(module, Conv1D) else module.weight.shape[:2]
-    if outputs in (VOCAB_SIZE, CLASSES) or any(word in owner for word in _EMBEDDINGS for owner in owners):
-        return True
-    is_router = (outputs in (1, EXPERTS, *GATES) and inputs > outputs) or any("Router" in owner for owner in owners)
-    return is_router and not isinstance(module, nn.Conv2d)
+    is_router = outputs in (1, EXPERTS, *GATES) and inputs > outputs and not isinstance(module, nn.Conv2d)
+    return outputs in (VOCAB_SIZE, CLASSES) or is_router
 
 
-_EMBEDDINGS = ("PatchEmbed", "ConvEmbed", "PoolFormerEmbeddings")
+def _is_part_of_others(path: Sequence[str], owners: Sequence[str]) -> bool:
+    if "downsample" in path:  # FocalNet's are of the class of its patch embeddings
+        return False
+    return "patch_embed" in path[-1] or any(_NEVER_MASKED.search(owner) for owner in owners)  # the former of BLT
+
+
+_NEVER_MASKED = re.compile("PatchEmbed|ConvEmbed|PoolFormerEmbeddings|Router|Norm$")
 
 
 def _short(names: list[str]) -> str:
@@ -391,7 +394,7 @@ def _measure_image_losses(result: Result, model: PreTrainedModel, scorer: DLCSco
     result.row_by_row = _attempt(
         result, "row by row", lambda: _gap(np.array([scorer(row)["dlc_level_loss"] for row in dataset]), alone)
     )
-    result.by_score = _attempt(result, "score", lambda: _gap(_of(scorer.score(dataset)), alone))
+    result.by_score = _attempt(result, "score", lambda: _gap(_of(scorer.score(dataset, num_threads=1)), alone))
     if not scorer.needs_fit:
         result.level_0 = _gap(alone, _own_image_losses(model, scorer, dataset))
     if np.ptp(alone[:, 0]) < 1e-2 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-3:
