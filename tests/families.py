@@ -198,7 +198,6 @@ _EXTRA: dict[str, dict[str, Any]] = {
     "dbrx": {"ffn_config": {"moe_top_k": 2}, "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "deepseek_v2": {**_LATENT, "num_experts_per_tok": 2, "topk_method": "greedy"},
     "dots1": {"n_routed_experts": EXPERTS, "num_experts_per_tok": 2, "n_shared_experts": 1},
-    "dots3_note": {"text_config": _SLIDING_LATENT},
     "dots3_note_text": _SLIDING_LATENT,
     "falcon_h1": {"mamba_d_ssm": 64},
     "gemma3n_text": {"num_hidden_layers": 5, "num_kv_shared_layers": 0, "laurel_rank": 8, "altup_num_inputs": 5},
@@ -369,7 +368,10 @@ _TOWERS = dict.fromkeys(["clip_vision_model", "metaclip_2_vision_model", "siglip
 
 UNBUILDABLE: dict[str, str] = {
     "dinat": "needs the library natten",
+    "dots3_note": "its picture and sound parts need sizes of their own; the text part is dots3_note_text",
     "gemma3n": "needs the library timm",
+    "gemma4_assistant": "a draft model: its layers read the keys and values of another model",
+    "gemma4_unified_assistant": "a draft model: its layers read the keys and values of another model",
     "musicgen": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
     "musicgen_melody": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
     "timm_wrapper": "needs the library timm",
@@ -450,9 +452,9 @@ def _build(
     return model.eval()
 
 
-def build_causal(name: str) -> PreTrainedModel:
+def build_causal(name: str, **options: Any) -> PreTrainedModel:
     """A tiny random language model of a family of `MODEL_FOR_CAUSAL_LM_MAPPING`."""
-    config = shrink(CONFIG_MAPPING[name], _SIZES, **_EXTRA.get(name, {}))
+    config = shrink(CONFIG_MAPPING[name], _SIZES, **{**_EXTRA.get(name, {}), **options})
     if hasattr(config, "is_decoder"):
         config.is_decoder = True  # BERT and its like; others do not look at it
     return _build(config, AutoModelForCausalLM.from_config)
@@ -493,7 +495,70 @@ def build_body(name: str) -> PreTrainedModel:
     return _build(config, MODEL_MAPPING[type(config)])
 
 
+def _rope(kind: str, **options: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, **options}}
+
+
+# Beyond this many tokens two kinds of rotary positions compute otherwise: some rows are shorter, some longer.
+_TURN = 64
+_EAGER = {"attn_implementation": "eager"}
+
+# What a family can be besides its default.
+_VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bart, scaled embeddings": ("bart", {"scale_embedding": True}),
+    "electra, projected embeddings": ("electra", {"embedding_size": 16}),
+    "falcon, ALiBi": ("falcon", {"alibi": True, "new_decoder_architecture": False}),
+    "falcon, new decoder": ("falcon", {"new_decoder_architecture": True}),
+    "gemma2, eager": ("gemma2", _EAGER),
+    "gemma3_text, bidirectional": ("gemma3_text", {"use_bidirectional_attention": True}),
+    "gpt_oss, eager": ("gpt_oss", _EAGER),
+    "gpt_neox, in sequence": ("gpt_neox", {"use_parallel_residual": False}),
+    "llama, dynamic": (
+        "llama",
+        {**_rope("dynamic", factor=2.0, original_max_position_embeddings=_TURN), "max_position_embeddings": _TURN},
+    ),
+    "llama, eager": ("llama", _EAGER),
+    "llama, hidden states": ("llama", {"output_hidden_states": True}),
+    "llama, linear": ("llama", _rope("linear", factor=2.0)),
+    "llama, llama3": (
+        "llama",
+        _rope(
+            "llama3",
+            factor=8.0,
+            low_freq_factor=1.0,
+            high_freq_factor=4.0,
+            original_max_position_embeddings=_TURN,
+        ),
+    ),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}),
+    "llama, yarn": ("llama", _rope("yarn", factor=2.0, original_max_position_embeddings=_TURN)),
+    "mixtral, eager experts": ("mixtral", {"experts_implementation": "eager"}),
+    "opt, as 350m": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16}),
+    "phi3, longrope": (
+        "phi3",
+        {
+            **_rope(
+                "longrope",
+                short_factor=[1.0] * 4,
+                long_factor=[1.0, 2.0, 4.0, 8.0],
+                original_max_position_embeddings=_TURN,
+            ),
+            "original_max_position_embeddings": _TURN,
+        },
+    ),
+    "qwen2, tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2, windows": ("qwen2", {"use_sliding_window": True, "max_window_layers": 1}),
+    "qwen2_moe, some dense": ("qwen2_moe", {"mlp_only_layers": [0], "tie_word_embeddings": True}),
+    "xglm, eager": ("xglm", _EAGER),
+    "xlm, causal": ("xlm", {"causal": True}),
+}
+
+
 CAUSAL = _builders(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, build_causal)
+CAUSAL |= {
+    name: (lambda family=family, options=options: build_causal(family, **options))
+    for name, (family, options) in _VARIANTS.items()
+}
 IMAGES = _builders(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, build_image)
 BODIES = {
     f"{name} (body)": build

@@ -39,7 +39,7 @@ def test_family(family: str) -> None:
 
 def test_no_family_is_left_out() -> None:
     known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES}
-    assert known - UNBUILDABLE.keys() == CAUSAL.keys() | IMAGES.keys()
+    assert known <= CAUSAL.keys() | IMAGES.keys() | UNBUILDABLE.keys()
     assert set(MOST_USED) <= CAUSAL.keys() | IMAGES.keys() | BODIES.keys()
     assert REFUSED.keys() <= CAUSAL.keys() | IMAGES.keys() | BODIES.keys()
 
