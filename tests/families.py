@@ -26,6 +26,7 @@ from tests.conftest import VOCAB_SIZE
 
 
 POSITIONS = 96  # of every family that has a limit
+PADDING = 2  # the token that ends a turn: many pad with it, and it is in every row
 IMAGE_SIZE = 32
 CLASSES = 3
 EXPERTS = 6  # no other size is the same, so that a router is known by its outputs
@@ -407,6 +408,8 @@ def shrink(config_class: type[PreTrainedConfig], sizes: Mapping[str, Any], **ext
     for name, value in fields.items():
         if name.endswith(("token_id", "token_index")) and type(value) is int and value >= VOCAB_SIZE:
             known[name] = 1
+    if "pad_token_id" in fields and sizes is _SIZES:
+        known["pad_token_id"] = PADDING
     for name in config_class.sub_configs:
         inner = getattr(default, name, None)
         if isinstance(inner, PreTrainedConfig):

@@ -203,10 +203,11 @@ def _with_unshared(measure: Callable[[], float]) -> float:
 def own_losses(model: PreTrainedModel, scorer: DLCScorer, rows: Sequence[tuple[list[int], list[int]]]) -> np.ndarray:
     """Of shape `(rows, levels)`: what the model itself says of each row alone under the same masks."""
     found = np.empty((len(rows), len(scorer.schedule_)))
+    remembers = "dynamic" in str(model.config)  # rotary positions that stay as the longest row left them
     with torch.no_grad(), scorer._masker.session(scorer.schedule_) as session:
         for level in range(found.shape[1]):
             session.set_level(level)
-            found[:, level] = [own_loss(model, *row) for row in rows]
+            found[:, level] = [own_loss(copy.deepcopy(model) if remembers else model, *row) for row in rows]
     return found
 
 
