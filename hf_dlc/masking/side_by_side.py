@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -35,7 +36,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 @contextmanager
-def stacked_forward(layers: Sequence[nn.Linear | Conv1D], stacks: Sequence[torch.Tensor]) -> Iterator[None]:
+def stacked_forward(layers: Sequence[nn.Linear | Conv1D], stacks: Sequence[torch.Tensor]) -> Iterator[set[int]]:
     """
     Let each layer compute with a stack of weights in place of its own.
 
@@ -45,20 +46,28 @@ def stacked_forward(layers: Sequence[nn.Linear | Conv1D], stacks: Sequence[torch
         stacks (`Sequence[torch.Tensor]`):
             For each layer its weights at all levels, of shape `(levels, *weight.shape)`. A batch of
             `levels * rows` rows is then computed as `levels` parts, in order, each with the weights of its level.
+
+    Yields:
+        `set[int]`: Places of the layers that have been called so far. Of a layer that never is, the model may read the
+        weights itself, as Mamba does: it then computes with those of level 0 only.
     """
-    for layer, stack in zip(layers, stacks, strict=True):
-        layer.forward = _forward(layer, stack)
+    called: set[int] = set()
+    for place, (layer, stack) in enumerate(zip(layers, stacks, strict=True)):
+        layer.forward = _forward(layer, stack, partial(called.add, place))
     try:
-        yield
+        yield called
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
 
 
-def _forward(layer: nn.Linear | Conv1D, stack: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward(
+    layer: nn.Linear | Conv1D, stack: torch.Tensor, tell: Callable[[], None]
+) -> Callable[[torch.Tensor], torch.Tensor]:
     weights = stack if isinstance(layer, Conv1D) else stack.transpose(1, 2)  # (levels, in, out)
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
+        tell()
         outputs = torch.bmm(inputs.reshape(len(weights), -1, inputs.shape[-1]), weights)
         if layer.bias is not None:
             outputs = outputs + layer.bias
