@@ -38,7 +38,7 @@ from .columns import SCORED_STATUSES, TRUNCATED, build_columns, score_features, 
 from .config import CONFIG_NAME, DLCConfig, MaskSchedule
 from .digest import json_digest, model_digest, processor_digest, rows_digest
 from .errors import DLCError
-from .execution.agreement import agree_side_by_side
+from .execution.agreement import why_not_side_by_side
 from .execution.distributed import (
     check_same,
     cpu_threads,
@@ -1012,22 +1012,15 @@ class DLCScorer:
         """Whether the held levels may stand side by side; found out anew for other weights."""
         weights, agrees = self._side_by_side
         if weights is None or weights is not self._masker.noticed_state:
-            agrees = self._masker.fits_side_by_side and self._compare_side_by_side()
+            reason = "not every masked weight is that of one plain linear layer"
+            if self._masker.fits_side_by_side:
+                reason = why_not_side_by_side(self._task, self._masker, self.calibrate())
+            if reason:
+                name = type(self.model).__name__
+                logger.info("row by row, %s takes a forward pass for each level: %s", name, reason)
+            agrees = reason is None
             self._side_by_side = self._masker.noticed_state, agrees
         return agrees
-
-    def _compare_side_by_side(self) -> bool:
-        reason = "a weight is used by more than one plain layer"
-        if self._masker.fits_side_by_side:
-            one_by_one = partial(self._masker.session, self.calibrate())
-            agrees = agree_side_by_side(self._task, one_by_one, self._masker.side_by_side, self._levels)
-            if agrees and not self._masker.bypassed:
-                return True
-            reason = "the rows of a batch are not computed apart"
-            if self._masker.bypassed:
-                reason = f"{self._masker.bypassed[0]} is not used by its layer alone"
-        logger.info("row by row, %s takes a forward pass for each level: %s", type(self.model).__name__, reason)
-        return False
 
     def _row_prefix(self, prefix: int, levels: int) -> Any:
         """What the model makes of a prefix at all held levels; kept for the rows to come."""

@@ -27,7 +27,7 @@ from .masks import (
     magnitude_thresholds,
     random_mask_,
 )
-from .side_by_side import plain_layers, stacked_forward
+from .side_by_side import WatchedReads, plain_layers, stacked_forward
 from .targets import Target, check_maskable, find_targets, unwrap
 
 
@@ -115,8 +115,6 @@ class Masker:
             Parameters that are masked.
         report (`list[LevelReport]`):
             Levels of the latest session, in the order of the levels.
-        bypassed (`list[str]`):
-            Targets whose layers were not called while levels last stood side by side.
 
     Raises:
         UnmaskableModelError: If the weights are quantised, offloaded, sharded or wrapped in adapters.
@@ -157,7 +155,6 @@ class Masker:
         self.target_modules = target_modules
         self.targets: list[Target] = find_targets(model, target_modules)
         self.report: list[LevelReport] = []
-        self.bypassed: list[str] = []
         self._weights_state: object = None  # of the weights that the next three belong to
         self._held: _HeldLevels | None = None
         self._thresholds: dict[float, list[Threshold]] = {}  # by masked fraction, one for each matrix
@@ -309,9 +306,14 @@ class Masker:
                 raise RuntimeError("Levels stand side by side only when they are held and all layers are plain.")
             before = self._count_zeros_before([target.parameter.data for target in self.targets])
             levels = enumerate(zip(self._held.fractions, self._held.zeros, strict=True))
-            with stacked_forward(layers, self._held.stacks) as called:
+            with stacked_forward(layers, self._held.stacks):
                 yield [LevelReport(i, share, self.maskable, zeros - before, before) for i, (share, zeros) in levels]
-            self.bypassed = [target.name for place, target in enumerate(self.targets) if place not in called]
+
+    @contextmanager
+    def watch_reads(self) -> Iterator[set[str]]:
+        """Time in which it is seen which targets the model reads round their layers: their names."""
+        with WatchedReads(self.targets) as watched:
+            yield watched.names
 
     def _mask(self, tensors: Sequence[torch.Tensor], fraction: float) -> None:
         """Mask `tensors`, the weights of the targets or what a smaller mask left of them, in place."""

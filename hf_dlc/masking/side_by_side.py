@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
 from .targets import Target
@@ -36,7 +38,7 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 @contextmanager
-def stacked_forward(layers: Sequence[nn.Linear | Conv1D], stacks: Sequence[torch.Tensor]) -> Iterator[set[int]]:
+def stacked_forward(layers: Sequence[nn.Linear | Conv1D], stacks: Sequence[torch.Tensor]) -> Iterator[None]:
     """
     Let each layer compute with a stack of weights in place of its own.
 
@@ -46,31 +48,52 @@ def stacked_forward(layers: Sequence[nn.Linear | Conv1D], stacks: Sequence[torch
         stacks (`Sequence[torch.Tensor]`):
             For each layer its weights at all levels, of shape `(levels, *weight.shape)`. A batch of
             `levels * rows` rows is then computed as `levels` parts, in order, each with the weights of its level.
-
-    Yields:
-        `set[int]`: Places of the layers that have been called so far. Of a layer that never is, the model may read the
-        weights itself, as Mamba does: it then computes with those of level 0 only.
     """
-    called: set[int] = set()
-    for place, (layer, stack) in enumerate(zip(layers, stacks, strict=True)):
-        layer.forward = _forward(layer, stack, partial(called.add, place))
+    for layer, stack in zip(layers, stacks, strict=True):
+        layer.forward = _forward(layer, stack)
     try:
-        yield called
+        yield
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
 
 
-def _forward(
-    layer: nn.Linear | Conv1D, stack: torch.Tensor, tell: Callable[[], None]
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward(layer: nn.Linear | Conv1D, stack: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     weights = stack if isinstance(layer, Conv1D) else stack.transpose(1, 2)  # (levels, in, out)
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
-        tell()
         outputs = torch.bmm(inputs.reshape(len(weights), -1, inputs.shape[-1]), weights)
         if layer.bias is not None:
             outputs = outputs + layer.bias
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
     return forward
+
+
+class WatchedReads(TorchFunctionMode):
+    """
+    Time in which it is seen which targets the model computes with itself, round the `forward` of their layers.
+
+    Mamba does so with some of its weights. While levels stand side by side, these are the weights of level 0 for all.
+
+    Args:
+        targets (`Sequence[Target]`):
+            Masked parameters.
+
+    Attributes:
+        names (`set[str]`):
+            Names of those that were read.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self._watched = {id(target.parameter): target.name for target in targets}
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`; what it makes of a target counts if that is a tensor, and not its dtype or shape."""
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(value, torch.Tensor) for value in tree_leaves(result)):
+            used = map(id, tree_leaves((args, kwargs)))
+            self.names.update(self._watched[key] for key in used if key in self._watched)
+        return result

@@ -18,15 +18,18 @@ from .batch_rules import LENGTH_STEP, BatchRules
 
 logger = logging.getLogger(__name__)
 
-# Tokens of the row that is looked at, and of the batch that it is padded to.
-_ROW, _BATCH = 24, 40
+# Tokens of the row that is looked at, and of the batch that it is padded to. No step of padding leaves 23 as they are.
+_ROW, _BATCH = 23, 40
 
-# Later tokens are changed in so many last places. In a row of 24 tokens the change begins at the last token of a block
-# of 8, 4 and 2 tokens each time, in case the tokens of a block see each other.
-_CHANGED = (1, 9, 17)
+# Later tokens are changed in so many last places. In a row of 23 tokens the change begins at the last token of a block
+# of 8 or more tokens each time, and mostly of 2 and 4, in case the tokens of a block see each other.
+_CHANGED = (1, 8, 16)
 
-# Options of configs with a number of tokens in them, where a model may begin to compute otherwise.
-_TURNS = re.compile("window|chunk|block_size|topk|budget|position|length|context|distance|local_attention")
+# Options of configs with a number of tokens in them, where a model may begin to compute otherwise. Of keys that are
+# chosen among all, each may stand for some tokens: for 4 or 128 in DeepSeek V4.
+_TURNS = re.compile("window|chunk|block_size|position|length|context|distance|local_attention")
+_CHOSEN = re.compile("topk|budget")
+_MOST_FOR_ONE = 128
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -113,12 +116,13 @@ class Guard:
 
     def _turns(self) -> list[int]:
         """Numbers of tokens at which the model may begin to compute otherwise, by its config."""
-        found = {
-            value
-            for name, value in _options(self._model.config.to_dict())
-            if type(value) is int and value >= _ROW and _TURNS.search(name)
-        }
-        return sorted(found)
+        found = set()
+        for name, value in _options(self._model.config.to_dict()):
+            if type(value) is int and value > 0 and _TURNS.search(name):
+                found.add(value)
+            elif type(value) is int and value > 0 and _CHOSEN.search(name):
+                found |= {value * 2**power for power in range(_MOST_FOR_ONE.bit_length())}
+        return sorted(turn for turn in found if turn >= _ROW)
 
     def _check_short(self) -> None:
         batch = int(min(_BATCH, self.positions))
