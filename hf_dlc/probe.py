@@ -44,7 +44,8 @@ def find_schedule(
     limit: TokenLimit,
 ) -> tuple[float, ...]:
     """Masked fractions at which the mean confidence of `rows` falls to `shares` of the unmasked one."""
-    batches = cut_batches(np.array([row.length for row in rows]), tokens_per_batch)  # whole, prefixes and all
+    lengths = np.array([row.length for row in rows])  # whole, prefixes and all
+    batches = cut_batches(lengths, tokens_per_batch, groups=task.rules.groups(lengths))
     logger.info("calibrating the mask schedule on %d probe rows", len(rows))
     with masker.session() as session:
 

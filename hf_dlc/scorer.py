@@ -38,6 +38,7 @@ from .columns import TRUNCATED, build_columns, score_features, with_columns
 from .config import CONFIG_NAME, DLCConfig, MaskSchedule
 from .digest import json_digest, model_digest, processor_digest, rows_digest
 from .errors import DLCError
+from .execution.agreement import why_not_side_by_side
 from .execution.distributed import (
     check_same,
     cpu_threads,
@@ -58,7 +59,7 @@ from .loading import STATE_NAME, ModelSource, find_saved
 from .masking import LevelReport, Masker
 from .probe import cached_schedule, find_schedule, probe_digest, probe_rows
 from .reporting import versions
-from .tasks import LENGTH_STEP, EncodedRow, Share
+from .tasks import BatchRules, EncodedRow, Share
 from .tasks.causal_lm import CausalLMTask, check_architecture
 from .tasks.encoding import RowEncoder
 from .tasks.image_classification import ImageClassificationTask, is_image_model
@@ -441,7 +442,7 @@ class DLCScorer:
         self._limit = TokenLimit()
         self._warned_of_memory = False
         self._told_reasons: set[str] = set()  # why rows that came through `map` have no score
-        self._side_by_side: bool | None = None  # whether rows can meet all levels at once; None: not known yet
+        self._side_by_side: tuple[Any, bool] = None, False  # whether rows can meet all levels at once, of what weights
         self._row_prefixes: tuple[Any, dict[int, Any]] = None, {}  # for rows that do, and the weights they belong to
         self._encoded: dict[tuple[str, str], list[EncodedRow]] = {}  # from `fit` and `estimate` to `score`
 
@@ -535,6 +536,7 @@ class DLCScorer:
 
     def _find_schedule(self) -> tuple[float, ...]:
         rows = self._probe_encoder.encode(probe_rows())
+        self._check_model(rows)
         with _scoring_mode(self.model):
             return find_schedule(
                 self._task, self._masker, rows, self.config.calibration_shares, self._tokens_per_batch, self._limit
@@ -712,6 +714,7 @@ class DLCScorer:
         encoded, is_batch = self._task.encode_rows(rows)
         self._tell_reasons(encoded)
         with self._lock:
+            self._check_model(encoded)
             work = [self._plan(encoded)] * self._levels
             run_one = work[0] and not is_batch and self._hold_levels()
             scores = self._run_row(encoded, work) if run_one else self._run(encoded, work)
@@ -822,12 +825,21 @@ class DLCScorer:
         """
         What one process finds out for the whole run: another device or number of threads might find otherwise.
         """
+        self._check_model(encoded)
         has_work = any(row.length for row in encoded)  # else the model is left alone
         return {
             "schedule": list(self.calibrate()) if has_work else [],
             "tokens_per_batch": self._tokens_per_batch,
             "shared_prefixes": self._shared_prefixes(encoded),
+            "batch_rules": self._task.rules.to_json(),
         }
+
+    def _check_model(self, encoded: Sequence[EncodedRow]) -> None:
+        """Measure the model before it scores a row: it may look ahead, or take a row in a batch for another one."""
+        longest = max((row.length for row in encoded), default=0)
+        if longest:
+            with _scoring_mode(self.model):
+                self._task.check(longest, self._masker.weights_state())
 
     def _shared_prefixes(self, encoded: Sequence[EncodedRow]) -> list[int]:
         """The prefixes that are worth to be computed apart from their rows, where the model can do so."""
@@ -847,13 +859,14 @@ class DLCScorer:
             is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
             is_sound &= type(tokens) is int and tokens > 0
             is_sound &= all(type(index) is int and index in known for index in prefixes)
-        except (TypeError, ValueError):
+            BatchRules.from_json(settings.get("batch_rules"))
+        except (KeyError, TypeError, ValueError):
             is_sound = False
         if not is_sound:
             raise JournalError(
                 "the settings in the journal's manifest.json must be a schedule of masked fractions, a positive "
-                f"tokens_per_batch and known shared_prefixes, got {str(settings)[:200]}. Restore that file, or delete "
-                "the folder to start anew."
+                f"tokens_per_batch, known shared_prefixes and batch_rules, got {str(settings)[:200]}. Restore that "
+                "file, or delete the folder to start anew."
             )
 
     def _run_settled(
@@ -867,6 +880,7 @@ class DLCScorer:
     ) -> np.ndarray:
         if self._fixed_schedule is None and settings["schedule"]:
             self._calibrated = self._masker.weights_state(), tuple(settings["schedule"])
+        self._task.rules = BatchRules.from_json(settings["batch_rules"])
         batches = self._cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
 
         def score(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> np.ndarray:
@@ -890,6 +904,7 @@ class DLCScorer:
             self._encoded = {key: rows for key, rows in self._encoded.items() if key in asked}
             alone = Share(0, 1, self._tokens_per_batch, lambda values: values)  # the others may not estimate anything
             encoded = [row for part in parts for row in self._encode_dataset(part, alone, keep=True)]
+            self._check_model(encoded)
             plan, processes = self._plan(encoded), state.num_processes
             return estimate_run(self._task, self._masker, encoded, plan, self._levels, processes, self._limit)
 
@@ -1019,10 +1034,11 @@ class DLCScorer:
         prefixes, heads, lengths = (
             np.array([(row.prefix, row.prefix_length, row.length) for row in encoded], dtype=np.int64).reshape(-1, 3).T
         )
-        is_shared = np.isin(prefixes, shared_prefixes)
-        computed = lengths - np.where(is_shared, heads, 0)
-        padded = -(-computed // LENGTH_STEP) * LENGTH_STEP
-        return cut_batches(padded, tokens, np.where(is_shared, prefixes, 0), self._overhead(tokens))
+        rules = self._task.rules
+        is_shared = np.isin(prefixes, shared_prefixes) & (lengths <= rules.plain_up_to)
+        padded = rules.padded(lengths, np.where(is_shared, heads, 0))
+        prefixes = np.where(is_shared, prefixes, 0)
+        return cut_batches(padded, tokens, prefixes, self._overhead(tokens), rules.groups(lengths))
 
     def _overhead(self, tokens_per_batch: int) -> int:
         """What a micro-batch costs on top of its tokens, in tokens."""
@@ -1047,22 +1063,29 @@ class DLCScorer:
             return LevelLoop(self._task, session, encoded, work, self._limit, reporter, chunk_seconds).run()
 
     def _run_row(self, encoded: Sequence[EncodedRow], work: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
-        """A row on its own, at all held levels in one pass once that has given what one pass a level gives."""
-        if self._side_by_side is None and not self._masker.fits_side_by_side:
-            self._side_by_side = False
-        if self._side_by_side is False:
-            return self._run(encoded, work)
+        """A row on its own, at all held levels in one pass if that gives what one pass a level gives."""
         with _scoring_mode(self.model):
+            if not self._agrees_side_by_side():
+                return self._run(encoded, work)
             [row] = self._task.feed(encoded)
-            shares = self._task.shares(row.prefix)
+            shares = row.length <= self._task.rules.plain_up_to and self._task.shares(row.prefix)
             with self._masker.side_by_side() as levels:
                 prefix = self._row_prefix(row.prefix, len(levels)) if shares else None
-                scores = run_row(self._task, levels, row, prefix)
-        if self._side_by_side is None:  # a model may mix the rows of a batch in a way that layers do not show
-            expected = self._run(encoded, work)
-            self._side_by_side = np.allclose(scores, expected, rtol=0.05, atol=0.05, equal_nan=True)
-            return scores if self._side_by_side else expected
-        return scores
+                return run_row(self._task, levels, row, prefix)
+
+    def _agrees_side_by_side(self) -> bool:
+        """Whether the held levels may stand side by side; found out anew for other weights."""
+        weights, agrees = self._side_by_side
+        if weights is None or weights is not self._masker.noticed_state:
+            reason = "not every masked weight is that of one plain linear layer"
+            if self._masker.fits_side_by_side:
+                reason = why_not_side_by_side(self._task, self._masker, self.calibrate())
+            if reason:
+                name = type(self.model).__name__
+                logger.info("row by row, %s takes a forward pass for each level: %s", name, reason)
+            agrees = reason is None
+            self._side_by_side = self._masker.noticed_state, agrees
+        return agrees
 
     def _row_prefix(self, prefix: int, levels: int) -> Any:
         """What the model makes of a prefix at all held levels; kept for the rows to come."""

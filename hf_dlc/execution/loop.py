@@ -283,7 +283,7 @@ def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow, prefix: Any =
     Raises:
         RuntimeError: If masking weights leaves the model's hidden states as they were.
     """
-    scores = task.forward([row] * len(masked), prefix)
+    scores = task.forward([row] * len(masked), prefix, len(masked))
     unmasked, *others = scores.states.unflatten(0, (len(masked), -1))
     for level, states in enumerate(others, start=1):
         _require_change(unmasked, states, masked[level].masked, level)

@@ -23,7 +23,11 @@ class MicroBatch(NamedTuple):
 
 
 def cut_batches(
-    lengths: np.ndarray, tokens_per_batch: int, prefixes: np.ndarray | None = None, overhead: int | None = None
+    lengths: np.ndarray,
+    tokens_per_batch: int,
+    prefixes: np.ndarray | None = None,
+    overhead: int | None = None,
+    groups: np.ndarray | None = None,
 ) -> list[MicroBatch]:
     """
     Cut rows into micro-batches under a token budget, padding included.
@@ -42,6 +46,8 @@ def cut_batches(
         overhead (`int`, *optional*):
             What a micro-batch costs on top of its tokens, in tokens: once its padding would cost more, another one is
             begun. By default a 16th of the budget.
+        groups (`np.ndarray` of shape `(rows,)`, *optional*):
+            A number for each row; only rows with the same one go together.
 
     Returns:
         `list[MicroBatch]`: Every row of a positive length exactly once.
@@ -53,11 +59,13 @@ def cut_batches(
     ```
     """
     prefixes = np.zeros(len(lengths), dtype=np.int64) if prefixes is None else prefixes
+    groups = np.zeros(len(lengths), dtype=np.int64) if groups is None else groups
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
+    kinds, kind_of = np.unique(np.stack([prefixes, groups])[:, order], axis=1, return_inverse=True)
+    together = np.split(order[np.argsort(kind_of, kind="stable")], np.cumsum(np.bincount(kind_of))[:-1])
     batches = []
-    for prefix in np.unique(prefixes[order]).tolist():
-        rows = order[prefixes[order] == prefix]
+    for prefix, rows in zip(kinds[0].tolist(), together, strict=bool(len(order))):
         batches += _cut(MicroBatch(rows, lengths[rows], prefix=prefix), tokens_per_batch, overhead)
     return sorted(batches, key=lambda batch: -int(batch.lengths[0]))
 

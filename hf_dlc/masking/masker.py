@@ -27,7 +27,7 @@ from .masks import (
     magnitude_thresholds,
     random_mask_,
 )
-from .side_by_side import plain_layers, stacked_forward
+from .side_by_side import WatchedReads, plain_layers, stacked_forward
 from .targets import Target, check_maskable, find_targets, unwrap
 
 
@@ -308,6 +308,12 @@ class Masker:
             levels = enumerate(zip(self._held.fractions, self._held.zeros, strict=True))
             with stacked_forward(layers, self._held.stacks):
                 yield [LevelReport(i, share, self.maskable, zeros - before, before) for i, (share, zeros) in levels]
+
+    @contextmanager
+    def watch_reads(self) -> Iterator[set[str]]:
+        """Time in which it is seen which targets the model reads round their layers: their names."""
+        with WatchedReads(self.targets) as watched:
+            yield watched.names
 
     def _mask(self, tensors: Sequence[torch.Tensor], fraction: float) -> None:
         """Mask `tensors`, the weights of the targets or what a smaller mask left of them, in place."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
 from .targets import Target
@@ -65,3 +68,32 @@ def _forward(layer: nn.Linear | Conv1D, stack: torch.Tensor) -> Callable[[torch.
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
     return forward
+
+
+class WatchedReads(TorchFunctionMode):
+    """
+    Time in which it is seen which targets the model computes with itself, round the `forward` of their layers.
+
+    Mamba does so with some of its weights. While levels stand side by side, these are the weights of level 0 for all.
+
+    Args:
+        targets (`Sequence[Target]`):
+            Masked parameters.
+
+    Attributes:
+        names (`set[str]`):
+            Names of those that were read.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+        self._watched = {id(target.parameter): target.name for target in targets}
+
+    def __torch_function__(self, func: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call `func`; what it makes of a target counts if that is a tensor, and not its dtype or shape."""
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(value, torch.Tensor) for value in tree_leaves(result)):
+            used = map(id, tree_leaves((args, kwargs)))
+            self.names.update(self._watched[key] for key in used if key in self._watched)
+        return result

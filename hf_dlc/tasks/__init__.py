@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+
+from .batch_rules import LENGTH_STEP, BatchRules
 
 
 if TYPE_CHECKING:
@@ -15,9 +18,7 @@ if TYPE_CHECKING:
     from .reading import DatasetReading
 
 
-# Rows are padded to a multiple of this many tokens. Libraries compile kernels for each shape that they meet, which
-# takes milliseconds and megabytes: with all lengths there are, a long run would keep gigabytes of them.
-LENGTH_STEP = 8
+__all__ = ["LENGTH_STEP", "BatchRules", "BatchScores", "EncodedRow", "Share", "Task"]
 
 
 class EncodedRow(Protocol):
@@ -64,6 +65,7 @@ class Task(Protocol):
     reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
     num_prefixes: int  # that rows may begin with, the empty one included
     is_dated: bool  # whether a row may be encoded otherwise tomorrow
+    rules: BatchRules  # what micro-batches the model may be given, as far as `check` has found out
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[EncodedRow], bool]:
         """
@@ -78,14 +80,32 @@ class Task(Protocol):
     def feed(self, rows: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
         """The same rows in the same order, ready for `forward`: what they need may be loaded ahead of their use."""
 
+    def check(self, longest: int, weights: object) -> None:
+        """
+        Measure whether the model does what scoring takes for granted, and set `rules` accordingly.
+
+        What is measured does not depend on the rows, but for the tokens of the longest one. It is kept as long as
+        `weights`, something that changes when the weights do, stays the same.
+        """
+
+    def samples(self) -> Sequence[EncodedRow]:
+        """A few made-up rows, the same in every process, on which two ways of running the model can be compared."""
+
+    def rounded(self) -> AbstractContextManager[float]:
+        """Time in which the model's input is off by one rounding, whose size is the value."""
+
     def shares(self, prefix: int) -> bool:
         """Whether what the model makes of a prefix can be computed once for all rows that begin with it."""
 
     def run_prefix(self, prefix: int, copies: int = 1) -> Any:
         """Run the model on a prefix, with the weights as they are now; the result is for `forward`."""
 
-    def forward(self, rows: Sequence[EncodedRow], prefix: Any = None) -> BatchScores:
-        """Score a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix."""
+    def forward(self, rows: Sequence[EncodedRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+        """
+        Score a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
+
+        `parts` is the number of equal parts of the micro-batch that meet weights of their own.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Everything besides weights, processor and config that changes a score, as JSON types."""

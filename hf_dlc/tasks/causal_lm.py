@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +15,12 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from . import LENGTH_STEP, BatchScores, Share
+from ..rounding import epsilon_of, is_rounding, rounded_input
+from . import BatchRules, BatchScores, Share
 from .encoding import Encoding, RowEncoder
+from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
+from .positions import fresh_ropes, learned_positions, rotary_rules
 from .preview import preview_text
 from .reading import DatasetReading
 
@@ -31,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 _ROWS_PER_ENCODING = 1000
 
-_POSITION_TABLES = {"wpe", "embed_positions", "position_embeddings"}
+_SAMPLE_TOKENS = 23
+
+# Tokens behind a prefix, of rows that are computed with and without its keys and values from elsewhere.
+_BEHIND_PREFIX = (9, 17, 4)
 
 
 class CausalLMTask:
@@ -57,17 +62,28 @@ class CausalLMTask:
                 "`model.module`, or for adapters `model.merge_and_unload()`."
             )
         check_architecture(model.config, type(model).__name__)
-        _check_head(model)
         self.model = model
         self.encoder = encoder
         self.token_mean = token_mean
-        self._head = OutputHead(model, self._body)
+        self._head = OutputHead(model, _body_of(model))
+        self._guard: tuple[object, Guard] | None = None  # and the weights that it has measured
         self._shares: dict[int, bool] = {}
+        self._rules = rotary_rules(model)
+        self._positions = learned_positions(model)
 
     @property
     def _body(self) -> PreTrainedModel:
-        """What the head calls: the base model, or the decoder in it where that is an encoder-decoder's (OPT, BART)."""
-        return getattr(self.model.base_model, "decoder", self.model.base_model)
+        """What the head calls."""
+        return self._head.body
+
+    @property
+    def rules(self) -> BatchRules:
+        """What micro-batches the model may be given, as far as `check` has found out."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: BatchRules) -> None:
+        self._rules = rules  # as another process has found out
 
     @property
     def num_prefixes(self) -> int:
@@ -122,21 +138,71 @@ class CausalLMTask:
             )
         longest = max((row.length for row in encodings), default=0)
         if longest > self._positions:
-            raise ValueError(
-                f"a row of {longest} tokens is longer than the {self._positions} positions that "
-                f"{type(self.model).__name__} has learned. Pass max_length={self._positions}."
-            )
+            raise ValueError(too_long(longest, self._positions, type(self.model).__name__))
         return encodings
 
-    @cached_property
-    def _positions(self) -> float:
-        """Positions the model has an embedding for; infinite if it computes them (rotary, ALiBi)."""
-        tables = [
-            module.num_embeddings - getattr(module, "offset", 0)  # OPT and BART keep the first rows for padding
-            for name, module in self.model.named_modules()
-            if isinstance(module, torch.nn.Embedding) and name.rpartition(".")[2] in _POSITION_TABLES
-        ]
-        return min(tables, default=math.inf)
+    @torch.inference_mode()
+    def check(self, longest: int, weights: object) -> None:
+        """
+        Measure whether the model reads from left to right, and alone as in a batch; see [`Guard`].
+
+        Raises:
+            ValueError: If it does not, if its logits are not those of its last hidden states, or if it has no
+                positions for `longest` tokens.
+        """
+        if self._guard is None or self._guard[0] != weights:
+            self._shares.clear()
+            guard = Guard(self._states, self.model, learned_positions(self.model), rotary_rules(self.model))
+            guard.check(0)
+            self._check_logits()
+            self._guard = weights, guard
+        guard = self._guard[1]
+        guard.check(longest)
+        self._rules, self._positions = guard.rules, guard.positions
+
+    def _states(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self._run_body(input_ids, use_cache=False).last_hidden_state
+
+    def _check_logits(self) -> None:
+        """Whether the model's own logits are what its head makes of the states that are scored."""
+        [row] = self.samples()
+        ids = torch.from_numpy(row.input_ids)[None].to(self._device)
+        with fresh_ropes(self.model):
+            expected = self.model(input_ids=ids, use_cache=False).logits[0]
+        found = self._logits_of(ids)
+        with self.rounded() as epsilon:
+            rounded = self._logits_of(ids)
+        if found is None or not is_rounding(found, expected, rounded, epsilon):
+            raise ValueError(
+                f"{type(self.model).__name__} does not compute its logits from the last hidden states of its body "
+                "alone; DLC needs that."
+            )
+
+    def _logits_of(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """What the head makes of the states of a row, `(1, tokens)`; nothing if they are not enough for it."""
+        outputs = self._run_body(input_ids, use_cache=False)
+        try:
+            return self._head.logits(outputs.last_hidden_state, type(outputs))[0]
+        except (AttributeError, LookupError, TypeError) as error:
+            logger.debug("no logits of hidden states: %s", error)
+            return None
+
+    def samples(self) -> list[Encoding]:
+        """A made-up row, the same in every process."""
+        count = int(min(_SAMPLE_TOKENS, self._positions))
+        ids = self._made_up(count)
+        return [Encoding(ids, np.arange(count) > count // 2, "ok")]
+
+    def _made_up(self, count: int, seed: int = 1) -> np.ndarray:
+        size = self.model.get_input_embeddings().weight.shape[0]
+        return made_up(count, size, special_tokens(self.model.config.to_dict()), seed)
+
+    @contextmanager
+    def rounded(self) -> Iterator[float]:
+        """Time in which the model's input is off by one rounding, whose size is the value."""
+        epsilon = epsilon_of(self.model)
+        with rounded_input(self.model.get_input_embeddings(), epsilon):
+            yield epsilon
 
     def describe(self) -> dict[str, Any]:
         """What of the template and the layout changes a score."""
@@ -154,27 +220,34 @@ class CausalLMTask:
         return self._shares[prefix]
 
     def _gives_the_same(self, prefix: int) -> bool:
-        rope = {str(value) for value in _values(self.model.config.to_dict().get("rope_parameters"))}
-        if rope & {"longrope", "dynamic"}:  # positions of the prefix then depend on how long the row is
-            return False
+        head = self.encoder.prefixes[prefix]
+        if self.rules.plain_up_to < len(head) or rotary_rules(self.model) != BatchRules():
+            return False  # what the model makes of a prefix depends on how long the row is
         try:
-            return self._agrees(prefix)
+            agrees = self._agrees(prefix)
         except Exception as error:  # a model that cannot do this is scored row by whole row, where its errors show
             if should_reduce_batch_size(error):
                 raise
             logger.debug("no prefix is shared: %s", error)
-            return False
+            agrees = False
+        if not agrees:
+            logger.info("%s reads the head of the template anew for every row", type(self.model).__name__)
+        return agrees
 
     @torch.inference_mode()
     def _agrees(self, prefix: int) -> bool:
+        """Whether rows of several lengths get the same states behind what the model has made of their prefix."""
         head = self.encoder.prefixes[prefix]
         cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return False
-        ids = np.concatenate([head, head])  # any tokens do
-        row = Encoding(ids, np.arange(len(ids)) > len(head), "ok", prefix, len(head))
-        whole, behind = self.forward([row]).states.float(), self.forward([row], self.run_prefix(prefix)).states.float()
-        return bool((whole - behind).norm() <= 0.05 * whole.norm())  # rounding, not another computation
+        tails = [self._made_up(count, seed=count) for count in _BEHIND_PREFIX]
+        ids = [np.concatenate([head, tail]).astype(head.dtype) for tail in tails]
+        rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", prefix, len(head)) for row in ids]
+        whole, behind = self.forward(rows).states, self.forward(rows, self.run_prefix(prefix)).states
+        with self.rounded() as epsilon:
+            rounded = self.forward(rows).states
+        return is_rounding(behind, whole, rounded, epsilon)
 
     @torch.inference_mode()
     def run_prefix(self, prefix: int, copies: int = 1) -> DynamicCache:
@@ -196,11 +269,16 @@ class CausalLMTask:
         cache.layers = [_behind_layer(layer) for layer in cache.layers]
         return cache
 
+    @property
+    def _device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
     def _run_body(self, input_ids: torch.Tensor, **options: Any) -> BaseModelOutputWithPast:
-        return self._body(input_ids=input_ids.to(self.model.get_input_embeddings().weight.device), **options)
+        with fresh_ropes(self.model):
+            return self._body(input_ids=input_ids.to(self._device), **options)
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Encoding], prefix: DynamicCache | None = None) -> BatchScores:
+    def forward(self, rows: Sequence[Encoding], prefix: DynamicCache | None = None, parts: int = 1) -> BatchScores:
         """
         Score a micro-batch with the weights as they are now.
 
@@ -209,31 +287,32 @@ class CausalLMTask:
                 Rows with at least one target token each.
             prefix ([`~transformers.DynamicCache`], *optional*):
                 What `run_prefix` returned for the prefix of these rows, which then is not computed again.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
             [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` holds the hidden states that predict
             the target tokens, of shape `(target tokens, hidden size)`.
         """
-        device = self.model.get_input_embeddings().weight.device
         start = 0 if prefix is None else rows[0].prefix_length
         length = self._padded_length(rows, start)
-        input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(device)
-        targets = _pad([row.targets[start:] for row in rows], length, torch.bool).to(device)
+        input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)
+        targets = _pad([row.targets[start:] for row in rows], length, torch.bool).to(self._device)
         # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
         # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
         behind = {} if prefix is None else self._behind(prefix, input_ids.shape[1])
         outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
-        log_probs = self._head.log_probs(states, input_ids[:, 1:][predicting], type(outputs))
+        log_probs = self._head.log_probs(states, input_ids[:, 1:][predicting], type(outputs), parts)
         loss = -_row_means(log_probs, predicting)
         confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
         return BatchScores(confidence, loss, states)
 
     def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
         """Tokens behind the first `start` ones; no padding goes where the model has no position."""
-        longest = max(row.length for row in rows) - start
-        return int(min(-(-longest // LENGTH_STEP) * LENGTH_STEP, self._positions - start))
+        longest = max(row.length for row in rows)
+        return int(min(self.rules.padded(np.array([longest]), start)[0], self._positions - start))
 
     def _behind(self, prefix: DynamicCache, length: int) -> dict[str, Any]:
         """Arguments of the body for rows of `length` tokens behind a prefix."""
@@ -281,12 +360,25 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
         )
 
 
-def _check_head(model: PreTrainedModel) -> None:
-    if model.get_output_embeddings() is None or model.base_model is model:
+def _body_of(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    What a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
+
+    Some classes name as their base what they have only in company (Llama 4 beside images); then the one model in them
+    that has the input embeddings is it.
+    """
+    base = model.base_model
+    if base is model:
+        embeddings = model.get_input_embeddings()
+        parts = [part for part in model.children() if isinstance(part, PreTrainedModel)]
+        bodies = [part for part in parts if any(module is embeddings for module in part.modules())]
+        base = bodies[0] if len(bodies) == 1 else model
+    if model.get_output_embeddings() is None or base is model:
         raise ValueError(
             f"{type(model).__name__} has no language modelling head on a body; load it with "
             "AutoModelForCausalLM.from_pretrained."
         )
+    return getattr(base, "decoder", base)
 
 
 def _pad(rows: Sequence[np.ndarray], length: int, dtype: torch.dtype) -> torch.Tensor:
@@ -307,12 +399,6 @@ class _PrefixLayer(DynamicLayer):
         rows = len(key_states)
         keys, values = (kept.expand(rows, *kept.shape[1:]) for kept in (self.keys, self.values))
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-
-def _values(nested: Any) -> Iterator[Any]:
-    """All values of nested dicts."""
-    for value in nested.values() if isinstance(nested, dict) else ():
-        yield from _values(value) if isinstance(value, dict) else (value,)
 
 
 def _behind_layer(layer: DynamicLayer) -> _PrefixLayer:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 
 # Logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an allocator
@@ -43,7 +46,7 @@ class OutputHead:
         self.body = body
         self._multiplies: bool | None = None  # whether the model does no more than its head; None: not known yet
 
-    def log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type) -> torch.Tensor:
+    def log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type, parts: int = 1) -> torch.Tensor:
         """
         Log-probabilities of labels.
 
@@ -54,6 +57,8 @@ class OutputHead:
                 Token id that follows each.
             output_type (`type`):
                 What the body returns.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the states, in order, that meet weights of their own.
 
         Returns:
             `torch.Tensor` of shape `(tokens,)`: float32, on the labels' device.
@@ -61,22 +66,35 @@ class OutputHead:
         Raises:
             ValueError: If the logits are not computed from the body.
         """
-        in_parts = len(labels) > 0 and states.device.type == "cpu" and self._is_a_product(states, output_type)
+        parts = parts if self._has_layers else 1  # else the weights that differ are all in the body
+        by_words = len(labels) > 0 and states.device.type == "cpu" and self._is_a_product(states, output_type, parts)
+        parts = 1 if by_words else parts
         weight = self.model.get_output_embeddings().weight
         precision = "half" if weight.element_size() < 4 else "full"
-        size = _TOKENS_AT_ONCE[precision] if in_parts else max(1, _LOGITS_AT_ONCE[precision] // len(weight))
+        size = _TOKENS_AT_ONCE[precision] if by_words else max(1, _LOGITS_AT_ONCE[precision] // len(weight))
+        states, labels = states.unflatten(0, (parts, -1)), labels.unflatten(0, (parts, -1))
+        size = max(1, size // parts)
         step = max(1, size // _SIZES)
         log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
-        for start in range(0, len(labels), size):
+        for start in range(0, labels.shape[1], size):
             chunk = slice(start, start + size)
-            padded = F.pad(states[chunk], (0, 0, 0, -len(labels[chunk]) % step))
-            if in_parts:
-                log_probs[chunk] = self._part_by_part(padded, labels[chunk])
+            count = labels[:, chunk].shape[1]
+            padded = F.pad(states[:, chunk], (0, 0, 0, -count % step))
+            if by_words:
+                log_probs[:, chunk] = self._word_by_word(padded[0], labels[0, chunk])
             else:
-                log_probs[chunk] = _log_probs(self._logits(padded, output_type), labels[chunk])
-        return log_probs
+                logits = self.logits(padded, output_type)[:, :count]
+                log_probs[:, chunk] = _log_probs(logits.flatten(0, 1), labels[:, chunk].flatten()).view(parts, count)
+        return log_probs.flatten()
 
-    def _is_a_product(self, states: torch.Tensor, output_type: type) -> bool:
+    @cached_property
+    def _has_layers(self) -> bool:
+        """Whether there are layers between the body and the output embeddings, as in BERT."""
+        others = {id(module) for module in [*self.body.modules(), self.model.get_output_embeddings()]}
+        layers = (nn.Linear, Conv1D)
+        return any(isinstance(module, layers) and id(module) not in others for module in self.model.modules())
+
+    def _is_a_product(self, states: torch.Tensor, output_type: type, parts: int) -> bool:
         """Whether logits are products with the weights and no more: no scaling, capping, forbidden words or hooks."""
         head = self.model.get_output_embeddings()
         if type(head) is not torch.nn.Linear or "forward" in vars(head):
@@ -86,12 +104,12 @@ class OutputHead:
         if states.dtype != head.weight.dtype or states.shape[1] != head.in_features:  # there is more before the head
             return False
         if self._multiplies is None:  # told by a made-up state, the same in a run that goes on at another row
-            state = torch.linspace(-1, 1, head.in_features, dtype=states.dtype)[None]
-            logits = self._logits(state, output_type)
-            self._multiplies = torch.equal(logits, F.linear(state[None], head.weight, head.bias)[0])
+            state = torch.linspace(-1, 1, head.in_features, dtype=states.dtype).expand(parts, 1, -1)
+            logits = self.logits(state, output_type)[0]
+            self._multiplies = torch.equal(logits, F.linear(state[:1], head.weight, head.bias)[0])
         return self._multiplies
 
-    def _part_by_part(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _word_by_word(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Log-probabilities, some words of the vocabulary after others."""
         head = self.model.get_output_embeddings()
         own = torch.empty(labels.shape, dtype=torch.float32)
@@ -105,25 +123,27 @@ class OutputHead:
             total = torch.logaddexp(total, _log_sum_exp_(logits))
         return own - total
 
-    def _logits(self, states: torch.Tensor, output_type: type) -> torch.Tensor:
+    def logits(self, states: torch.Tensor, output_type: type) -> torch.Tensor:
         """
-        The model's own head on `states`, `(tokens, hidden size)` to `(tokens, vocabulary)`.
+        The model's own head on `states`, `(rows, tokens, hidden size)` to `(rows, tokens, vocabulary)`.
 
         The whole model is called with a body that returns `states`: bias, scaling and soft-capping of logits then are
         whatever this model does after its body, and need not be known here.
+
+        Raises:
+            ValueError: If the logits are not computed from the body.
         """
-        result = output_type(last_hidden_state=states[None])
+        result = output_type(last_hidden_state=states)
         with _forward_replaced(self.body, lambda *_, **__: result):
-            one_token = torch.zeros((1, 1), dtype=torch.int64, device=states.device)
+            one_token = torch.zeros((len(states), 1), dtype=torch.int64, device=states.device)
             logits = self.model(input_ids=one_token, use_cache=False).logits
-        if logits.shape[:2] != (1, len(states)):  # the head went round the body, and these are not its logits
+        if logits.shape[:2] != states.shape[:2]:  # the head went round the body, and these are not its logits
             raise ValueError(f"{type(self.model).__name__} does not compute its logits from its body; DLC needs that.")
-        return logits[0]
+        return logits
 
 
 def _log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Log-probabilities of the labels in float32, on the labels' device; of `logits`, `(tokens, vocabulary)`."""
-    logits = logits[: len(labels)]
     size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     pairs = zip(logits.split(size), labels.to(logits.device).split(size), strict=True)
     parts = [F.cross_entropy(part.float(), targets, reduction="none") for part, targets in pairs]

@@ -15,12 +15,14 @@ import torch
 import transformers  # (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import ClassLabel, Image
 from datasets.formatting.formatting import LazyBatch, LazyDict
+from torch import nn
 from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from ..columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
 from ..masking.targets import classifier_body
-from . import BatchScores, Share
+from ..rounding import epsilon_of, rounded_input
+from . import BatchRules, BatchScores, Share
 from .images import ImageEncoder, ImageRow
 from .prototypes import Logits, Prototypes
 from .reading import DatasetReading
@@ -102,6 +104,7 @@ class ImageClassificationTask:
         self.logits: Logits = logits
         self.prototypes: Prototypes | None = None
         self.reading: DatasetReading | None = None
+        self.rules = BatchRules()
         self._warned_of_numbers = False
 
     @property
@@ -141,6 +144,25 @@ class ImageClassificationTask:
     def is_dated(self) -> bool:
         """An image is the same tomorrow."""
         return False
+
+    def check(self, longest: int, weights: object) -> None:
+        """Nothing of an image comes after the rest, and nothing is padded."""
+
+    def samples(self) -> list[ImageRow]:
+        """A made-up image, the same in every process."""
+        import PIL.Image
+
+        ramp = np.arange(3 * 64 * 64, dtype=np.int64).reshape(64, 64, 3)
+        image = PIL.Image.fromarray((ramp * ramp // 97 % 251).astype(np.uint8))
+        return self.encoder.encode([image], [0])
+
+    @contextmanager
+    def rounded(self) -> Iterator[float]:
+        """Time in which the model's input is off by one rounding, whose size is the value."""
+        epsilon = epsilon_of(self.model)
+        first = next(module for module in self.model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+        with rounded_input(first, epsilon):
+            yield epsilon
 
     def shares(self, prefix: int) -> bool:
         """Images have no beginning in common."""
@@ -186,7 +208,7 @@ class ImageClassificationTask:
         return hidden[:, max(0, hidden.shape[1] - patches) :]
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[ImageRow], prefix: Any = None) -> BatchScores:
+    def forward(self, rows: Sequence[ImageRow], prefix: Any = None, parts: int = 1) -> BatchScores:
         """
         Score a micro-batch with the weights as they are now.
 
@@ -195,6 +217,8 @@ class ImageClassificationTask:
                 Rows with their pixels.
             prefix (`None`):
                 Images have none.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
             [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` are logits or features.

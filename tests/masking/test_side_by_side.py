@@ -102,7 +102,7 @@ class TestRows:
             scorer._task, "forward", lambda rows, *prefix: sizes.append(len(rows)) or forward(rows, *prefix)
         )
         first, second = scorer(self.ROW), scorer(self.ROW)
-        assert sizes == [3, 1, 1, 1, 3]  # the first row is scored in both ways
+        assert sizes == [1, 1] * 3 + [3] + [3, 3]  # a made-up row at each level, and at all of them; then the rows
         assert first == second
 
     def test_a_model_that_mixes_rows_is_found_out(self, make_scorer: Callable) -> None:
@@ -111,14 +111,17 @@ class TestRows:
         norm.register_forward_hook(lambda _, __, states: states + 5 * states.roll(1, dims=0))
         batched = scorer([self.ROW])
         assert scorer(self.ROW)["dlc_loss"] == pytest.approx(batched["dlc_loss"][0], abs=1e-4)
-        assert scorer._side_by_side is False
+        assert not scorer._agrees_side_by_side()
 
     def test_masks_that_do_not_reach_the_arithmetic(
         self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         scorer = make_scorer()
-        states = torch.ones(3, 4)
-        result = SimpleNamespace(confidence=torch.ones(3), loss=torch.ones(3), states=states)
-        monkeypatch.setattr(scorer._task, "forward", lambda *_: result)
+
+        def forward(rows: list, *_: object) -> SimpleNamespace:
+            ones = torch.ones(len(rows))
+            return SimpleNamespace(confidence=ones, loss=ones, states=torch.ones(len(rows), 4))
+
+        monkeypatch.setattr(scorer._task, "forward", forward)
         with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):
             scorer(self.ROW)

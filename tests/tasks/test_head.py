@@ -39,7 +39,7 @@ def ask(head: OutputHead) -> tuple[torch.Tensor, torch.Tensor]:
     states, labels = 9 * torch.randn(8, 16), torch.tensor([0, 6, 7, 13, 20, 48, 49, 49])
     with torch.inference_mode():
         output_type = type(head.body(input_ids=torch.zeros((1, 2), dtype=torch.int64)))
-        logits = head._logits(states, output_type).float()
+        logits = head.logits(states[None], output_type)[0].float()
         expected = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
         return head.log_probs(states, labels, output_type), expected
 

@@ -315,7 +315,8 @@ class TestWhatIsComputed:
     def test_once_a_level(self, scorer_of: Callable, way: str) -> None:
         scorer, dataset = scorer_of(tokens_per_batch=60), Dataset.from_list(ROWS)
         encoded = scorer._task.encode(ROWS)
-        assert scorer._task.shares(1)  # asked now, as it computes a sample
+        scorer._check_model(encoded)  # asked now, as both compute samples
+        assert scorer._task.shares(1)
         with body_calls(scorer) as calls:
             WAYS[way](scorer, dataset)
         assert calls.count((1, 35)) == 3
@@ -406,9 +407,9 @@ class TestModelsThatCannot:
             expected = scorer_of(model).score(dataset)
         assert_same(scorer_of(model).score(dataset), expected)
 
-    def test_positions_that_depend_on_the_length_of_the_row(self, scorer_of: Callable, make_model: Callable) -> None:
-        model = make_model("llama")
-        model.config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    def test_positions_that_depend_on_the_length_of_the_row(self, scorer_of: Callable) -> None:
+        rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SMALL, rope_parameters=rope)).eval()
         assert not scorer_of(model)._task.shares(1)
 
     @pytest.mark.parametrize("way", WAYS)

@@ -1,0 +1,70 @@
+"""Whether one forward pass for all levels gives what one pass a level gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import torch
+
+from ..rounding import is_rounding
+from ..tasks import EncodedRow, Task
+from .loop import Levels, Masked
+
+
+class AllLevels(Protocol):
+    """The door to the masks for a row that meets all levels at once."""
+
+    def session(self, fractions: Sequence[float]) -> AbstractContextManager[Levels]:
+        """Time in which one level after another can be set."""
+
+    def side_by_side(self) -> AbstractContextManager[Sequence[Masked]]:
+        """Time in which each part of a batch meets a level of its own."""
+
+    def watch_reads(self) -> AbstractContextManager[set[str]]:
+        """Time in which it is seen which masked weights the model reads round their layers."""
+
+
+class _Expected(NamedTuple):
+    """States of a row at a level, as they are, as they are when the input is rounded, and the size of a rounding."""
+
+    states: torch.Tensor
+    rounded: torch.Tensor
+    epsilon: float
+
+
+def why_not_side_by_side(task: Task, masks: AllLevels, fractions: Sequence[float]) -> str | None:
+    """
+    Compare the hidden states of the task's sample rows at all levels.
+
+    Args:
+        task ([`Task`]):
+            What runs the model.
+        masks (`AllLevels`):
+            A masker that holds these levels.
+        fractions (`Sequence[float]`):
+            Masked fractions of the levels.
+
+    Returns:
+        `str`: Why a row must meet one level at a time; `None` if it may meet all at once, since the states then differ
+        by rounding only.
+    """
+    levels = len(fractions)
+    for row in task.feed(task.samples()):
+        with masks.session(fractions) as session:
+            expected = [_at_level(task, session, level, row) for level in range(levels)]
+        with masks.side_by_side(), masks.watch_reads() as read:
+            found = task.forward([row] * levels, None, levels).states.unflatten(0, (levels, -1))
+        if read:
+            return f"the model reads {min(read)} itself, round its layer"
+        if not all(is_rounding(states, *known) for states, known in zip(found, expected, strict=True)):
+            return "the model computes something else of a row in a batch"
+    return None
+
+
+def _at_level(task: Task, session: Levels, level: int, row: EncodedRow) -> _Expected:
+    session.set_level(level)
+    states = task.forward([row]).states
+    with task.rounded() as epsilon:
+        return _Expected(states, task.forward([row]).states, epsilon)
