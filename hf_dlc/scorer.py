@@ -387,13 +387,14 @@ class DLCScorer:
             layout=options.layout,
             columns=options.columns,
         )
+        task = CausalLMTask(self.model, encoder, token_mean=options.token_mean)
         if getattr(self.model.config, "output_router_logits", False):
             logger.warning(
                 "the config of %s asks for output_router_logits: the auxiliary loss of the router, which the model "
                 "adds to its own loss, is no part of dlc_loss",
                 type(self.model).__name__,
             )
-        return CausalLMTask(self.model, encoder, token_mean=options.token_mean)
+        return task
 
     @cached_property
     def _masker(self) -> Masker:
