@@ -60,7 +60,8 @@ from .reporting import versions
 from .tasks import LENGTH_STEP, EncodedRow, Share
 from .tasks.causal_lm import CausalLMTask, check_architecture
 from .tasks.encoding import RowEncoder
-from .tasks.image_classification import ImageClassificationTask, is_image_model
+from .tasks.image_classification import ImageClassificationTask
+from .tasks.image_models import is_image_model
 from .tasks.images import ImageEncoder
 from .tasks.prototypes import Prototypes
 
