@@ -26,7 +26,7 @@ _DEQUANTISED_BY = {
 }
 
 _PACKED_KEY = re.compile(
-    r"q_?weight|q_?zeros|packed|absmax|quant|codebook|scales?$|biases$|weight_scale|\bW_q\b", re.I
+    r"q_?weight|q_?zeros|packed|absmax|codebook|quant|\.scales?$|\.biases$|scale_inv$|W_q$", re.IGNORECASE
 )
 _ADAPTER_KEY = re.compile(r"\.(lora_\w+|base_layer|modules_to_save)\.")
 _OTHER_HEAD_KEY = re.compile(

@@ -36,7 +36,7 @@ from transformers.utils import is_torchvision_available
 from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
 from .config import CONFIG_NAME
 from .tasks.causal_lm import check_architecture
-from .tasks.image_classification import check_image_model, image_class, is_image_model, timm_message
+from .tasks.image_models import check_image_model, image_class, is_image_model, timm_message
 
 
 logger = logging.getLogger(__name__)

@@ -62,7 +62,8 @@ from .reporting import versions
 from .tasks import BatchRules, EncodedRow, Share
 from .tasks.causal_lm import CausalLMTask, check_architecture
 from .tasks.encoding import RowEncoder
-from .tasks.image_classification import ImageClassificationTask, is_image_model
+from .tasks.image_classification import ImageClassificationTask
+from .tasks.image_models import is_image_model
 from .tasks.images import ImageEncoder
 from .tasks.prototypes import Prototypes
 from .tasks.reading import DatasetReading
@@ -390,13 +391,14 @@ class DLCScorer:
             layout=options.layout,
             columns=options.columns,
         )
+        task = CausalLMTask(self.model, encoder, token_mean=options.token_mean)
         if getattr(self.model.config, "output_router_logits", False):
             logger.warning(
                 "the config of %s asks for output_router_logits: the auxiliary loss of the router, which the model "
                 "adds to its own loss, is no part of dlc_loss",
                 type(self.model).__name__,
             )
-        return CausalLMTask(self.model, encoder, token_mean=options.token_mean)
+        return task
 
     @cached_property
     def _masker(self) -> Masker:

@@ -309,6 +309,21 @@ class TestFolders:
         with pytest.raises(ValueError, match="is a PEFT adapter"):
             load(tmp_path)
 
+    def test_an_adapter_on_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = (
+            _write(tmp_path, adapter_config_DOT_json='{"base_model_name_or_path": "me/base"}') / "adapter_config.json"
+        )
+        asked: list[dict[str, Any]] = []
+        found = "transformers.utils.peft_utils.find_adapter_config_file"
+        monkeypatch.setattr(found, lambda name, **options: asked.append({"name": name, **options}) or str(path))
+        with pytest.raises(ValueError, match="me/adapter is a PEFT adapter for me/base"):
+            load("me/adapter", revision="v1")
+        assert asked == [{"name": "me/adapter", "revision": "v1"}]
+
+    def test_a_repository_that_is_not_there(self) -> None:
+        with pytest.raises(OSError, match=r"me/nothing|offline|connect"):
+            load("me/nothing")
+
     def test_timm(self, tmp_path: Path) -> None:
         config = {"architecture": "resnet18", "model_type": "timm_wrapper", "num_classes": 3}
         with pytest.raises(ValueError, match="is an image model of timm"):

@@ -131,6 +131,21 @@ def test_no_head_is_masked(name: str) -> None:
     assert not masked & set(head)
 
 
+def test_the_head_of_a_perceiver_is_within_its_body() -> None:
+    config = transformers.PerceiverConfig(
+        num_latents=4,
+        d_latents=16,
+        num_blocks=1,
+        num_self_attends_per_block=1,
+        num_self_attention_heads=1,
+        num_cross_attention_heads=1,
+        **_labels(),
+    )
+    model = transformers.PerceiverForImageClassificationLearned(config)
+    assert model.perceiver.decoder.decoder.final_layer.out_features == len(NAMES)
+    assert not [target.name for target in find_targets(model) if "final_layer" in target.name]
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_bodies(processor: BaseImageProcessor, dataset: Dataset, tmp_path: Path, name: str) -> None:
     model = build(BODIES[name])

@@ -10,8 +10,9 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, Features, IterableDataset, List, Value
 from datasets.utils import disable_progress_bars, tqdm
+from transformers import PreTrainedTokenizerBase
 
-from hf_dlc import DLCScorer, FlexRandSelector
+from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector
 from hf_dlc.columns import score_features
 from hf_dlc.masking import Masker
 from hf_dlc.tasks.causal_lm import CausalLMTask
@@ -276,3 +277,16 @@ def test_tokenize_gives_the_tokens_that_are_scored(make_scorer: Callable) -> Non
         batch = {name: torch.tensor([row[name]]) for name in ("input_ids", "labels")}
         with torch.no_grad():
             assert float(scorer.model(**batch).loss) == pytest.approx(columns["dlc_loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_loss_of_a_router_is_said_to_be_left_out(
+    make_model: Callable, tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture, asked: bool
+) -> None:
+    model = make_model("mixtral")
+    expected = DLCScorer(make_model("mixtral"), tokenizer, DLCConfig(schedule="0"))(ALPACA_ROWS)["dlc_loss"]
+    model.config.output_router_logits = asked
+    caplog.clear()
+    found = DLCScorer(model, tokenizer, DLCConfig(schedule="0"))(ALPACA_ROWS)["dlc_loss"]
+    assert ("asks for output_router_logits" in caplog.text) == asked
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -166,8 +166,8 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-li
     the experts of a mixture (3-D parameters of `*Experts*` modules). Never masked are norms with all their parts,
     biases and other parameters (of 1-D convolutions, recurrences and attention in one piece, say), and of the above:
 
-    - the output head: what `get_output_embeddings` returns, what an image classifier has outside its body, and what
-      is called `score` or ends in `classifier`;
+    - the output head: what `get_output_embeddings` returns, what an image classifier has outside its body or as its
+      last linear layer, and what is called `score` or ends in `classifier`;
     - embeddings: the weights of `nn.Embedding`, also where they are tied, and what makes vectors of patches of pixels:
       a part of something whose name begins with `patch_embed`, `convolution_embed` or `vision_embed`, or an
       `nn.Conv2d` of pixels whose stride is its size. (The stem of a CNN, whose windows overlap, is no embedding);
@@ -266,14 +266,16 @@ def classifier_body(model: nn.Module) -> nn.Module | None:
 
 
 def _classifier_memory(model: nn.Module) -> set[_Memory]:
-    """Memory of what an image classifier has on top of its body, whatever its name."""
+    """Memory of the head of an image classifier: what stands outside its body, and what gives its logits."""
     if "ForImageClassification" not in type(model).__name__:
         return set()
     body = classifier_body(model)
-    if body is None:  # the body is made of blocks, and the head of single layers
-        layers = [layer for layer in model.children() if isinstance(layer, nn.Linear)]
-        return {_memory(parameter) for layer in layers for parameter in layer.parameters()}
-    return {_memory(parameter) for parameter in model.parameters()} - set(map(_memory, body.parameters()))
+    below = model.parameters() if body is None else body.parameters()
+    found = {_memory(parameter) for parameter in model.parameters()} - set(map(_memory, below))
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1:]
+    if last and last[0].out_features == model.config.num_labels:  # of HGNetV2 without a body, in Perceiver's decoder
+        found.update(map(_memory, last[0].parameters()))
+    return found
 
 
 def _embedding_memory(model: nn.Module) -> set[_Memory]:

@@ -7,22 +7,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import transformers  # (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import ClassLabel, Image
 from datasets.formatting.formatting import LazyBatch, LazyDict
 from torch import nn
-from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
+from transformers import PreTrainedModel
 
 from ..columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
-from ..masking.targets import classifier_body
 from ..rounding import epsilon_of, rounded_input
 from . import BatchRules, BatchScores, Share
+from .image_models import (
+    body_of,
+    check_head,
+    check_image_model,
+    full_pooling,
+    has_class_token,
+    has_head,
+    is_image_model,
+)
 from .images import ImageEncoder, ImageRow
 from .prototypes import Logits, Prototypes
 from .reading import DatasetReading
@@ -33,24 +39,6 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
-
-# Families of bodies for which transformers has no classifier.
-_BODIES = frozenset(
-    {
-        "clip_vision_model",
-        "dinov3_convnext",
-        "dinov3_vit",
-        "metaclip_2_vision_model",
-        "siglip_vision_model",
-    }
-)
-
-# Families that take patches in the place of pixels, with their places.
-_MORE_THAN_PIXELS = frozenset({"siglip2", "siglip2_vision_model"})
-
-# Last names of parameters that are the token before the patches, and families that compute it from the patches.
-_CLASS_TOKENS = {"cls_token", "class_embedding"}
-_CLASS_TOKEN_COMPUTED = frozenset({"dinov3_convnext"})
 
 
 class ImageClassificationTask:
@@ -88,7 +76,7 @@ class ImageClassificationTask:
         if not is_image_model(model.config, [name]):
             raise ValueError(f"{name} is no image classifier, nor the body of one.")
         check_image_model(model.config, name)
-        self.body = _body_of(model)
+        self.body = body_of(model)
         if not model.config.return_dict:
             raise ValueError(
                 f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
@@ -99,8 +87,8 @@ class ImageClassificationTask:
         self.encoder = encoder
         self.head = ("classifier" if has_head(name) else "prototype") if head == "auto" else head
         if self.head == "classifier":
-            _check_head(model)
-        self.pooling = _full_pooling(self.body, pooling)
+            check_head(model)
+        self.pooling = full_pooling(self.body, pooling)
         self.logits: Logits = logits
         self.prototypes: Prototypes | None = None
         self.reading: DatasetReading | None = None
@@ -199,7 +187,7 @@ class ImageClassificationTask:
     def _patches(self, hidden: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The tokens without those that stand before the patches (class, distillation, registers)."""
         size = getattr(self.body.config, "patch_size", None)
-        if not isinstance(size, int) and not _has_class_token(self.body):
+        if not isinstance(size, int) and not has_class_token(self.body):
             return hidden
         if size is None:  # PVT, DINOv3 ConvNeXt: the class token alone, if these are the last hidden states
             return hidden[:, 1:] if "@" not in self.pooling else hidden
@@ -362,132 +350,6 @@ class ImageClassificationTask:
         if self.prototypes.is_alone(row.digest, row.label):
             return row._replace(status=ONLY_OF_CLASS, pixels=None)
         return row
-
-
-def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bool:
-    """
-    Whether a model takes images and nothing else.
-
-    Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration of the model.
-        architectures (`Sequence[str]`):
-            Names of its class, as far as they are known: a model of images and text may have a classifier of images.
-    """
-    if any(getattr(config, f"{kind}_config", None) is not None for kind in ("text", "vision", "audio")):
-        return any(map(has_head, architectures)) and _takes_pixels(config)
-    if config.is_encoder_decoder:
-        return False
-    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or _takes_pixels(config):
-        return True
-    known = (getattr(transformers, name, None) for name in architectures)
-    return any(getattr(kind, "main_input_name", None) == "pixel_values" for kind in known)
-
-
-def _takes_pixels(config: PreTrainedConfig) -> bool:
-    """Whether the class that belongs to a configuration says that its input is pixels."""
-    for mapping in (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING):
-        if type(config) in mapping:
-            found = mapping[type(config)]
-            kind = found[0] if isinstance(found, tuple) else found
-            return kind.main_input_name == "pixel_values"
-    return False
-
-
-def check_image_model(config: PreTrainedConfig, name: str) -> None:
-    """
-    Refuse, by name, what takes images and is neither an image classifier nor the body of one.
-
-    Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration of a model that takes images.
-        name (`str`):
-            Name of the model, for the message.
-
-    Raises:
-        ValueError: If its family is none of image classifiers, or takes more than an array of pixels.
-    """
-    name = f"{name} ({type(config).__name__})"
-    if config.model_type == "vit_mae":
-        raise ValueError(
-            f"{name} hides random patches of every image. Load its encoder as a ViT: "
-            "ViTModel.from_pretrained(...).save_pretrained(folder)."
-        )
-    if config.model_type.startswith("timm_"):
-        raise ValueError(timm_message(name))
-    if config.model_type in _MORE_THAN_PIXELS or (type(config) in MODEL_MAPPING and not _takes_pixels(config)):
-        raise ValueError(f"{name} must take an image as one array of pixels, and takes something else or more.")
-    if type(config) not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and config.model_type not in _BODIES:
-        raise ValueError(f"{name} is no image classifier, nor the body of one.")
-
-
-def timm_message(name: str) -> str:
-    """What there is to say of an image model of timm, with timm or without it."""
-    return f"{name} is an image model of timm, in a wrapper. Load one of transformers' own, such as a ViT or a ResNet."
-
-
-def image_class(config: PreTrainedConfig) -> Any:
-    """Class that loads what an image model's configuration describes: the classifier, or the body where no head is."""
-    if any(map(has_head, config.architectures or [])):
-        return AutoModelForImageClassification
-    # The vision part of some models of images and text has a class, and no place in the automatic one.
-    return AutoModel if type(config) in MODEL_MAPPING else getattr(transformers, config.architectures[0])
-
-
-def _body_of(model: PreTrainedModel) -> PreTrainedModel:
-    """What features come from; the classifier itself where its layers stand in it, beside the head."""
-    is_classifier = has_head(type(model).__name__)
-    part = classifier_body(model) if is_classifier else model.base_model
-    body = model if part is None or not (is_classifier or "pixel_values" in _inputs(part)) else part
-    if not isinstance(body, PreTrainedModel) or "pixel_values" not in _inputs(body):
-        raise ValueError(f"{type(model).__name__} must take pixels and have a body of transformers' own.")
-    return body
-
-
-def _inputs(module: torch.nn.Module) -> Mapping[str, Any]:
-    return signature(module.forward).parameters
-
-
-def _check_head(model: PreTrainedModel) -> None:
-    """One of several classes is what a label says, and softmax over the logits is the probability of it."""
-    problem, labels = model.config.problem_type, model.config.num_labels
-    if problem in (None, "single_label_classification") and labels > 1:
-        return
-    what = f"problem_type={problem!r}" if labels > 1 else f"num_labels={labels}"
-    raise ValueError(
-        f"the head of {type(model).__name__} must choose one class of several, got {what}: its logits are no "
-        "probabilities of classes that exclude each other. Pass head='prototype' and call scorer.fit(dataset)."
-    )
-
-
-def _full_pooling(body: PreTrainedModel, pooling: str) -> str:
-    """`pooling` with nothing left open."""
-    kind, has_cls = type(body).__name__, _has_class_token(body)
-    if pooling.startswith("cls") and not has_cls:
-        raise ValueError(f"{kind} has no class token, got pooling={pooling!r}. Pass 'mean'.")
-    if pooling == "auto":
-        # BEiT and its like say so; the families of CLIP, whose token has this name, always do.
-        averages = getattr(body.config, "use_mean_pooling", False) or "class_embedding" in _last_names(body)
-        pooling = "cls" if has_cls and not averages else "mean"
-    modules = dict(body.named_modules())
-    if has_head(kind) and "@" not in pooling and "encoder" in modules:
-        pooling += "@encoder"  # the classifier itself puts out logits
-    if (module := pooling.partition("@")[2]) not in modules:
-        raise ValueError(f"pooling must name a module of {kind}, got {module!r}.")
-    return pooling
-
-
-def _has_class_token(body: PreTrainedModel) -> bool:
-    return bool(_CLASS_TOKENS & _last_names(body)) or body.config.model_type in _CLASS_TOKEN_COMPUTED
-
-
-def _last_names(body: PreTrainedModel) -> set[str]:
-    return {name.rpartition(".")[2] for name, _ in body.named_parameters()}
-
-
-def has_head(architecture: str) -> bool:
-    """Whether a class of models has a trained classifier, by its name: DeiT's distilled one has a longer name."""
-    return "ForImageClassification" in architecture
 
 
 def _is_image(value: Any) -> bool:
