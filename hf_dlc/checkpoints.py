@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3  # names in a message
+_SAVE_TOKENIZER = "Save it beside the model: tokenizer.save_pretrained(folder)."
 
 # Methods whose weights transformers can make plain floats of on loading, and the class that asks for it.
 _DEQUANTISED_BY = {
@@ -67,6 +68,29 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
     if "tokenizer_config.json" in names and not any(name.endswith((".safetensors", ".bin")) for name in names):
         return "It is a tokenizer alone. Save the model beside it: model.save_pretrained(folder)."
     return f"It holds {_listed(names) or 'nothing'}. Pass a folder that model.save_pretrained wrote."
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """
+    Refuse a tokenizer that knows no text: for many models transformers makes an empty one where its files are missing.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Loaded tokenizer.
+        name (`str`):
+            What it was loaded from.
+
+    Raises:
+        ValueError: If its vocabulary has special tokens only.
+    """
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    if not tokenizer.get_vocab().keys() - added - set(tokenizer.all_special_tokens):
+        raise ValueError(f"{name} has a tokenizer without any text in its vocabulary. {_SAVE_TOKENIZER}")
+
+
+def tokenizer_message(name: str, error: Exception) -> str:
+    """What to tell where no tokenizer can be loaded from a folder or repository."""
+    return f"no tokenizer can be loaded from {name}. {_SAVE_TOKENIZER} ({type(error).__name__}: {error})"
 
 
 def _adapter_message(name: str, config_file: str | Path) -> str:

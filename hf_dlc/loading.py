@@ -33,7 +33,15 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available
 
-from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
+from .checkpoints import (
+    check_adapter,
+    check_folder,
+    check_quantisation,
+    check_vocabulary,
+    check_weights,
+    missing_weights,
+    tokenizer_message,
+)
 from .config import CONFIG_NAME
 from .tasks.causal_lm import check_architecture
 from .tasks.image_models import check_image_model, image_class, is_image_model, timm_message
@@ -147,7 +155,7 @@ class ModelSource:
         if is_image:
             processor = _load_image_processor(self.model_id, shared)
         else:
-            processor = AutoTokenizer.from_pretrained(self.model_id, **shared)
+            processor = _load_tokenizer(self.model_id, shared)
         if "device_map" not in options:
             model = model.to(self.device)
         name = self.model_kwargs.get("gguf_file") or self.model_id
@@ -188,6 +196,15 @@ def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dic
         if isinstance(part, PreTrainedModel):
             part.config.return_dict = True
     return model
+
+
+def _load_tokenizer(model_id: str, shared: dict[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_id, **shared)
+    except (ImportError, OSError, TypeError, ValueError) as error:  # by family, where there are no files of one
+        raise ValueError(tokenizer_message(model_id, error)) from error
+    check_vocabulary(tokenizer, model_id)
+    return tokenizer
 
 
 def _load_image_processor(model_id: str, shared: dict[str, Any]) -> BaseImageProcessor:

@@ -219,6 +219,17 @@ class TestQuantisation:
             load(llama_folder, model_kwargs=options)
 
 
+class TestTokenizers:
+    @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe", "mixtral"])
+    def test_a_folder_without_one(
+        self, make_model: Callable[[str], PreTrainedModel], name: str, tmp_path: Path
+    ) -> None:
+        """For some families transformers fails, for others it makes an empty tokenizer, which drops all text."""
+        make_model(name).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"tokenizer.*Save it beside the model: tokenizer.save_pretrained"):
+            DLCScorer.from_pretrained(tmp_path)
+
+
 class TestModelKwargs:
     """Nothing that is passed is dropped."""
 

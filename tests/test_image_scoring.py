@@ -441,6 +441,13 @@ def test_reasons(make_scorer: Callable, dataset: Dataset) -> None:
     scored = scorer.score(rows)
     assert scored["dlc_status"][:] == expected
     assert np.isnan(scored["dlc_confidence"][:]).tolist() == [False, True, True, True, True]
+    first = scorer.estimate(rows).first_skipped
+    assert first["invalid_image"].startswith("row 1: the image cannot be read: UnidentifiedImageError")
+    assert first["missing_label"] == "row 2: there is no label"
+    assert first["unknown_label"] == "row 3: the label 'square' is none of ['circle', 'stripe', 'noise']"
+    assert str(scorer.reading_).startswith(
+        "rows are read as images: 'picture' as image, 'label'; as pixels; learned: the"
+    )
     assert rows.map(scorer, batched=True)["dlc_status"][:] == expected
 
 

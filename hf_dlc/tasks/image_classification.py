@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OF_LABELS = (MISSING_LABEL, UNKNOWN_LABEL)
+
 
 class ImageClassificationTask:
     """
@@ -335,7 +337,15 @@ class ImageClassificationTask:
         return _label_indices(labels, self.classes)
 
     def _encode(self, source: Sequence[Any], labels: Sequence[Any], share: Share | None = None) -> list[ImageRow]:
-        return self.with_reasons(self.encoder.encode(source, self._indices(labels), share))
+        rows = self.encoder.encode(source, self._indices(labels), share)
+        pairs = zip(rows, labels, strict=True)
+        return self.with_reasons([self._told(row, label) if row.status in _OF_LABELS else row for row, label in pairs])
+
+    def _told(self, row: ImageRow, label: Any) -> ImageRow:
+        """The row with what is wrong with its label."""
+        is_missing = row.status == MISSING_LABEL
+        why = "there is no label" if is_missing else f"the label {label!r} is none of {_shown(self.classes)}"
+        return row._replace(why=why)
 
     def with_reasons(self, rows: Sequence[ImageRow]) -> list[ImageRow]:
         """The rows; one that cannot be compared with the prototype of its class says why in its status."""
@@ -345,10 +355,11 @@ class ImageClassificationTask:
 
     def _with_reason(self, row: ImageRow) -> ImageRow:
         """The row, or why it cannot be compared with the prototype of its class."""
+        name = self.prototypes.classes[row.label]
         if self.prototypes.counts[row.label] == 0:
-            return row._replace(status=UNKNOWN_LABEL, pixels=None)
+            return row._replace(status=UNKNOWN_LABEL, pixels=None, why=f"no fitted image is of its class, {name!r}")
         if self.prototypes.is_alone(row.digest, row.label):
-            return row._replace(status=ONLY_OF_CLASS, pixels=None)
+            return row._replace(status=ONLY_OF_CLASS, pixels=None, why=f"no other fitted image is of class {name!r}")
         return row
 
 

@@ -287,10 +287,11 @@ class ImageEncoder:
 
     def _examine(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
         """The rows with digest and size and, while there is room, their pixels; or with the reason why not."""
-        room, shape = _room_for_pixels(), None
+        room, shape, is_first = _room_for_pixels(), None, True
         for row, pixels in zip(rows, self._load(rows), strict=True):
             if pixels is None:
-                yield row._replace(status=INVALID_IMAGE)
+                yield row._replace(status=INVALID_IMAGE, why=_why_unreadable(row) if is_first else "")
+                is_first = False
                 continue
             if pixels.shape != (shape := shape or pixels.shape):
                 raise ValueError(
@@ -362,6 +363,17 @@ class _Images(torch.utils.data.Dataset):
         row = self.rows[place]
         pixels = self.read(row.source[row.index])
         return None if pixels is None else pixels.contiguous().view(torch.uint8).numpy()
+
+
+def _why_unreadable(row: ImageRow) -> str:
+    """What is wrong with an image, for which it is opened again: another process may have tried to read it."""
+    try:
+        open_image(row.source[row.index])
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise all kinds of things over files that are broken
+        return f"the image cannot be read: {type(error).__name__}: {error}"
+    return "the image cannot be read"
 
 
 def _as_told(row: ImageRow, facts: np.ndarray) -> ImageRow:
