@@ -172,7 +172,7 @@ class CausalLMTask:
         found = self._logits_of(ids)
         with self.rounded() as epsilon:
             rounded = self._logits_of(ids)
-        if found is None or not is_rounding(found, expected, rounded, epsilon):
+        if found is None or not is_rounding(expected, found, rounded, epsilon):
             raise ValueError(
                 f"{type(self.model).__name__} does not compute its logits from the last hidden states of its body "
                 "alone; DLC needs that."

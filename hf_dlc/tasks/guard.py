@@ -27,7 +27,7 @@ _CHANGED = (1, 8, 16)
 
 # Options of configs with a number of tokens in them, where a model may begin to compute otherwise. Of keys that are
 # chosen among all, each may stand for some tokens: for 4 or 128 in DeepSeek V4.
-_TURNS = re.compile("window|chunk|block_size|position|length|context|distance|local_attention")
+_TURNS = re.compile("window|chunk|block_size|position|length|seq|context|ctx|distance|local_attention")
 _CHOSEN = re.compile("topk|budget")
 _MOST_FOR_ONE = 128
 
@@ -146,20 +146,24 @@ class Guard:
 
     def _check_around(self, turn: int) -> None:
         """Whether a row of `turn` tokens can be padded beyond them, and a longer one be padded at all."""
-        below, longer = self._made_up(turn), self._made_up(int(min(turn + _ROW, self.positions)))
+        longer = self._made_up(int(min(turn + _ROW, self.positions)))
         batch = int(min(len(longer) + _BATCH - _ROW, self.positions))
-        states, bound = self._alone(below)
-        if self._change_in_batch(below, states, batch) > bound:
-            logger.info("%s changes at %d tokens: no row is padded beyond them", self._name, turn)
-            self.rules = self.rules._replace(boundaries=(*self.rules.boundaries, turn))
         states, bound = self._alone(longer)
         if self._change_ahead(longer, states) > (bound / 8 if is_half(self._epsilon) else bound):
             self._require_repeatable(longer, states, bound)
             self._readable = min(self._readable, turn)
-        beyond = self.rules.alone_beyond
-        if (beyond is None or beyond > turn) and self._change_in_batch(longer, states, batch) > bound:
+        alone_beyond = self.rules.alone_beyond
+        if turn in self.rules.boundaries or (alone_beyond is not None and turn >= alone_beyond):
+            return
+        if self._change_in_batch(longer, states, batch) > bound:
             logger.info("%s takes rows of more than %d tokens alone and without padding", self._name, turn)
             self.rules = self.rules._replace(alone_beyond=turn)
+            return
+        below = longer[:turn]
+        states, bound = self._alone(below)
+        if self._change_in_batch(below, states, batch) > bound:
+            logger.info("%s changes at %d tokens: no row is padded beyond them", self._name, turn)
+            self.rules = self.rules._replace(boundaries=(*self.rules.boundaries, turn))
 
     def _alone(self, row: torch.Tensor) -> tuple[torch.Tensor, float]:
         """States of a row, and the largest change that still is rounding."""
@@ -220,8 +224,9 @@ def too_long(tokens: int, positions: float, name: str) -> str:
 
 def made_up(count: int, size: int, special: frozenset[int] = frozenset(), seed: int = 1) -> np.ndarray:
     """Token ids below `size`, the same in every process, and not those of any row: no score depends on other rows."""
-    places = np.arange(count, dtype=np.int64)
-    ids = (7919 * seed * (places + 1) * (places + 3) + 13 * seed) % size
+    mixed = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(seed << 32)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+    ids = (mixed >> np.uint64(33)).astype(np.int64) % size
     for _ in range(min(len(special), size - 1)):
         ids = np.where(np.isin(ids, list(special)), (ids + 1) % size, ids)
     return ids

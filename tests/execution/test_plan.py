@@ -104,3 +104,16 @@ def test_cutting_again_keeps_every_row_in_order_under_the_smaller_budget(
         assert np.concatenate([part.lengths for part in parts]).tolist() == batch.lengths.tolist()
         assert all(part.padded_tokens <= smaller or len(part.rows) == 1 for part in parts)
         assert len(parts) == 1 or batch.padded_tokens > smaller
+
+
+def test_rows_of_different_groups_never_go_together() -> None:
+    lengths, groups = np.array([8, 8, 0, 16, 8, 16, 8]), np.array([0, 1, 0, 0, -1, 1, 0])
+    batches = cut_batches(lengths, 1000, groups=groups, overhead=1000)
+    assert [batch.rows.tolist() for batch in batches] == [[3, 0, 6], [5, 1], [4]]
+    prefixes = np.array([1, 0, 0, 1, 0, 0, 0])
+    batches = cut_batches(lengths, 1000, prefixes, overhead=1000, groups=groups)
+    assert [(batch.rows.tolist(), batch.prefix) for batch in batches] == [([5, 1], 0), ([3, 0], 1), ([4], 0), ([6], 0)]
+
+
+def test_no_rows() -> None:
+    assert cut_batches(np.zeros(3, dtype=np.int64), 100) == cut_batches(np.zeros(0, dtype=np.int64), 100) == []

@@ -522,6 +522,9 @@ class TestOfAScorer:
             {"shared_prefixes": "1"},
             {"shared_prefixes": None},
             {"shared_prefixes": ...},
+            {"batch_rules": ...},
+            {"batch_rules": {"boundaries": [4.5], "alone_beyond": None}},
+            {"batch_rules": {"boundaries": [], "alone_beyond": -1}},
         ],
         ids=str,
     )

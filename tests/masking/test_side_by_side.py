@@ -3,11 +3,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
+from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.masking import Masker
+from tests.families import build_causal
 
 
 FRACTIONS = (0.0, 0.1, 0.3)
@@ -90,6 +94,22 @@ def test_levels_must_be_held(llama: torch.nn.Module) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [("mamba", {"mixer.dt_proj"}), ("falcon_mamba", {"mixer.dt_proj"}), ("llama", set()), ("bart", set())],
+)
+def test_weights_that_a_model_reads_itself(name: str, read: set[str]) -> None:
+    """Asked for its dtype or shape, a weight is not read; nor is that of a layer that is never called, as in BART."""
+    model = build_causal(name)
+    masker = held(model)
+    with torch.no_grad(), masker.side_by_side(), masker.watch_reads() as names:
+        model(IDS.repeat(3, 1), use_cache=False)
+    assert {".".join(name.split(".")[-3:-1]) for name in names} == read
+    with torch.no_grad(), masker.watch_reads() as names:
+        model(IDS, use_cache=False)
+    assert names  # one level at a time, each layer reads its weight
+
+
 class TestRows:
     """What the scorer makes of it."""
 
@@ -125,3 +145,30 @@ class TestRows:
         monkeypatch.setattr(scorer._task, "forward", forward)
         with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):
             scorer(self.ROW)
+
+    @pytest.mark.parametrize(
+        ("name", "is_side_by_side"),
+        [
+            ("mamba", False),  # reads the weights of a layer itself
+            ("falcon_mamba", False),
+            ("bert", True),  # has a layer between body and output embeddings
+            ("roberta", True),
+            ("electra", True),
+            ("modernbert-decoder", True),
+            ("megatron-bert", True),
+            ("bart", True),  # has layers that are never called
+        ],
+    )
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_families(
+        self, tokenizer: PreTrainedTokenizerBase, name: str, is_side_by_side: bool, dtype: torch.dtype
+    ) -> None:
+        model = build_causal(name).to(dtype)
+        scorer = DLCScorer(model, tokenizer, DLCConfig(schedule="0, 0.1, 0.3", keep_levels=True, max_length=94))
+        rows = [{"instruction": "Say it.", "output": "word " * count} for count in (1, 4, 9)]
+        batched = np.array([list(losses) for losses in scorer(rows)["dlc_level_loss"]])
+        one_by_one = np.array([scorer(row)["dlc_level_loss"] for row in rows])
+        half = dtype == torch.bfloat16
+        np.testing.assert_allclose(one_by_one, batched, atol=0.1 if half else 1e-4, rtol=0)
+        assert scorer._agrees_side_by_side() == is_side_by_side
+        assert np.abs(batched[:, 2] - batched[:, 0]).max() > 0.1  # levels that are alike would prove little

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPoolingAndCrossAttentions
 
+from hf_dlc.masking import Masker
 from hf_dlc.tasks import head as head_module
 from hf_dlc.tasks.head import OutputHead
 
@@ -138,3 +139,23 @@ def test_in_half_precision_sums_are_not(make_head: Callable[..., OutputHead]) ->
         logits = F.linear(states, head.model.lm_head.weight).float()
     expected = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_parts_that_meet_other_weights(is_cut: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer before the output embeddings is masked, too: each part of the states must go through its own weights."""
+    if is_cut:
+        monkeypatch.setitem(head_module._LOGITS_AT_ONCE, "full", 6 * WORDS)
+    config = AutoConfig.for_model("bert", vocab_size=WORDS, is_decoder=True, **SIZES)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    head, masker = OutputHead(model, model.base_model), Masker(model)
+    masker.hold_levels((0.0, 0.5))
+    states, labels = 30 * torch.randn(7, 16), torch.arange(7)
+    output_type = BaseModelOutputWithPoolingAndCrossAttentions
+    with torch.no_grad(), masker.session((0.0, 0.5)) as session:
+        expected = [head.log_probs(states, labels, output_type) for level in range(2) if session.set_level(level)]
+    with torch.no_grad(), masker.side_by_side():
+        found = head.log_probs(states.repeat(2, 1), labels.repeat(2), output_type, parts=2)
+    torch.testing.assert_close(found, torch.cat(expected))
+    assert not torch.allclose(*expected, atol=1e-3)

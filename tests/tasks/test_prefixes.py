@@ -19,6 +19,7 @@ from hf_dlc.tasks import LENGTH_STEP
 from hf_dlc.tasks.causal_lm import CausalLMTask
 from hf_dlc.tasks.encoding import Encoding, RowEncoder
 from tests.conftest import CHATML, VOCAB_SIZE
+from tests.families import build_causal
 
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -406,6 +407,14 @@ class TestModelsThatCannot:
         with unshared():
             expected = scorer_of(model).score(dataset)
         assert_same(scorer_of(model).score(dataset), expected)
+
+    @pytest.mark.parametrize("name", ["xglm", "openai-gpt", "biogpt", "bloom", "roberta", "whisper"])
+    def test_one_that_makes_its_own_masks_or_positions(self, with_system: PreTrainedTokenizerBase, name: str) -> None:
+        rows = [{"instruction": f"Say {i}", "output": "yes " * (i % 3 + 1)} for i in range(8)]
+        scorer = DLCScorer(build_causal(name), with_system, DLCConfig(schedule="0, 0.3", max_length=94))
+        expected = [scorer([row])["dlc_loss"][0] for row in rows]
+        np.testing.assert_allclose(scorer.score(Dataset.from_list(rows))["dlc_loss"][:], expected, atol=1e-4)
+        np.testing.assert_allclose([scorer(row)["dlc_loss"] for row in rows], expected, atol=1e-4)
 
     def test_positions_that_depend_on_the_length_of_the_row(self, scorer_of: Callable) -> None:
         rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}

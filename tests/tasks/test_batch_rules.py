@@ -1,0 +1,60 @@
+"""Which rows may share a micro-batch, and how far they are padded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hf_dlc.tasks import BatchRules
+
+
+LENGTHS = np.array([0, 3, 8, 9, 46, 47, 48, 60, 61, 70])
+
+
+def test_without_limits() -> None:
+    rules = BatchRules()
+    assert rules.padded(LENGTHS).tolist() == [0, 8, 8, 16, 48, 48, 48, 64, 64, 72]
+    assert set(rules.groups(LENGTHS)) == {0}
+    assert rules.padded(np.array([46]), 5).tolist() == [48]  # 41 tokens behind the first five
+    assert rules.plain_up_to == np.inf
+
+
+def test_padding_stops_at_a_boundary() -> None:
+    rules = BatchRules(boundaries=(47,))
+    assert rules.padded(LENGTHS).tolist() == [0, 8, 8, 16, 47, 47, 48, 64, 64, 72]
+    assert rules.padded(np.array([46]), 5).tolist() == [42]
+    groups = rules.groups(LENGTHS)
+    assert len(set(groups[LENGTHS <= 47])) == len(set(groups[LENGTHS > 47])) == 1
+    assert set(groups[LENGTHS <= 47]).isdisjoint(groups[LENGTHS > 47])
+
+
+def test_rows_that_go_alone() -> None:
+    rules = BatchRules(boundaries=(47,), alone_beyond=60)
+    assert rules.padded(LENGTHS).tolist() == [0, 8, 8, 16, 47, 47, 48, 60, 61, 70]
+    groups = rules.groups(LENGTHS).tolist()
+    assert groups[6] == groups[7]
+    assert groups.count(groups[8]) == groups.count(groups[9]) == 1
+    assert rules.plain_up_to == 47
+
+
+def test_all_rows_alone() -> None:
+    rules = BatchRules(alone_beyond=0)
+    assert rules.padded(LENGTHS).tolist() == LENGTHS.tolist()
+    assert len(set(rules.groups(LENGTHS[1:]))) == len(LENGTHS) - 1
+
+
+@pytest.mark.parametrize("rules", [BatchRules(), BatchRules((47, 60), 70), BatchRules(alone_beyond=0)])
+def test_as_json(rules: BatchRules) -> None:
+    assert BatchRules.from_json(rules.to_json()) == rules
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, {}, {"boundaries": [1.5], "alone_beyond": None}, {"boundaries": [True], "alone_beyond": None}]
+    + [{"boundaries": [], "alone_beyond": beyond} for beyond in (-1, "3", 2.5)],
+)
+def test_what_is_no_rule(value: Any) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        BatchRules.from_json(value)

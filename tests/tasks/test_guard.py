@@ -1,0 +1,209 @@
+"""Models are measured before they score: which are refused, which score every row alone, and which need nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.tasks.guard import made_up, special_tokens
+from tests.conftest import ALPACA_ROWS
+from tests.families import _SIZES, build_causal, shrink
+from tests.tasks.test_positions import own_losses, row
+
+
+ROWS = [row(length) for length in (30, 7, 21, 48, 3, 16)]
+
+
+@pytest.fixture
+def scorer_of(tokenizer: PreTrainedTokenizerBase) -> Callable[..., DLCScorer]:
+    def make(model: PreTrainedModel, **options: Any) -> DLCScorer:
+        return DLCScorer(model, tokenizer, DLCConfig(schedule="0, 0.2", keep_levels=True, max_length=94, **options))
+
+    return make
+
+
+def level_losses(columns: Any) -> np.ndarray:
+    return np.array([list(values) for values in columns["dlc_level_loss"]])
+
+
+def changed_states(model: PreTrainedModel, change: Callable[[torch.Tensor], torch.Tensor]) -> PreTrainedModel:
+    """The model, with `change` made of what its first layer puts out."""
+    model.base_model.layers[0].register_forward_hook(lambda _module, _inputs, output: change(output))
+    return model
+
+
+def with_next(states: torch.Tensor) -> torch.Tensor:
+    """Each state with a little of the one behind it."""
+    return states + 0.01 * torch.cat([states[:, 1:], states[:, -1:]], dim=1)
+
+
+class TestLookingAhead:
+    @pytest.mark.parametrize("name", ["xlm", "cpmant"])
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_families(self, scorer_of: Callable, name: str, dtype: torch.dtype) -> None:
+        scorer = scorer_of(build_causal(name).to(dtype))
+        for way in (scorer.score, scorer.estimate, lambda rows: scorer(rows[:]), lambda rows: scorer(rows[0])):
+            with pytest.raises(ValueError, match=r"looks ahead: earlier hidden states changed by 0\.\d+ "):
+                way(Dataset.from_list(ROWS))
+
+    def test_an_option_of_a_family(self, scorer_of: Callable) -> None:
+        from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+        config = shrink(Gemma3TextConfig, _SIZES, use_bidirectional_attention=True)
+        with pytest.raises(ValueError, match="Gemma3ForCausalLM looks ahead"):
+            scorer_of(Gemma3ForCausalLM(config).eval())(ROWS[0])
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            with_next,
+            lambda states: states + 0.01 * states.mean(dim=1, keepdim=True),
+            lambda states: states + 0.01 * states.unflatten(1, (-1, 1)).cumsum(dim=1).flip(1).flatten(1, 2),
+        ],
+        ids=["one token", "all tokens", "sums from behind"],
+    )
+    def test_a_little(self, make_model: Callable, scorer_of: Callable, change: Callable) -> None:
+        with pytest.raises(ValueError, match="LlamaForCausalLM looks ahead"):
+            scorer_of(changed_states(make_model("llama"), change))(ROWS[0])
+
+    def test_beyond_a_length_only(self, scorer_of: Callable) -> None:
+        """As by keys that are chosen among all of a row, where a later token may take the place of an earlier one."""
+        model = build_causal("llama")
+        model.config.keep_window_size = 40
+        scorer = scorer_of(changed_states(model, lambda states: with_next(states) if states.shape[1] > 40 else states))
+        rows = [row(length) for length in (40, 39, 7)]
+        expected = own_losses(model, rows)
+        np.testing.assert_allclose(level_losses(scorer.score(Dataset.from_list(rows)))[:, 0], expected, atol=1e-4)
+        with pytest.raises(ValueError, match=r"looks ahead in rows of more than 40 tokens: .* Pass max_length=40\."):
+            scorer(row(41))
+        np.testing.assert_allclose(scorer(rows[0])["dlc_level_loss"][0], expected[0], atol=1e-4)
+
+    def test_weights_that_are_exchanged(self, make_model: Callable, scorer_of: Callable) -> None:
+        model = make_model("llama")
+        scorer = scorer_of(model)
+        scorer(ROWS[0])
+        changed_states(model, with_next)
+        with torch.no_grad():
+            model.lm_head.weight.mul_(2)
+        with pytest.raises(ValueError, match="looks ahead"):
+            scorer(ROWS[0])
+
+
+class TestOtherInABatch:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda states: states + states.roll(1, dims=0) if len(states) > 1 else states,
+            lambda states: states * (1 + 0.001 * states.shape[1]),
+        ],
+        ids=["mixes rows", "sees the padding"],
+    )
+    def test_every_row_goes_alone(
+        self, make_model: Callable, scorer_of: Callable, change: Callable, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model = changed_states(make_model("llama"), change)
+        scorer = scorer_of(model)
+        with caplog.at_level(logging.WARNING, "hf_dlc"):
+            at_once = level_losses(scorer.score(Dataset.from_list(ROWS), num_threads=1))
+            again = level_losses(scorer(ROWS))
+        one_by_one = np.array([scorer(one)["dlc_level_loss"] for one in ROWS])
+        np.testing.assert_allclose(at_once[:, 0], own_losses(model, ROWS), atol=1e-4)
+        np.testing.assert_allclose(one_by_one, at_once, atol=1e-4)
+        assert np.array_equal(again, at_once)
+        assert [record.getMessage() for record in caplog.records if "alone and without padding" in record.message] == [
+            record.getMessage() for record in caplog.records[:1]
+        ]
+
+    @pytest.mark.parametrize("name", ["doge", "deepseek_v32"])
+    def test_families(self, scorer_of: Callable, name: str) -> None:
+        """They choose among the keys of all tokens."""
+        model = build_causal(name)
+        found = level_losses(scorer_of(model).score(Dataset.from_list(ROWS)))
+        np.testing.assert_allclose(found[:, 0], own_losses(model, ROWS), atol=1e-4)
+
+    def test_beyond_a_length_only(self, scorer_of: Callable) -> None:
+        model = build_causal("deepseek_v4")
+        rows = [row(length) for length in (90, 81, 60, 12)]
+        scorer = scorer_of(model)
+        found = level_losses(scorer.score(Dataset.from_list(rows)))
+        np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
+        assert scorer._task.rules.alone_beyond == 64
+
+
+class TestWhatDoesNotRepeat:
+    def test_a_family(self, scorer_of: Callable) -> None:
+        with pytest.raises(ValueError, match="other hidden states when it reads the same tokens again"):
+            scorer_of(build_causal("reformer"))(ROWS[0])
+
+    def test_noise(self, make_model: Callable, scorer_of: Callable) -> None:
+        model = changed_states(make_model("llama"), lambda states: states + 1e-3 * torch.randn_like(states))
+        with pytest.raises(ValueError, match="other hidden states when it reads the same tokens again"):
+            scorer_of(model)(ROWS[0])
+
+    def test_random_numbers_that_change_nothing(self, make_model: Callable, scorer_of: Callable) -> None:
+        model = changed_states(make_model("llama"), lambda states: states + 0 * torch.randn_like(states))
+        assert scorer_of(model)(ROWS[0])["dlc_status"] == "ok"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "mixtral", "qwen3_moe", "gpt_oss"])
+def test_models_that_need_nothing(
+    make_model: Callable, scorer_of: Callable, name: str, dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = scorer_of(make_model(name).to(dtype))
+    with caplog.at_level(logging.WARNING, "hf_dlc"):
+        scorer.score(Dataset.from_list(ROWS))
+    assert scorer._task.rules.plain_up_to == np.inf
+    assert caplog.records == []
+
+
+def test_logits_of_something_else(make_model: Callable, scorer_of: Callable) -> None:
+    model = make_model("llama")
+    forward = model.forward
+    model.forward = lambda input_ids, **options: (
+        result := forward(input_ids=input_ids, **options),
+        setattr(result, "logits", result.logits + input_ids[..., None] % 7),
+    )[0]
+    with pytest.raises(ValueError, match="does not compute its logits from the last hidden states"):
+        scorer_of(model)(ROWS[0])
+
+
+def test_a_body_under_another_name(scorer_of: Callable) -> None:
+    """The base of Llama 4 is what it has beside images."""
+    model = build_causal("llama4_text")
+    found = level_losses(scorer_of(model).score(Dataset.from_list(ROWS)))
+    np.testing.assert_allclose(found[:, 0], own_losses(model, ROWS), atol=1e-4)
+
+
+def test_the_model_is_measured_once(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer, sizes = make_scorer(), []
+    scorer.model.base_model.register_forward_pre_hook(
+        lambda _module, _inputs, options: sizes.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    scorer._check_model(scorer._task.encode(ALPACA_ROWS))
+    assert sum(rows * tokens for rows, tokens in sizes) < 400
+    assert {(1, 23), (3, 40)} <= set(sizes)
+    sizes.clear()
+    scorer(ALPACA_ROWS)
+    scorer.score(Dataset.from_list(ALPACA_ROWS))
+    assert {(1, 23), (3, 40)}.isdisjoint(sizes)
+
+
+def test_made_up_tokens() -> None:
+    ids = made_up(50, 20, frozenset({0, 3, 4, 19}))
+    assert set(ids.tolist()) <= set(range(20)) - {0, 3, 4, 19}
+    assert len(set(ids.tolist())) > 8
+    assert not np.array_equal(ids, made_up(50, 20, frozenset({0, 3, 4, 19}), seed=5))
+    assert special_tokens({"eos_token_id": [1, 2], "pad_token_id": None, "text_config": {"bos_token_id": 5}}) == {
+        1,
+        2,
+        5,
+    }
