@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_IMAGE_MAPPING_NAMES,
     MODEL_MAPPING,
+    MODEL_MAPPING_NAMES,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -365,17 +366,29 @@ _VISION_EXTRA: dict[str, dict[str, Any]] = {
 }
 
 # Families that transformers cannot build without the network, or not small enough to be tested.
-_TOWERS = dict.fromkeys(["clip_vision_model", "metaclip_2_vision_model", "siglip2_vision_model"], "")
+_TOWERS = dict.fromkeys(["clip_vision_model", "siglip2_vision_model"], "")
 
 UNBUILDABLE: dict[str, str] = {
     "dinat": "needs the library natten",
+    "depth_pro": "its three parts need sizes of their own",
     "dots3_note": "its picture and sound parts need sizes of their own; the text part is dots3_note_text",
-    "gemma3n": "needs the library timm",
+    **dict.fromkeys(
+        [
+            "conditional_detr",
+            "dab-detr",
+            "deformable_detr",
+            "detr",
+            "gemma3n",
+            "table-transformer",
+            "timm_backbone",
+            "timm_wrapper",
+        ],
+        "needs the library timm",
+    ),
     "gemma4_assistant": "a draft model: its layers read the keys and values of another model",
     "gemma4_unified_assistant": "a draft model: its layers read the keys and values of another model",
     "musicgen": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
     "musicgen_melody": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
-    "timm_wrapper": "needs the library timm",
 }
 
 # Families that `DLCScorer` refuses, with words of its message.
@@ -568,4 +581,5 @@ BODIES = {
     for name, build in _builders(
         {**MODEL_FOR_IMAGE_MAPPING_NAMES, **MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, **_TOWERS}, build_body
     ).items()
+    if name in MODEL_MAPPING_NAMES
 }

@@ -321,7 +321,8 @@ def _is_head_or_router(module: nn.Linear | Conv1D | nn.Conv2d) -> bool:
 def _is_part_of_others(path: Sequence[str], owners: Sequence[str]) -> bool:
     if "downsample" in path:  # FocalNet's are of the class of its patch embeddings
         return False
-    return "patch_embed" in path[-1] or any(_NEVER_MASKED.search(owner) for owner in owners)  # the former of BLT
+    is_named = "patch_embed" in path[-1] or "vision_embed" in path[-1]  # of BLT, of Fuyu
+    return is_named or any(_NEVER_MASKED.search(owner) for owner in owners)
 
 
 _NEVER_MASKED = re.compile("PatchEmbed|ConvEmbed|PoolFormerEmbeddings|Router|Norm$")
