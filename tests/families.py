@@ -277,6 +277,7 @@ _VISION_EXTRA: dict[str, dict[str, Any]] = {
     "bit": {**_STAGES, "num_groups": 4},
     "convnext": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "patch_size": 4},
     "convnextv2": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "patch_size": 4},
+    "dinov3_convnext": {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 32]},
     "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 4], "depth": [1, 2, 3]},
     "donut-swin": _WINDOWS,
     "efficientnet": {

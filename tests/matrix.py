@@ -305,17 +305,18 @@ def weights_to_mask(model: PreTrainedModel) -> Iterator[nn.Parameter]:
         path = name.split(".") if name else []
         owners = [type(modules[".".join(path[:end])]).__name__ for end in range(len(path))]
         if isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
-            if not (_is_head_or_router(module) or _is_part_of_others(path, owners)):
+            if not (_is_head_router_or_stem(module) or _is_part_of_others(path, owners)):
                 yield module.weight
         elif "Expert" in type(module).__name__:
             parameters = module.named_parameters(recurse=False)
             yield from (weight for key, weight in parameters if weight.dim() >= 2 and "bias" not in key)
 
 
-def _is_head_or_router(module: nn.Linear | Conv1D | nn.Conv2d) -> bool:
+def _is_head_router_or_stem(module: nn.Linear | Conv1D | nn.Conv2d) -> bool:
     outputs, inputs = reversed(module.weight.shape[:2]) if isinstance(module, Conv1D) else module.weight.shape[:2]
     is_router = outputs in (1, EXPERTS, *GATES) and inputs > outputs and not isinstance(module, nn.Conv2d)
-    return outputs in (VOCAB_SIZE, CLASSES) or is_router
+    reads_patches = isinstance(module, nn.Conv2d) and inputs == 3 and module.stride == module.kernel_size
+    return outputs in (VOCAB_SIZE, CLASSES) or is_router or reads_patches
 
 
 def _is_part_of_others(path: Sequence[str], owners: Sequence[str]) -> bool:
@@ -413,5 +414,11 @@ def _own_image_losses(model: PreTrainedModel, scorer: DLCScorer, dataset: Datase
         for level in range(found.shape[1]):
             session.set_level(level)
             for row, (pixel_values, label) in enumerate(zip(pixels, labels, strict=True)):
-                found[row, level] = model(pixel_values=pixel_values, labels=torch.tensor([label])).loss.item()
+                found[row, level] = _own_image_loss(model, pixel_values, torch.tensor([label]))
     return found
+
+
+def _own_image_loss(model: PreTrainedModel, pixels: torch.Tensor, label: torch.Tensor) -> float:
+    if model.config.model_type == "pp_lcnet":  # knows no loss, and calls its logits hidden states
+        return nn.functional.cross_entropy(model(pixel_values=pixels).last_hidden_state, label).item()
+    return model(pixel_values=pixels, labels=label).loss.item()
