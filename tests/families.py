@@ -393,7 +393,41 @@ UNBUILDABLE: dict[str, str] = {
 }
 
 # Families that `DLCScorer` refuses, with words of its message.
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    "cpmant": "looks ahead",
+    "gemma3_text, bidirectional": "looks ahead",
+    "xlm": "looks ahead",
+    "reformer": "gives other hidden states when it reads the same tokens again",
+    "xlnet": "predicts tokens in permuted order",
+    "prophetnet": "does not compute its logits from the last hidden states of its body alone",
+    **dict.fromkeys(["emu3", "mllama"], "has no causal language model in transformers"),
+    **dict.fromkeys(
+        ["gemma3", "git", "got_ocr2", "moss_transcribe_diarize", "phi4_multimodal", "shieldgemma2"],
+        "is a vision-language or audio model",
+    ),
+    **dict.fromkeys(
+        [
+            f"{name} (body)"
+            for name in ("clip", "cohere2_vision", "llama4", "metaclip_2", "mllama", "siglip", "siglip2")
+        ],
+        "is a vision-language or audio model",
+    ),
+    **dict.fromkeys(
+        ["imagegpt", "imagegpt (body)", "perceiver", "perceiver (body)", "siglip2", "siglip2_vision_model (body)"],
+        "must take an image as one array of pixels",
+    ),
+    "vit_mae (body)": "hides random patches of every image",
+    **dict.fromkeys(
+        [
+            f"{name} (body)"
+            for name in (
+                "aimv2_vision_model", "dpt", "glpn", "mlcd", "mlcd_vision_model", "pixio", "swin2sr", "timesformer",
+                "tipsv2_vision_model", "videomae", "videoprism_vision_model", "vitdet", "vivit", "yolos",
+            )
+        ],
+        "is no image classifier, nor the body of one",
+    ),
+}  # fmt: skip
 
 # `labels=` are the tokens that follow, not those of the row: encoder-decoders' decoders, and XLM.
 UNSHIFTED = {

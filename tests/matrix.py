@@ -382,22 +382,29 @@ def measure_image(name: str, model: PreTrainedModel | None = None) -> Result:
 
 
 def _measure_image_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, dataset: Dataset) -> None:
+    name = (
+        "confidence" if scorer.needs_fit else "loss"
+    )  # prototypes are sure to 20 nats and more: that is all rounding
+
+    def values(columns: Any) -> np.ndarray:
+        return np.array(columns[f"dlc_level_{name}"][:], dtype=np.float64)
+
     try:
         if scorer.needs_fit:
-            scorer.fit(dataset)
-        batched = _losses(scorer(dataset[:]))
+            scorer.fit(dataset, num_threads=1)
+        batched = values(scorer(dataset[:]))
     except ValueError as error:
         result.verdict = f"refused: {error}"
         return
     except Exception as error:
         result.wrong.append(f"batch: {type(error).__name__}: {str(error)[:150]}")
         return
-    alone = np.concatenate([_losses(scorer(dataset[i : i + 1])) for i in range(len(dataset))])
+    alone = np.concatenate([values(scorer(dataset[i : i + 1])) for i in range(len(dataset))])
     result.alone = _gap(batched, alone)
     result.row_by_row = _attempt(
-        result, "row by row", lambda: _gap(np.array([scorer(row)["dlc_level_loss"] for row in dataset]), alone)
+        result, "row by row", lambda: _gap(np.array([scorer(row)[f"dlc_level_{name}"] for row in dataset]), alone)
     )
-    result.by_score = _attempt(result, "score", lambda: _gap(_of(scorer.score(dataset, num_threads=1)), alone))
+    result.by_score = _attempt(result, "score", lambda: _gap(values(scorer.score(dataset, num_threads=1)), alone))
     if not scorer.needs_fit:
         result.level_0 = _gap(alone, _own_image_losses(model, scorer, dataset))
     if np.ptp(alone[:, 0]) < 1e-2 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-3:
