@@ -446,7 +446,7 @@ def shrink(config_class: type[PreTrainedConfig], sizes: Mapping[str, Any], **ext
     """A config of a tiny model; nested configs are shrunk as well, and what a family needs besides is in `extra`."""
     nested = {name: value for name, value in extra.items() if name in config_class.sub_configs}
     own = {name: value for name, value in extra.items() if name not in nested and value is not None}
-    default = _default(config_class)
+    default = config_class()
     fields = default.to_dict()
     known = {name: value for name, value in sizes.items() if type(fields.get(name)) is int}
     if "head_dim" in fields and "head_dim" in sizes:
@@ -465,10 +465,6 @@ def shrink(config_class: type[PreTrainedConfig], sizes: Mapping[str, Any], **ext
     if "num_hidden_layers" in known and "layer_types" in fields:
         known["num_hidden_layers"] = 4  # one of each kind
     return config_class(**{**known, **own})
-
-
-def _default(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    return config_class()
 
 
 def _randomise(model: PreTrainedModel) -> None:

@@ -89,7 +89,7 @@ def measure_causal(name: str, model: PreTrainedModel | None = None) -> Result:
     if scorer is not None:
         _measure_losses(result, model, scorer, unused)
     if scorer is not None and result.verdict == "ok":
-        _attempt(result, "limit", lambda: _measure_limit(result, model))
+        result.at_limit = _attempt(result, "limit", lambda: _measure_limit(result, model))
         _measure_masks(result, model, scorer)
     _check_restored(result, model, before)
     result.seconds = time.process_time() - start
@@ -112,11 +112,10 @@ def _accepted(result: Result, make: Callable[[], DLCScorer]) -> DLCScorer | None
     return None
 
 
-def _attempt(result: Result, what: str, measure: Callable[[], float | None]) -> float:
-    """NaN, and the error among what is wrong, if `measure` fails; a `ValueError` of the first way is a refusal."""
+def _attempt(result: Result, what: str, measure: Callable[[], float]) -> float:
+    """What `measure` finds; NaN, and the error among what is wrong, if it fails."""
     try:
-        found = measure()
-        return math.nan if found is None else found
+        return measure()
     except Exception as error:
         text = f"{type(error).__name__}: {error}".replace("\n", " ")[:160]
         result.wrong.append(f"{what}: {text}")
@@ -237,29 +236,30 @@ def _log_probs(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 # ---- the longest row ------------------------------------------------------------------------------------------------
 
 
-def _measure_limit(result: Result, model: PreTrainedModel) -> None:
+def _measure_limit(result: Result, model: PreTrainedModel) -> float:
     """A row as long as the model takes is scored, together with a short one; one token more is refused in words."""
     limit = _limit(model)
     result.notes.append(f"limit {limit}" if limit else "no limit")
     longest = limit or POSITIONS + 5
     scorer = DLCScorer(model, _tokenizer(), _config(schedule="0"))
+    if limit and (wrong := _wrong_beyond(scorer, limit)):
+        result.wrong.append(f"a row of {limit + 1} tokens {wrong}")
     rows = [_token_row(longest), _token_row(20)]
     own = own_losses(model, scorer, [(row["input_ids"], row["labels"]) for row in rows])
     batch = {key: [row[key] for row in rows] for key in rows[0]}
-    result.at_limit = max(
-        _gap(_losses(scorer(batch)), own), _gap(np.array([scorer(row)["dlc_level_loss"] for row in rows]), own)
-    )
-    if not limit:
-        return
+    alone = np.array([scorer(row)["dlc_level_loss"] for row in rows])
+    return max(_gap(_losses(scorer(batch)), own), _gap(alone, own))
+
+
+def _wrong_beyond(scorer: DLCScorer, limit: int) -> str:
+    """What becomes of a row that is too long, unless it is told how many tokens there may be."""
     try:
-        scorer(_token_row(longest + 1))
+        scorer(_token_row(limit + 1))
     except ValueError as error:
-        if f"max_length={longest}" not in str(error):
-            result.wrong.append(f"a row of {longest + 1} tokens: {str(error)[:150]}")
+        return "" if f"max_length={limit}" in str(error) else f"is refused in other words: {str(error)[:150]}"
     except Exception as error:
-        result.wrong.append(f"a row of {longest + 1} tokens: {type(error).__name__}: {str(error)[:120]}")
-    else:
-        result.wrong.append(f"a row of {longest + 1} tokens is scored")
+        return f"ends in {type(error).__name__}: {str(error)[:120]}"
+    return "is scored"
 
 
 def _token_row(length: int) -> dict[str, list[int]]:
