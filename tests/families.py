@@ -366,9 +366,10 @@ _VISION_EXTRA: dict[str, dict[str, Any]] = {
     },
 }
 
-# Families that transformers cannot build without the network, or not small enough to be tested.
+# Vision parts of models of images and text that the mapping of image models does not list.
 _TOWERS = dict.fromkeys(["clip_vision_model", "siglip2_vision_model"], "")
 
+# Families that transformers cannot build here, or not small enough to be tested, and why.
 UNBUILDABLE: dict[str, str] = {
     "dinat": "needs the library natten",
     "depth_pro": "its three parts need sizes of their own",
