@@ -407,7 +407,7 @@ def _measure_image_losses(result: Result, model: PreTrainedModel, scorer: DLCSco
     result.by_score = _attempt(result, "score", lambda: _gap(values(scorer.score(dataset, num_threads=1)), alone))
     if not scorer.needs_fit:
         result.level_0 = _gap(alone, _own_image_losses(model, scorer, dataset))
-    if np.ptp(alone[:, 0]) < 1e-2 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-3:
+    if np.ptp(alone[:, 0]) < 1e-3 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-4:
         result.wrong.append("rows or levels are too much alike to tell anything")
     result.notes.append(f"{scorer._task.head}, {scorer._task.pooling}" if scorer.needs_fit else "classifier")
     result.notes.append("levels side by side" if _is_side_by_side(scorer) else "levels in turn")
