@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_IMAGE_MAPPING_NAMES,
     MODEL_MAPPING,
+    MODEL_MAPPING_NAMES,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -276,6 +277,7 @@ _VISION_EXTRA: dict[str, dict[str, Any]] = {
     "bit": {**_STAGES, "num_groups": 4},
     "convnext": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "patch_size": 4},
     "convnextv2": {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2, "patch_size": 4},
+    "dinov3_convnext": {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 32]},
     "cvt": {"embed_dim": [8, 16, 32], "num_heads": [1, 2, 4], "depth": [1, 2, 3]},
     "donut-swin": _WINDOWS,
     "efficientnet": {
@@ -364,22 +366,69 @@ _VISION_EXTRA: dict[str, dict[str, Any]] = {
     },
 }
 
-# Families that transformers cannot build without the network, or not small enough to be tested.
-_TOWERS = dict.fromkeys(["clip_vision_model", "metaclip_2_vision_model", "siglip2_vision_model"], "")
+# Vision parts of models of images and text that the mapping of image models does not list.
+_TOWERS = dict.fromkeys(["clip_vision_model", "siglip2_vision_model"], "")
 
+# Families that transformers cannot build here, or not small enough to be tested, and why.
 UNBUILDABLE: dict[str, str] = {
     "dinat": "needs the library natten",
+    "depth_pro": "its three parts need sizes of their own",
     "dots3_note": "its picture and sound parts need sizes of their own; the text part is dots3_note_text",
-    "gemma3n": "needs the library timm",
+    **dict.fromkeys(
+        [
+            "conditional_detr",
+            "dab-detr",
+            "deformable_detr",
+            "detr",
+            "gemma3n",
+            "table-transformer",
+            "timm_backbone",
+            "timm_wrapper",
+        ],
+        "needs the library timm",
+    ),
     "gemma4_assistant": "a draft model: its layers read the keys and values of another model",
     "gemma4_unified_assistant": "a draft model: its layers read the keys and values of another model",
     "musicgen": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
     "musicgen_melody": "AutoModelForCausalLM cannot make it from its config, which is that of three models",
-    "timm_wrapper": "needs the library timm",
 }
 
 # Families that `DLCScorer` refuses, with words of its message.
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    "cpmant": "looks ahead",
+    "gemma3_text, bidirectional": "looks ahead",
+    "xlm": "looks ahead",
+    "reformer": "gives other hidden states when it reads the same tokens again",
+    "xlnet": "predicts tokens in permuted order",
+    "prophetnet": "does not compute its logits from the last hidden states of its body alone",
+    **dict.fromkeys(["emu3", "mllama"], "has no causal language model in transformers"),
+    **dict.fromkeys(
+        ["gemma3", "git", "got_ocr2", "moss_transcribe_diarize", "phi4_multimodal", "shieldgemma2"],
+        "is a vision-language or audio model",
+    ),
+    **dict.fromkeys(
+        [
+            f"{name} (body)"
+            for name in ("clip", "cohere2_vision", "llama4", "metaclip_2", "mllama", "siglip", "siglip2")
+        ],
+        "is a vision-language or audio model",
+    ),
+    **dict.fromkeys(
+        ["imagegpt", "imagegpt (body)", "perceiver", "perceiver (body)", "siglip2", "siglip2_vision_model (body)"],
+        "must take an image as one array of pixels",
+    ),
+    "vit_mae (body)": "hides random patches of every image",
+    **dict.fromkeys(
+        [
+            f"{name} (body)"
+            for name in (
+                "aimv2_vision_model", "dpt", "glpn", "mlcd", "mlcd_vision_model", "pixio", "swin2sr", "timesformer",
+                "tipsv2_vision_model", "videomae", "videoprism_vision_model", "vitdet", "vivit", "yolos",
+            )
+        ],
+        "is no image classifier, nor the body of one",
+    ),
+}  # fmt: skip
 
 # `labels=` are the tokens that follow, not those of the row: encoder-decoders' decoders, and XLM.
 UNSHIFTED = {
@@ -398,7 +447,7 @@ def shrink(config_class: type[PreTrainedConfig], sizes: Mapping[str, Any], **ext
     """A config of a tiny model; nested configs are shrunk as well, and what a family needs besides is in `extra`."""
     nested = {name: value for name, value in extra.items() if name in config_class.sub_configs}
     own = {name: value for name, value in extra.items() if name not in nested and value is not None}
-    default = _default(config_class)
+    default = config_class()
     fields = default.to_dict()
     known = {name: value for name, value in sizes.items() if type(fields.get(name)) is int}
     if "head_dim" in fields and "head_dim" in sizes:
@@ -417,10 +466,6 @@ def shrink(config_class: type[PreTrainedConfig], sizes: Mapping[str, Any], **ext
     if "num_hidden_layers" in known and "layer_types" in fields:
         known["num_hidden_layers"] = 4  # one of each kind
     return config_class(**{**known, **own})
-
-
-def _default(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    return config_class()
 
 
 def _randomise(model: PreTrainedModel) -> None:
@@ -568,4 +613,5 @@ BODIES = {
     for name, build in _builders(
         {**MODEL_FOR_IMAGE_MAPPING_NAMES, **MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, **_TOWERS}, build_body
     ).items()
+    if name in MODEL_MAPPING_NAMES
 }

@@ -89,7 +89,7 @@ def measure_causal(name: str, model: PreTrainedModel | None = None) -> Result:
     if scorer is not None:
         _measure_losses(result, model, scorer, unused)
     if scorer is not None and result.verdict == "ok":
-        _attempt(result, "limit", lambda: _measure_limit(result, model))
+        result.at_limit = _attempt(result, "limit", lambda: _measure_limit(result, model))
         _measure_masks(result, model, scorer)
     _check_restored(result, model, before)
     result.seconds = time.process_time() - start
@@ -112,11 +112,10 @@ def _accepted(result: Result, make: Callable[[], DLCScorer]) -> DLCScorer | None
     return None
 
 
-def _attempt(result: Result, what: str, measure: Callable[[], float | None]) -> float:
-    """NaN, and the error among what is wrong, if `measure` fails; a `ValueError` of the first way is a refusal."""
+def _attempt(result: Result, what: str, measure: Callable[[], float]) -> float:
+    """What `measure` finds; NaN, and the error among what is wrong, if it fails."""
     try:
-        found = measure()
-        return math.nan if found is None else found
+        return measure()
     except Exception as error:
         text = f"{type(error).__name__}: {error}".replace("\n", " ")[:160]
         result.wrong.append(f"{what}: {text}")
@@ -237,29 +236,30 @@ def _log_probs(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
 # ---- the longest row ------------------------------------------------------------------------------------------------
 
 
-def _measure_limit(result: Result, model: PreTrainedModel) -> None:
+def _measure_limit(result: Result, model: PreTrainedModel) -> float:
     """A row as long as the model takes is scored, together with a short one; one token more is refused in words."""
     limit = _limit(model)
     result.notes.append(f"limit {limit}" if limit else "no limit")
     longest = limit or POSITIONS + 5
     scorer = DLCScorer(model, _tokenizer(), _config(schedule="0"))
+    if limit and (wrong := _wrong_beyond(scorer, limit)):
+        result.wrong.append(f"a row of {limit + 1} tokens {wrong}")
     rows = [_token_row(longest), _token_row(20)]
     own = own_losses(model, scorer, [(row["input_ids"], row["labels"]) for row in rows])
     batch = {key: [row[key] for row in rows] for key in rows[0]}
-    result.at_limit = max(
-        _gap(_losses(scorer(batch)), own), _gap(np.array([scorer(row)["dlc_level_loss"] for row in rows]), own)
-    )
-    if not limit:
-        return
+    alone = np.array([scorer(row)["dlc_level_loss"] for row in rows])
+    return max(_gap(_losses(scorer(batch)), own), _gap(alone, own))
+
+
+def _wrong_beyond(scorer: DLCScorer, limit: int) -> str:
+    """What becomes of a row that is too long, unless it is told how many tokens there may be."""
     try:
-        scorer(_token_row(longest + 1))
+        scorer(_token_row(limit + 1))
     except ValueError as error:
-        if f"max_length={longest}" not in str(error):
-            result.wrong.append(f"a row of {longest + 1} tokens: {str(error)[:150]}")
+        return "" if f"max_length={limit}" in str(error) else f"is refused in other words: {str(error)[:150]}"
     except Exception as error:
-        result.wrong.append(f"a row of {longest + 1} tokens: {type(error).__name__}: {str(error)[:120]}")
-    else:
-        result.wrong.append(f"a row of {longest + 1} tokens is scored")
+        return f"ends in {type(error).__name__}: {str(error)[:120]}"
+    return "is scored"
 
 
 def _token_row(length: int) -> dict[str, list[int]]:
@@ -305,23 +305,25 @@ def weights_to_mask(model: PreTrainedModel) -> Iterator[nn.Parameter]:
         path = name.split(".") if name else []
         owners = [type(modules[".".join(path[:end])]).__name__ for end in range(len(path))]
         if isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
-            if not (_is_head_or_router(module) or _is_part_of_others(path, owners)):
+            if not (_is_head_router_or_stem(module) or _is_part_of_others(path, owners)):
                 yield module.weight
         elif "Expert" in type(module).__name__:
             parameters = module.named_parameters(recurse=False)
             yield from (weight for key, weight in parameters if weight.dim() >= 2 and "bias" not in key)
 
 
-def _is_head_or_router(module: nn.Linear | Conv1D | nn.Conv2d) -> bool:
+def _is_head_router_or_stem(module: nn.Linear | Conv1D | nn.Conv2d) -> bool:
     outputs, inputs = reversed(module.weight.shape[:2]) if isinstance(module, Conv1D) else module.weight.shape[:2]
     is_router = outputs in (1, EXPERTS, *GATES) and inputs > outputs and not isinstance(module, nn.Conv2d)
-    return outputs in (VOCAB_SIZE, CLASSES) or is_router
+    reads_patches = isinstance(module, nn.Conv2d) and inputs == 3 and module.stride == module.kernel_size
+    return outputs in (VOCAB_SIZE, CLASSES) or is_router or reads_patches
 
 
 def _is_part_of_others(path: Sequence[str], owners: Sequence[str]) -> bool:
     if "downsample" in path:  # FocalNet's are of the class of its patch embeddings
         return False
-    return "patch_embed" in path[-1] or any(_NEVER_MASKED.search(owner) for owner in owners)  # the former of BLT
+    is_named = "patch_embed" in path[-1] or "vision_embed" in path[-1]  # of BLT, of Fuyu
+    return is_named or any(_NEVER_MASKED.search(owner) for owner in owners)
 
 
 _NEVER_MASKED = re.compile("PatchEmbed|ConvEmbed|PoolFormerEmbeddings|Router|Norm$")
@@ -380,25 +382,32 @@ def measure_image(name: str, model: PreTrainedModel | None = None) -> Result:
 
 
 def _measure_image_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, dataset: Dataset) -> None:
+    name = (
+        "confidence" if scorer.needs_fit else "loss"
+    )  # prototypes are sure to 20 nats and more: that is all rounding
+
+    def values(columns: Any) -> np.ndarray:
+        return np.array(columns[f"dlc_level_{name}"][:], dtype=np.float64)
+
     try:
         if scorer.needs_fit:
-            scorer.fit(dataset)
-        batched = _losses(scorer(dataset[:]))
+            scorer.fit(dataset, num_threads=1)
+        batched = values(scorer(dataset[:]))
     except ValueError as error:
         result.verdict = f"refused: {error}"
         return
     except Exception as error:
         result.wrong.append(f"batch: {type(error).__name__}: {str(error)[:150]}")
         return
-    alone = np.concatenate([_losses(scorer(dataset[i : i + 1])) for i in range(len(dataset))])
+    alone = np.concatenate([values(scorer(dataset[i : i + 1])) for i in range(len(dataset))])
     result.alone = _gap(batched, alone)
     result.row_by_row = _attempt(
-        result, "row by row", lambda: _gap(np.array([scorer(row)["dlc_level_loss"] for row in dataset]), alone)
+        result, "row by row", lambda: _gap(np.array([scorer(row)[f"dlc_level_{name}"] for row in dataset]), alone)
     )
-    result.by_score = _attempt(result, "score", lambda: _gap(_of(scorer.score(dataset, num_threads=1)), alone))
+    result.by_score = _attempt(result, "score", lambda: _gap(values(scorer.score(dataset, num_threads=1)), alone))
     if not scorer.needs_fit:
         result.level_0 = _gap(alone, _own_image_losses(model, scorer, dataset))
-    if np.ptp(alone[:, 0]) < 1e-2 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-3:
+    if np.ptp(alone[:, 0]) < 1e-3 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-4:
         result.wrong.append("rows or levels are too much alike to tell anything")
     result.notes.append(f"{scorer._task.head}, {scorer._task.pooling}" if scorer.needs_fit else "classifier")
     result.notes.append("levels side by side" if _is_side_by_side(scorer) else "levels in turn")
@@ -412,5 +421,11 @@ def _own_image_losses(model: PreTrainedModel, scorer: DLCScorer, dataset: Datase
         for level in range(found.shape[1]):
             session.set_level(level)
             for row, (pixel_values, label) in enumerate(zip(pixels, labels, strict=True)):
-                found[row, level] = model(pixel_values=pixel_values, labels=torch.tensor([label])).loss.item()
+                found[row, level] = _own_image_loss(model, pixel_values, torch.tensor([label]))
     return found
+
+
+def _own_image_loss(model: PreTrainedModel, pixels: torch.Tensor, label: torch.Tensor) -> float:
+    if model.config.model_type == "pp_lcnet":  # knows no loss, and calls its logits hidden states
+        return nn.functional.cross_entropy(model(pixel_values=pixels).last_hidden_state, label).item()
+    return model(pixel_values=pixels, labels=label).loss.item()
