@@ -177,9 +177,10 @@ def test_shapes_are_few(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(head._LOGITS_AT_ONCE, "full", VOCAB_SIZE * 64)
     scorer = make_scorer("gpt2", tokens_per_batch=1)
     lengths, heads = set(), set()
+    rows = [{"instruction": "Count.", "input": "", "output": " one" * count} for count in range(1, 41)]
+    scorer(rows[:1])  # measures the model, on rows of its own
     scorer.model.base_model.h[0].register_forward_pre_hook(lambda _, args: lengths.add(args[0].shape[1]))
     scorer.model.lm_head.register_forward_pre_hook(lambda _, args: heads.add(args[0].shape[1]))
-    rows = [{"instruction": "Count.", "input": "", "output": " one" * count} for count in range(1, 41)]
     scorer.score(Dataset.from_list(rows))
     assert all(length % LENGTH_STEP == 0 for length in lengths)
     assert 1 < len(lengths) < 30
