@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class DLCError(RuntimeError):
     """Something that is not a fault of the code; the message says what is wrong and what to do."""
+
+
+class UnevenPartsError(DLCError):
+    """A layer got another number of rows than a multiple of the levels that stand side by side."""

@@ -34,7 +34,7 @@ EXPERTS = 6  # no other size is the same, so that a router is known by its outpu
 GATES = (5, 7)  # outputs of further routers: of streams (Gemma 3n), and of experts and one that does nothing (LongCat)
 
 # What a field of this name becomes, in any config that has it.
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
     "vocab_size_per_layer_input": VOCAB_SIZE,
     "decoder_vocab_size": VOCAB_SIZE,
@@ -254,9 +254,7 @@ _EXTRA: dict[str, dict[str, Any]] = {
 }
 
 _VISION_SIZES: dict[str, Any] = {
-    **{
-        name: _SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-    },
+    **{name: SIZES[name] for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
     "image_size": IMAGE_SIZE,
     "patch_size": 8,
     "d_model": 32,
@@ -414,16 +412,21 @@ REFUSED: dict[str, str] = {
         "is a vision-language or audio model",
     ),
     **dict.fromkeys(
-        ["imagegpt", "imagegpt (body)", "perceiver", "perceiver (body)", "siglip2", "siglip2_vision_model (body)"],
+        [
+            "imagegpt", "imagegpt (body)", "perceiver", "perceiver (body)", "siglip2", "siglip2_vision_model (body)",
+            "videoprism_vision_model (body)",
+        ],
         "must take an image as one array of pixels",
     ),
+    "hgnet_v2 (body)": "is a backbone",
+    "xlm, causal": "takes the token",
     "vit_mae (body)": "hides random patches of every image",
     **dict.fromkeys(
         [
             f"{name} (body)"
             for name in (
                 "aimv2_vision_model", "dpt", "glpn", "mlcd", "mlcd_vision_model", "pixio", "swin2sr", "timesformer",
-                "tipsv2_vision_model", "videomae", "videoprism_vision_model", "vitdet", "vivit", "yolos",
+                "tipsv2_vision_model", "videomae", "vitdet", "vivit", "yolos",
             )
         ],
         "is no image classifier, nor the body of one",
@@ -457,7 +460,7 @@ def shrink(config_class: type[PreTrainedConfig], sizes: Mapping[str, Any], **ext
     for name, value in fields.items():
         if name.endswith(("token_id", "token_index")) and type(value) is int and value >= VOCAB_SIZE:
             known[name] = 1
-    if "pad_token_id" in fields and sizes is _SIZES:
+    if "pad_token_id" in fields and sizes is SIZES:
         known["pad_token_id"] = PADDING
     for name in config_class.sub_configs:
         inner = getattr(default, name, None)
@@ -502,7 +505,7 @@ def _build(
 
 def build_causal(name: str, **options: Any) -> PreTrainedModel:
     """A tiny random language model of a family of `MODEL_FOR_CAUSAL_LM_MAPPING`."""
-    config = shrink(CONFIG_MAPPING[name], _SIZES, **{**_EXTRA.get(name, {}), **options})
+    config = shrink(CONFIG_MAPPING[name], SIZES, **{**_EXTRA.get(name, {}), **options})
     if hasattr(config, "is_decoder"):
         config.is_decoder = True  # BERT and its like; others do not look at it
     return _build(config, AutoModelForCausalLM.from_config)

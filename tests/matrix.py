@@ -326,7 +326,7 @@ def _is_part_of_others(path: Sequence[str], owners: Sequence[str]) -> bool:
     return is_named or any(_NEVER_MASKED.search(owner) for owner in owners)
 
 
-_NEVER_MASKED = re.compile("PatchEmbed|ConvEmbed|PoolFormerEmbeddings|Router|Norm$")
+_NEVER_MASKED = re.compile("PatchEmbed|ConvEmbed|PoolFormerEmbeddings|Router|(RMS|Layer)Norm$")
 
 
 def _short(names: list[str]) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from ..errors import UnevenPartsError
 from ..rounding import is_rounding
 from ..tasks import EncodedRow, Task
 from .loop import Levels, Masked
@@ -54,8 +55,11 @@ def why_not_side_by_side(task: Task, masks: AllLevels, fractions: Sequence[float
     for row in task.feed(task.samples()):
         with masks.session(fractions) as session:
             expected = [_at_level(task, session, level, row) for level in range(levels)]
-        with masks.side_by_side(), masks.watch_reads() as read:
-            found = task.forward([row] * levels, None, levels).states.unflatten(0, (levels, -1))
+        try:
+            with masks.side_by_side(), masks.watch_reads() as read:
+                found = task.forward([row] * levels, None, levels).states.unflatten(0, (levels, -1))
+        except UnevenPartsError as error:
+            return str(error)
         if read:
             return f"the model reads {min(read)} itself, round its layer"
         if not all(is_rounding(states, *known) for states, known in zip(found, expected, strict=True)):

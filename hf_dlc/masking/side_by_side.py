@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
+from ..errors import UnevenPartsError
 from .targets import Target
 
 
@@ -62,6 +63,8 @@ def _forward(layer: nn.Linear | Conv1D, stack: torch.Tensor) -> Callable[[torch.
     weights = stack if isinstance(layer, Conv1D) else stack.transpose(1, 2)  # (levels, in, out)
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
+        if len(inputs) % len(weights):  # no rows of the batch: a table of positions, say
+            raise UnevenPartsError(f"a layer got {len(inputs)} rows for {len(weights)} levels")
         outputs = torch.bmm(inputs.reshape(len(weights), -1, inputs.shape[-1]), weights)
         if layer.bias is not None:
             outputs = outputs + layer.bias

@@ -292,7 +292,8 @@ def _is_passed_over(name: str, module: nn.Module) -> bool:
 
 def _parts_of_others(model: nn.Module) -> set[nn.Module]:
     """Linear layers in modules whose class says that they are routers or norms, which may be made of several."""
-    others = [module for module in model.modules() if type(module).__name__.endswith(("Router", "Norm"))]
+    kinds = ("Router", "RMSNorm", "LayerNorm")  # `DbrxNormAttentionNorm` holds the attention between its norms
+    others = [module for module in model.modules() if type(module).__name__.endswith(kinds)]
     return {part for other in others for part in other.modules() if isinstance(part, nn.Linear)}
 
 

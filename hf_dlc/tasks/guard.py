@@ -144,6 +144,22 @@ class Guard:
                 change,
             )
 
+        self._check_padding(row, batch)
+
+    def _check_padding(self, row: torch.Tensor, batch: int) -> None:
+        """Whether the token of padding is one like others: the end of a turn often is the same."""
+        padding = self._model.config.get_text_config().pad_token_id
+        if not isinstance(padding, int) or not 0 <= padding < self._model.get_input_embeddings().weight.shape[0]:
+            return
+        row = row.clone()
+        row[len(row) // 3] = padding
+        states, bound = self._alone(row)
+        if (change := self._change_in_batch(row, states, batch)) > bound and self.rules.alone_beyond != 0:
+            raise ValueError(
+                f"{self._name} takes the token {padding} for padding wherever it stands: the hidden states of a row "
+                f"that holds it changed by {change:.2g} of their length in a longer batch. DLC cannot score that."
+            )
+
     def _check_around(self, turn: int) -> None:
         """Whether a row of `turn` tokens can be padded beyond them, and a longer one be padded at all."""
         longer = self._made_up(int(min(turn + _ROW, self.positions)))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoModel, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.backbone_utils import BackboneMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
 from ..masking.targets import classifier_body
@@ -47,20 +48,23 @@ def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bo
         return any(map(has_head, architectures)) and _takes_pixels(config)
     if config.is_encoder_decoder:
         return False
-    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or _takes_pixels(config):
-        return True
+    if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or "pixel_values" in (_main_input(config) or ""):
+        return True  # those of videos are refused in words about images
     known = (getattr(transformers, name, None) for name in architectures)
     return any(getattr(kind, "main_input_name", None) == "pixel_values" for kind in known)
 
 
-def _takes_pixels(config: PreTrainedConfig) -> bool:
-    """Whether the class that belongs to a configuration says that its input is pixels."""
+def _main_input(config: PreTrainedConfig) -> str | None:
+    """What the class that belongs to a configuration calls its input."""
     for mapping in (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
             found = mapping[type(config)]
-            kind = found[0] if isinstance(found, tuple) else found
-            return kind.main_input_name == "pixel_values"
-    return False
+            return (found[0] if isinstance(found, tuple) else found).main_input_name
+    return None
+
+
+def _takes_pixels(config: PreTrainedConfig) -> bool:
+    return _main_input(config) == "pixel_values"
 
 
 def check_image_model(config: PreTrainedConfig, name: str) -> None:
@@ -110,6 +114,11 @@ def body_of(model: PreTrainedModel) -> PreTrainedModel:
     Raises:
         ValueError: If it takes no pixels, or is none of transformers' own.
     """
+    if isinstance(model, BackboneMixin):
+        raise ValueError(
+            f"{type(model).__name__} is a backbone, which gives maps for detection and no last hidden state. Load the "
+            "classifier that it is a part of."
+        )
     is_classifier = has_head(type(model).__name__)
     part = classifier_body(model) if is_classifier else model.base_model
     body = model if part is None or not (is_classifier or "pixel_values" in _inputs(part)) else part

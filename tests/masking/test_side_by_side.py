@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.masking import Masker
 from tests.families import build_causal
+from tests.matrix import measure
 
 
 FRACTIONS = (0.0, 0.1, 0.3)
@@ -145,6 +146,10 @@ class TestRows:
         monkeypatch.setattr(scorer._task, "forward", forward)
         with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):
             scorer(self.ROW)
+
+    def test_a_layer_that_reads_no_rows(self) -> None:
+        """The layers of Swin Transformer V2 that make the bias of positions read a table of them."""
+        assert measure("swinv2").faults == []
 
     @pytest.mark.parametrize(
         ("name", "is_side_by_side"),

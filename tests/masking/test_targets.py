@@ -178,7 +178,11 @@ def test_parts_of_norms_are_passed_over() -> None:
             super().__init__()
             self.mlp = nn.Linear(4, 4)
 
-    assert [target.name for target in find_targets(nn.Sequential(GatedRMSNorm(), nn.Linear(4, 4)))] == ["1.weight"]
+    class DbrxNormAttentionNorm(GatedRMSNorm):
+        """No norm, but attention between two."""
+
+    layers = nn.Sequential(GatedRMSNorm(), DbrxNormAttentionNorm(), nn.Linear(4, 4))
+    assert [target.name for target in find_targets(layers)] == ["1.mlp.weight", "2.weight"]
 
 
 def test_patch_embeddings_are_passed_over() -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.tasks.guard import made_up, special_tokens
 from tests.conftest import ALPACA_ROWS
-from tests.families import _SIZES, build_causal, shrink
+from tests.families import CAUSAL, SIZES, build_causal, shrink
 from tests.tasks.test_positions import own_losses, row
 
 
@@ -54,10 +54,15 @@ class TestLookingAhead:
             with pytest.raises(ValueError, match=r"looks ahead: earlier hidden states changed by 0\.\d+ "):
                 way(Dataset.from_list(ROWS))
 
+    def test_a_model_that_counts_padding(self, scorer_of: Callable) -> None:
+        """XLM, made causal, hides as many last states as there are tokens of padding, wherever they stand."""
+        with pytest.raises(ValueError, match="takes the token 2 for padding wherever it stands"):
+            scorer_of(CAUSAL["xlm, causal"]()).score(Dataset.from_list(ROWS))
+
     def test_an_option_of_a_family(self, scorer_of: Callable) -> None:
         from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-        config = shrink(Gemma3TextConfig, _SIZES, use_bidirectional_attention=True)
+        config = shrink(Gemma3TextConfig, SIZES, use_bidirectional_attention=True)
         with pytest.raises(ValueError, match="Gemma3ForCausalLM looks ahead"):
             scorer_of(Gemma3ForCausalLM(config).eval())(ROWS[0])
 
