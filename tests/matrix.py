@@ -326,7 +326,9 @@ def _is_part_of_others(path: Sequence[str], owners: Sequence[str]) -> bool:
     return is_named or any(_NEVER_MASKED.search(owner) for owner in owners)
 
 
-_NEVER_MASKED = re.compile("PatchEmbed|ConvEmbed|PoolFormerEmbeddings|Router|Norm$")
+_NEVER_MASKED = re.compile(
+    "PatchEmbed|ConvEmbed|PoolFormerEmbeddings|Router|RMSNorm$"
+)  # not NormAttentionNorm, of DBRX: it holds attention
 
 
 def _short(names: list[str]) -> str:
