@@ -226,9 +226,9 @@ class RowEncoder:
         if callable(self.template):
             yield from map(split_batch, plain.iter(batch_size=size))
             return
-        if len(dataset):
-            self._reading_of(tuple(dataset.column_names))  # a fault of the columns shows before any row is read
         media = [name for name, feature in dataset.features.items() if is_media(feature)]
+        if len(dataset):  # a fault of the columns shows before any row is read
+            self._require_text(self._reading_of(tuple(dataset.column_names)), media)
         for batch in plain.remove_columns(media).iter(batch_size=size):
             columns = {name: _by_name(values, dataset.features[name]) for name, values in batch.items()}
             yield [{**row, **dict.fromkeys(media, _NOT_DECODED)} for row in split_batch(columns)]
@@ -302,6 +302,10 @@ class RowEncoder:
         if names not in self._readings:
             self._readings[names] = read_columns(names, self.layout, self.columns)
         return self._readings[names]
+
+    def _require_text(self, reading: Reading, media: Sequence[str]) -> None:
+        if read := [column for column in reading.columns.values() if column in media]:
+            raise ValueError(f"{read[0]!r} must hold text to be read as {reading.layout}, got pictures or sound.")
 
     def _draft(self, row: Row) -> Draft | Encoding:
         if isinstance(row, Skipped):

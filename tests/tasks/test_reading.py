@@ -156,6 +156,12 @@ def test_classes_are_read_by_name(tokenizer: PreTrainedTokenizerBase) -> None:
     assert [row["completion"] for row in seen] == ["yes", "no", None] * 2
 
 
+def test_a_picture_is_no_text(tokenizer: PreTrainedTokenizerBase) -> None:
+    dataset = Dataset.from_dict({"text": [None]}, features=Features({"text": Image()}))
+    with pytest.raises(ValueError, match="'text' must hold text to be read as text, got pictures or sound"):
+        list(RowEncoder(tokenizer).batches_of(dataset, 10))
+
+
 def test_pictures_are_not_decoded(tokenizer: PreTrainedTokenizerBase) -> None:
     broken = {"bytes": b"broken", "path": None}
     features = Features({"text": Value("string"), "image": Image(), "tags": List(Value("string"))})
