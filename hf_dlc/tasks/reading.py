@@ -103,8 +103,8 @@ class ReadingLog:
         if new := [name for name in texts if name not in self._unread_text]:
             self._unread_text |= dict.fromkeys(new)
             logger.warning(
-                "the layout %r does not read %s, which hold text, pictures or sound. Map those that belong to the "
-                "rows with `columns=`, or leave them out on purpose by mapping them to 'ignore'.",
+                "the layout %r does not read these columns, which hold text, pictures or sound: %s. Map those that "
+                "belong to the rows with `columns=`, or leave them out on purpose by mapping them to 'ignore'.",
                 reading.layout,
                 _listed(new),
             )

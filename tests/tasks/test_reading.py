@@ -37,7 +37,9 @@ def test_what_is_read_is_said_once(tokenizer: PreTrainedTokenizerBase, log: pyte
         "turns of the tokenizer's chat template; learned: the response, end of turn or sequence included; not read: "
         "'hint', 'id', 'score'"
     )
-    assert log.messages[1].startswith("the layout 'question_answer' does not read 'hint', which hold text")
+    assert log.messages[1].startswith(
+        "the layout 'question_answer' does not read these columns, which hold text, pictures or sound: 'hint'. Map"
+    )
 
 
 def test_another_dataset_is_another_matter(tokenizer: PreTrainedTokenizerBase, log: pytest.LogCaptureFixture) -> None:
