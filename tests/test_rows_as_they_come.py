@@ -116,7 +116,7 @@ def test_a_feature_that_is_a_dict_of_lists(make_scorer: Callable[..., DLCScorer]
         ({"instruction": {"0": "a", "1": "b"}, "output": {"0": "c", "1": "d"}}, "column 'output': must be text"),
         (
             {"messages": [ASK, {"role": "assistant", "content": [{"type": "reasoning", "text": "x"}]}]},
-            "column 'messages': message 0: .*|message 1: must be a part of the type 'text'",
+            "column 'messages': message 1: must be a part of the type 'text'",
         ),
         ({"conversations": [{"human": "a", "assistant": "b"}]}, "message 0: must be a dict with the name of a role"),
     ],
