@@ -122,8 +122,8 @@ class ScoreArguments(DataArguments, ModelArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.chunk_seconds, Real) or not self.chunk_seconds > 0:
-            raise ValueError(f"chunk_seconds must be a time above 0, got {self.chunk_seconds!r}.")
+        if not isinstance(self.chunk_seconds, Real) or not self.chunk_seconds >= 0:  # 0: after every micro-batch
+            raise ValueError(f"chunk_seconds must be a time of 0 or more, got {self.chunk_seconds!r}.")
 
 
 @dataclass
