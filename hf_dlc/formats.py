@@ -37,10 +37,14 @@ _ROLES = {
     **dict.fromkeys(("tool", "observation", "tool_response", "tool_result", "function_response"), "tool"),
 }
 _CALL_ROLES = frozenset({"function_call", "function-call", "tool_call", "tool_calls", "tool_caller"})
-_MARKS = ("loss_weight", "weight", "train")
+_MARKS = ("loss_weight", "weight", "train", "training", "loss")
 _TURN_KEYS = frozenset({"role", "from", "content", "value", "tool_calls", "function_call", *_MARKS})
-_NOTHING = ("null", "None", "")  # as text, where a list might stand
-_ANSWERS_ELSEWHERE = frozenset({"chosen", "completion", "response", "answer", "output", "target"})  # not in messages
+_ROLE_KEYS, _TEXT_KEYS = {"role", "from"}, {"content", "value", "tool_calls"}
+_NOTHING = ("null", "none", "nan", "")  # as text, in small letters, where a list might stand
+# Columns in which the answer to messages may stand.
+_ANSWERS_ELSEWHERE = frozenset(
+    {"chosen", "chosen_response", "completion", "response", "answer", "output", "target", "reply", "ground_truth"}
+)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NO_INPUT = re.compile(r"\W*no[\s_]*input\W*", re.IGNORECASE)
@@ -419,6 +423,8 @@ def _completion_turns(value: Any) -> list[Turn]:
         raise _UnusableError(NO_TARGET, f"no turn is learned from; {_roles_of(turns)}")
     if False in learned:  # a completion is learned as a whole; turns are told apart in `messages`
         raise _UnusableError(INVALID_ROW, "all turns of a completion are learned from, and some are marked otherwise")
+    if turns[0].role in ("system", "user"):  # it would be learned from as well
+        raise _UnusableError(INVALID_ROW, f"it begins with the {turns[0].role}: map whole conversations to 'messages'")
     return turns
 
 
@@ -492,6 +498,11 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))  # pandas writes NaN for no text
 
 
+def _is_nothing(value: Any) -> bool:
+    """Whether there is nothing where a list might stand."""
+    return _is_missing(value) or (isinstance(value, str) and value.strip().lower() in _NOTHING)
+
+
 def _required(value: Any) -> str:
     """Text; a number is the text that it is written as, bytes are UTF-8."""
     value = _plain(value)
@@ -500,6 +511,8 @@ def _required(value: Any) -> str:
             value = value.decode()
         except UnicodeDecodeError:
             raise _invalid(value, "text, or bytes of it in UTF-8") from None
+    if isinstance(value, float) and value.is_integer():  # a whole number, in a column where others are none
+        value = int(value) if abs(value) < 2**53 else value
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         value = repr(value)
     if not isinstance(value, str):  # a truth value might have been written as 'yes', '1' or 'true'
@@ -561,9 +574,9 @@ def _chat_options(cells: _Cells) -> tuple[list | None, dict[str, Any]]:
 
 
 def _tools(value: Any) -> list | None:
-    tools = _plain(value)
+    tools = None if _is_nothing(value) else _plain(value)
     if isinstance(tools, str):
-        tools = _parsed(tools) if tools.strip() else None
+        tools = _parsed(tools)
     if not isinstance(tools, list | None):
         raise _invalid(tools, "a list of tools, or JSON text of one")
     return _clean(tools)
@@ -585,8 +598,8 @@ def _parsed(text: str) -> Any:
 
 def _history(value: Any) -> tuple[tuple[str, str], ...]:
     """Pairs of a question and its answer."""
-    pairs = _plain(value)
-    pairs = _parsed(pairs) if isinstance(pairs, str) and pairs.strip() not in _NOTHING else pairs or []
+    pairs = [] if _is_nothing(value) else _plain(value)
+    pairs = _parsed(pairs) if isinstance(pairs, str) else pairs
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise _invalid(pairs, "a list of pairs of a question and its answer")
     return tuple((_optional(question), _optional(answer)) for question, answer in pairs)
@@ -614,8 +627,17 @@ def _messages(value: Any) -> Any:
 
 
 def _text_or_messages(value: Any) -> Any:
-    """A prompt or a completion: text stays text, also if it is JSON."""
-    return _plain(value) if isinstance(value, str) else _messages(value)
+    """A prompt or a completion: text stays text, also if it is JSON, unless that is messages and nothing else."""
+    if not isinstance(value, str):
+        return _messages(value)
+    if value.lstrip()[:1] not in ("[", "{"):
+        return value
+    found = json_or_text(value)
+    parts = found if isinstance(found, list) else [found]
+    is_messages = all(
+        isinstance(part, dict) and part.keys() & _ROLE_KEYS and part.keys() & _TEXT_KEYS for part in parts
+    )
+    return _messages(found) if parts and is_messages else value
 
 
 def _turns(value: Any, role_of_text: str | None) -> list[Turn]:
@@ -645,6 +667,8 @@ def _turn(message: Any) -> Turn:
     name = role.strip().rstrip(":").lower()
     if name in _CALL_ROLES:
         return _call_turn(_content(_either(message, "content", "value")), learned)
+    if message.get("train_detail"):
+        raise _UnusableError(INVALID_ROW, "'train_detail' marks parts of a text, and only whole turns can be marked")
     role, calls = _ROLES.get(name, role), _calls(message)
     if not calls and not {"content", "value"} & message.keys() and message.keys() - _TURN_KEYS:
         raise _invalid(message, "a dict with the text under 'content' or 'value'")
@@ -661,9 +685,9 @@ def _either(message: dict[str, Any], name: str, synonym: str) -> Any:
 
 def _calls(message: dict[str, Any]) -> list[dict] | None:
     """Tool calls, also as JSON text, and the one call of the older key `function_call`."""
-    calls = message.get("tool_calls")
+    calls = None if _is_nothing(message.get("tool_calls")) else message["tool_calls"]
     if isinstance(calls, str):
-        calls = None if calls.strip() in _NOTHING else _parsed(calls)
+        calls = _parsed(calls)
     if not calls and isinstance(call := message.get("function_call"), dict) and call.get("name"):
         calls = [{"type": "function", "function": call}]
     if not isinstance(calls, list | None):

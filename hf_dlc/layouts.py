@@ -66,22 +66,28 @@ LAYOUTS = tuple(_NEEDED)
 # In a row of one response, text in columns of these names says that it is no row of a prompt and its response alone.
 _ONE_RESPONSE = ("prompt_completion", "alpaca", "question_answer")
 _REFUSED = {
-    "earlier turns, which the prompt would not show": re.compile(r"(.*_)?(history|previous_turns|past_turns)"),
+    "earlier turns, which the prompt would not show": re.compile(
+        r"((chat|conversation|dialog|dialogue|message|messages|turn)_)?history|dialog(ue)?s?|chat_log"
+        r"|(prior|previous|past|earlier)_(turns?|messages?|dialog(ue)?)"
+    ),
     "answer options, which the prompt would not show": re.compile(
-        r"choices?|options?|endings|(choice|option|ending|distractor|sol|answer)_?(\d+|[a-e])|op[a-e]|[a-e]"
-        r"|answer_?choices|(multiple|possible)_?choices|(mc\d|multiple_choice)_targets"
+        r"(.*_)?(choices?|options?|endings|distractors?|alternatives|candidates)(_.*)?"
+        r"|(choice|option|ending|distractor|sol|answer|ans|op)_?(\d+|[a-e])|op[a-e]|[a-e]"
+        r"|(.*_)?(incorrect|wrong|other)_answers?(_.*)?|(mc\d|multiple_choice)_targets"
     ),
     "reasoning, which would be left out of the response": re.compile(
         r"(.*_)?(reasoning|thinking|thoughts?|think|cot|chain_of_thought|rationales?|scratchpad|solutions?)(_.*)?"
     ),
 }
+_SETTING = re.compile(r".*_(effort|mode|format|style|budget)")  # of a model, where it has the name of a part of a row
 
 # Names of columns that describe a row and are no part of it.
 _DESCRIBES = re.compile(
     r"(.*_)?(ids?|uuid|idx|index|hash|sha\d*|url|source|dataset|subset|split|lang|language|category|categories|topic"
     r"|domain|task|type|kind|tags?|labels?|difficulty|level|license|timestamp|date|time|model|author|version|status"
-    r"|template|services|subject)|dlc_.*"
+    r"|template|services|subject|meta(data)?|info)|dlc_.*"
 )
+_LONGEST_DESCRIPTION = 8  # words; a longer text is a part of a row, whatever its name
 _MEDIA = re.compile(r"(.*_)?(images?|videos?|audios?|pixel_values)")
 
 # Besides the columns that a layout needs, those whose value in a row is a list as well.
@@ -168,8 +174,10 @@ def refuse_other_responses(reading: Reading, texts: Iterable[str]) -> None:
     """
     if reading.layout not in _ONE_RESPONSE:
         return
+    texts = [name for name in texts if not _is_called(name, _SETTING)]
     for what, pattern in _REFUSED.items():
-        if named := [name for name in texts if pattern.fullmatch(name.lower())]:
+        named = [name for name in texts if _is_called(name, pattern)]
+        if len(named) > 1 or any(len(name) > 1 for name in named):  # one letter alone is no list of options
             raise ValueError(
                 f"the columns {named} look like {what}, and the layout {reading.layout!r} does not read them. Pass "
                 "`template=` as a callable that puts them into the prompt or the response, or leave them out on "
@@ -194,10 +202,10 @@ def text_in(name: str, values: Iterable[Any]) -> bool:
     (True, False, False)
     ```
     """
-    if _DESCRIBES.fullmatch(name.lower()):
-        return False
     first = next((value for value in values if not _is_empty(value)), None)
-    return first is not None and (bool(_MEDIA.fullmatch(name.lower())) or _holds_text(first))
+    if first is None or (_is_called(name, _DESCRIBES) and not _is_long(first)):
+        return False
+    return _is_called(name, _MEDIA) or _holds_text(first)
 
 
 def is_media(feature: Any) -> bool:
@@ -205,12 +213,23 @@ def is_media(feature: Any) -> bool:
     return type(feature).__name__ in ("Image", "Audio", "Video", "Pdf", "Nifti")
 
 
+def _is_called(name: str, pattern: re.Pattern[str]) -> bool:
+    """Whether a pattern of small letters and low lines is the name of a column, however its words are set apart."""
+    apart = re.sub(r"[\s\-.]+", "_", name.strip())
+    split = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", apart)
+    return any(pattern.fullmatch(spelling.lower()) for spelling in (apart, split))
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, str) and len(value.split()) > _LONGEST_DESCRIPTION
+
+
 def _is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str | list | dict) and not value)
 
 
 def _holds_text(value: Any) -> bool:
-    if isinstance(value, str):
+    if isinstance(value, str | bytes):
         return bool(value.strip())
     if isinstance(value, Mapping):
         return {"bytes", "path"} <= value.keys() or any(map(_holds_text, value.values()))
@@ -256,7 +275,10 @@ def _checked_layout(layout: str, names: Sequence[str], known: Mapping[str, str])
 def _preference_hint(names: Iterable[str]) -> str:
     if not {"chosen", "rejected"} <= set(names):
         return ""
-    return " (To score the preferred answers, map 'chosen' to 'output' or, of messages, to 'completion'.)"
+    return (
+        " (To score the preferred answers, map 'chosen' to 'output' where it is text, to 'messages' where it holds "
+        "whole conversations, or to 'completion' where it holds the last message alone.)"
+    )
 
 
 def _require_use(layout: str, read: Mapping[str, str], columns: Mapping[str, str] | None) -> None:

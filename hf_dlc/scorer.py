@@ -950,7 +950,7 @@ class DLCScorer:
         """
         if self._is_of_images:
             raise ValueError("images have no text to show. Look at the images and labels of the dataset.")
-        _require_dataset(dataset)
+        _require_dataset(dataset, "preview", "Dataset")
         return self._task.preview(dataset.select(range(min(rows, len(dataset)))))
 
     def tokenize(self, dataset: Dataset) -> Dataset:
@@ -978,7 +978,7 @@ class DLCScorer:
         """
         if self._is_of_images:
             raise ValueError("images have no tokens. Train on them with the model's image processor.")
-        _require_dataset(dataset)
+        _require_dataset(dataset, "tokenize", "Dataset")
         encoded = self._task.encode_dataset(dataset)
         _report_skipped([row.status for row in encoded], encoded)
         places = [place for place, row in enumerate(encoded) if row.length]
@@ -1152,7 +1152,7 @@ def _is_forked() -> bool:
     return os.getpid() != _IMPORTED_IN
 
 
-def _require_dataset(dataset: Any) -> None:
+def _require_dataset(dataset: Any, who: str = "score", wanted: str = "Dataset or DatasetDict") -> None:
     if isinstance(dataset, Dataset):
         return
     advice = (
@@ -1160,7 +1160,8 @@ def _require_dataset(dataset: Any) -> None:
         if isinstance(dataset, IterableDataset | IterableDatasetDict)
         else "Make one with Dataset.from_list or load_dataset."
     )
-    raise TypeError(f"score needs a datasets.Dataset or DatasetDict, got {type(dataset).__name__}. {advice}")
+    advice = "Take one split of it." if isinstance(dataset, DatasetDict) else advice
+    raise TypeError(f"{who} needs a datasets.{wanted}, got {type(dataset).__name__}. {advice}")
 
 
 def _count(rows: Sequence[EncodedRow]) -> dict[str, int]:

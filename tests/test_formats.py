@@ -83,6 +83,15 @@ class TestParseRow:
                 Conversation((Turn("system", "S"), ASKED, SAID), 2),
             ),
             ("prompt_completion", {"prompt": '["x"]', "completion": '{"a": 1}'}, PlainText('["x"]', '{"a": 1}')),
+            ("prompt_completion", {"prompt": "[", "completion": "[]"}, PlainText("[", "[]")),
+            (
+                "prompt_completion",
+                {"prompt": json.dumps([ASK]), "completion": json.dumps([SAY])},
+                Conversation((ASKED, SAID), 1),
+            ),
+            ("alpaca", {"instruction": "A", "output": 4.0}, Instruction("A", "", "4")),
+            ("alpaca", {"instruction": "A", "output": "B", "history": float("nan")}, Instruction("A", "", "B")),
+            ("alpaca", {"instruction": "A", "output": "B", "tools": float("nan")}, Instruction("A", "", "B")),
             ("messages", {"messages": [ASK, SAY]}, Conversation((ASKED, SAID))),
             ("messages", {"messages": json.dumps([ASK, SAY])}, Conversation((ASKED, SAID))),
             (
@@ -166,6 +175,12 @@ class TestParseRow:
             ("prompt_completion", {"prompt": [], "completion": [SAY]}, INVALID_ROW),
             ("prompt_completion", {"prompt": [ASK], "completion": [ASK]}, NO_TARGET),
             ("prompt_completion", {"prompt": [ASK], "completion": [SAY, {**SAY, "weight": 0}]}, INVALID_ROW),
+            ("prompt_completion", {"prompt": "P", "completion": [ASK, SAY]}, INVALID_ROW),
+            (
+                "messages",
+                {"messages": [ASK, {**SAY, "train_detail": [{"begin_offset": 0, "train": False}]}]},
+                INVALID_ROW,
+            ),
             ("messages", {"messages": None}, INVALID_ROW),
             ("messages", {"messages": "Hi"}, INVALID_ROW),
             ("messages", {"messages": []}, NO_TARGET),
@@ -248,7 +263,9 @@ class TestParseRow:
 
 
 class TestTurns:
-    @pytest.mark.parametrize("mark", [{"loss_weight": 0.0}, {"weight": 0}, {"train": False}])
+    @pytest.mark.parametrize(
+        "mark", [{"loss_weight": 0.0}, {"weight": 0}, {"train": False}, {"training": False}, {"loss": False}]
+    )
     def test_a_mark_takes_a_turn_away(self, mark: dict[str, Any]) -> None:
         row = parse({"messages": [ASK, {**SAY, **mark}, ASK, SAY]}, "messages")
         assert [turn.learned for turn in row.turns] == [False, False, False, True]

@@ -142,7 +142,23 @@ class TestReadColumns:
 
 class TestUnreadColumns:
     @pytest.mark.parametrize(
-        "name", ["choices", "options", "A", "d", "choice_1", "option2", "opa", "sol1", "endings", "distractor3"]
+        "name",
+        [
+            "choices",
+            "options",
+            "choice_1",
+            "option2",
+            "opa",
+            "sol1",
+            "endings",
+            "distractor3",
+            "Option A",
+            "option-b",
+            "answerOptions",
+            "mcq_options",
+            "incorrect_answers",
+            "ans0",
+        ],
     )
     def test_answer_options_are_refused(self, name: str) -> None:
         reading = read_columns(["question", "answer", name])
@@ -150,20 +166,37 @@ class TestUnreadColumns:
             refuse_other_responses(reading, [name])
 
     @pytest.mark.parametrize(
-        "name", ["reasoning", "Complex_CoT", "cot", "thinking", "thought", "rationale", "solution", "cot_content"]
+        "name",
+        [
+            "reasoning",
+            "Complex_CoT",
+            "cot",
+            "thinking",
+            "thought",
+            "rationale",
+            "solution",
+            "cot_content",
+            "Chain of Thought",
+            "thinkingProcess",
+        ],
     )
     def test_reasoning_beside_the_answer_is_refused(self, name: str) -> None:
         reading = read_columns(["question", "answer", name])
         with pytest.raises(ValueError, match=rf"\['{name}'\] look like reasoning"):
             refuse_other_responses(reading, [name])
 
-    @pytest.mark.parametrize("name", ["history", "chat_history"])
+    @pytest.mark.parametrize("name", ["history", "chat_history", "previous_messages", "dialogue"])
     def test_earlier_turns_are_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match=rf"\['{name}'\] look like earlier turns"):
             refuse_other_responses(read_columns(["prompt", "response", name]), [name])
 
+    def test_letters_of_options_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"\['A', 'B'\] look like answer options"):
+            refuse_other_responses(read_columns(["question", "answer", "A", "B"]), ["A", "B"])
+
     def test_other_columns_and_conversations_are_not(self) -> None:
-        refuse_other_responses(read_columns(["question", "answer", "hint"]), ["hint", "description", "scotland"])
+        names = ["hint", "description", "scotland", "a", "edit_history", "reasoning_effort", "solution_format"]
+        refuse_other_responses(read_columns(["question", "answer", *names]), names)
         refuse_other_responses(read_columns(["messages", "reasoning"]), ["reasoning"])
 
     @pytest.mark.parametrize(
@@ -181,6 +214,9 @@ class TestUnreadColumns:
             ("images", {"bytes": b"", "path": None}, True),
             ("row_id", "a7", False),
             ("source", "web", False),
+            ("metadata", {"source": "web"}, False),
+            ("task", "You are given a sentence. Translate it into French, in capital letters.", True),
+            ("payload", b"abc", True),
             ("dlc_status", "ok", False),
         ],
     )

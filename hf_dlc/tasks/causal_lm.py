@@ -112,9 +112,10 @@ class CausalLMTask:
 
     def preview(self, dataset: Dataset) -> str:
         """The rows as they are scored, for people."""
-        batches = self.encoder.batches_of(dataset, _ROWS_PER_ENCODING)
-        shown = preview_text(self.encoder.tokenizer, [row for rows in batches for row in self.encode(rows)])
-        return f"{self.reading}\n{shown}" if self.reading else shown
+        encoder = self.encoder.for_preview()  # what is known of the dataset is not what a few of its rows tell
+        batches = encoder.batches_of(dataset, _ROWS_PER_ENCODING)
+        shown = preview_text(encoder.tokenizer, [row for rows in batches for row in encoder.encode(rows)])
+        return f"{encoder.reading}\n{shown}" if encoder.reading else shown
 
     def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
         """The rows: all that they need is in them."""

@@ -168,6 +168,10 @@ class RowEncoder:
         self._readings: dict[tuple[str, ...], Reading] = {}  # by the names of columns
         self._log = ReadingLog(_name_of_chat(self.template) if self._chat else None, self.columns)
 
+    def for_preview(self) -> RowEncoder:
+        """An encoder of the same settings, which has read nothing yet."""
+        return RowEncoder(self.tokenizer, self.template, self.max_length, self.layout, self.columns)
+
     @property
     def reading(self) -> DatasetReading | None:
         """What was read of the rows since the dataset began; `None` before the first one."""
@@ -316,6 +320,9 @@ class RowEncoder:
                 why = f"token ids must be in [0, {self._vocabulary_size}), the tokenizer's, got {max(row.input_ids)}"
                 return _skipped(INVALID_ROW, why)
             return self._encoding(row.input_ids, np.asarray(row.labels, dtype=np.int64) != -100)
+        if isinstance(row, Instruction) and row.history and not self._chat:
+            why = "earlier turns need a chat template, and the Alpaca prompt has no place for them"
+            return _skipped(INVALID_ROW, f"{why}: use a tokenizer with one, or columns={{'history': 'ignore'}}")
         if isinstance(row, Instruction):
             row = row.conversation() if self._chat else row.plain_text()
         if isinstance(row, PlainText):

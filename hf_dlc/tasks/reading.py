@@ -82,6 +82,8 @@ class ReadingLog:
         self._chat = chat
         self._mapped = mapped
         self._kinds: dict[Reading, set[type]] = {}  # what rows turned out to be, for each way to read them
+        self._latest: Reading | None = None
+        self._told: set[str] = set()
         self._unread_text: dict[str, None] = {}
 
     def note(self, reading: Reading, rows: Sequence[Mapping[str, Any]], parsed: Sequence[Row]) -> None:
@@ -96,7 +98,7 @@ class ReadingLog:
         reading = self._without_idle(reading, kinds)
         texts = [name for name in reading.unread if text_in(name, (row[name] for row in rows))]
         refuse_other_responses(reading, texts)
-        known = self._kinds.setdefault(reading, set())
+        self._latest, known = reading, self._kinds.setdefault(reading, set())
         if not kinds <= known:
             known |= kinds
             logger.info("%s", self._describe(reading))
@@ -108,16 +110,30 @@ class ReadingLog:
                 reading.layout,
                 _listed(new),
             )
+        self._look_at_systems(reading.columns.get("system"), rows, parsed)
+
+    def _look_at_systems(self, column: str | None, rows: Sequence[Mapping[str, Any]], parsed: Sequence[Row]) -> None:
+        """Name a column of system prompts that give way to those in the messages themselves."""
+        if column is None or column in self._told:
+            return
+        if any(_has_another_system(found, row[column]) for row, found in zip(rows, parsed, strict=True)):
+            self._told.add(column)
+            logger.warning(
+                "the column %r and the first message of a row hold different system prompts: such messages are scored "
+                "as they are, without the column",
+                column,
+            )
 
     def _without_idle(self, reading: Reading, kinds: set[type]) -> Reading:
         """The reading less what rows of this kind have no place for: raw text has no system turn, for one."""
         parts: tuple[str, ...] = ()
-        if reading.layout == "prompt_completion" and kinds == {PlainText}:
+        if reading.layout == "prompt_completion" and PlainText in kinds:
             parts = ("system", "tools", "chat_template_kwargs")
         elif Instruction in kinds and self._chat is None:
             parts = ("tools", "chat_template_kwargs")
         idle = {part: reading.columns[part] for part in parts if part in reading.columns}
-        if mapped := sorted(column for column in idle.values() if column in self._mapped):
+        mapped = sorted(column for column in idle.values() if column in self._mapped)
+        if mapped and Conversation not in kinds:
             raise ValueError(
                 f"`columns` maps {mapped}, and nothing would read them: rows of raw text have no turns. Pass rows of "
                 "messages, a chat template, or `template=` as a callable, or leave them out of `columns`."
@@ -126,10 +142,8 @@ class ReadingLog:
         return Reading(reading.layout, read, (*reading.unread, *idle.values())) if idle else reading
 
     def result(self) -> DatasetReading | None:
-        """What was read so far, by the way of most kinds of rows; `None` before the first row."""
-        if not self._kinds:
-            return None
-        return self._describe(max(self._kinds, key=lambda reading: len(self._kinds[reading])))
+        """What was read of rows with the latest columns; `None` before the first row."""
+        return self._describe(self._latest) if self._latest else None
 
     def _describe(self, reading: Reading) -> DatasetReading:
         ends = "" if reading.layout == "tokenized" else ", end of turn or sequence included"
@@ -139,7 +153,7 @@ class ReadingLog:
             template=self._template(self._kinds[reading]),
             learned=_LEARNED[reading.layout] + ends,
             unread=reading.unread,
-            unread_text=tuple(self._unread_text),
+            unread_text=tuple(name for name in self._unread_text if name in reading.unread),
         )
 
     def _template(self, kinds: set[type]) -> str:
@@ -148,6 +162,12 @@ class ReadingLog:
         names[Instruction] = self._chat or "the Alpaca prompt"
         found = [str(name) for kind, name in names.items() if kind in kinds]
         return f"as {' and '.join(dict.fromkeys(found)) or 'nothing that can be scored'}"
+
+
+def _has_another_system(row: Row, system: Any) -> bool:
+    if not isinstance(row, Conversation) or not isinstance(system, str) or not system.strip():
+        return False
+    return row.turns[0].role == "system" and row.turns[0].content.strip() != system.strip()
 
 
 def _listed(names: Sequence[str]) -> str:

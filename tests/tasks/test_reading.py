@@ -94,7 +94,7 @@ def test_a_template_file_is_named(tokenizer: PreTrainedTokenizerBase, tmp_path: 
     assert encoder.reading.template == "as turns of the chat template mine.jinja"
 
 
-@pytest.mark.parametrize("name", ["choices", "A", "reasoning", "solution"])
+@pytest.mark.parametrize("name", ["choices", "Option A", "reasoning", "solution"])
 def test_rows_with_another_response_are_refused(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     row = {"question": "a", "answer": "b", name: "text"}
     with pytest.raises(ValueError, match=rf"the columns \['{name}'\] look like"):
@@ -144,6 +144,35 @@ def test_what_the_template_makes_of_rows_is_in_the_record(tokenizer: PreTrainedT
     assert str(encoder.reading).endswith(
         "; not shown by the template: content of system turns; unknown to the template: the roles 'narrator'"
     )
+
+
+def test_a_system_prompt_that_gives_way_is_named(
+    tokenizer: PreTrainedTokenizerBase, log: pytest.LogCaptureFixture
+) -> None:
+    messages = [{"role": role, "content": f"said by {role}"} for role in ("system", "user", "assistant")]
+    encoder = RowEncoder(tokenizer)
+    encoder.encode(
+        [{"messages": messages, "system": "said by system"}, {"messages": messages[1:], "system": "Other."}]
+    )
+    assert "different system prompts" not in log.text
+    encoder.encode([{"messages": messages, "system": "Other."}])
+    assert "the column 'system' and the first message of a row hold different system prompts" in log.text
+
+
+def test_the_latest_columns_are_those_that_were_read(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoder = RowEncoder(tokenizer)
+    encoder.encode([ROW])
+    encoder.encode([{"text": "a"}])
+    assert (encoder.reading.layout, encoder.reading.unread_text) == ("text", ())
+
+
+def test_raw_text_among_messages_leaves_the_system_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
+    ask, say = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    encoder = RowEncoder(tokenizer)
+    encoder.encode(
+        [{"prompt": "a", "completion": "b", "system": "S"}, {"prompt": [ask], "completion": [say], "system": "S"}]
+    )
+    assert encoder.reading.unread_text == ("system",)
 
 
 def test_classes_are_read_by_name(tokenizer: PreTrainedTokenizerBase) -> None:
