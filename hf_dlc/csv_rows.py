@@ -23,13 +23,15 @@ _LONGEST_FIELD = 2**28
 _QUOTING = "A text with a separator, a quote or a line break stands in quotes, and a quote within it is doubled."
 
 
-def find_features(paths: Sequence[Path]) -> tuple[Features, list[set[str]]]:
+def find_features(paths: Sequence[Path], notes: list[str]) -> tuple[Features, list[set[str]]]:
     """
     The columns of CSV files.
 
     Args:
         paths (`Sequence[Path]`):
             The files.
+        notes (`list[str]`):
+            Takes what should be said of them.
 
     Returns:
         `tuple[Features, list[set[str]]]`: All columns, as text, and the names that each file has.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from datasets.utils.json import ujson_dumps, ujson_loads
 
 from .text_files import FileError, read_lines
 
-
-logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -36,13 +33,15 @@ _NAMES = {
 _INCOMPLETE = object()
 
 
-def find_features(paths: Sequence[Path]) -> tuple[Features, list[set[str]]]:
+def find_features(paths: Sequence[Path], notes: list[str]) -> tuple[Features, list[set[str]]]:
     """
     The columns of JSON files and their types, for which all rows are looked at.
 
     Args:
         paths (`Sequence[Path]`):
             The files.
+        notes (`list[str]`):
+            Takes what should be said of them.
 
     Returns:
         `tuple[Features, list[set[str]]]`: The types, and the names that each file has. A column that holds numbers
@@ -55,7 +54,7 @@ def find_features(paths: Sequence[Path]) -> tuple[Features, list[set[str]]]:
     columns: list[set[str]] = []
     for path in paths:
         names: set[str] = set()
-        for place, row in _rows(path):
+        for place, row in _rows(path, notes):
             names |= row.keys()
             for name, value in row.items():
                 if name not in kinds:
@@ -63,8 +62,7 @@ def find_features(paths: Sequence[Path]) -> tuple[Features, list[set[str]]]:
                 if value is not None:
                     kinds[name].see(value, f"{path}, {place}")
         columns.append(names)
-    for name, kind in kinds.items():
-        kind.warn(name)
+    notes += [note for name, kind in kinds.items() if (note := kind.note(name))]
     return Features({name: kind.feature(is_column=True) for name, kind in kinds.items()}), columns
 
 
@@ -151,12 +149,13 @@ class _Kind:
             return Value("string") if is_column else Json()
         return Value(_SCALARS[kinds])
 
-    def warn(self, name: str) -> None:
-        """Say it if a column holds values of several types."""
-        if len(self.first) > 1 and frozenset(self.first) not in _SCALARS:
-            found = " and ".join(f"{_NAMES[kind]} ({place})" for kind, place in self.first.items())
-            is_text = self.feature(is_column=True) == Value("string")
-            logger.warning("the column %r holds %s: %s", name, found, "all is read as text" if is_text else "kept so")
+    def note(self, name: str) -> str | None:
+        """What to say of a column that holds values of several types."""
+        if len(self.first) <= 1 or frozenset(self.first) in _SCALARS:
+            return None
+        found = " and ".join(f"{_NAMES[kind]} ({place})" for kind, place in self.first.items())
+        is_text = self.feature(is_column=True) == Value("string")
+        return f"the column {name!r} holds {found}: {'all is read as text' if is_text else 'kept so'}"
 
 
 _SCALARS: dict[frozenset[type], str] = {
@@ -219,19 +218,20 @@ def _refuse_surrogates(path: Path, batch: Sequence[tuple[str, Row]]) -> None:
 # ---- rows ---------------------------------------------------------------------------------------------------------
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Each row, and where it is."""
+def _rows(path: Path, notes: list[str] | None = None) -> Iterator[tuple[str, Row]]:
+    """Each row, and where it is; `notes` takes what should be said of the file."""
     lines = ((number, line) for number, line in enumerate(read_lines(path), 1) if line.strip(" \t\r\n"))
     number, first = next(lines, (0, ""))
     if not number:
         return
     second = next(lines, None)
     value = _parse(path, first, number) if second is None or _is_row(path, first) else _INCOMPLETE
+    notes = [] if notes is None else notes
     if second is None:
-        yield from _document_rows(path, value)
+        yield from _document_rows(path, value, notes)
         return
     if value is _INCOMPLETE:
-        yield from _document_rows(path, _parse(path, "".join(read_lines(path)), 1))
+        yield from _document_rows(path, _parse(path, "".join(read_lines(path)), 1), notes)
         return
     yield f"line {number}", _object(path, value, number)
     for number, line in itertools.chain([second], lines):
@@ -276,7 +276,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> Row:
     return found
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+def _constant(name: str) -> float | None:
+    """NaN, which is no JSON, is what Python writes where pandas has no value."""
+    return None if name == "NaN" else float(name)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 
 
 def _object(path: Path, value: Any, number: int) -> Row:
@@ -285,7 +290,7 @@ def _object(path: Path, value: Any, number: int) -> Row:
     return value
 
 
-def _document_rows(path: Path, value: Any) -> Iterator[tuple[str, Row]]:
+def _document_rows(path: Path, value: Any, notes: list[str]) -> Iterator[tuple[str, Row]]:
     """The rows of a file that holds a single value: a list, an object around a list, or one row."""
     if isinstance(value, dict):
         if table := _pandas_table(value):
@@ -298,7 +303,7 @@ def _document_rows(path: Path, value: Any) -> Iterator[tuple[str, Row]]:
             yield "row 0", value
             return
         if others := sorted(value.keys() - {name}):
-            logger.warning("%s: the rows are the field %r; not read: %s", path, name, ", ".join(others))
+            notes.append(f"{path}: the rows are the field {name!r}; not read: {', '.join(others)}")
         value = value[name]
     if not isinstance(value, list):
         raise FileError(f"{path} must hold rows, which are JSON objects, got {_NAMES[type(value)]}.")

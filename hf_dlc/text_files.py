@@ -6,6 +6,7 @@ import bz2
 import codecs
 import gzip
 import io
+import logging
 import lzma
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,10 @@ from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
 
+logger = logging.getLogger(__name__)
+
 # Part of the key by which `datasets` caches what was read: to be raised when the same file is read otherwise.
-_READER_VERSION = "1"
+_READER_VERSION = "2"
 
 _UTF_16_OR_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
@@ -56,7 +59,11 @@ def read_text_files(paths: Sequence[Path], kind: str) -> Dataset:
         if isinstance(error.__cause__, FileError):
             raise error.__cause__ from error
         raise
-    return builder.as_dataset(split="train")
+    for note in filter(None, builder.info.description.split("\n")):
+        logger.warning("%s", note)
+    dataset = builder.as_dataset(split="train")
+    dataset.info.description = ""  # what was said of files is nothing to publish
+    return dataset
 
 
 @dataclass
@@ -76,7 +83,9 @@ class _TextFiles(ArrowBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> list[SplitGenerator]:
         paths = [Path(name) for name in self.config.names]
-        self.info.features = _features(paths, self.config.kind)
+        notes: list[str] = []
+        self.info.features = _features(paths, self.config.kind, notes)
+        self.info.description = "\n".join(notes)  # it is kept in the cache
         return [SplitGenerator(name="train", gen_kwargs={"paths": paths})]
 
     def _generate_tables(self, paths: Sequence[Path]) -> Iterator[tuple[Key, pa.Table]]:
@@ -94,9 +103,9 @@ def _reader(kind: str) -> tuple[Callable[..., Any], Callable[..., Iterator[pa.Ta
     return module.find_features, module.read_tables
 
 
-def _features(paths: Sequence[Path], kind: str) -> Features:
+def _features(paths: Sequence[Path], kind: str, notes: list[str]) -> Features:
     """The columns of all files. A file may lack some, but no two may each have some that the other lacks."""
-    features, columns = _reader(kind)[0](paths)
+    features, columns = _reader(kind)[0](paths, notes)
     known = [(path, names) for path, names in zip(paths, columns, strict=True) if names]
     for path, names in known:
         first, others = known[0]
@@ -123,7 +132,6 @@ _OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
     ".xz": lzma.open,
     ".zst": _open_zstandard,
 }
-COMPRESSED = tuple(_OPENERS)
 
 
 def read_lines(path: Path) -> Iterator[str]:

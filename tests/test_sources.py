@@ -780,6 +780,27 @@ def test_counts_have_a_least_value(option: str, value: Any, least: int) -> None:
     assert getattr(PruneArguments(**{option: least}), option) == least
 
 
+def test_what_a_file_is_said_to_hold_is_said_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "mixed.json"
+    path.write_text(
+        '{"data": [{"text": "a", "score": 1}, {"text": "b", "score": "x"}], "version": 2}', encoding="utf-8"
+    )
+    for _ in range(2):
+        caplog.clear()
+        dataset = read_dataset(DataArguments(dataset=str(path)))
+        assert [message.split(": ")[-1] for message in caplog.messages] == ["version", "all is read as text"]
+        assert dataset.info.description == ""
+
+
+def test_nan_is_no_value(tmp_path: Path) -> None:
+    """Python writes it for the missing values of pandas, beside text."""
+    path = tmp_path / "nan.jsonl"
+    path.write_text('{"output": NaN, "score": NaN}\n{"output": "b", "score": 0.5}\n', encoding="utf-8")
+    dataset = read_dataset(DataArguments(dataset=str(path)))
+    assert dataset["output"][:] == [None, "b"]
+    assert dataset["score"][:] == [None, 0.5]
+
+
 @pytest.mark.parametrize("value", [-1.0, float("nan"), "60"])
 def test_a_time_between_writes_is_not_negative(value: Any) -> None:
     with pytest.raises(ValueError, match="chunk_seconds must be a time of 0 or more"):
