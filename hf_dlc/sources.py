@@ -172,6 +172,18 @@ def _find_in_folder(path: Path, options: DataArguments) -> _Source:
     return _Source(_splits_of_datasets(path, options.dataset_config), has_configs=True)
 
 
+def _read_others(path: Path) -> Dataset:
+    """A folder of files that `datasets` knows and we do not: text, sounds and others."""
+    from datasets import load_dataset
+    from datasets.exceptions import DataFilesNotFoundError
+
+    try:
+        return load_dataset(str(path), split="train")
+    except DataFilesNotFoundError as error:
+        names = ", ".join(sorted(one.name for one in path.iterdir())[:5])
+        raise FileNotFoundError(f"{path} holds no file of {', '.join(KINDS)}, and no images, but {names}.") from error
+
+
 def _same(dataset: Dataset) -> Dataset:
     return dataset
 

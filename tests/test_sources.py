@@ -792,6 +792,12 @@ def test_what_a_file_is_said_to_hold_is_said_each_time(tmp_path: Path, caplog: p
         assert dataset.info.description == ""
 
 
+def test_a_folder_of_unknown_files(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("Hello.", encoding="utf-8")
+    with pytest.raises(FileNotFoundError, match=r"holds no file of \.json, .*, and no images, but notes\.md"):
+        read_dataset(DataArguments(dataset=str(tmp_path)))
+
+
 def test_nan_is_no_value(tmp_path: Path) -> None:
     """Python writes it for the missing values of pandas, beside text."""
     path = tmp_path / "nan.jsonl"

@@ -202,6 +202,7 @@ class RowEncoder:
         Raises:
             ValueError: If the columns follow no known layout.
         """
+        self._log.knows_types = isinstance(rows, LazyDict)
         if callable(self.template):
             return rows_of(rows, None)
         if isinstance(rows, LazyDict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from hf_dlc.formats import Conversation, Instruction, PlainText, Row, Skipped, TokenRow
@@ -83,6 +84,7 @@ class ReadingLog:
         self._mapped = mapped
         self._kinds: dict[Reading, set[type]] = {}  # what rows turned out to be, for each way to read them
         self._latest: Reading | None = None
+        self.knows_types = True  # whether rows come with the types of their columns, so that classes have names
         self._told: set[str] = set()
         self._unread_text: dict[str, None] = {}
 
@@ -111,6 +113,23 @@ class ReadingLog:
                 _listed(new),
             )
         self._look_at_systems(reading.columns.get("system"), rows, parsed)
+        if not self.knows_types:
+            self._look_at_numbers(reading, rows)
+
+    def _look_at_numbers(self, reading: Reading, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Name a column of numbers where texts are expected: they may be classes, of which a stream has no names."""
+        for part in ("response", "completion", "text"):
+            column = reading.columns.get(part)
+            values = (
+                [row[column] for row in rows if row[column] is not None] if column not in (None, *self._told) else []
+            )
+            if values and all(isinstance(value, Integral) and not isinstance(value, bool) for value in values):
+                self._told.add(column)
+                logger.warning(
+                    "the column %r holds whole numbers, which are read as text. If they are classes, write their "
+                    "names into the rows first: streams and datasets with a format hand over rows without their types.",
+                    column,
+                )
 
     def _look_at_systems(self, column: str | None, rows: Sequence[Mapping[str, Any]], parsed: Sequence[Row]) -> None:
         """Name a column of system prompts that give way to those in the messages themselves."""

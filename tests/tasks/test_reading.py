@@ -175,6 +175,19 @@ def test_raw_text_among_messages_leaves_the_system_prompt(tokenizer: PreTrainedT
     assert encoder.reading.unread_text == ("system",)
 
 
+def test_numbers_without_their_type_are_named(
+    tokenizer: PreTrainedTokenizerBase, log: pytest.LogCaptureFixture
+) -> None:
+    features = Features({"prompt": Value("string"), "completion": ClassLabel(names=["no", "yes"])})
+    dataset = Dataset.from_dict({"prompt": ["a", "b"], "completion": [1, 0]}, features=features)
+    encoder = RowEncoder(tokenizer)
+    dataset.map(lambda rows: {"n": [row.length for row in encoder.encode(encoder.rows_of(rows)[0])]}, batched=True)
+    assert "whole numbers" not in log.text
+    for row in dataset.to_iterable_dataset().map(lambda row: {"n": encoder.encode(encoder.rows_of(row)[0])[0].length}):
+        assert row["n"] > 0
+    assert log.text.count("the column 'completion' holds whole numbers, which are read as text") == 1
+
+
 def test_classes_are_read_by_name(tokenizer: PreTrainedTokenizerBase) -> None:
     features = Features({"prompt": Value("string"), "completion": ClassLabel(names=["no", "yes"])})
     dataset = Dataset.from_dict({"prompt": ["a", "b", "c"], "completion": [1, 0, -1]}, features=features)
