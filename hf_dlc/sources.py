@@ -172,18 +172,6 @@ def _find_in_folder(path: Path, options: DataArguments) -> _Source:
     return _Source(_splits_of_datasets(path, options.dataset_config), has_configs=True)
 
 
-def _read_others(path: Path) -> Dataset:
-    """A folder of files that `datasets` knows and we do not: text, sounds and others."""
-    from datasets import load_dataset
-    from datasets.exceptions import DataFilesNotFoundError
-
-    try:
-        return load_dataset(str(path), split="train")
-    except DataFilesNotFoundError as error:
-        names = ", ".join(sorted(one.name for one in path.iterdir())[:5])
-        raise FileNotFoundError(f"{path} holds no file of {', '.join(KINDS)}, and no images, but {names}.") from error
-
-
 def _same(dataset: Dataset) -> Dataset:
     return dataset
 
@@ -200,9 +188,15 @@ def _has_configs(path: Path) -> bool:
 def _splits_of_datasets(path: Path, config: str | None) -> Splits:
     """What `datasets` finds: as the README.md says, or files of kinds that are not ours, such as text and sounds."""
     from datasets import load_dataset, load_dataset_builder
+    from datasets.exceptions import DataFilesNotFoundError
 
     splits: Splits = {}
-    for name, files in load_dataset_builder(str(path), config).config.data_files.items():
+    try:
+        builder = load_dataset_builder(str(path), config)
+    except DataFilesNotFoundError as error:
+        names = ", ".join(sorted(one.name for one in path.iterdir())[:5])
+        raise FileNotFoundError(f"{path} holds no file of {', '.join(KINDS)}, and no images, but {names}.") from error
+    for name, files in builder.config.data_files.items():
         paths = list(map(Path, files))
         is_text = {kind_of(one) for one in paths} <= {"json", "csv"}
         whole = partial(load_dataset, str(path), config, split=str(name))  # with the features that the README.md has

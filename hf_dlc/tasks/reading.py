@@ -127,7 +127,7 @@ class ReadingLog:
                 self._told.add(column)
                 logger.warning(
                     "the column %r holds whole numbers, which are read as text. If they are classes, write their "
-                    "names into the rows first: streams and datasets with a format hand over rows without their types.",
+                    "names into the rows first: streams and datasets with a format come without types.",
                     column,
                 )
 
