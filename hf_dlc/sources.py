@@ -188,12 +188,11 @@ def _has_configs(path: Path) -> bool:
 def _splits_of_datasets(path: Path, config: str | None) -> Splits:
     """What `datasets` finds: as the README.md says, or files of kinds that are not ours, such as text and sounds."""
     from datasets import load_dataset, load_dataset_builder
-    from datasets.exceptions import DataFilesNotFoundError
 
     splits: Splits = {}
     try:
         builder = load_dataset_builder(str(path), config)
-    except DataFilesNotFoundError as error:
+    except FileNotFoundError as error:  # of several classes
         names = ", ".join(sorted(one.name for one in path.iterdir())[:5])
         raise FileNotFoundError(f"{path} holds no file of {', '.join(KINDS)}, and no images, but {names}.") from error
     for name, files in builder.config.data_files.items():
