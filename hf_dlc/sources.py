@@ -190,12 +190,7 @@ def _splits_of_datasets(path: Path, config: str | None) -> Splits:
     from datasets import load_dataset, load_dataset_builder
 
     splits: Splits = {}
-    try:
-        builder = load_dataset_builder(str(path), config)
-    except FileNotFoundError as error:  # of several classes
-        names = ", ".join(sorted(one.name for one in path.iterdir())[:5])
-        raise FileNotFoundError(f"{path} holds no file of {', '.join(KINDS)}, and no images, but {names}.") from error
-    for name, files in builder.config.data_files.items():
+    for name, files in load_dataset_builder(str(path), config).config.data_files.items():
         paths = list(map(Path, files))
         is_text = {kind_of(one) for one in paths} <= {"json", "csv"}
         whole = partial(load_dataset, str(path), config, split=str(name))  # with the features that the README.md has
@@ -338,10 +333,17 @@ def _commit(options: DataArguments) -> str | None:
 def _telling(name: str) -> Iterator[None]:
     """Say what is wrong with a file where `datasets` says no more than that something is."""
     import pyarrow as pa
-    from datasets.exceptions import DatasetGenerationCastError, DatasetGenerationError
+    from datasets.exceptions import (
+        DataFilesNotFoundError,
+        DatasetGenerationCastError,
+        DatasetGenerationError,
+        EmptyDatasetError,
+    )
 
     try:
         yield
+    except (DataFilesNotFoundError, EmptyDatasetError) as error:
+        raise FileNotFoundError(f"{name} holds no files with rows ({', '.join(KINDS)}) and no images.") from error
     except (DatasetGenerationError, pa.ArrowException) as error:
         cause: BaseException = error
         while not isinstance(cause, DatasetGenerationCastError) and cause.__cause__ is not None:

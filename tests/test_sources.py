@@ -794,7 +794,7 @@ def test_what_a_file_is_said_to_hold_is_said_each_time(tmp_path: Path, caplog: p
 
 def test_a_folder_of_unknown_files(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("Hello.", encoding="utf-8")
-    with pytest.raises(FileNotFoundError, match=r"holds no file of \.json, .*, and no images, but notes\.md"):
+    with pytest.raises(FileNotFoundError, match=r"holds no files with rows \(\.json, .*\) and no images"):
         read_dataset(DataArguments(dataset=str(tmp_path)))
 
 
