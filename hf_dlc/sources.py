@@ -333,12 +333,8 @@ def _commit(options: DataArguments) -> str | None:
 def _telling(name: str) -> Iterator[None]:
     """Say what is wrong with a file where `datasets` says no more than that something is."""
     import pyarrow as pa
-    from datasets.exceptions import (
-        DataFilesNotFoundError,
-        DatasetGenerationCastError,
-        DatasetGenerationError,
-        EmptyDatasetError,
-    )
+    from datasets.data_files import EmptyDatasetError
+    from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationCastError, DatasetGenerationError
 
     try:
         yield
