@@ -143,18 +143,19 @@ class Guard:
                 self._name,
                 change,
             )
-
         self._check_padding(row, batch)
 
     def _check_padding(self, row: torch.Tensor, batch: int) -> None:
         """Whether the token of padding is one like others: the end of a turn often is the same."""
-        padding = self._model.config.get_text_config().pad_token_id
+        if self.rules.alone_beyond == 0:  # nothing is padded
+            return
+        padding = getattr(self._model.config.get_text_config(), "pad_token_id", None)
         if not isinstance(padding, int) or not 0 <= padding < self._model.get_input_embeddings().weight.shape[0]:
             return
         row = row.clone()
         row[len(row) // 3] = padding
         states, bound = self._alone(row)
-        if (change := self._change_in_batch(row, states, batch)) > bound and self.rules.alone_beyond != 0:
+        if (change := self._change_in_batch(row, states, batch)) > bound:
             raise ValueError(
                 f"{self._name} takes the token {padding} for padding wherever it stands: the hidden states of a row "
                 f"that holds it changed by {change:.2g} of their length in a longer batch. DLC cannot score that."

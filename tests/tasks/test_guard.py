@@ -188,6 +188,14 @@ def test_a_body_under_another_name(scorer_of: Callable) -> None:
     np.testing.assert_allclose(found[:, 0], own_losses(model, ROWS), atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["codegen", "rwkv"])
+def test_configs_without_a_token_of_padding(scorer_of: Callable, name: str) -> None:
+    model = CAUSAL[name]()
+    vars(model.config).pop("pad_token_id", None)
+    found = level_losses(scorer_of(model).score(Dataset.from_list(ROWS)))
+    np.testing.assert_allclose(found[:, 0], own_losses(model, ROWS), atol=1e-4)
+
+
 def test_the_model_is_measured_once(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, sizes = make_scorer(), []
     scorer.model.base_model.register_forward_pre_hook(
