@@ -513,7 +513,8 @@ class DLCScorer:
         if self._fixed_schedule is not None:
             return self._fixed_schedule.fractions
         with self._lock:
-            marker = self._masker.weights_state()
+            with self._masker.unmasked():  # not what another scorer makes of them
+                marker = self._masker.weights_state()
             if self._calibrated is None or self._calibrated[0] != marker:
                 self._calibrated = marker, self._read_or_find_schedule()
             return self._calibrated[1]
@@ -840,13 +841,13 @@ class DLCScorer:
         """Measure the model before it scores a row: it may look ahead, or take a row in a batch for another one."""
         longest = max((row.length for row in encoded), default=0)
         if longest:
-            with _scoring_mode(self.model):
+            with self._masker.unmasked(), _scoring_mode(self.model):
                 self._task.check(longest, self._masker.weights_state())
 
     def _shared_prefixes(self, encoded: Sequence[EncodedRow]) -> list[int]:
         """The prefixes that are worth to be computed apart from their rows, where the model can do so."""
         numbers, counts = np.unique([row.prefix for row in encoded], return_counts=True)
-        with _scoring_mode(self.model):
+        with self._masker.unmasked(), _scoring_mode(self.model):
             usable = [i for i in numbers[counts >= _ROWS_PER_PREFIX].tolist() if self._task.shares(i)]
         plans = [self._cut(encoded, self._tokens_per_batch, prefixes) for prefixes in ([], usable)]
         whole, apart = (cost(plan, self._overhead(self._tokens_per_batch)) for plan in plans)
@@ -1070,7 +1071,8 @@ class DLCScorer:
             if not self._agrees_side_by_side():
                 return self._run(encoded, work)
             [row] = self._task.feed(encoded)
-            shares = row.length <= self._task.rules.plain_up_to and self._task.shares(row.prefix)
+            with self._masker.unmasked():
+                shares = row.length <= self._task.rules.plain_up_to and self._task.shares(row.prefix)
             with self._masker.side_by_side() as levels:
                 prefix = self._row_prefix(row.prefix, len(levels)) if shares else None
                 return run_row(self._task, levels, row, prefix)
