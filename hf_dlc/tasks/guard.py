@@ -64,7 +64,7 @@ class Guard:
         self.rules = rules
         self._run, self._model = run, model
         self._epsilon = epsilon_of(model)
-        self._turns = _turns(model.config.to_dict())
+        self._turns = turns_of(model.config.to_dict())
         self._special = special_tokens(model.config.to_dict())
         self._measured = -1  # tokens of the longest row for which the model has been measured
         self._ran = 0  # tokens of the longest row that the model is known to take
@@ -273,7 +273,7 @@ class Guard:
         return torch.from_numpy(made_up(count, size, self._special, seed))
 
 
-def _turns(config: dict[str, Any]) -> list[int]:
+def turns_of(config: dict[str, Any]) -> list[int]:
     """Numbers of tokens at which a model may begin to compute otherwise, by its config."""
     found = set()
     for name, value in _options(config):
