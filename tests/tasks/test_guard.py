@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -247,6 +249,19 @@ class TestLimitsThatNothingTells:
             rows = [row(limit), row(limit - 1), row(7)]
             found = level_losses(scorer.score(Dataset.from_list(rows)))
             np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
+
+    def test_a_run_that_goes_on(self, make_model: Callable, scorer_of: Callable, tmp_path: Path) -> None:
+        """The process that goes on does not measure the model, and yet it pads no row across the limit."""
+        error = IndexError("no such position")
+        scorer = scorer_of(limited(make_model("llama"), lambda ids: ids.shape[1] <= 62, error), tokens_per_batch=64)
+        rows = Dataset.from_list([row(length) for length in (61, 60, 40, 20)])
+        expected = scorer.score(rows, run_dir=tmp_path, num_threads=1)["dlc_loss"][:]
+        shutil.rmtree(tmp_path / "chunks", ignore_errors=True)
+        for path in tmp_path.rglob("*.safetensors"):
+            path.unlink()
+        again = scorer_of(scorer.model, tokens_per_batch=64)
+        assert again.score(rows, run_dir=tmp_path, num_threads=1)["dlc_loss"][:] == expected
+        assert again._task.rules.positions == 62
 
     def test_an_error_of_another_kind_is_seen(self, make_model: Callable, scorer_of: Callable) -> None:
         model = limited(make_model("llama"), lambda _: False, RuntimeError("not about length"))
