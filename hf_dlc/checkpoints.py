@@ -94,7 +94,10 @@ def tokenizer_message(name: str, error: Exception) -> str:
 
 
 def _adapter_message(name: str, config_file: str | Path) -> str:
-    base = json.loads(Path(config_file).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        base = json.loads(Path(config_file).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (LookupError, TypeError, ValueError):  # whatever else the file holds, its name is that of an adapter's
+        base = None
     of = f" for {base}" if base else ""
     return (
         f"{name} is a PEFT adapter{of}, not a whole model. Merge it and save the result: "

@@ -110,6 +110,8 @@ class ModelSource:
         """
         model_kwargs = dict(model_kwargs or {})
         _check_kwargs(model_kwargs, device)
+        if model_kwargs.get("subfolder", "") is None:  # the same as none, for which transformers wants no word
+            del model_kwargs["subfolder"]
         path = Path(model_id).expanduser()
         if path.is_file() and path.suffix == ".gguf":
             model_id, model_kwargs["gguf_file"] = path.parent, path.name
@@ -201,7 +203,8 @@ def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dic
 def _load_tokenizer(model_id: str, shared: dict[str, Any]) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_id, **shared)
-    except (ImportError, OSError, TypeError, ValueError) as error:  # by family, where there are no files of one
+    except (AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
+        # Each family has its own, where there are no files of one or where they hold something else.
         raise ValueError(tokenizer_message(model_id, error)) from error
     check_vocabulary(tokenizer, model_id)
     return tokenizer

@@ -446,6 +446,7 @@ class DLCScorer:
         self._told_reasons: set[str] = set()  # why rows that came through `map` have no score
         self._side_by_side: tuple[Any, bool] = None, False  # whether rows can meet all levels at once, of what weights
         self._row_prefixes: tuple[Any, dict[int, Any]] = None, {}  # for rows that do, and the weights they belong to
+        self._checked: tuple[Any, int] = None, 0  # weights that were measured, and tokens of the longest row then
         self._encoded: dict[tuple[str, str], list[EncodedRow]] = {}  # from `fit` and `estimate` to `score`
 
     @property
@@ -513,7 +514,8 @@ class DLCScorer:
         if self._fixed_schedule is not None:
             return self._fixed_schedule.fractions
         with self._lock:
-            marker = self._masker.weights_state()
+            with self._masker.unmasked():  # not what another scorer makes of them
+                marker = self._masker.weights_state()
             if self._calibrated is None or self._calibrated[0] != marker:
                 self._calibrated = marker, self._read_or_find_schedule()
             return self._calibrated[1]
@@ -839,15 +841,23 @@ class DLCScorer:
     def _check_model(self, encoded: Sequence[EncodedRow]) -> None:
         """Measure the model before it scores a row: it may look ahead, or take a row in a batch for another one."""
         longest = max((row.length for row in encoded), default=0)
-        if longest:
-            with _scoring_mode(self.model):
-                self._task.check(longest, self._masker.weights_state())
+        if not longest:
+            return
+        with self._masker.unmasked():
+            weights = self._masker.weights_state()
+            if self._checked[0] != weights or self._checked[1] < longest:
+                with _scoring_mode(self.model):
+                    self._task.check(longest, weights)
+                self._checked = weights, longest
 
     def _shared_prefixes(self, encoded: Sequence[EncodedRow]) -> list[int]:
         """The prefixes that are worth to be computed apart from their rows, where the model can do so."""
         numbers, counts = np.unique([row.prefix for row in encoded], return_counts=True)
-        with _scoring_mode(self.model):
-            usable = [i for i in numbers[counts >= _ROWS_PER_PREFIX].tolist() if self._task.shares(i)]
+        frequent = [number for number in numbers[counts >= _ROWS_PER_PREFIX].tolist() if number]
+        if not frequent:
+            return []
+        with self._masker.unmasked(), _scoring_mode(self.model):
+            usable = [number for number in frequent if self._task.shares(number)]
         plans = [self._cut(encoded, self._tokens_per_batch, prefixes) for prefixes in ([], usable)]
         whole, apart = (cost(plan, self._overhead(self._tokens_per_batch)) for plan in plans)
         return usable if apart <= _WORTH_A_PREFIX * whole else []
@@ -883,6 +893,7 @@ class DLCScorer:
         if self._fixed_schedule is None and settings["schedule"]:
             self._calibrated = self._masker.weights_state(), tuple(settings["schedule"])
         self._task.rules = BatchRules.from_json(settings["batch_rules"])
+        self._checked = None, 0  # what this process finds out itself may differ
         batches = self._cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
 
         def score(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> np.ndarray:
@@ -1070,7 +1081,8 @@ class DLCScorer:
             if not self._agrees_side_by_side():
                 return self._run(encoded, work)
             [row] = self._task.feed(encoded)
-            shares = row.length <= self._task.rules.plain_up_to and self._task.shares(row.prefix)
+            with self._masker.unmasked():
+                shares = row.length <= self._task.rules.plain_up_to and self._task.shares(row.prefix)
             with self._masker.side_by_side() as levels:
                 prefix = self._row_prefix(row.prefix, len(levels)) if shares else None
                 return run_row(self._task, levels, row, prefix)

@@ -220,6 +220,17 @@ class TestQuantisation:
 
 
 class TestTokenizers:
+    @pytest.mark.parametrize("text", ['{"a": 1}', "[]"])
+    def test_a_tokenizer_file_of_something_else(self, llama_folder: Path, tmp_path: Path, text: str) -> None:
+        folder = shutil.copytree(llama_folder, tmp_path / "model")
+        (folder / "tokenizer.json").write_text(text)
+        with pytest.raises(ValueError, match="tokenizer"):
+            load(folder)
+
+    def test_no_subfolder(self, llama_folder: Path) -> None:
+        scorer = DLCScorer.from_pretrained(llama_folder, model_kwargs={"subfolder": None}, schedule="0", device="cpu")
+        assert scorer([ROW])["dlc_status"] == ["ok"]
+
     @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3_moe", "mixtral"])
     def test_a_folder_without_one(
         self, make_model: Callable[[str], PreTrainedModel], name: str, tmp_path: Path
@@ -283,6 +294,8 @@ class TestFolders:
                 {"adapter_config_DOT_json": "{}", "config_DOT_json": "{}"},
                 r"is a PEFT adapter, not a whole model.*merge_and_unload\(\)",
             ),
+            ({"adapter_config_DOT_json": "{"}, "is a PEFT adapter, not a whole model"),
+            ({"adapter_config_DOT_json": "[]"}, "is a PEFT adapter, not a whole model"),
             ({"tokenizer_config_DOT_json": "{}", "tokenizer_DOT_json": "{}"}, "It is a tokenizer alone"),
             ({"model_index_DOT_json": "{}", "unet__config_DOT_json": "{}"}, "a pipeline of diffusers"),
             ({"checkpoint-5__config_DOT_json": "{}"}, "Pass the path of a model in it: checkpoint-5"),
@@ -294,6 +307,8 @@ class TestFolders:
         ids=[
             "adapter",
             "adapter and config",
+            "adapter with half a file",
+            "adapter with a list",
             "tokenizer",
             "diffusers",
             "run",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -252,6 +253,34 @@ def test_as_many_bytes_in_a_micro_batch(make_scorer: Callable, dtype: torch.dtyp
     scorer = make_scorer()
     scorer.model.to(dtype)
     assert scorer.describe()["tokens_per_batch"] == tokens
+
+
+@pytest.mark.parametrize("way", ["a dataset", "row by row"])
+def test_two_threads_score_with_one_model(make_model: Callable, tokenizer: PreTrainedTokenizerBase, way: str) -> None:
+    """Each measures the model anew, while the other one masks it."""
+    model, configs = make_model("llama"), [DLCConfig(schedule="0, 0.1, 0.3", seed=seed) for seed in (0, 1)]
+
+    def losses(config: DLCConfig) -> list[float]:
+        scorer = DLCScorer(model, tokenizer, config)
+        if way == "a dataset":
+            return list(scorer.score(Dataset.from_list(ALPACA_ROWS), num_threads=1)["dlc_loss"])
+        return [scorer(row)["dlc_loss"] for row in ALPACA_ROWS]
+
+    expected, found = [losses(config) for config in configs], ([], [])
+
+    def run(number: int) -> None:
+        for _ in range(8):
+            try:
+                found[number].append(losses(configs[number]))
+            except Exception as error:  # pytest sees none of another thread
+                found[number].append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found) == [[losses] * 8 for losses in expected]
 
 
 def test_describe_is_json(make_scorer: Callable) -> None:

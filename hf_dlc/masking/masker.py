@@ -200,6 +200,17 @@ class Masker:
                     session.close()
                     raise
 
+    @contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """
+        Time in which the model has its own weights, since no thread may open a session on it.
+
+        Raises:
+            RuntimeError: If this thread already has a session on the model.
+        """
+        with _only_session(self.model):
+            yield
+
     def fits_in_memory(self, fractions: Sequence[float]) -> bool:
         """
         Whether [`~Masker.hold_levels`] would take at most a quarter of the free memory of every device.

@@ -23,10 +23,13 @@ class BatchRules(NamedTuple):
             beyond it: some models change their positions there.
         alone_beyond (`int`, *optional*):
             A row of more tokens goes alone and without padding; `None`: no row does.
+        positions (`int`, *optional*):
+            Tokens that a row may have at most, its padding included; `None`: any number.
     """
 
     boundaries: tuple[int, ...] = ()
     alone_beyond: int | None = None
+    positions: int | None = None
 
     @classmethod
     def from_json(cls, value: Any) -> BatchRules:
@@ -34,28 +37,34 @@ class BatchRules(NamedTuple):
         Rules as `to_json` writes them.
 
         Raises:
-            TypeError, ValueError: If that is something else.
+            KeyError, TypeError, ValueError: If that is something else.
         """
-        boundaries, beyond = value["boundaries"], value["alone_beyond"]
-        if not all(type(number) is int and number >= 0 for number in [*boundaries, beyond or 0]):
+        boundaries, beyond, positions = (value[name] for name in cls._fields)
+        if not all(type(number) is int and number >= 0 for number in [*boundaries, beyond or 0, positions or 0]):
             raise ValueError("the rules of micro-batches must be whole numbers of tokens")
-        return cls(tuple(boundaries), beyond)
+        return cls(tuple(boundaries), beyond, positions)
 
     def to_json(self) -> dict[str, Any]:
         """The rules as JSON types."""
-        return {"boundaries": list(self.boundaries), "alone_beyond": self.alone_beyond}
+        return {**self._asdict(), "boundaries": list(self.boundaries)}
+
+    @property
+    def most_tokens(self) -> float:
+        """Tokens that a row may have at most; infinite if it may have any number."""
+        return math.inf if self.positions is None else self.positions
 
     @property
     def plain_up_to(self) -> float:
-        """Tokens up to which rows are all of one kind."""
+        """Tokens up to which rows may share a micro-batch and are padded without regard to a boundary."""
         return float(self._limits[0])
 
     def padded(self, lengths: np.ndarray, start: np.ndarray | int = 0) -> np.ndarray:
         """Tokens to compute of rows of `lengths` tokens behind their first `start` ones, padding included."""
         computed = lengths - start
         padded = -(-computed // LENGTH_STEP) * LENGTH_STEP
-        padded = np.minimum(padded, self._limits[self._kinds(lengths)] - start).astype(np.int64)
-        return np.where(self._are_alone(lengths), computed, padded)
+        limits = np.minimum(self._limits[self._kinds(lengths)], self.most_tokens)
+        padded = np.minimum(padded, limits - start).astype(np.int64)
+        return np.where(self._are_alone(lengths), computed, np.maximum(padded, computed))
 
     def groups(self, lengths: np.ndarray) -> np.ndarray:
         """For each row a number; only rows of the same number may share a micro-batch."""

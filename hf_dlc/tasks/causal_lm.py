@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from . import BatchRules, BatchScores, Share
 from .encoding import Encoding, RowEncoder
 from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
-from .positions import fresh_ropes, learned_positions, rotary_rules
+from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
 from .reading import DatasetReading
 
@@ -68,8 +69,14 @@ class CausalLMTask:
         self._head = OutputHead(model, _body_of(model))
         self._guard: tuple[object, Guard] | None = None  # and the weights that it has measured
         self._shares: dict[int, bool] = {}
-        self._rules = rotary_rules(model)
-        self._positions = learned_positions(model)
+        self._look_at_positions()
+
+    def _look_at_positions(self) -> None:
+        """Find out what can be said of the positions without a row."""
+        self._ropes = ChangingRopes(self.model)
+        self._rotary_rules = rotary_rules(self.model)
+        learned = learned_positions(self.model)
+        self._rules = self._rotary_rules._replace(positions=None if learned == math.inf else int(learned))
 
     @property
     def _body(self) -> PreTrainedModel:
@@ -138,8 +145,8 @@ class CausalLMTask:
                 "embeddings. Use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))."
             )
         longest = max((row.length for row in encodings), default=0)
-        if longest > self._positions:
-            raise ValueError(too_long(longest, self._positions, type(self.model).__name__))
+        if longest > self.rules.most_tokens:
+            raise ValueError(too_long(longest, self.rules.most_tokens, type(self.model).__name__))
         return encodings
 
     @torch.inference_mode()
@@ -153,13 +160,15 @@ class CausalLMTask:
         """
         if self._guard is None or self._guard[0] != weights:
             self._shares.clear()
-            guard = Guard(self._states, self.model, learned_positions(self.model), rotary_rules(self.model))
+            self._look_at_positions()
+            guard = Guard(self._states, self.model, self._rules)
             guard.check(0)
+            self._rules = guard.rules
             self._check_logits()
             self._guard = weights, guard
         guard = self._guard[1]
         guard.check(longest)
-        self._rules, self._positions = guard.rules, guard.positions
+        self._rules = guard.rules
 
     def _states(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self._run_body(input_ids, use_cache=False).last_hidden_state
@@ -168,7 +177,7 @@ class CausalLMTask:
         """Whether the model's own logits are what its head makes of the states that are scored."""
         [row] = self.samples()
         ids = torch.from_numpy(row.input_ids)[None].to(self._device)
-        with fresh_ropes(self.model):
+        with self._ropes.fresh():
             expected = self.model(input_ids=ids, use_cache=False).logits[0]
         found = self._logits_of(ids)
         with self.rounded() as epsilon:
@@ -190,7 +199,7 @@ class CausalLMTask:
 
     def samples(self) -> list[Encoding]:
         """A made-up row, the same in every process."""
-        count = int(min(_SAMPLE_TOKENS, self._positions))
+        count = int(min(_SAMPLE_TOKENS, self.rules.most_tokens))
         ids = self._made_up(count)
         return [Encoding(ids, np.arange(count) > count // 2, "ok")]
 
@@ -222,7 +231,7 @@ class CausalLMTask:
 
     def _gives_the_same(self, prefix: int) -> bool:
         head = self.encoder.prefixes[prefix]
-        if self.rules.plain_up_to < len(head) or rotary_rules(self.model) != BatchRules():
+        if self.rules.plain_up_to < len(head) or self._rotary_rules != BatchRules():
             return False  # what the model makes of a prefix depends on how long the row is
         try:
             agrees = self._agrees(prefix)
@@ -275,7 +284,7 @@ class CausalLMTask:
         return self.model.get_input_embeddings().weight.device
 
     def _run_body(self, input_ids: torch.Tensor, **options: Any) -> BaseModelOutputWithPast:
-        with fresh_ropes(self.model):
+        with self._ropes.fresh():
             return self._body(input_ids=input_ids.to(self._device), **options)
 
     @torch.inference_mode()
@@ -311,9 +320,8 @@ class CausalLMTask:
         return BatchScores(confidence, loss, states)
 
     def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
-        """Tokens behind the first `start` ones; no padding goes where the model has no position."""
-        longest = max(row.length for row in rows)
-        return int(min(self.rules.padded(np.array([longest]), start)[0], self._positions - start))
+        """Tokens behind the first `start` ones, padding included."""
+        return int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
 
     def _behind(self, prefix: DynamicCache, length: int) -> dict[str, Any]:
         """Arguments of the body for rows of `length` tokens behind a prefix."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
-from ..rounding import bound_of, change_of, epsilon_of, is_half, relative_change, rounded_input
+from ..rounding import bound_ahead, bound_of, change_of, epsilon_of, relative_change, rounded_input
 from .batch_rules import LENGTH_STEP, BatchRules
 
 
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 # Tokens of the row that is looked at, and of the batch that it is padded to. No step of padding leaves 23 as they are.
 _ROW, _BATCH = 23, 40
 
+# Rows of the batch: many for short ones, as some models have room for a number of tokens only; then as many as fit
+# into memory.
+_MANY, _FEW = (16, 3, 2, 1), (3, 2, 1)
+
 # Later tokens are changed in so many last places. In a row of 23 tokens the change begins at the last token of a block
 # of 8 or more tokens each time, and mostly of 2 and 4, in case the tokens of a block see each other.
 _CHANGED = (1, 8, 16)
@@ -28,8 +33,12 @@ _CHANGED = (1, 8, 16)
 # Options of configs with a number of tokens in them, where a model may begin to compute otherwise. Of keys that are
 # chosen among all, each may stand for some tokens: for 4 or 128 in DeepSeek V4.
 _TURNS = re.compile("window|chunk|block_size|position|length|seq|context|ctx|distance|local_attention")
-_CHOSEN = re.compile("topk|budget")
+_CHOSEN = re.compile("^(?!.*(group|moe|expert)).*(topk|budget)")
 _MOST_FOR_ONE = 128
+
+# Roundings that the same states may differ by when they are computed again, and a rounding of float32.
+_REPEATED = 4
+_EPSILON = torch.finfo(torch.float32).eps
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
@@ -43,24 +52,22 @@ class Guard:
             Last hidden states, `(rows, tokens, hidden size)`, of token ids, `(rows, tokens)`.
         model ([`~transformers.PreTrainedModel`]):
             The model.
-        positions (`float`):
-            Tokens that a row may have at most.
         rules ([`BatchRules`]):
             What is known of its micro-batches without measuring.
 
     Attributes:
         rules ([`BatchRules`]):
             What the model asks of its micro-batches, as far as it has been measured.
-        positions (`float`):
-            Tokens that a row may have at most, as far as it has been measured.
     """
 
-    def __init__(self, run: Run, model: PreTrainedModel, positions: float, rules: BatchRules) -> None:
+    def __init__(self, run: Run, model: PreTrainedModel, rules: BatchRules) -> None:
         self.rules = rules
-        self.positions = positions
         self._run, self._model = run, model
         self._epsilon = epsilon_of(model)
-        self._checked = 0  # tokens up to which the model has been measured
+        self._turns = turns_of(model.config.to_dict())
+        self._special = special_tokens(model.config.to_dict())
+        self._measured = -1  # tokens of the longest row for which the model has been measured
+        self._ran = 0  # tokens of the longest row that the model is known to take
         self._readable = np.inf  # tokens of a row up to which the model reads from left to right
 
     def check(self, longest: int) -> None:
@@ -74,38 +81,62 @@ class Guard:
             ValueError: If a hidden state depends on later tokens, or on nothing that repeats, or if the model has no
                 positions for so many tokens.
         """
-        if not self._checked:
-            self._check_short()
-        for turn in self._turns():
-            if self._checked <= turn <= longest + LENGTH_STEP:
-                self.positions = self._most_tokens(int(min(turn + _BATCH, self.positions)))
-                if turn < self.positions:
-                    self._check_around(turn)
-        self._checked = max(self._checked, longest + LENGTH_STEP + 1)
-        if longest > self.positions:
-            raise ValueError(too_long(longest, self.positions, self._name))
+        if longest > self._measured:
+            self._measure(longest)
+            self._measured = longest
+        if longest > self.rules.most_tokens:
+            raise ValueError(too_long(longest, self.rules.most_tokens, self._name))
         if longest > self._readable:
             raise ValueError(
                 f"{self._name} looks ahead in rows of more than {self._readable} tokens: earlier hidden states change "
                 f"with later tokens. DLC needs a left-to-right language model. Pass max_length={self._readable}."
             )
 
-    def _most_tokens(self, asked: int) -> float:
-        """Tokens that a row may have at most, if it may not have the number that is asked for."""
-        if self._runs(asked):
-            return self.positions
-        most, too_many = _BATCH, asked
+    def _measure(self, longest: int) -> None:
+        if self._measured < 0:
+            self._find_most_tokens(_BATCH)
+            self._check_short()
+        self._find_most_tokens(self._padded(longest))
+        for turn in self._turns:
+            if self._measured + LENGTH_STEP < turn <= longest + LENGTH_STEP:
+                self._find_most_tokens(turn + _BATCH)
+                if turn < self.rules.most_tokens:
+                    self._check_around(turn)
+
+    def _padded(self, tokens: int) -> int:
+        """
+        Tokens of a row to try before there are rows of that length.
+
+        On a CPU it is the next power of two, so that not every length is tried. Elsewhere it is no more than rows are
+        padded to: a GPU that looks up a position beyond a table can compute nothing any more.
+        """
+        if self._model.device.type == "cpu":
+            return 1 << max(0, tokens - 1).bit_length()
+        return -(-tokens // LENGTH_STEP) * LENGTH_STEP
+
+    def _find_most_tokens(self, asked: int) -> None:
+        """Try a row of so many tokens; if the model does not take it, find and note how many it does take."""
+        asked = int(min(asked, self.rules.most_tokens))
+        if asked <= self._ran or self._runs(asked):
+            self._ran = max(self._ran, asked)
+            return
+        most, too_many = self._ran, asked
         while too_many - most > 1:
             middle = (most + too_many) // 2
             most, too_many = (middle, too_many) if self._runs(middle) else (most, middle)
-        return most
+        if most == 0 or self._runs(too_many):  # it is not the length that the model fails at: let the error be seen
+            self._run(self._made_up(asked)[None])
+            return
+        self._ran = most
+        self.rules = self.rules._replace(positions=most)
 
     def _runs(self, tokens: int) -> bool:
+        """Whether a row of so many tokens goes through the model, if there is memory for it."""
         try:
             self._run(self._made_up(tokens)[None])
         except Exception as error:  # each family has its own for a row that is too long
             if should_reduce_batch_size(error):
-                raise
+                return True  # of its positions we know nothing; a row that does not fit is told of by itself
             logger.debug("no row of %d tokens: %s", tokens, error)
             return False
         return True
@@ -114,28 +145,18 @@ class Guard:
     def _name(self) -> str:
         return type(self._model).__name__
 
-    def _turns(self) -> list[int]:
-        """Numbers of tokens at which the model may begin to compute otherwise, by its config."""
-        found = set()
-        for name, value in _options(self._model.config.to_dict()):
-            if type(value) is int and value > 0 and _TURNS.search(name):
-                found.add(value)
-            elif type(value) is int and value > 0 and _CHOSEN.search(name):
-                found |= {value * 2**power for power in range(_MOST_FOR_ONE.bit_length())}
-        return sorted(turn for turn in found if turn >= _ROW)
-
     def _check_short(self) -> None:
-        batch = int(min(_BATCH, self.positions))
-        row = self._made_up(batch * _ROW // _BATCH)
+        batch = int(min(_BATCH, self.rules.most_tokens))
+        row = self._made_up(max(1, batch * _ROW // _BATCH))
         states, bound = self._alone(row)
-        if (ahead := self._change_ahead(row, states)) > (bound / 8 if is_half(self._epsilon) else bound):
-            self._require_repeatable(row, states, bound)
+        if (ahead := self._change_ahead(row, states)) > bound_ahead(bound, self._epsilon):
             raise ValueError(
                 f"{self._name} looks ahead: earlier hidden states changed by {ahead:.2g} of their length with later "
                 "tokens. DLC needs a left-to-right language model."
             )
-        if (change := self._change_in_batch(row, states, batch)) > bound:
-            self._require_repeatable(row, states, bound)
+        if (change := self._change_in_batch(row, states, batch, _MANY)) > bound:
+            longer = self._made_up(batch)
+            self._require_repeatable(longer, self._run(longer[None])[0])
             self.rules = self.rules._replace(alone_beyond=0)
             logger.warning(
                 "%s makes something else of a row in a batch than of the row alone: its hidden states changed by %.2g "
@@ -143,18 +164,19 @@ class Guard:
                 self._name,
                 change,
             )
-
         self._check_padding(row, batch)
 
     def _check_padding(self, row: torch.Tensor, batch: int) -> None:
         """Whether the token of padding is one like others: the end of a turn often is the same."""
-        padding = self._model.config.get_text_config().pad_token_id
+        if self.rules.alone_beyond == 0:  # nothing is padded
+            return
+        padding = getattr(self._model.config.get_text_config(), "pad_token_id", None)
         if not isinstance(padding, int) or not 0 <= padding < self._model.get_input_embeddings().weight.shape[0]:
             return
         row = row.clone()
         row[len(row) // 3] = padding
         states, bound = self._alone(row)
-        if (change := self._change_in_batch(row, states, batch)) > bound and self.rules.alone_beyond != 0:
+        if (change := self._change_in_batch(row, states, batch)) > bound:
             raise ValueError(
                 f"{self._name} takes the token {padding} for padding wherever it stands: the hidden states of a row "
                 f"that holds it changed by {change:.2g} of their length in a longer batch. DLC cannot score that."
@@ -162,18 +184,26 @@ class Guard:
 
     def _check_around(self, turn: int) -> None:
         """Whether a row of `turn` tokens can be padded beyond them, and a longer one be padded at all."""
-        longer = self._made_up(int(min(turn + _ROW, self.positions)))
-        batch = int(min(len(longer) + _BATCH - _ROW, self.positions))
+        try:
+            self._look_around(turn)
+        except Exception as error:
+            if not should_reduce_batch_size(error):
+                raise
+            logger.info("no memory to measure rows of more than %d tokens: they go alone and without padding", turn)
+            self._go_alone_beyond(turn)
+
+    def _look_around(self, turn: int) -> None:
+        longer = self._made_up(int(min(turn + _ROW, self.rules.most_tokens)))
+        batch = int(min(len(longer) + _BATCH - _ROW, self.rules.most_tokens))
         states, bound = self._alone(longer)
-        if self._change_ahead(longer, states) > (bound / 8 if is_half(self._epsilon) else bound):
-            self._require_repeatable(longer, states, bound)
+        if self._change_ahead(longer, states) > bound_ahead(bound, self._epsilon):
             self._readable = min(self._readable, turn)
         alone_beyond = self.rules.alone_beyond
         if turn in self.rules.boundaries or (alone_beyond is not None and turn >= alone_beyond):
             return
         if self._change_in_batch(longer, states, batch) > bound:
             logger.info("%s takes rows of more than %d tokens alone and without padding", self._name, turn)
-            self.rules = self.rules._replace(alone_beyond=turn)
+            self._go_alone_beyond(turn)
             return
         below = longer[:turn]
         states, bound = self._alone(below)
@@ -181,22 +211,21 @@ class Guard:
             logger.info("%s changes at %d tokens: no row is padded beyond them", self._name, turn)
             self.rules = self.rules._replace(boundaries=(*self.rules.boundaries, turn))
 
+    def _go_alone_beyond(self, turn: int) -> None:
+        known = self.rules.alone_beyond
+        self.rules = self.rules._replace(alone_beyond=turn if known is None else min(turn, known))
+
     def _alone(self, row: torch.Tensor) -> tuple[torch.Tensor, float]:
         """States of a row, and the largest change that still is rounding."""
-        before = self._random_state()
         states = self._run(row[None])[0]
-        if not torch.equal(before, self._random_state()):
-            self._require_repeatable(row, states, bound=0)
+        self._require_repeatable(row, states)
         with rounded_input(self._model.get_input_embeddings(), self._epsilon):
             return states, bound_of(self._run(row[None])[0], states, self._epsilon)
 
-    def _random_state(self) -> torch.Tensor:
-        device = self._model.device
-        return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-    def _require_repeatable(self, row: torch.Tensor, states: torch.Tensor, bound: float) -> None:
+    def _require_repeatable(self, row: torch.Tensor, states: torch.Tensor) -> None:
         change = change_of(self._run(row[None])[0], states, self._epsilon)
-        if change > bound:
+        # A CPU repeats itself bit for bit in any precision; a GPU may add up in another order.
+        if change > _REPEATED * (_EPSILON if states.device.type == "cpu" else self._epsilon):
             raise ValueError(
                 f"{self._name} gives other hidden states when it reads the same tokens again: they changed by "
                 f"{change:.2g} of their length. DLC needs a model that repeats itself in eval mode."
@@ -217,17 +246,42 @@ class Guard:
             changes.append(max(float(moved.median()), float(moved[-1])))
         return sorted(changes)[1]
 
-    def _change_in_batch(self, row: torch.Tensor, states: torch.Tensor, length: int) -> float:
-        """How far the states of a row move when it is padded, beside a longer and a shorter one."""
-        batch = torch.zeros((3, length), dtype=torch.int64)
-        batch[0] = self._made_up(length, seed=3)
-        batch[1, : len(row)] = row
-        batch[2, : len(row) // 3] = self._made_up(len(row) // 3, seed=5)
-        return change_of(self._run(batch)[1, : len(row)], states, self._epsilon)
+    def _change_in_batch(
+        self, row: torch.Tensor, states: torch.Tensor, length: int, numbers: Sequence[int] = _FEW
+    ) -> float:
+        """How far the states of a row move when it is padded, beside as many others of a batch as fit into memory."""
+        for rows in numbers:
+            try:
+                found = self._run(self._batch_with(row, length, rows))[max(0, rows - 2), : len(row)]
+                return change_of(found, states, self._epsilon)
+            except Exception as error:
+                if rows == 1 or not should_reduce_batch_size(error):
+                    raise
+        raise AssertionError("a batch has at least one row")
+
+    def _batch_with(self, row: torch.Tensor, length: int, rows: int) -> torch.Tensor:
+        """The row, padded, as the last but one: behind longer ones, and before a shorter one."""
+        batch = torch.zeros((rows, length), dtype=torch.int64)
+        for place in range(rows - 2):
+            batch[place] = self._made_up(length, seed=7 + place)
+        batch[-1, : len(row) // 3] = self._made_up(len(row) // 3, seed=5)
+        batch[max(0, rows - 2)] = F.pad(row, (0, length - len(row)))
+        return batch
 
     def _made_up(self, count: int, seed: int = 1) -> torch.Tensor:
         size = self._model.get_input_embeddings().weight.shape[0]
-        return torch.from_numpy(made_up(count, size, special_tokens(self._model.config.to_dict()), seed))
+        return torch.from_numpy(made_up(count, size, self._special, seed))
+
+
+def turns_of(config: dict[str, Any]) -> list[int]:
+    """Numbers of tokens at which a model may begin to compute otherwise, by its config."""
+    found = set()
+    for name, value in _options(config):
+        if type(value) is int and value > 0 and _TURNS.search(name):
+            found.add(value)
+        elif type(value) is int and value > 0 and _CHOSEN.search(name):
+            found |= {value * 2**power for power in range(_MOST_FOR_ONE.bit_length())}
+    return sorted(turn for turn in found if turn >= _ROW)
 
 
 def too_long(tokens: int, positions: float, name: str) -> str:

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from .batch_rules import BatchRules
 
 
-_ABSOLUTE = re.compile("wpe|pos(?!t)")
-_RELATIVE = re.compile("rel|bias|bucket|dist")
+_ABSOLUTE = re.compile("(^|_)(wpe|wpos|pe|pos|posemb|posenc|position|positions|positional)(_|$)")
+_NO_TABLE = re.compile("rel|bias|bucket|dist|scale|freq|type|mask|gate|decay|slope")
 _OF_IMAGES = re.compile("vision|visual|image|audio")
 
 
@@ -32,20 +32,38 @@ def learned_positions(model: PreTrainedModel) -> float:
         if _OF_IMAGES.search(name):
             continue
         leaf = name.rpartition(".")[2]
-        if isinstance(module, nn.Embedding) and _ABSOLUTE.search(leaf) and not _RELATIVE.search(leaf):
+        if isinstance(module, nn.Embedding) and _is_of_positions(leaf):
             padding = 0 if module.padding_idx is None else module.padding_idx + 1
             limits.append(module.num_embeddings - (getattr(module, "offset", 0) or padding))
         limits += [_of_buffer(key, buffer) for key, buffer in module.named_buffers(recurse=False)]
     return min(limits)
 
 
+def _is_of_positions(name: str) -> bool:
+    return bool(_ABSOLUTE.search(name)) and not _NO_TABLE.search(name)
+
+
 def _of_buffer(name: str, buffer: torch.Tensor) -> float:
     """Tokens for which a buffer has positions, their numbers or a causal mask; infinite if it has none of them."""
-    if buffer.dim() >= 2 and buffer.shape[-1] == buffer.shape[-2] and name in ("bias", "causal_mask"):
-        return buffer.shape[-1]
-    if not _ABSOLUTE.search(name) or _RELATIVE.search(name) or buffer.dim() == 0:
+    if name in ("bias", "causal_mask"):
+        return buffer.shape[-1] if _is_causal_mask(buffer) else math.inf
+    if not _is_of_positions(name) or buffer.dim() == 0:
         return math.inf
-    return buffer.shape[0] if buffer.is_floating_point() else buffer.shape[-1]
+    if not buffer.is_floating_point():
+        return buffer.shape[-1]
+    return buffer.shape[-2] if buffer.dim() > 1 else math.inf  # a vector of floats is one of frequencies
+
+
+def _is_causal_mask(buffer: torch.Tensor) -> bool:
+    """Whether a buffer is square and of truth values, or of one value for what is seen and another for the rest."""
+    if buffer.dim() < 2 or buffer.shape[-1] != buffer.shape[-2] or buffer.shape[-1] < 2:
+        return False
+    if buffer.dtype == torch.bool:
+        return True
+    mask = buffer.flatten(0, -3)[0] if buffer.dim() > 2 else buffer
+    is_seen = torch.ones_like(mask, dtype=torch.bool).tril()
+    seen, hidden = mask[is_seen], mask[~is_seen]
+    return bool((seen == seen[0]).all() and (hidden == hidden[0]).all() and seen[0] != hidden[0])
 
 
 def rotary_rules(model: PreTrainedModel) -> BatchRules:
@@ -55,7 +73,7 @@ def rotary_rules(model: PreTrainedModel) -> BatchRules:
     `longrope` has other frequencies for all tokens once there are more than a number of them, and `dynamic` ones have
     other frequencies for each number of tokens beyond the one that the model was trained with.
     """
-    boundaries, beyond = set(), []
+    boundaries = set()
     for parameters in _rope_parameters(model.config.to_dict().get("rope_parameters")):
         kind, original = str(parameters.get("rope_type")), parameters.get("original_max_position_embeddings")
         if kind == "longrope" and original:
@@ -73,33 +91,45 @@ def _rope_parameters(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _dynamic_ropes(model: nn.Module) -> list[nn.Module]:
-    ropes = _ropes(model, "dynamic")
-    return [rope for rope in ropes if hasattr(rope, "original_max_seq_len")]
+    return [rope for rope in _ropes(model, "dynamic") if hasattr(rope, "original_max_seq_len")]
 
 
 def _ropes(model: nn.Module, kind: str) -> list[nn.Module]:
     return [module for module in model.modules() if kind in str(getattr(module, "rope_type", ""))]
 
 
-@contextmanager
-def fresh_ropes(model: nn.Module) -> Iterator[None]:
+class ChangingRopes:
     """
-    Time in which rotary positions are those of a model that has not seen any row yet; then they are as before.
+    The rotary positions of a model that change with the rows that it reads.
 
-    `dynamic` ones keep the frequencies of the longest row so far, which would make scores depend on earlier rows.
+    Args:
+        model (`torch.nn.Module`):
+            The model. Modules that it gets later are not known.
     """
-    dynamic = _dynamic_ropes(model)
-    ropes = [*dynamic, *_ropes(model, "longrope")]
-    attributes = [dict(vars(rope)) for rope in ropes]
-    buffers = [{name: (buffer, buffer.clone()) for name, buffer in rope._buffers.items()} for rope in ropes]
-    for rope in dynamic:
-        _reset(rope)
-    try:
-        yield
-    finally:
-        for rope, own, kept in zip(ropes, attributes, buffers, strict=True):
-            vars(rope).clear()
-            vars(rope).update(own, _buffers={name: buffer.copy_(values) for name, (buffer, values) in kept.items()})
+
+    def __init__(self, model: nn.Module) -> None:
+        self._dynamic = _dynamic_ropes(model)
+        self._all = [*self._dynamic, *_ropes(model, "longrope")]
+
+    @contextmanager
+    def fresh(self) -> Iterator[None]:
+        """
+        Time in which they are those of a model that has not seen any row yet; then they are as before.
+
+        `dynamic` ones keep the frequencies of the longest row so far, which would make scores depend on earlier rows.
+        """
+        attributes = [dict(vars(rope)) for rope in self._all]
+        buffers = [{name: (buffer, buffer.clone()) for name, buffer in rope._buffers.items()} for rope in self._all]
+        for rope in self._dynamic:
+            _reset(rope)
+        try:
+            yield
+        finally:
+            for rope, own, kept in zip(self._all, attributes, buffers, strict=True):
+                vars(rope).clear()
+                vars(rope).update(
+                    own, _buffers={name: buffer.copy_(values) for name, (buffer, values) in kept.items()}
+                )
 
 
 def _reset(rope: nn.Module) -> None:

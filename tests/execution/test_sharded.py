@@ -523,8 +523,10 @@ class TestOfAScorer:
             {"shared_prefixes": None},
             {"shared_prefixes": ...},
             {"batch_rules": ...},
-            {"batch_rules": {"boundaries": [4.5], "alone_beyond": None}},
-            {"batch_rules": {"boundaries": [], "alone_beyond": -1}},
+            {"batch_rules": {"boundaries": [4.5], "alone_beyond": None, "positions": None}},
+            {"batch_rules": {"boundaries": [], "alone_beyond": -1, "positions": None}},
+            {"batch_rules": {"boundaries": [], "alone_beyond": None, "positions": 2.5}},
+            {"batch_rules": {"boundaries": [], "alone_beyond": None}},
         ],
         ids=str,
     )

@@ -30,6 +30,14 @@ def test_padding_stops_at_a_boundary() -> None:
     assert set(groups[LENGTHS <= 47]).isdisjoint(groups[LENGTHS > 47])
 
 
+def test_padding_stops_at_the_last_position() -> None:
+    rules = BatchRules(positions=62)
+    assert rules.padded(LENGTHS).tolist() == [0, 8, 8, 16, 48, 48, 48, 62, 62, 70]
+    assert rules.padded(np.array([61]), 5).tolist() == [56]
+    assert rules.plain_up_to == np.inf
+    assert set(rules.groups(LENGTHS)) == {0}
+
+
 def test_rows_that_go_alone() -> None:
     rules = BatchRules(boundaries=(47,), alone_beyond=60)
     assert rules.padded(LENGTHS).tolist() == [0, 8, 8, 16, 47, 47, 48, 60, 61, 70]
@@ -45,15 +53,17 @@ def test_all_rows_alone() -> None:
     assert len(set(rules.groups(LENGTHS[1:]))) == len(LENGTHS) - 1
 
 
-@pytest.mark.parametrize("rules", [BatchRules(), BatchRules((47, 60), 70), BatchRules(alone_beyond=0)])
+@pytest.mark.parametrize("rules", [BatchRules(), BatchRules((47, 60), 70), BatchRules(alone_beyond=0, positions=9)])
 def test_as_json(rules: BatchRules) -> None:
     assert BatchRules.from_json(rules.to_json()) == rules
 
 
 @pytest.mark.parametrize(
     "value",
-    [None, {}, {"boundaries": [1.5], "alone_beyond": None}, {"boundaries": [True], "alone_beyond": None}]
-    + [{"boundaries": [], "alone_beyond": beyond} for beyond in (-1, "3", 2.5)],
+    [None, {}, {"boundaries": [], "alone_beyond": None}]
+    + [{"boundaries": [boundary], "alone_beyond": None, "positions": None} for boundary in (1.5, True)]
+    + [{"boundaries": [], "alone_beyond": beyond, "positions": None} for beyond in (-1, "3", 2.5)]
+    + [{"boundaries": [], "alone_beyond": None, "positions": positions} for positions in (-1, "3", 2.5)],
 )
 def test_what_is_no_rule(value: Any) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):

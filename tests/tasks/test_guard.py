@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.tasks.guard import made_up, special_tokens
+from hf_dlc.tasks.guard import made_up, special_tokens, turns_of
 from tests.conftest import ALPACA_ROWS
 from tests.families import CAUSAL, SIZES, build_causal, shrink
 from tests.tasks.test_positions import own_losses, row
@@ -153,6 +155,21 @@ class TestWhatDoesNotRepeat:
         with pytest.raises(ValueError, match="other hidden states when it reads the same tokens again"):
             scorer_of(model)(ROWS[0])
 
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("library", ["torch", "numpy"])
+    def test_noise_of_a_generator_of_its_own(
+        self, make_model: Callable, scorer_of: Callable, library: str, dtype: torch.dtype
+    ) -> None:
+        own, numpy = torch.Generator().manual_seed(0), np.random.default_rng(0)
+
+        def noisy(states: torch.Tensor) -> torch.Tensor:
+            noise = torch.randn(states.shape, generator=own)
+            noise = noise if library == "torch" else torch.from_numpy(numpy.standard_normal(states.shape))
+            return states * (1 + 1e-2 * noise.to(states.dtype))
+
+        with pytest.raises(ValueError, match="other hidden states when it reads the same tokens again"):
+            scorer_of(changed_states(make_model("llama").to(dtype), noisy))(ROWS[0])
+
     def test_random_numbers_that_change_nothing(self, make_model: Callable, scorer_of: Callable) -> None:
         model = changed_states(make_model("llama"), lambda states: states + 0 * torch.randn_like(states))
         assert scorer_of(model)(ROWS[0])["dlc_status"] == "ok"
@@ -188,18 +205,146 @@ def test_a_body_under_another_name(scorer_of: Callable) -> None:
     np.testing.assert_allclose(found[:, 0], own_losses(model, ROWS), atol=1e-4)
 
 
+@pytest.mark.parametrize("forbidden", [-torch.inf, torch.finfo(torch.float32).min, -1e9])
+@pytest.mark.parametrize("is_right", [True, False])
+def test_logits_of_forbidden_words(
+    make_model: Callable, scorer_of: Callable, forbidden: float, is_right: bool
+) -> None:
+    model = make_model("llama")
+    forward = model.forward
+
+    def forbidding(input_ids: torch.Tensor, **options: Any) -> Any:
+        result = forward(input_ids=input_ids, **options)
+        result.logits = result.logits + (0 if is_right else input_ids[..., None] % 7)
+        result.logits[..., -1] = forbidden
+        return result
+
+    model.forward = forbidding
+    if is_right:
+        assert scorer_of(model)(ROWS[0])["dlc_status"] == "ok"
+    else:
+        with pytest.raises(ValueError, match="does not compute its logits from the last hidden states"):
+            scorer_of(model)(ROWS[0])
+
+
+def limited(model: PreTrainedModel, allows: Callable[[torch.Tensor], bool], error: Exception) -> PreTrainedModel:
+    """The model, which raises `error` for a batch of tokens that it does not allow."""
+
+    def check(_module: Any, _inputs: Any, options: dict[str, Any]) -> None:
+        if not allows(options["input_ids"]):
+            raise error
+
+    model.base_model.register_forward_pre_hook(check, with_kwargs=True)
+    return model
+
+
+class TestLimitsThatNothingTells:
+    @pytest.mark.parametrize("limit", [5, 30, 46, 62])
+    def test_the_longest_row(self, make_model: Callable, scorer_of: Callable, limit: int) -> None:
+        model = limited(make_model("llama"), lambda ids: ids.shape[1] <= limit, IndexError("no such position"))
+        scorer = scorer_of(model)
+        with pytest.raises(ValueError, match=rf"longer than the {limit} positions .* Pass max_length={limit}\."):
+            scorer(row(70))
+        if limit > 7:
+            rows = [row(limit), row(limit - 1), row(7)]
+            found = level_losses(scorer.score(Dataset.from_list(rows)))
+            np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
+
+    def test_a_run_that_goes_on(self, make_model: Callable, scorer_of: Callable, tmp_path: Path) -> None:
+        """The process that goes on does not measure the model, and yet it pads no row across the limit."""
+        error = IndexError("no such position")
+        scorer = scorer_of(limited(make_model("llama"), lambda ids: ids.shape[1] <= 62, error), tokens_per_batch=64)
+        rows = Dataset.from_list([row(length) for length in (61, 60, 40, 20)])
+        expected = scorer.score(rows, run_dir=tmp_path, num_threads=1)["dlc_loss"][:]
+        shutil.rmtree(tmp_path / "chunks", ignore_errors=True)
+        for path in tmp_path.rglob("*.safetensors"):
+            path.unlink()
+        again = scorer_of(scorer.model, tokens_per_batch=64)
+        assert again.score(rows, run_dir=tmp_path, num_threads=1)["dlc_loss"][:] == expected
+        assert again._task.rules.positions == 62
+
+    def test_an_error_of_another_kind_is_seen(self, make_model: Callable, scorer_of: Callable) -> None:
+        model = limited(make_model("llama"), lambda _: False, RuntimeError("not about length"))
+        with pytest.raises(RuntimeError, match="not about length"):
+            scorer_of(model)(ROWS[0])
+
+    def test_one_error_is_no_limit(self, make_model: Callable, scorer_of: Callable) -> None:
+        """As of a device that was busy once."""
+        errors = [False]
+        model = limited(make_model("llama"), lambda _: errors.pop() if errors else True, RuntimeError("busy"))
+        scorer = scorer_of(model)
+        assert scorer(ROWS[0])["dlc_status"] == "ok"
+        assert scorer._task.rules.positions is None
+
+
+@pytest.mark.parametrize(("tokens", "alone_beyond"), [(200, None), (115, None), (75, 60)])
+def test_what_does_not_fit_into_memory(
+    make_model: Callable, scorer_of: Callable, tokens: int, alone_beyond: int | None
+) -> None:
+    """A batch is measured of fewer rows, or not at all, if there is no room for more."""
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    model = limited(make_model("llama"), lambda ids: ids.numel() <= tokens, error)
+    model.config.sliding_window = 60
+    rows = [row(length) for length in (72, 61, 60, 7)]
+    scorer = scorer_of(model)
+    found = level_losses(scorer.score(Dataset.from_list(rows)))
+    np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
+    assert scorer._task.rules.alone_beyond == alone_beyond
+
+
+def test_a_capacity_of_many_rows(make_model: Callable, scorer_of: Callable) -> None:
+    def drop(states: torch.Tensor) -> torch.Tensor:
+        states = states.clone()
+        states.flatten(0, 1)[300:] *= 1.3
+        return states
+
+    model = changed_states(make_model("llama"), drop)
+    rows = [row(40, seed) for seed in range(16)]
+    found = level_losses(scorer_of(model).score(Dataset.from_list(rows)))
+    np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
+
+
+def test_embeddings_that_no_hook_sees(make_model: Callable, scorer_of: Callable) -> None:
+    """The rounding of a batch is told apart from another computation all the same."""
+    model = make_model("llama")
+    embeddings = model.get_input_embeddings()
+    forward = model.model.forward
+
+    def by_the_weight(input_ids: torch.Tensor, **options: Any) -> Any:
+        inputs = torch.nn.functional.embedding(input_ids, embeddings.weight)
+        return forward(**{**options, "inputs_embeds": inputs * (1 + 1e-6 * (len(inputs) > 1))})
+
+    model.model.forward = by_the_weight
+    scorer = scorer_of(model)
+    assert scorer(ROWS[0])["dlc_status"] == "ok"
+    assert scorer._task.rules.alone_beyond is None
+
+
+def test_numbers_that_are_none_of_tokens() -> None:
+    assert turns_of({"topk_group": 40, "moe_topk": 50, "num_experts_topk": 60, "hidden_size": 64}) == []
+    assert turns_of({"sliding_window": 40, "text_config": {"index_topk": 100}})[:3] == [40, 100, 200]
+
+
+@pytest.mark.parametrize("name", ["codegen", "rwkv"])
+def test_configs_without_a_token_of_padding(scorer_of: Callable, name: str) -> None:
+    model = CAUSAL[name]()
+    vars(model.config).pop("pad_token_id", None)
+    found = level_losses(scorer_of(model).score(Dataset.from_list(ROWS)))
+    np.testing.assert_allclose(found[:, 0], own_losses(model, ROWS), atol=1e-4)
+
+
 def test_the_model_is_measured_once(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, sizes = make_scorer(), []
     scorer.model.base_model.register_forward_pre_hook(
         lambda _module, _inputs, options: sizes.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
     scorer._check_model(scorer._task.encode(ALPACA_ROWS))
-    assert sum(rows * tokens for rows, tokens in sizes) < 400
-    assert {(1, 23), (3, 40)} <= set(sizes)
+    assert sum(rows * tokens for rows, tokens in sizes) < 1500
+    assert {(1, 23), (16, 40)} <= set(sizes)
     sizes.clear()
     scorer(ALPACA_ROWS)
     scorer.score(Dataset.from_list(ALPACA_ROWS))
-    assert {(1, 23), (3, 40)}.isdisjoint(sizes)
+    assert {(1, 23), (16, 40)}.isdisjoint(sizes)
 
 
 def test_made_up_tokens() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,8 +15,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.tasks.positions import learned_positions
 from tests.conftest import VOCAB_SIZE, weights
-from tests.families import POSITIONS, build_causal
+from tests.families import PADDING, POSITIONS, build_causal
 
 
 _SMALL = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -25,7 +27,7 @@ _WIDE = {**_SMALL, "intermediate_size": 48, "initializer_range": 0.2}
 LIMITS = {
     **dict.fromkeys(["openai-gpt", "ctrl", "gptj", "codegen", "biogpt", "opt", "mpt", "gpt2", "gpt_neo"], POSITIONS),
     **dict.fromkeys(["bert", "bart", "electra", "gpt_bigcode", "megatron-bert", "rembert", "roformer"], POSITIONS),
-    **dict.fromkeys(["roberta", "xlm-roberta", "camembert", "data2vec-text"], POSITIONS - 2),
+    **dict.fromkeys(["roberta", "xlm-roberta", "camembert", "data2vec-text"], POSITIONS - PADDING - 1),
 }
 
 
@@ -66,6 +68,37 @@ def test_the_longest_row(scorer_of: Callable, name: str) -> None:
 
 def test_positions_that_are_computed(scorer_of: Callable) -> None:
     assert scorer_of(build_causal("llama"))(row(3 * POSITIONS))["dlc_status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "limit"),
+    [
+        ("pos_encoding", torch.zeros(1, 2048, 32), 2048),
+        ("pos_encoding", torch.zeros(96, 32), 96),
+        ("position_ids", torch.arange(80)[None], 80),
+        ("pos_freqs", torch.zeros(16), math.inf),
+        ("bias", torch.zeros(4, 4), math.inf),
+        ("bias", torch.eye(4), math.inf),
+        ("bias", torch.ones(1, 1, 64, 64).tril(), 64),
+        ("causal_mask", torch.full((64, 64), -torch.inf).triu(1), 64),
+        ("bias", torch.ones(1, 1, 64, 64, dtype=torch.bool), 64),
+    ],
+)
+def test_limits_of_buffers(name: str, tensor: torch.Tensor, limit: float) -> None:
+    model = torch.nn.Module()
+    model.register_buffer(name, tensor)
+    assert learned_positions(model) == limit
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("wpe", 50), ("pos_embed", 50), ("embed_positions", 50), ("positions_embed", 50), ("position_embeddings", 50)]
+    + [(name, math.inf) for name in ("pos_scale", "decomposer", "postags", "purpose", "rel_pos")],
+)
+def test_limits_of_tables(name: str, limit: float) -> None:
+    model = torch.nn.Module()
+    model.add_module(name, torch.nn.Embedding(50, 4))
+    assert learned_positions(model) == limit
 
 
 def longrope(name: str) -> PreTrainedModel:

@@ -328,6 +328,7 @@ class TestWhatIsComputed:
 
     def test_once_for_all_rows_and_levels_row_by_row(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
+        scorer._check_model(scorer._task.encode(ROWS))
         scorer(ROWS[0])  # finds out whether levels can stand side by side
         with body_calls(scorer) as calls:
             for row in ROWS[1:]:
