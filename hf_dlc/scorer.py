@@ -1078,7 +1078,8 @@ class DLCScorer:
     def _run_row(self, encoded: Sequence[EncodedRow], work: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
         """A row on its own, at all held levels in one pass if that gives what one pass a level gives."""
         with _scoring_mode(self.model):
-            if not self._agrees_side_by_side():
+            [row] = encoded
+            if self._task.rules.is_alone(row.length) or not self._agrees_side_by_side():
                 return self._run(encoded, work)
             [row] = self._task.feed(encoded)
             with self._masker.unmasked():

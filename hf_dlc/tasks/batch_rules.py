@@ -58,6 +58,10 @@ class BatchRules(NamedTuple):
         """Tokens up to which rows may share a micro-batch and are padded without regard to a boundary."""
         return float(self._limits[0])
 
+    def is_alone(self, length: int) -> bool:
+        """Whether a row of `length` tokens must not share a forward pass, not even with itself at other levels."""
+        return self.alone_beyond is not None and length > self.alone_beyond
+
     def padded(self, lengths: np.ndarray, start: np.ndarray | int = 0) -> np.ndarray:
         """Tokens to compute of rows of `lengths` tokens behind their first `start` ones, padding included."""
         computed = lengths - start

@@ -292,16 +292,21 @@ def test_what_does_not_fit_into_memory(
     assert scorer._task.rules.alone_beyond == alone_beyond
 
 
-def test_a_capacity_of_many_rows(make_model: Callable, scorer_of: Callable) -> None:
+@pytest.mark.parametrize("capacity", [300, 100])
+def test_a_capacity_of_many_rows(make_model: Callable, scorer_of: Callable, capacity: int) -> None:
+    """Nor may the levels of one row stand side by side, which would be too many tokens as well."""
+
     def drop(states: torch.Tensor) -> torch.Tensor:
         states = states.clone()
-        states.flatten(0, 1)[300:] *= 1.3
+        states.flatten(0, 1)[capacity:] *= 1.3
         return states
 
     model = changed_states(make_model("llama"), drop)
-    rows = [row(40, seed) for seed in range(16)]
-    found = level_losses(scorer_of(model).score(Dataset.from_list(rows)))
+    rows = [row(60, seed) for seed in range(16)]
+    scorer = scorer_of(model)
+    found = level_losses(scorer.score(Dataset.from_list(rows)))
     np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
+    np.testing.assert_allclose(scorer(rows[0])["dlc_level_loss"], found[0], atol=1e-4)
 
 
 def test_embeddings_that_no_hook_sees(make_model: Callable, scorer_of: Callable) -> None:
