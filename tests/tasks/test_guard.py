@@ -120,11 +120,11 @@ class TestOtherInABatch:
         scorer = scorer_of(model)
         with caplog.at_level(logging.WARNING, "hf_dlc"):
             at_once = level_losses(scorer.score(Dataset.from_list(ROWS), num_threads=1))
-            again = level_losses(scorer(ROWS))
+            again = level_losses(scorer(ROWS))  # perhaps with more threads
         one_by_one = np.array([scorer(one)["dlc_level_loss"] for one in ROWS])
         np.testing.assert_allclose(at_once[:, 0], own_losses(model, ROWS), atol=1e-4)
         np.testing.assert_allclose(one_by_one, at_once, atol=1e-4)
-        assert np.array_equal(again, at_once)
+        np.testing.assert_allclose(again, at_once, atol=1e-5)
         assert [record.getMessage() for record in caplog.records if "alone and without padding" in record.message] == [
             record.getMessage() for record in caplog.records[:1]
         ]
