@@ -18,9 +18,9 @@ The layouts, in the order in which they are tried; the first whose columns in bo
 which go to the chat template.
 
 The columns of the dataset decide, never the values of one row, so that a row of `None` is read like its neighbours. A
-column that is not read is left alone, and named where it holds text. In rows of one response, a column that by its name
-holds earlier turns, answer options, or reasoning beside the answer is an error: another text would be scored than the
-row teaches.
+column that is not read is left alone, and named where it holds text. In rows of one response, a column that by its
+name holds earlier turns, answer options, or reasoning beside the answer is an error: another text would be scored than
+the row teaches.
 """
 
 from __future__ import annotations
