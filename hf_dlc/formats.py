@@ -377,7 +377,7 @@ def _read_tokens(cells: _Cells) -> TokenRow:
     ids = cells.read("input_ids", _integers)
     masks = {name: cells.read(name, _mask) for name in ("attention_mask", "completion_mask", "assistant_masks")}
     labels = cells.read("labels", _integers) if "labels" in cells.reading.columns else _masked(ids, masks)
-    keep = masks["attention_mask"] or [1] * len(ids)
+    keep = [1] * len(ids) if masks["attention_mask"] is None else masks["attention_mask"]
     if len(labels) != len(ids) or len(keep) != len(ids):
         raise _UnusableError(INVALID_ROW, f"labels and masks must be as long as the {len(ids)} input_ids")
     if any(label not in (-100, token) for label, token in zip(labels, ids, strict=True)):
@@ -504,7 +504,7 @@ def _is_nothing(value: Any) -> bool:
 
 
 def _required(value: Any) -> str:
-    """Text; a number is the text that it is written as, bytes are UTF-8."""
+    """Text; a number is the shortest text that reads back as it, bytes are UTF-8."""
     value = _plain(value)
     if isinstance(value, bytes):
         try:
@@ -592,7 +592,7 @@ def _template_kwargs(value: Any) -> dict[str, Any]:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # not JSON, or nested a thousand times
         raise _invalid(text, "valid JSON") from None
 
 
@@ -697,10 +697,7 @@ def _calls(message: dict[str, Any]) -> list[dict] | None:
 
 def _call_turn(text: str, learned: bool) -> Turn:
     """A turn that is nothing but calls written as JSON, as ShareGPT sets have them."""
-    try:
-        calls = json.loads(text)
-    except ValueError:
-        return Turn("assistant", text, learned)
+    calls = json_or_text(text)
     calls = calls if isinstance(calls, list) else [calls]
     if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
         return Turn("assistant", text, learned)

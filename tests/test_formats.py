@@ -206,6 +206,9 @@ class TestParseRow:
             ("messages", {"messages": [ASK, SAY], "chat_template_kwargs": "x"}, INVALID_ROW),
             ("messages", {"messages": [ASK, {**SAY, "tool_calls": "x"}]}, INVALID_ROW),
             ("tokenized", {"input_ids": [1, 2], "labels": [2]}, INVALID_ROW),
+            ("tokenized", {"input_ids": [1, 2], "attention_mask": []}, INVALID_ROW),
+            ("messages", {"messages": "[" * 100_000}, INVALID_ROW),
+            ("messages", {"messages": [ASK, SAY], "tools": "[" * 100_000}, INVALID_ROW),
             ("tokenized", {"input_ids": [1, 2], "labels": None}, INVALID_ROW),
             ("tokenized", {"input_ids": [1, 2], "labels": [1, 3]}, INVALID_ROW),
             ("tokenized", {"input_ids": [1, 2], "assistant_masks": [1]}, INVALID_ROW),
@@ -339,6 +342,11 @@ class TestTurns:
         assert turn.message() == {"role": "assistant", "content": "", "tool_calls": calls}
         assert turn.message(renders_calls=False) == {"role": "assistant", "content": value}
         assert turn.learned
+
+    def test_a_call_of_too_many_brackets_is_text(self) -> None:
+        text = "[" * 100_000
+        row = parse({"conversations": [ASK, {"from": "function_call", "value": text}]}, "sharegpt")
+        assert row.turns[1] == Turn("assistant", text, learned=True)
 
     def test_a_call_that_is_no_json_is_text(self) -> None:
         row = parse({"conversations": [ASK, {"from": "function_call", "value": "f(1)"}]}, "sharegpt")
