@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 # Imported on first use, so that `import hf_dlc` does not pull in torch.
 _HOMES = {
     "DLCConfig": "config",
-    "DLCScorer": "scorer",
+    "DLCScorer": "scorer.scorer",
     "FlexRandSelector": "selection",
     "LevelReport": "masking",
     "MaskSchedule": "config",
-    "PruneReport": "reporting",
+    "PruneReport": "report.report",
     "RandomSelector": "selection",
-    "RunEstimate": "scorer",
+    "RunEstimate": "execution.estimate",
     "TopKSelector": "selection",
-    "build_manifest": "manifest",
-    "load_scores": "hub",
-    "push_pruned": "hub",
+    "build_manifest": "pipeline.record",
+    "load_scores": "hub.publish",
+    "push_pruned": "hub.publish",
 }
 
 __all__ = [
@@ -41,13 +41,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .config import DLCConfig, MaskSchedule
-    from .hub import load_scores, push_pruned
-    from .manifest import build_manifest
-    from .masking import LevelReport
-    from .reporting import PruneReport
-    from .scorer import DLCScorer, RunEstimate
-    from .selection import FlexRandSelector, RandomSelector, TopKSelector
+    from hf_dlc.config import DLCConfig, MaskSchedule
+    from hf_dlc.execution.estimate import RunEstimate
+    from hf_dlc.hub.publish import load_scores, push_pruned
+    from hf_dlc.masking import LevelReport
+    from hf_dlc.pipeline.record import build_manifest
+    from hf_dlc.report.report import PruneReport
+    from hf_dlc.scorer.scorer import DLCScorer
+    from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
 
 
 def __getattr__(name: str) -> Any:

@@ -7,14 +7,12 @@ import json
 import logging
 import os
 import re
-import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
-from . import __version__
+from hf_dlc import __version__
 
 
 logger = logging.getLogger(__name__)
@@ -345,123 +343,3 @@ def _parse_token_budget(budget: str | int) -> str | int:
     if not str(budget).isdecimal() or int(budget) < 1:
         raise ValueError(f"tokens_per_batch must be 'auto' or a positive number of tokens, got {budget!r}.")
     return int(budget)
-
-
-def parse_config_and_args(
-    dataclass_types: Sequence[type],
-    args: Sequence[str] | None = None,
-    description: str | None = None,
-    prog: str | None = None,
-    epilog: str | None = None,
-    others: Sequence[type] = (),
-) -> tuple[Any, ...]:
-    """
-    Fill dataclasses from a YAML file given as `--config` and from the command line, which wins.
-
-    Args:
-        dataclass_types (`Sequence[type]`):
-            Dataclasses as [`~transformers.HfArgumentParser`] takes them.
-        args (`Sequence[str]`, *optional*):
-            Arguments, by default those of the running program.
-        description (`str`, *optional*):
-            What `--help` says first.
-        prog (`str`, *optional*):
-            Name of the program in its help.
-        epilog (`str`, *optional*):
-            What `--help` says last.
-        others (`Sequence[type]`, *optional*):
-            Dataclasses of other programs, whose options the YAML file may hold as well.
-
-    Returns:
-        `tuple`: One instance of each dataclass.
-
-    Raises:
-        SystemExit: With a one-line message, on an unknown or ill-typed option or an unreadable file.
-    """
-    from transformers import HfArgumentParser
-
-    class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-        """Shows defaults, and leaves the lines of descriptions as they are."""
-
-    class Parser(HfArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")  # the usage would push it off the screen
-
-    text = {"description": description and description.strip(), "prog": prog, "epilog": epilog}
-    parser = Parser(dataclass_types, **text, formatter_class=Formatter, allow_abbrev=False)
-    parser.add_argument("--config", help="YAML file with defaults for all other options.")
-    arguments = list(sys.argv[1:] if args is None else args)
-    config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
-    config_parser.add_argument("--config")
-    path = config_parser.parse_known_args(arguments)[0].config
-    if path is not None:
-        try:
-            known = {action.dest for action in parser._actions}
-            elsewhere = {option.name for other in others for option in fields(other)}
-            values = _read_yaml(path, known | elsewhere)
-            parser.set_defaults(**{name: value for name, value in values.items() if name in known})
-        except (OSError, ValueError) as error:
-            parser.error(f"--config {path}: {error}")
-    if unknown := parser.parse_known_args(arguments)[1]:
-        parser.error(f"unknown options: {' '.join(unknown)}; see --help for the known ones.")
-    try:
-        return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
-    except (TypeError, ValueError) as error:  # a YAML file can hold any type
-        parser.error(str(error))
-
-
-def command_line(program: Sequence[str], *options: Any) -> list[str]:
-    """
-    The command that gives these options.
-
-    Args:
-        program (`Sequence[str]`):
-            What it begins with.
-        options:
-            Dataclasses as [`parse_config_and_args`] returns them.
-
-    Returns:
-        `list[str]`: The command, with every option that is not the default.
-
-    Example:
-    ```python
-    >>> command_line(["hf-dlc", "score"], DLCConfig(seed=3, calibration_shares=(1.0, 0.5)))
-    ['hf-dlc', 'score', '--calibration_shares', '1.0', '0.5', '--seed', '3']
-    ```
-    """
-    words = list(program)
-    for part in options:
-        for option in fields(part):
-            value = getattr(part, option.name)
-            if option.init and value is not None and value != _default(option):
-                words += [f"--{option.name}", *_words(option.name, value)]
-    return words
-
-
-def _words(name: str, value: Any) -> list[str]:
-    """The value of an option as the command line takes it."""
-    if name == "columns":
-        is_plain = not any(mark in name for name in value for mark in ",=") and next(iter(value), "{")[:1] not in "{-"
-        text = ",".join(f"{column}={key}" for column, key in value.items())
-        return [text if is_plain else json.dumps(value, ensure_ascii=False)]
-    if name == "target_modules" and not isinstance(value, str):  # the expression for names that end in one of these
-        return [rf"(.*\.)?({'|'.join(map(re.escape, value))})"]
-    return list(map(str, value if isinstance(value, list | tuple) else [value]))
-
-
-def _default(option: Field[Any]) -> Any:
-    return option.default if option.default_factory is MISSING else option.default_factory()
-
-
-def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML ({error})") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"must hold 'option: value' lines, got {type(values).__name__}.")
-    if unknown := sorted(set(map(str, values)) - known):
-        raise ValueError(f"unknown options {unknown}; see --help for the known ones.")
-    return values

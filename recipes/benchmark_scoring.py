@@ -59,18 +59,20 @@ from torch.nn.utils import prune
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCScorer, FlexRandSelector
-from hf_dlc.arguments import DataArguments, Options
-from hf_dlc.config import DLCConfig, parse_config_and_args
-from hf_dlc.demo import demo_model
+from hf_dlc.cli.exits import run_program
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.config import DLCConfig
 from hf_dlc.errors import DLCError
-from hf_dlc.execution.distributed import cpu_threads, process_state
-from hf_dlc.loading import ModelSource
+from hf_dlc.execution.processes import cpu_threads, process_state
 from hf_dlc.masking import Masker
 from hf_dlc.masking.masker import MaskingSession
-from hf_dlc.program import run_program
-from hf_dlc.reporting import spearman, versions
-from hf_dlc.sources import read_dataset
-from hf_dlc.tasks.encoding import Encoding, RowEncoder
+from hf_dlc.pipeline.demo import demo_model
+from hf_dlc.pipeline.options import DataArguments, Options
+from hf_dlc.pipeline.sources import read_dataset
+from hf_dlc.report.statistics import spearman
+from hf_dlc.scorer.model import ModelSource
+from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
+from hf_dlc.utils.versions import versions
 
 
 logger = logging.getLogger(__name__)

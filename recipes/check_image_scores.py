@@ -28,13 +28,13 @@ from datasets import ClassLabel, Dataset, disable_progress_bars
 from prune_images import ImageRecipeArguments
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.arguments import Options
-from hf_dlc.cache import write_json
-from hf_dlc.config import parse_config_and_args
-from hf_dlc.execution.distributed import cpu_threads
-from hf_dlc.program import run_program
-from hf_dlc.reporting import auroc, spearman, within_groups
-from hf_dlc.sources import read_dataset
+from hf_dlc.cli.exits import run_program
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.execution.processes import cpu_threads
+from hf_dlc.pipeline.options import Options
+from hf_dlc.pipeline.sources import read_dataset
+from hf_dlc.report.statistics import auroc, spearman, within_groups
+from hf_dlc.utils.files import write_json
 
 
 PARTS = ("speed", "levels", "noise")

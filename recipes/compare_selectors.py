@@ -50,13 +50,13 @@ from finetune_lora import (
 from study_report import METRICS, Cell, StudyResults, write_report
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
-from hf_dlc.arguments import PruneArguments, load_scorer
-from hf_dlc.cache import write_json
-from hf_dlc.config import parse_config_and_args
-from hf_dlc.digest import json_digest
-from hf_dlc.execution.distributed import cpu_threads, process_state
-from hf_dlc.program import run_program
-from hf_dlc.sources import read_dataset, split_of
+from hf_dlc.cli.exits import run_program
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.execution.processes import cpu_threads, process_state
+from hf_dlc.pipeline.options import PruneArguments, load_scorer
+from hf_dlc.pipeline.sources import read_dataset, split_of
+from hf_dlc.utils.digests import json_digest
+from hf_dlc.utils.files import write_json
 
 
 logger = logging.getLogger(__name__)

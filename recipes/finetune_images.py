@@ -43,12 +43,12 @@ from torch import nn
 from transformers import AutoModelForImageClassification, PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from hf_dlc import DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
-from hf_dlc.arguments import Options
-from hf_dlc.cache import write_json
-from hf_dlc.config import parse_config_and_args
-from hf_dlc.program import run_program
-from hf_dlc.sources import read_dataset, split_of
-from hf_dlc.tasks.images import ImageReader
+from hf_dlc.cli.exits import run_program
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline.options import Options
+from hf_dlc.pipeline.sources import read_dataset, split_of
+from hf_dlc.tasks.vision.images import ImageReader
+from hf_dlc.utils.files import write_json
 
 
 logger = logging.getLogger(__name__)

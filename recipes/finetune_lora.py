@@ -47,14 +47,14 @@ from transformers import (
 )
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.arguments import Options, PruneArguments, load_scorer
-from hf_dlc.cache import write_json
-from hf_dlc.columns import NAN_SCORE
-from hf_dlc.config import parse_config_and_args
-from hf_dlc.execution.distributed import cpu_threads
-from hf_dlc.program import run_program
-from hf_dlc.scores import content_digests
-from hf_dlc.sources import read_dataset, split_of
+from hf_dlc.cli.exits import run_program
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.execution.processes import cpu_threads
+from hf_dlc.pipeline.options import Options, PruneArguments, load_scorer
+from hf_dlc.pipeline.sources import read_dataset, split_of
+from hf_dlc.scores.columns import NAN_SCORE
+from hf_dlc.utils.content import content_digests
+from hf_dlc.utils.files import write_json
 
 
 logger = logging.getLogger(__name__)

@@ -29,10 +29,10 @@ from __future__ import annotations
 import signal
 
 from hf_dlc import DLCConfig
-from hf_dlc.arguments import PruneArguments
-from hf_dlc.config import parse_config_and_args
-from hf_dlc.pipeline import prune
-from hf_dlc.program import run_program
+from hf_dlc.cli.exits import run_program
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline.options import PruneArguments
+from hf_dlc.pipeline.prune import prune
 
 
 def main(args: list[str] | None = None) -> None:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from prune_alpaca import run
 
 from hf_dlc import DLCConfig
-from hf_dlc.arguments import PruneArguments
-from hf_dlc.config import parse_config_and_args
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline.options import PruneArguments
 
 
 @dataclass

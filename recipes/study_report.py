@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from hf_dlc.cache import write_json
-from hf_dlc.reporting import versions
+from hf_dlc.utils.files import write_json
+from hf_dlc.utils.versions import versions
 
 
 if TYPE_CHECKING:

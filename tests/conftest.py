@@ -31,8 +31,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.cache import cache_folder
-from hf_dlc.probe import probe_rows
+from hf_dlc.scorer.schedule import probe_rows
+from hf_dlc.utils.files import cache_folder
 
 
 torch.set_num_threads(1)
@@ -279,7 +279,7 @@ def smollm2_path() -> Path:
     """The demo's model, for tests on a real one; skips where it has not been fetched."""
     pytest.importorskip("gguf", reason="the model is a GGUF file")
     if not SMOLLM2.is_file():
-        pytest.skip(f"there is no {SMOLLM2}: `python -m hf_dlc.demo` fetches it, or set HF_DLC_SMOLLM2")
+        pytest.skip(f"there is no {SMOLLM2}: `python -m hf_dlc.pipeline.demo` fetches it, or set HF_DLC_SMOLLM2")
     return SMOLLM2
 
 

@@ -10,9 +10,11 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_dlc import DLCConfig, MaskSchedule, __version__
-from hf_dlc.arguments import PruneArguments
-from hf_dlc.config import CONFIG_NAME, command_line, parse_config_and_args
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.config import CONFIG_NAME
 from hf_dlc.masking.targets import find_targets
+from hf_dlc.pipeline.command_line import command_line
+from hf_dlc.pipeline.options import PruneArguments
 from tests.conftest import build_model
 
 

@@ -31,11 +31,13 @@ from datasets import load_dataset
 from PIL import Image
 
 import hf_dlc
-from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, cli, demo
-from hf_dlc.arguments import PruneArguments
-from hf_dlc.config import parse_config_and_args
+from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector
+from hf_dlc.cli import commands as cli
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline import demo
+from hf_dlc.pipeline.options import PruneArguments
 from tests.conftest import ALPACA_ROWS, ROOT
-from tests.hub_server import HubServer
+from tests.hub.hub_server import HubServer
 
 
 sys.path.insert(0, str(ROOT / "recipes"))  # as for a recipe that is run as a script

@@ -8,9 +8,10 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from ..errors import UnevenPartsError
-from ..rounding import is_rounding
-from ..tasks import EncodedRow, Task
+from hf_dlc.errors import UnevenPartsError
+from hf_dlc.tasks.base import EncodedRow, Task
+from hf_dlc.utils.rounding import is_rounding
+
 from .loop import Levels, Masked
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import psutil
 import torch
 
-from ..columns import TRUNCATED
-from ..masking import Masker
-from ..tasks import EncodedRow, Task
-from ..tasks.reading import DatasetReading
+from hf_dlc.masking import Masker
+from hf_dlc.scores.columns import TRUNCATED
+from hf_dlc.tasks.base import EncodedRow, Task
+from hf_dlc.tasks.text.reading import DatasetReading
+
 from .loop import TokenLimit, in_parts_that_fit
 from .plan import MicroBatch
 from .skipped import count_skipped, first_skipped, in_words

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 import xxhash
 from filelock import FileLock, Timeout
 
-from ..errors import DLCError
+from hf_dlc.errors import DLCError
 
 
 logger = logging.getLogger(__name__)

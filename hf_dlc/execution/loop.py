@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from ..errors import DLCError
-from ..tasks import BatchScores, EncodedRow, Task
+from hf_dlc.errors import DLCError
+from hf_dlc.tasks.base import BatchScores, EncodedRow, Task
+
 from .plan import MicroBatch, cut_again
 
 

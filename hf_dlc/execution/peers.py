@@ -14,7 +14,7 @@ from datetime import timedelta
 from accelerate import PartialState
 from torch.distributed import DistStoreError, TCPStore
 
-from .distributed import PeerError
+from .processes import PeerError
 
 
 logger = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from accelerate import PartialState
 
-from .distributed import on_main_process, sum_over_processes
 from .journal import Cut, Journal, JournaledWork
 from .loop import Reporter
 from .peers import Peers
 from .plan import MicroBatch, cut_again, deal
+from .processes import on_main_process, sum_over_processes
 from .progress import progress_bar
 
 

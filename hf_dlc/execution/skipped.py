@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..columns import SCORED_STATUSES
-from ..tasks import EncodedRow
+from hf_dlc.scores.columns import SCORED_STATUSES
+from hf_dlc.tasks.base import EncodedRow
 
 
 def count_skipped(statuses: Sequence[str]) -> dict[str, int]:

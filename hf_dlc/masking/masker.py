@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from ..errors import DLCError
-from .masks import (
-    Threshold,
-    WeightMatrix,
-    count_zeros,
-    magnitude_mask_,
-    magnitude_thresholds,
-    random_mask_,
-)
+from hf_dlc.errors import DLCError
+from hf_dlc.utils.memory import free_memory
+
+from .masks import Threshold, WeightMatrix, count_zeros, magnitude_mask_, magnitude_thresholds, random_mask_
 from .side_by_side import WatchedReads, plain_layers, stacked_forward
 from .targets import Target, check_maskable, find_targets, unwrap
 
@@ -42,11 +34,6 @@ _SAMPLES = 8  # weights of each target that are looked at to notice a change
 # One session at a time for a model, whichever masker opens it.
 _LOCKS: WeakKeyDictionary[nn.Module, _SessionLock] = WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
-
-_CGROUP_FILES = (  # memory limit and usage of a container, versions 2 and 1
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
-)
 
 
 @dataclass(frozen=True)
@@ -509,45 +496,6 @@ class MaskingSession:
     def _check_open(self) -> None:
         if not self._is_open:
             raise RuntimeError("The masking session is over. Open a new one with `masker.session(...)`.")
-
-
-def free_memory(device: torch.device) -> int:
-    """
-    Bytes that can still be allocated on a device, 0 if that is unknown.
-
-    Args:
-        device (`torch.device`):
-            Device; all but CUDA devices count as the host.
-
-    Returns:
-        `int`: Free bytes. On CUDA those that the allocator has cached are included.
-    """
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    return min(_free_in_system(), _free_in_container())
-
-
-def _free_in_system() -> int:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):  # not on this operating system
-        return 0
-
-
-def _free_in_container() -> float:
-    """Limit of the control group less what is used of it; infinite without one."""
-    for limit_file, used_file in _CGROUP_FILES:
-        if limit_file.exists() and used_file.exists():
-            limit = limit_file.read_text().strip()
-            if limit != "max":
-                return max(0, int(limit) - int(used_file.read_text()))
-    return math.inf
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

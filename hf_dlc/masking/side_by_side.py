@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from transformers.pytorch_utils import Conv1D
 
-from ..errors import UnevenPartsError
+from hf_dlc.errors import UnevenPartsError
+
 from .targets import Target
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .baselines import RandomSelector, TopKSelector
 from .flexrand import FlexRandSelector
+from .random import RandomSelector
+from .top_k import TopKSelector
 
 
 __all__ = ["FlexRandSelector", "RandomSelector", "TopKSelector"]

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from hf_dlc import RunEstimate
 from hf_dlc.execution.estimate import _KERNEL_BYTES, _kernels
 from hf_dlc.execution.plan import cut_batches
-from hf_dlc.tasks.causal_lm import CausalLMTask
+from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, same_weights, weights
 
 

@@ -11,7 +11,7 @@ import torch
 
 from hf_dlc.execution.loop import LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cut_batches
-from hf_dlc.tasks import BatchScores
+from hf_dlc.tasks.base import BatchScores
 
 
 class Weight:

@@ -14,8 +14,8 @@ import pytest
 from torch.distributed import TCPStore
 
 from hf_dlc.execution import peers as peers_module
-from hf_dlc.execution.distributed import PeerError
 from hf_dlc.execution.peers import Peers, watch_peers
+from hf_dlc.execution.processes import PeerError
 
 
 BEAT, DEAD_AFTER = 0.05, 1.0

@@ -18,13 +18,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hf_dlc.execution import loop, sharded
-from hf_dlc.execution.distributed import PeerError
 from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.loop import LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cut_batches
+from hf_dlc.execution.processes import PeerError
 from hf_dlc.execution.sharded import run_sharded
-from hf_dlc.tasks import BatchScores
-from hf_dlc.tasks.causal_lm import CausalLMTask
+from hf_dlc.tasks.base import BatchScores
+from hf_dlc.tasks.text.task import CausalLMTask
 
 
 ALONE = SimpleNamespace(num_processes=1, process_index=0, is_main_process=True)

@@ -539,15 +539,6 @@ class TestHeldLevels:
     def test_free_memory_of_the_host_is_plausible(self) -> None:
         assert 2**20 < masker_module.free_memory(torch.device("cpu")) < 2**50
 
-    def test_a_container_has_what_its_limit_leaves(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        limit, used = tmp_path / "limit", tmp_path / "used"
-        used.write_text("1000\n")
-        monkeypatch.setattr(masker_module, "_CGROUP_FILES", ((tmp_path / "absent", used), (limit, used)))
-        limit.write_text("5000\n")
-        assert masker_module.free_memory(torch.device("cpu")) == 4000
-        limit.write_text("max\n")
-        assert masker_module.free_memory(torch.device("cpu")) > 4000
-
 
 class TestArguments:
     @pytest.mark.parametrize("argument", [{"masking": "l1"}, {"scope": "layer"}])

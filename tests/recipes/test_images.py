@@ -16,7 +16,7 @@ from datasets import load_from_disk
 from PIL import Image as Pillow
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from hf_dlc.sources import read_dataset
+from hf_dlc.pipeline.sources import read_dataset
 from tests.conftest import ROOT
 
 

@@ -18,9 +18,9 @@ import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector, __version__, load_scores
-from hf_dlc.arguments import PruneArguments, make_selector
-from hf_dlc.columns import score_features
-from hf_dlc.config import parse_config_and_args
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline.options import PruneArguments, make_selector
+from hf_dlc.scores.columns import score_features
 from recipes import prune_alpaca
 from tests.conftest import ROOT, build_model, build_tokenizer
 

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.config import parse_config_and_args
+from hf_dlc.cli.parse import parse_config_and_args
 from tests.conftest import ROOT, same_weights, weights
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import score_rows
 
 from hf_dlc.execution import peers
-from hf_dlc.tasks.causal_lm import CausalLMTask
+from hf_dlc.tasks.text.task import CausalLMTask
 
 
 def main(model: str, rows: str, output: str, rank: str, end: str) -> None:

@@ -33,7 +33,7 @@ from transformers.models.llama import modeling_llama
 from hf_dlc.execution.journal import Journal
 from hf_dlc.execution.loop import LevelLoop
 from hf_dlc.execution.plan import MicroBatch
-from hf_dlc.tasks.causal_lm import CausalLMTask
+from hf_dlc.tasks.text.task import CausalLMTask
 from recipes import prune_alpaca
 
 

@@ -16,7 +16,7 @@ from datasets import load_from_disk
 from score_rows import as_written
 
 from hf_dlc import DLCScorer
-from hf_dlc.tasks.images import ImageReader
+from hf_dlc.tasks.vision.images import ImageReader
 
 
 def main(model: str, folder: str, output: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_dlc.execution.distributed import process_state
+from hf_dlc.execution.processes import process_state
 
 
 def main(output: str, first: str = "") -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from hf_dlc.execution.distributed import on_main_process, process_state
+from hf_dlc.execution.processes import on_main_process, process_state
 
 
 def main(output: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector, baselines, flexrand
+from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector, flexrand, top_k
 from hf_dlc.selection.base import Selector
 
 
@@ -513,7 +513,7 @@ def test_unusable_tokens(selector_class: Callable[..., Selector]) -> None:
 # ---- documentation
 
 
-@pytest.mark.parametrize("module", [flexrand, baselines])
+@pytest.mark.parametrize("module", [flexrand, top_k])
 def test_examples(module: Any) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0

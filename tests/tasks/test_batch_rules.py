@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_dlc.tasks import BatchRules
+from hf_dlc.tasks.base import BatchRules
 
 
 LENGTHS = np.array([0, 3, 8, 9, 46, 47, 48, 60, 61, 70])

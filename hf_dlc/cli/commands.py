@@ -1,0 +1,359 @@
+"""
+The command line: `hf-dlc COMMAND`, or `hf dlc COMMAND` through the extensions of the Hub client.
+
+A command reads its options as the recipes do, from `--config FILE.yaml` and from the command line, which wins. It does
+one thing, and says on the standard output what came of it, with `--json` for machines. What goes wrong is one line on
+the standard error; the exit status is 1 then, and 2 for an option that does not exist or has a wrong value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import shtab
+
+from hf_dlc import __version__
+from hf_dlc.config import DLCConfig
+from hf_dlc.pipeline.command_line import command_line
+from hf_dlc.pipeline.options import (
+    DataArguments,
+    ModelArguments,
+    Options,
+    PruneArguments,
+    ReportArguments,
+    ScoreArguments,
+    SelectionArguments,
+)
+
+from .exits import run_program
+from .parse import parse_config_and_args
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+Outcome = tuple[Any, str]  # for machines, and for people
+
+
+@dataclass
+class OutputArguments:
+    """How a command says what came of it."""
+
+    json: bool = field(default=False, metadata={"help": "Say what came of it as JSON."})
+
+
+@dataclass
+class RunArguments(Options):
+    """Which run a command goes on with."""
+
+    run_dir: str = field(default="runs/prune", metadata={"help": "Output folder of `hf-dlc score` or of a recipe."})
+
+
+@dataclass
+class EstimateArguments(DataArguments, ModelArguments):
+    """What would be scored, with which model."""
+
+    show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
+
+
+@dataclass
+class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
+    """What to keep of a run."""
+
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
+    output_dir: str | None = field(default=None, metadata={"help": "Folder for the subset; default: that of the run."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a subset that is there."})
+
+
+@dataclass
+class CompareArguments(RunArguments, SelectionArguments):
+    """What to compare."""
+
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
+
+
+@dataclass
+class ReportingArguments(RunArguments):
+    """What to report on."""
+
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
+    flag_column: str | None = field(default=None, metadata={"help": "Boolean column whose rows are ranked."})
+    output: str | None = field(default=None, metadata={"help": "HTML file; default: report.html of the run."})
+
+
+@dataclass
+class PushArguments(RunArguments):
+    """What to publish, and where."""
+
+    dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
+    repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})
+    public: bool = field(default=False, metadata={"help": "Make a public repository, or write into one."})
+    create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
+    config_name: str | None = field(default=None, metadata={"help": "Name of the subset; default: keep-0.5, say."})
+    revision: str | None = field(default=None, metadata={"help": "Branch or pull request to write into."})
+    license: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
+    language: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
+    study: str | None = field(default=None, metadata={"help": "study.json of compare_selectors.py, for the card."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.repo_id:
+            raise ValueError("--repo_id is required: the dataset repository, such as me/alpaca-half.")
+
+
+@dataclass
+class DemoArguments(Options):
+    """How much of the demo."""
+
+    max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
+    output_dir: str = field(default="runs/demo", metadata={"help": "Folder for the results."})
+
+
+# ---- commands ---------------------------------------------------------------------------------------------------
+
+
+def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
+    """Say what scoring would cost: rows, tokens, time and memory; only a short probe is run."""
+    from hf_dlc.pipeline.options import load_scorer
+    from hf_dlc.pipeline.sources import read_dataset
+
+    dataset, scorer = read_dataset(options), load_scorer(options, config)
+    found = scorer.estimate(dataset, num_threads=options.num_threads)
+    found.require_rows()
+    if not options.show:
+        return asdict(found), f"{found.reading}\n{found}"
+    preview = scorer.preview(dataset, options.show)
+    return {**asdict(found), "preview": preview}, f"{preview}\n{found}"
+
+
+def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
+    """Score all rows and write the scores; a run that was stopped goes on."""
+    from hf_dlc.pipeline import prune as pipeline
+
+    scoring = pipeline.score(options, config, ("hf-dlc", "score"))
+    if scoring is None:  # not the main process
+        return None, ""
+    found = {"output_dir": options.output_dir, "schedule": scoring["schedule"], **scoring["run"]}
+    seconds = scoring["run"]["scoring_seconds"]
+    return found, f"Scored {scoring['dataset']['rows']:,} rows in {seconds:.0f} s: {options.output_dir}"
+
+
+def select(options: SelectArguments) -> Outcome:
+    """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
+    from hf_dlc.pipeline.folder import is_taken, write_subset
+    from hf_dlc.pipeline.options import make_selector
+
+    scored, scoring = _scored(options.run_dir, options.dataset)
+    output, run_dir = Path(options.output_dir or options.run_dir), Path(options.run_dir)
+    if is_taken(output, run_dir) and not options.overwrite:
+        raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
+    selector = make_selector(options, scoring["scorer"]["config"]["prefix"])
+    chosen = {
+        option.name: getattr(options, option.name)
+        for option in (*fields(SelectionArguments), *fields(ReportArguments))
+    }
+    commands = [*scoring["commands"], command_line(["hf-dlc", "select"], options)]
+    facts = {"options": {**scoring["options"], **chosen}, "commands": commands}
+    manifest, summary = write_subset(output, scored, selector, scoring, options, run_dir, **facts)
+    found = {"output_dir": str(output), **{name: manifest[name] for name in ("kept_rows", "selection", "status")}}
+    return found, summary
+
+
+def compare(options: CompareArguments) -> Outcome:
+    """Show what other selectors would keep with the same budget; nothing is written, nothing is trained."""
+    from hf_dlc.pipeline.compare import compare_selections, table
+
+    scored, scoring = _scored(options.run_dir, options.dataset)
+    found = compare_selections(scored, options, scoring["scorer"]["config"]["prefix"])
+    return found, table(found)
+
+
+def report(options: ReportingArguments) -> Outcome:
+    """Write the report of a run again, as HTML with plots, and show it as text."""
+    from datasets import load_from_disk
+
+    from hf_dlc.pipeline.folder import read_manifest
+    from hf_dlc.report.report import PruneReport
+
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("a report with plots needs matplotlib: pip install 'hf-dlc[report]'.")
+    manifest = read_manifest(Path(options.run_dir))
+    scored, scoring = _scored(options.run_dir, options.dataset, manifest["dataset"])
+    pruned = load_from_disk(str(Path(options.run_dir) / "pruned"))
+    selection, prefix = manifest["selection"], scoring["scorer"]["config"]["prefix"]
+    flags = options.flag_column or manifest["options"].get("flag_column")
+    shown = {"schedule": scoring["schedule"], "group_by": selection["group_by"], "flag_column": flags}
+    found = PruneReport.from_datasets(scored, pruned, selection["column"], prefix, **shown)
+    path = Path(options.output or Path(options.run_dir) / "report.html")
+    path.write_text(found.to_html(f"What was kept of {scoring['dataset']['name']}"), encoding="utf-8")
+    return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
+
+
+def push(options: PushArguments) -> Outcome:
+    """Publish a subset, the scores of all rows, the manifest, the report and a card on the Hub."""
+    from datasets import load_from_disk
+
+    from hf_dlc.hub.publish import push_pruned
+    from hf_dlc.pipeline.folder import read_manifest
+
+    folder = Path(options.run_dir)
+    manifest = read_manifest(folder)  # says so if nothing has been selected yet
+    scored, _ = _scored(options.run_dir, options.dataset, manifest["dataset"])
+    address = push_pruned(
+        load_from_disk(str(folder / "pruned")),
+        options.repo_id,
+        scored,
+        manifest,
+        private=not options.public,
+        **{
+            name: getattr(options, name)
+            for name in ("create_pr", "config_name", "revision", "license", "language", "study")
+        },
+    )
+    return {"address": address}, address
+
+
+def demo(options: DemoArguments) -> Outcome:
+    """Score 320 hand-written rows with a small model on the CPU, and keep half of them."""
+    from hf_dlc.pipeline import prune as pipeline
+
+    kept = {"keep": "0.5", "split_share": 0.75, "flag_column": "response_swapped"}
+    arguments = PruneArguments(dataset="demo", model="demo", overwrite=_is_demo(options), **kept, **vars(options))
+    # Three levels: without fast bfloat16 four would take too long for a demo.
+    config = DLCConfig(calibration_shares=(1.0, 0.6, 0.3))
+    summary = pipeline.prune(arguments, config, ("accelerate", "launch", "recipes/prune_alpaca.py"))
+    if summary is None:  # not the main process
+        return None, ""
+    return {"output_dir": options.output_dir}, f"{summary}\nWrote {options.output_dir}"
+
+
+def _is_demo(options: DemoArguments) -> bool:
+    """Whether what is in the folder may be replaced."""
+    from hf_dlc.pipeline.folder import SCORING_NAME
+    from hf_dlc.utils.files import read_json
+
+    found = read_json(Path(options.output_dir) / SCORING_NAME)
+    return isinstance(found, dict) and (found.get("dataset") or {}).get("name") == "demo"
+
+
+def _scored(
+    run_dir: str, dataset: str | None = None, known: dict[str, Any] | None = None
+) -> tuple[Dataset, dict[str, Any]]:
+    """The rows of a run with their scores, and how these came about; `known` says where the rows are, by default."""
+    from hf_dlc.pipeline.folder import read_scoring
+    from hf_dlc.pipeline.sources import dataset_identity, read_dataset, split_of
+
+    scores, scoring = read_scoring(Path(run_dir))
+    known = known or scoring["dataset"]
+    if dataset in (None, known["name"]):  # the same again: the same revision, and no more rows than there were
+        more = {"dataset_config": known["config"], "dataset_revision": known["revision"], "max_rows": known["rows"]}
+        same = DataArguments(dataset=known["name"], split=known["split"], **more)
+        return scores.join(read_dataset(same), f"the scores in {run_dir}"), scoring
+    source = DataArguments(dataset=dataset, split=split_of(dataset, known["split"]))
+    rows = read_dataset(source)
+    return scores.join(rows, f"the scores in {run_dir}"), {**scoring, "dataset": dataset_identity(source, rows)}
+
+
+class Command(NamedTuple):
+    """What a word on the command line stands for."""
+
+    run: Callable[..., Outcome]
+    arguments: Sequence[type]
+    examples: Sequence[str]
+    again: str = ""  # what an interrupted one says
+
+    @property
+    def epilog(self) -> str:
+        """What `--help` says last."""
+        return "\n".join(["examples:", *(f"  hf-dlc {self.run.__name__} {example}" for example in self.examples)])
+
+
+COMMANDS = {
+    command.run.__name__: command
+    for command in (
+        Command(
+            estimate,
+            (EstimateArguments, DLCConfig),
+            ("--dataset rows.jsonl --model path/to/model", "--dataset yahma/alpaca-cleaned --model demo --json"),
+        ),
+        Command(
+            score,
+            (ScoreArguments, DLCConfig),
+            (
+                "--dataset rows.jsonl --model path/to/model --output_dir runs/mine",
+                "--config alpaca.yaml --overwrite  # on several GPUs: accelerate launch -m hf_dlc.cli score ...",
+            ),
+            "The same command goes on where it stopped.",
+        ),
+        Command(
+            select,
+            (SelectArguments,),
+            ("--run_dir runs/mine --keep 0.3", "--run_dir runs/mine --keep_tokens 2000000 --output_dir runs/mine-2m"),
+        ),
+        Command(compare, (CompareArguments,), ("--run_dir runs/mine --keep 0.3",)),
+        Command(report, (ReportingArguments,), ("--run_dir runs/mine --output report.html",)),
+        Command(
+            push,
+            (PushArguments,),
+            ("--run_dir runs/mine --repo_id me/alpaca-third", "--run_dir runs/mine --repo_id me/open --public true"),
+        ),
+        Command(demo, (DemoArguments,), ("", "--max_rows 40")),
+    )
+}
+
+
+# ---- the program ------------------------------------------------------------------------------------------------
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] not in COMMANDS:
+        build_parser().parse_args(arguments)  # help, version, completion, or an error
+        return
+    command, prog = COMMANDS[arguments[0]], f"hf-dlc {arguments[0]}"
+    types = [*command.arguments, OutputArguments]
+    help_texts = {"description": command.run.__doc__, "prog": prog, "epilog": command.epilog}
+    everything = [PruneArguments, DLCConfig, *(one for other in COMMANDS.values() for one in other.arguments)]
+    *options, output = parse_config_and_args(types, arguments[1:], **help_texts, others=everything)
+    level = logging.WARNING if output.json else logging.INFO
+    found, text = run_program(lambda: command.run(*options), prog, level, command.again)
+    if text:  # empty on all processes but the main one
+        _say(json.dumps(found, indent=2, default=str) if output.json else text)
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has seen enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the end of the program an error
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, for help and for shell completion."""
+    from transformers import HfArgumentParser
+
+    parser = argparse.ArgumentParser(
+        prog="hf-dlc",
+        description="Prune fine-tuning data without training.",
+        epilog="hf-dlc COMMAND --help says more. All options can stand in a YAML file: --config FILE.yaml.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    shtab.add_argument_to(parser)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=HfArgumentParser)
+    for name, command in COMMANDS.items():
+        types = [*command.arguments, OutputArguments]
+        parser_of_one = commands.add_parser(name, dataclass_types=types, help=command.run.__doc__)
+        parser_of_one.add_argument("--config", help="YAML file with options.")
+    return parser

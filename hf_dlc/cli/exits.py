@@ -1,0 +1,67 @@
+"""What every program of ours does around its work: logging, and what goes wrong in one line."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from hf_dlc.errors import DLCError
+
+
+Result = TypeVar("Result")
+
+# Their messages say what is wrong, also where a library raises them.
+_TELLING = (DLCError, ImportError, MemoryError, OSError, ValueError)
+# They log the address of every request, and with it the signatures that let others upload.
+_TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_hub.utils._http": logging.ERROR}
+
+
+def run_program(act: Callable[[], Result], name: str = "", level: int = logging.INFO, again: str = "") -> Result:
+    """
+    Do the work of a program.
+
+    Args:
+        act (`Callable`):
+            The work.
+        name (`str`, *optional*):
+            What messages begin with.
+        level (`int`, *optional*, defaults to `logging.INFO`):
+            What the main process logs; others log errors only.
+        again (`str`, *optional*):
+            What an interrupted program says of being called again.
+
+    Returns:
+        What `act` returned.
+
+    Raises:
+        SystemExit: With one line that says what is wrong and what to do, instead of an exception that is not a fault
+            of this library.
+    """
+    from hf_dlc.execution.processes import process_state
+
+    prefix = f"{name}: " if name else ""
+    logging.basicConfig(level=level if process_state().is_main_process else logging.ERROR, format="%(message)s")
+    for talkative, lowest in _TALKATIVE.items():
+        logging.getLogger(talkative).setLevel(lowest)
+    try:
+        return act()
+    except KeyboardInterrupt:
+        sys.exit(f"{prefix}interrupted. {again}".rstrip())
+    except Exception as error:
+        if not _is_telling(error):
+            raise
+        sys.exit(prefix + " ".join(str(error).split()))
+
+
+def _is_telling(error: BaseException) -> bool:
+    from datasets.exceptions import DatasetsError
+    from yaml import YAMLError
+
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    is_of_selector = isinstance(error, TypeError) and module.startswith("hf_dlc.selection.")
+    return is_of_selector or isinstance(error, (*_TELLING, DatasetsError, YAMLError))

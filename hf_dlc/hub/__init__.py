@@ -1,0 +1,1 @@
+"""Publish a pruned dataset, and get its scores back."""

@@ -1,0 +1,1 @@
+"""Prune and score as one run in a folder."""

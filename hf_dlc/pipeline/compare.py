@@ -1,0 +1,67 @@
+"""What different selectors would keep of the same scored rows, before anything is trained on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .options import SelectionArguments, make_selector
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SPLITS = (0.25, 0.5, 0.75)
+
+
+def compare_selections(scored: Dataset, options: SelectionArguments, prefix: str = "dlc") -> list[dict[str, Any]]:
+    """
+    Select with every selector, the same budget and the same seed.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            All rows with their scores.
+        options (`SelectionArguments`):
+            Budget, column, groups and seed; its `selector` and split are what the others are compared with.
+        prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the names of the score columns begin with.
+
+    Returns:
+        `list[dict]`: For each selector its name, the number of rows and target tokens that it keeps, their mean
+        confidence and loss, and the share of them that the selector of `options` keeps as well (`overlap`).
+
+    Raises:
+        ValueError: For the reasons for which a selector raises it.
+    """
+    columns = {name: scored.with_format("numpy")[f"{prefix}_{name}"][:] for name in ("tokens", "confidence", "loss")}
+    chosen = set(make_selector(options, prefix).read_indices(scored).tolist())
+    rows = []
+    for name, other in _others(options).items():
+        kept = make_selector(other, prefix).read_indices(scored)
+        means = {key: float(np.mean(columns[key][kept], dtype=np.float64)) for key in ("confidence", "loss")}
+        overlap = len(chosen.intersection(kept.tolist())) / len(kept)
+        counts = {"rows": len(kept), "tokens": int(columns["tokens"][kept].sum(dtype=np.int64))}
+        rows.append({"selector": name, **counts, **means, "overlap": overlap})
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A comparison as Markdown."""
+    lines = [
+        "| selector | rows | target tokens | mean confidence | mean loss | overlap |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['selector']} | {row['rows']:,} | {row['tokens']:,} | {row['confidence']:.3f} | {row['loss']:.3f} | "
+        f"{row['overlap']:.0%} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _others(options: SelectionArguments) -> dict[str, SelectionArguments]:
+    splits = sorted({*_SPLITS, options.split_share})
+    found = {f"flexrand {split:g}": replace(options, selector="flexrand", split_share=split) for split in splits}
+    return found | {name: replace(options, selector=name) for name in ("random", "easiest", "hardest")}

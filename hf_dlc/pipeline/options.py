@@ -1,0 +1,162 @@
+"""What the recipes and the command line take, and the scorers and selectors that it stands for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Literal
+
+
+if TYPE_CHECKING:
+    from hf_dlc.config import DLCConfig
+    from hf_dlc.scorer.scorer import DLCScorer
+    from hf_dlc.selection.base import Selector
+
+# Options of all programs that are paths, or may be: a folder or a repository on the Hub.
+_PATHS = {"dataset", "eval_dataset", "scale_dataset", "choices", "answers", "model", "template"}
+_PATHS |= {"output_dir", "run_dir", "output", "study"}
+_LEAST = {
+    **dict.fromkeys(("max_rows", "eval_rows", "num_threads", "keep_tokens", "batch_size", "lora_rank", "seeds"), 1),
+    **dict.fromkeys(("show", "min_per_group", "selection_seed", "training_seed", "study_seed"), 0),
+}
+
+
+@dataclass
+class Options:
+    """What the options of all programs have in common: paths may begin at home, and counts have a least value."""
+
+    def __post_init__(self) -> None:
+        for name in [option.name for option in fields(self)]:
+            value = getattr(self, name)
+            if (name in _PATHS or name == "split") and not isinstance(value, str | os.PathLike | None):
+                raise ValueError(f"{name} must be text, got {value!r}.")
+            if name in _PATHS and value is not None:
+                setattr(self, name, os.path.expanduser(value))
+            if name in _LEAST and value is not None:
+                _check_count(name, value, _LEAST[name])
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be at least {least} (a whole number), got {value!r}.")
+
+
+@dataclass
+class DataArguments(Options):
+    """What to score."""
+
+    dataset: str = field(default="demo", metadata={"help": "Hub repository, local file, folder, or 'demo'."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'. A file is 'train'."})
+    max_rows: int | None = field(
+        default=None, metadata={"help": "Use only the first rows; of a folder of images, rows drawn at random."}
+    )
+
+
+@dataclass
+class ModelArguments(Options):
+    """What scores."""
+
+    model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "'sdpa', 'eager', 'flash_attention_2'."})
+    device_map: str | None = field(default=None, metadata={"help": "'auto' spreads a large model over several GPUs."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads a process; default: its share."})
+
+
+@dataclass
+class SelectionArguments(Options):
+    """What to keep."""
+
+    selector: Literal["flexrand", "random", "easiest", "hardest"] = field(
+        default="flexrand", metadata={"help": "How rows are chosen."}
+    )
+    keep: str | None = field(default=None, metadata={"help": "Share (0.5) or number (5000) of rows to keep."})
+    keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
+    split_share: float = field(default=0.5, metadata={"help": "FlexRand's split: share of the rows called easy."})
+    column: str | None = field(default=None, metadata={"help": "Score column to select by; default: confidence."})
+    easy: Literal["auto", "high", "low"] = field(
+        default="auto", metadata={"help": "Which scores of a column of your own mean easy rows."}
+    )
+    group_by: str | None = field(default=None, metadata={"help": "Column within whose groups rows are chosen."})
+    min_per_group: int = field(default=0, metadata={"help": "Rows kept of every group, however small."})
+    selection_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep is not None and self.keep_tokens is None:
+            # "1.0" is a share, "1" a number of rows: the text tells what a number in Python would not.
+            text = str(self.keep)
+            try:
+                self.keep = int(text) if text.isdecimal() else float(text)
+            except ValueError as error:
+                raise ValueError(f"keep must be a share such as 0.5 or a number of rows, got {text!r}.") from error
+        elif self.keep_tokens is None:
+            self.keep = 0.5
+        elif self.keep is not None:
+            raise ValueError("pass keep or keep_tokens, not both.")
+
+
+@dataclass
+class ReportArguments(Options):
+    """What a report shows."""
+
+    flag_column: str | None = field(
+        default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
+    )
+    html_report: bool = field(default=True, metadata={"help": "Write report.html, where matplotlib is installed."})
+
+
+@dataclass
+class ScoreArguments(DataArguments, ModelArguments):
+    """What to score with which model, and where the results go."""
+
+    output_dir: str = field(default="runs/prune", metadata={"help": "Folder for the results."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace finished results that are there."})
+    chunk_seconds: float = field(
+        default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.chunk_seconds, Real) or not self.chunk_seconds >= 0:  # 0: after every micro-batch
+            raise ValueError(f"chunk_seconds must be a time of 0 or more, got {self.chunk_seconds!r}.")
+
+
+@dataclass
+class PruneArguments(ScoreArguments, SelectionArguments, ReportArguments):
+    """What to score, with which model, and what to keep."""
+
+
+def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:
+    """Load the model that the options name."""
+    from hf_dlc.scorer.scorer import DLCScorer
+
+    from .demo import demo_model
+
+    model_kwargs: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    for name in ("attn_implementation", "device_map"):
+        if getattr(options, name):
+            model_kwargs[name] = getattr(options, name)
+    model = demo_model() if options.model == "demo" else options.model
+    # The levels are kept for the report, which compares the scores with plain loss, the loss of level 0.
+    return DLCScorer.from_pretrained(
+        model, config, revision=options.model_revision, model_kwargs=model_kwargs, keep_levels=True
+    )
+
+
+def make_selector(options: SelectionArguments, prefix: str = "dlc") -> Selector:
+    """Make the selector that the options name."""
+    from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
+
+    budget = {name: getattr(options, name) for name in ("keep", "keep_tokens", "group_by", "min_per_group")}
+    columns = {"column": options.column or f"{prefix}_confidence", "tokens_column": f"{prefix}_tokens"}
+    if options.selector == "flexrand":
+        chosen = {"split": options.split_share, "easy": options.easy, "seed": options.selection_seed}
+        return FlexRandSelector(**budget, **columns, **chosen)
+    if options.selector == "random":
+        return RandomSelector(**budget, **columns, seed=options.selection_seed)
+    return TopKSelector(**budget, **columns, which=options.selector, easy=options.easy)

@@ -1,0 +1,175 @@
+"""
+Scores apart from their rows: one Parquet file, in which a digest of each row's content stands beside its scores.
+
+With it another budget is a matter of seconds: the scores find their rows again, also when the rows have been shuffled
+or filtered since, and are refused to rows that were never scored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+import xxhash
+from datasets import Dataset, Features, Value
+
+from hf_dlc.scores.columns import score_features, with_columns
+from hf_dlc.utils.content import content_digests
+
+
+SCORES_NAME = "scores.parquet"
+DIGEST = "content_digest"
+_DIGEST_FEATURE = Features({DIGEST: Value("string")})
+_KEY = b"hf_dlc_scores"
+_SHOWN_ROWS = 5
+
+
+class ScoresError(ValueError):
+    """A file that holds no scores, or scores of other rows."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """
+    Scores and the digests of the rows that they belong to.
+
+    Args:
+        table ([`~datasets.Dataset`]):
+            A row for each scored row: `content_digest` (hex of 64 bits) and the score columns.
+        columns (`tuple[str, ...]`):
+            The columns whose content the digests are of.
+        prefix (`str`):
+            What the names of the score columns begin with.
+
+    Example:
+    ```python
+    >>> from hf_dlc import FlexRandSelector
+    >>> from hf_dlc.pipeline.score_file import Scores
+
+    >>> Scores.of(scored).write("scores.parquet")
+    >>> pruned = FlexRandSelector(keep=0.3)(Scores.read("scores.parquet").join(dataset))
+    ```
+    """
+
+    table: Dataset
+    columns: tuple[str, ...]
+    prefix: str = "dlc"
+
+    @classmethod
+    def of(cls, scored: Dataset, prefix: str = "dlc", keep_levels: bool = False) -> Scores:
+        """
+        The scores of a dataset.
+
+        Args:
+            scored ([`~datasets.Dataset`]):
+                Dataset with score columns.
+            prefix (`str`, *optional*, defaults to `"dlc"`):
+                What the names of the score columns begin with.
+            keep_levels (`bool`, *optional*, defaults to `False`):
+                Whether the per-level columns are taken along.
+
+        Returns:
+            [`Scores`]
+
+        Raises:
+            ValueError: If a score column is missing.
+        """
+        names = list(score_features(prefix, keep_levels))
+        if missing := [name for name in names if name not in scored.column_names]:
+            got = ", ".join(scored.column_names)
+            raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
+        columns = tuple(sorted(set(scored.column_names) - _score_columns(scored.column_names)))
+        if not columns:
+            raise ValueError(
+                "scored must have columns beside the scores, by which its rows can be found again, got none."
+            )
+        table = scored.with_format(None).select_columns(names)
+        return cls(with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE), columns, prefix)
+
+    def digest(self) -> str:
+        """Hex digest of the scores and of the rows that they belong to, in whatever order these are."""
+        found = xxhash.xxh3_128(json.dumps([self.columns, self.prefix]).encode("ascii"))
+        order = np.argsort(np.array(self.table[DIGEST][:]), kind="stable")
+        for name in (DIGEST, *score_features(self.prefix)):
+            found.update(json.dumps(np.array(self.table[name][:])[order].tolist()).encode("ascii"))
+        return found.hexdigest()
+
+    def write(self, path: str | Path) -> None:
+        """Write one Parquet file, which [`Scores.read`], pandas and the dataset viewer of the Hub read."""
+        table = self.table.data.table
+        record = json.dumps({"columns": self.columns, "prefix": self.prefix})
+        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: record}), path)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Scores:
+        """
+        Inverse of `write`.
+
+        Raises:
+            ScoresError: If the file holds no scores.
+        """
+        try:
+            record = json.loads(pq.read_schema(path).metadata[_KEY])
+            columns, prefix = tuple(map(str, record["columns"])), str(record["prefix"])
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise ScoresError(f"{path} holds no scores that hf_dlc wrote.") from error
+        table = Dataset.from_parquet(str(path), keep_in_memory=True)
+        if missing := {DIGEST, *score_features(prefix)} - set(table.column_names):
+            raise ScoresError(f"{path} must have the columns {', '.join(sorted(missing))}, and has not.")
+        return cls(table, columns, prefix)
+
+    def join(self, dataset: Dataset, source: str = "the scores") -> Dataset:
+        """
+        Rows with their scores.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                The rows that were scored, or some of them, in any order.
+            source (`str`, *optional*, defaults to `"the scores"`):
+                What an error calls the scores.
+
+        Returns:
+            [`~datasets.Dataset`]: `dataset` with the score columns, ready for a selector.
+
+        Raises:
+            ScoresError: If a row has no scores, because it was not scored or has been changed since.
+        """
+        if missing := [name for name in self.columns if name not in dataset.column_names]:
+            raise ScoresError(
+                f"{source} are of rows with the columns {', '.join(self.columns)}, but {', '.join(missing)} are not "
+                f"in this dataset, which has {', '.join(dataset.column_names)}."
+            )
+        places = self._places(np.array(content_digests(dataset, self.columns), dtype=object))
+        if unknown := np.flatnonzero(places < 0).tolist():
+            shown = ", ".join(map(str, unknown[:_SHOWN_ROWS])) + (", ..." if len(unknown) > _SHOWN_ROWS else "")
+            raise ScoresError(
+                f"{len(unknown)} of {len(dataset)} rows (row {shown}) have no score in {source}: they are not the "
+                "rows that were scored. Load the revision of the dataset that was, or score this one."
+            )
+        features = Features({name: kind for name, kind in self.table.features.items() if name != DIGEST})
+        found = self.table.select(places.tolist())
+        return with_columns(dataset, {name: found[name][:] for name in features}, features)
+
+    def _places(self, digests: np.ndarray) -> np.ndarray:
+        """Where the rows with these digests are, -1 for those that are nowhere; rows that are equal have one score."""
+        known = self.table[DIGEST][:]
+        if len(known) == len(digests) and known == digests.tolist():
+            return np.arange(len(known))
+        first = pd.Series(np.arange(len(known)), index=known).groupby(level=0).first()
+        return first.reindex(digests, fill_value=-1).to_numpy()
+
+
+def _score_columns(names: Sequence[str]) -> set[str]:
+    """What scorers wrote, with whatever prefix: no part of a row's content."""
+    found: set[str] = set()
+    for prefix in (name.removesuffix("_confidence") for name in names if name.endswith("_confidence")):
+        if set(score_features(prefix)) <= set(names):
+            found |= set(score_features(prefix, keep_levels=True))
+    return found

@@ -1,0 +1,171 @@
+"""The plots of a report, as panels of one figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
+
+from .report import group_counts
+
+
+if TYPE_CHECKING:
+    from .report import PruneReport
+
+
+_KEPT, _DROPPED, _LINE = "#2f6db5", "#b4bcc8", "#c2410c"
+_WIDE, _NARROW = "#dbe6f3", "#a5c1e1"
+_MOST_BINS = 30
+_FEW_POINTS, _MOST_POINTS = 1_000, 4_000
+_MOST_GROUPS = 12
+_PANEL = (5.4, 3.7)  # inches
+
+
+class _Rows(NamedTuple):
+    """What the panels show, of the rows that have a score."""
+
+    score: np.ndarray
+    name: str
+    is_kept: np.ndarray
+    tokens: np.ndarray
+    level_loss: np.ndarray | None  # (rows, levels)
+    level_confidence: np.ndarray | None
+    fractions: np.ndarray | None
+    groups: pd.DataFrame | None  # of all rows, with a score or not
+
+
+def plot_report(report: PruneReport) -> Figure:
+    """
+    Draw a report.
+
+    Args:
+        report ([`PruneReport`]):
+            The report.
+
+    Returns:
+        `matplotlib.figure.Figure`: A panel for each thing that the dataset has columns for.
+    """
+    rows = _read(report)
+    panels: list[Callable[[Axes, _Rows], None]] = [_histogram]
+    if rows.level_loss is not None and rows.level_loss.shape[1:] > (1,):
+        panels += [_path_of_confidence, _path_of_loss]
+    if rows.tokens.size and rows.tokens.max() > 1:
+        panels.append(_against_length)
+    if rows.level_loss is not None:
+        panels.append(_against_plain_loss)
+    if rows.groups is not None:
+        panels.append(_groups)
+    columns = min(2, len(panels))
+    height = -(-len(panels) // columns)
+    # No window is opened, and no state of pyplot is touched.
+    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * height), layout="constrained")
+    axes = figure.subplots(height, columns, squeeze=False).ravel()
+    for panel, place in zip(panels, axes, strict=False):
+        panel(place, rows)
+        place.spines[["top", "right"]].set_visible(False)
+    for place in axes[len(panels) :]:
+        place.set_visible(False)
+    return figure
+
+
+def _read(report: PruneReport) -> _Rows:
+    scored, prefix = report.scored.with_format("numpy"), report.prefix
+    score = np.asarray(scored[report.column][:], dtype=np.float64)
+    known = np.isfinite(score)
+    is_kept = np.zeros(len(score), dtype=bool)
+    is_kept[report.kept] = True
+    levels: list[np.ndarray | None] = [None, None]
+    if f"{prefix}_level_loss" in scored.column_names and known.any():
+        names = (f"{prefix}_level_loss", f"{prefix}_level_confidence")
+        levels = [np.array(scored.with_format(None)[name][:], dtype=np.float64)[known] for name in names]
+    fractions = None if report.schedule is None else np.array(report.schedule)
+    tokens = np.asarray(scored[f"{prefix}_tokens"][:])[known]
+    groups = report.group_by and group_counts(report.scored, is_kept, report.group_by)
+    return _Rows(score[known], report.column, is_kept[known], tokens, *levels, fractions, groups)
+
+
+def _histogram(axes: Axes, rows: _Rows) -> None:
+    """How many rows have which score, and the share of each bar that was kept."""
+    # With fewer rows fewer bars, or the kept share would be that of single rows.
+    edges = np.histogram_bin_edges(rows.score, min(_MOST_BINS, 1 + math.isqrt(len(rows.score))))
+    total, kept = (np.histogram(values, edges)[0] for values in (rows.score, rows.score[rows.is_kept]))
+    middle, width = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
+    axes.bar(middle, kept, width, color=_KEPT, label="kept")
+    axes.bar(middle, total - kept, width, bottom=kept, color=_DROPPED, label="dropped")
+    share = axes.twinx()
+    share.plot(middle[total > 0], (kept / np.maximum(total, 1))[total > 0], color=_LINE, label="kept share")
+    share.set_ylim(0, 1.05)
+    share.yaxis.set_major_formatter("{x:.0%}")
+    share.spines["top"].set_visible(False)
+    share.set_ylabel("kept share", color=_LINE)
+    axes.set(xlabel=_plain(rows.name), ylabel="rows", title="Scores, and what was kept")
+    axes.set_ylim(0, 1.25 * max(1, total.max()))  # room for the legend
+    axes.legend(frameon=False, loc="upper right", ncols=2)
+
+
+def _path_of_confidence(axes: Axes, rows: _Rows) -> None:
+    _path(axes, rows.level_confidence, rows.fractions)
+    axes.set(ylabel="confidence", title="Confidence along the levels", ylim=(0, 1))
+
+
+def _path_of_loss(axes: Axes, rows: _Rows) -> None:
+    _path(axes, rows.level_loss, rows.fractions)
+    axes.set(ylabel="loss in nats", title="Loss along the levels", ylim=(0, None))
+
+
+def _path(axes: Axes, levels: np.ndarray, fractions: np.ndarray | None) -> None:
+    """Mean over the rows, with bands in which half and nine tenths of the rows are."""
+    known = fractions is not None and len(fractions) == levels.shape[1]
+    x = fractions if known else np.arange(levels.shape[1])
+    for low, high, name, color in ((5, 95, "90% of the rows", _WIDE), (25, 75, "50% of the rows", _NARROW)):
+        bounds = np.nanpercentile(levels, [low, high], axis=0)
+        axes.fill_between(x, *bounds, color=color, linewidth=0, label=name)
+    axes.plot(x, np.nanmean(levels, axis=0), color=_KEPT, marker="o", label="mean")
+    axes.set_xlabel("masked fraction of the weights" if known else "level")
+    axes.legend(frameon=False)
+
+
+def _against_length(axes: Axes, rows: _Rows) -> None:
+    _scatter(axes, rows, rows.tokens)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter())  # 60 in the place of 6 × 10¹
+    axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
+    axes.set(xlabel="target tokens", ylabel=_plain(rows.name), title="Score against response length")
+
+
+def _against_plain_loss(axes: Axes, rows: _Rows) -> None:
+    _scatter(axes, rows, rows.level_loss[:, 0])
+    axes.set(xlabel="plain loss in nats", ylabel=_plain(rows.name), title="Score against plain loss")
+
+
+def _scatter(axes: Axes, rows: _Rows, x: np.ndarray) -> None:
+    shown = np.random.default_rng(0).permutation(len(x))[:_MOST_POINTS]
+    size = 7 if len(shown) > _FEW_POINTS else 18
+    for is_kept, color, name in ((False, _DROPPED, "dropped"), (True, _KEPT, "kept")):
+        part = shown[rows.is_kept[shown] == is_kept]
+        axes.scatter(x[part], rows.score[part], s=size, color=color, alpha=0.6, linewidths=0, label=name)
+    axes.legend(frameon=False, markerscale=2)
+
+
+def _groups(axes: Axes, rows: _Rows) -> None:
+    """The largest groups, largest at the top."""
+    counts = rows.groups[:_MOST_GROUPS][::-1]
+    names = [_plain(name) for name in counts.index]
+    axes.barh(range(len(counts)), counts["sum"], color=_KEPT, label="kept")
+    axes.barh(range(len(counts)), counts["size"] - counts["sum"], left=counts["sum"], color=_DROPPED, label="dropped")
+    axes.set_yticks(range(len(counts)), names)
+    axes.set(xlabel="rows", title="Groups")
+    axes.set_ylim(-0.6, len(counts) + 0.6)
+    axes.legend(frameon=False, loc="upper right", ncols=2)
+
+
+def _plain(name: str) -> str:
+    """A name from a dataset as a label: no mathematics of matplotlib, nothing unprintable, not too long."""
+    text = "".join(c if c.isprintable() else " " for c in str(name))
+    return (text if len(text) <= 24 else text[:23] + "…").replace("$", r"\$")

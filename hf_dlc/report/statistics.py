@@ -1,0 +1,73 @@
+"""How two columns of the same rows go together: ranks, flags, groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+def auroc(scores: np.ndarray, flags: np.ndarray) -> float:
+    """
+    Probability that a flagged row has a higher score than an unflagged one, ties counted half.
+
+    Args:
+        scores (`np.ndarray` of shape `(rows,)`):
+            Scores; rows with NaN are left out.
+        flags (`np.ndarray` of shape `(rows,)`):
+            Which rows are flagged.
+
+    Returns:
+        `float`: In [0, 1]; 0.5 means that the score does not tell them apart, NaN that one of both kinds is missing.
+
+    Example:
+    ```python
+    >>> auroc(np.array([3.0, 1.0, 2.0]), np.array([True, False, False]))
+    1.0
+    ```
+    """
+    known = ~np.isnan(scores)
+    ranks, flags = pd.Series(scores[known]).rank().to_numpy(), np.asarray(flags, dtype=bool)[known]
+    positives, negatives = flags.sum(), (~flags).sum()
+    if not positives or not negatives:
+        return float("nan")
+    return float((ranks[flags].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def spearman(left: np.ndarray, right: np.ndarray) -> float:
+    """Rank correlation in [-1, 1] over the rows that have both values; NaN if one of them never varies."""
+    known = ~(np.isnan(left) | np.isnan(right))
+    left, right = pd.Series(left[known]).rank(), pd.Series(right[known]).rank()
+    if left.nunique() < 2 or right.nunique() < 2:
+        return float("nan")
+    return float(left.corr(right))
+
+
+def within_groups(
+    measure: Callable[[np.ndarray, np.ndarray], float], left: np.ndarray, right: np.ndarray, groups: Sequence[Any]
+) -> float:
+    """
+    Mean of a measure of two columns over the groups of rows, weighted by their rows.
+
+    Args:
+        measure (`Callable`):
+            [`spearman`] or [`auroc`].
+        left (`np.ndarray` of shape `(rows,)`):
+            First argument of the measure; rows with a NaN are left out.
+        right (`np.ndarray` of shape `(rows,)`):
+            Second argument of the measure; rows with a NaN are left out.
+        groups (`Sequence` of length `rows`):
+            The group of each row. Groups for which the measure is NaN, such as those of one row, count for nothing.
+
+    Returns:
+        `float`: In the range of the measure; NaN if it is known of no group.
+    """
+    known = ~(np.isnan(left) | np.isnan(right))
+    members = pd.Series(np.arange(len(left))).groupby(pd.Series(groups), dropna=False).indices.values()
+    parts = [rows[known[rows]] for rows in members]
+    found = [(measure(left[rows], right[rows]), len(rows)) for rows in parts if len(rows) > 1]
+    found = [(value, count) for value, count in found if not np.isnan(value)]
+    values, weights = zip(*found, strict=True) if found else ([np.nan], [1])
+    return float(np.average(values, weights=weights))

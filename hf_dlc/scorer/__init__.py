@@ -1,0 +1,1 @@
+"""`DLCScorer`, the face of it all, and the rooms behind it."""

@@ -1,0 +1,285 @@
+"""From the name of a model to the model and its tokenizer, in the dtype and on the device where scoring is fast."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BaseImageProcessor,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import is_torchvision_available
+
+from hf_dlc.config import CONFIG_NAME
+from hf_dlc.tasks.text.task import check_architecture
+from hf_dlc.tasks.vision.models import check_image_model, image_class, is_image_model, timm_message
+
+from .checkpoints import (
+    check_adapter,
+    check_folder,
+    check_quantisation,
+    check_vocabulary,
+    check_weights,
+    missing_weights,
+    tokenizer_message,
+)
+
+
+logger = logging.getLogger(__name__)
+
+STATE_NAME = "dlc_state.safetensors"
+
+# What of `model_kwargs` the configuration and the tokenizer need as well.
+_SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
+
+# What must not be among `model_kwargs`, and where it is said instead.
+_DTYPE_PLACE = "Pass dtype='float32', 'bfloat16' or 'float16' to DLCConfig(dtype=...) or DLCScorer.from_pretrained."
+_ELSEWHERE = {
+    "dtype": _DTYPE_PLACE,
+    "torch_dtype": _DTYPE_PLACE,
+    "revision": "Pass it as DLCScorer.from_pretrained(..., revision=...).",
+    "task": "Pass it as DLCScorer.from_pretrained(..., task=...).",
+    "device": "Pass it as DLCScorer.from_pretrained(..., device=...).",
+    "config": "Pass the options that should differ by their names, or change the config.json of the model.",
+    "output_loading_info": "Leave it out: missing weights are an error.",
+    "ignore_mismatched_sizes": "Leave it out: weights of another shape are an error.",
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """
+    Where a model can be loaded from, now and again in a worker process.
+
+    Args:
+        model_id (`str`):
+            Repository on the Hub or local folder.
+        revision (`str`, *optional*):
+            Branch, tag or commit.
+        dtype (`str`, *optional*, defaults to `"float32"`):
+            Dtype of the weights.
+        device (`str`, *optional*, defaults to `"cpu"`):
+            Where the model goes, unless `model_kwargs` has a `device_map`.
+        model_kwargs (`dict`, *optional*):
+            Further arguments of `AutoModelForCausalLM.from_pretrained`.
+    """
+
+    model_id: str
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    model_kwargs: dict[str, Any] = field(default_factory=dict, repr=False)  # may hold a token
+
+    @classmethod
+    def resolve(
+        cls,
+        model_id: str | Path,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str | torch.device | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+    ) -> ModelSource:
+        """
+        Settle what was left open: the device, the dtype that is fast on it, the file in a path to a GGUF file.
+
+        Raises:
+            FileNotFoundError: If `model_id` is a path and nothing is there.
+            ValueError: If `model_kwargs` has what is said elsewhere.
+        """
+        model_kwargs = dict(model_kwargs or {})
+        _check_kwargs(model_kwargs, device)
+        if model_kwargs.get("subfolder", "") is None:  # the same as none, for which transformers wants no word
+            del model_kwargs["subfolder"]
+        path = Path(model_id).expanduser()
+        if path.is_file() and path.suffix == ".gguf":
+            model_id, model_kwargs["gguf_file"] = path.parent, path.name
+        elif path.exists():
+            model_id = path
+        elif _looks_like_a_path(str(model_id)):
+            raise FileNotFoundError(
+                f"there is no model at {str(model_id)!r}. Pass a folder with a config.json, a .gguf file, or the id "
+                "of a repository such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
+            )
+        device = torch.device(device) if device is not None else default_device()
+        if dtype == "auto":
+            dtype = "bfloat16" if is_fast_at_bfloat16(device) else "float32"
+        return cls(str(model_id), revision, dtype, str(device), model_kwargs)
+
+    def without_token(self) -> ModelSource:
+        """The same source for a worker process, which finds a token where the Hub client looks for one."""
+        kwargs = {key: value for key, value in self.model_kwargs.items() if key != "token"}
+        return replace(self, model_kwargs=kwargs)
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
+        """
+        The model, in eval mode, and its tokenizer or image processor.
+
+        Raises:
+            ValueError: If the model is neither a decoder-only language model nor an image classifier.
+        """
+        shared = {key: value for key, value in self.model_kwargs.items() if key in _SHARED_KWARGS}
+        shared["revision"] = self.revision
+        config = self._load_config(shared)
+        options = {**self.model_kwargs, "revision": self.revision, "dtype": getattr(torch, self.dtype)}
+        if is_image := is_image_model(config, config.architectures or []):
+            check_image_model(config, self.model_id)
+            auto = image_class(config)
+        else:
+            check_architecture(config, self.model_id)
+            auto = AutoModelForCausalLM
+        if "gguf_file" in options:
+            # Packed weights cannot be masked; dequantised ones are ordinary floats.
+            options.setdefault("quantization_config", GgufConfig(dequantize=True))
+        check_quantisation(config, options, self.model_id)
+        model = _load_whole(auto, self.model_id, config, options)
+        if is_image:
+            processor = _load_image_processor(self.model_id, shared)
+        else:
+            processor = _load_tokenizer(self.model_id, shared)
+        if "device_map" not in options:
+            model = model.to(self.device)
+        name = self.model_kwargs.get("gguf_file") or self.model_id
+        logger.info("loaded %s in %s on %s", name, str(model.dtype).removeprefix("torch."), model.device)
+        return model.eval(), processor
+
+    def _load_config(self, shared: dict[str, Any]) -> PreTrainedConfig:
+        """The configuration that the model will have, or a word on what is there in place of a model."""
+        folder = Path(self.model_id, self.model_kwargs.get("subfolder", ""))
+        if "gguf_file" not in self.model_kwargs and folder.exists():
+            check_folder(folder)
+        try:
+            config = AutoConfig.from_pretrained(self.model_id, **shared)
+        except ImportError as error:
+            if "timm" in str(error):
+                raise ValueError(timm_message(self.model_id)) from error
+            raise
+        except (OSError, ValueError):
+            if not folder.exists():
+                check_adapter(self.model_id, shared)
+            raise
+        config.return_dict = True  # as the loaded model will have it
+        return config
+
+
+def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+    """A model all of whose weights are in the checkpoint: weights made up on loading would score at random."""
+    options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with _no_report():
+        model, info = auto.from_pretrained(model_id, **options)
+        lost = missing_weights(model, info)
+        takes = signature(type(model).__init__).parameters
+        if lost and all("pooler" in name for name in lost) and "add_pooling_layer" in takes:
+            # A part that we do not use, and that not all have.
+            model, info = auto.from_pretrained(model_id, **options, add_pooling_layer=False)
+    check_weights(model, info, config, model_id)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.config.return_dict = True
+    return model
+
+
+def _load_tokenizer(model_id: str, shared: dict[str, Any]) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model_id, **shared)
+    except (AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
+        # Each family has its own, where there are no files of one or where they hold something else.
+        raise ValueError(tokenizer_message(model_id, error)) from error
+    check_vocabulary(tokenizer, model_id)
+    return tokenizer
+
+
+def _load_image_processor(model_id: str, shared: dict[str, Any]) -> BaseImageProcessor:
+    # Named, since the processor that is not installed would be warned of.
+    backend = "torchvision" if is_torchvision_available() else "pil"
+    return AutoImageProcessor.from_pretrained(model_id, **shared, backend=backend)
+
+
+@contextmanager
+def _no_report() -> Iterator[None]:
+    """Without the table of weights that do not fit: `check_weights` says what of it matters."""
+    reporter = logging.getLogger("transformers.modeling_utils")
+
+    def is_something_else(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or "LOAD REPORT" not in record.getMessage()
+
+    reporter.addFilter(is_something_else)  # a level of its own would make transformers report something else
+    try:
+        yield
+    finally:
+        reporter.removeFilter(is_something_else)
+
+
+def default_device() -> torch.device:
+    """This process's accelerator, or the CPU."""
+    from hf_dlc.execution.processes import process_state
+
+    return process_state().device
+
+
+def is_fast_at_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are faster on `device` than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return False
+
+
+def find_saved(model_id: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> Path | None:
+    """The folder with the options that `save_pretrained` wrote, fetched if it is a repository; None without any."""
+    path = Path(model_id).expanduser()
+    if path.exists() or _looks_like_a_path(str(model_id)):
+        return path if (path / CONFIG_NAME).is_file() else None
+    known = {name: model_kwargs[name] for name in ("cache_dir", "local_files_only", "token") if name in model_kwargs}
+    try:
+        found = hf_hub_download(str(model_id), CONFIG_NAME, revision=revision, **known)
+    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        return None  # a model, or nothing at all, which loading it will say
+    with suppress(RemoteEntryNotFoundError):  # there is none before `fit` or `calibrate`
+        try:
+            hf_hub_download(str(model_id), STATE_NAME, revision=revision, **known)
+        except LocalEntryNotFoundError:
+            if not (is_offline_mode() or known.get("local_files_only")):
+                raise  # it may well be there
+    return Path(found).parent
+
+
+def _check_kwargs(model_kwargs: dict[str, Any], device: str | torch.device | None) -> None:
+    """Nothing that was passed is dropped: what has a place of its own is refused here."""
+    for name, place in _ELSEWHERE.items():
+        if name in model_kwargs:
+            raise ValueError(f"model_kwargs must not hold {name}, got {model_kwargs[name]!r}. {place}")
+    if device is not None and "device_map" in model_kwargs:
+        raise ValueError(
+            f"pass device or a device_map, not both, got device={str(device)!r} and "
+            f"device_map={model_kwargs['device_map']!r}."
+        )
+
+
+def _looks_like_a_path(model_id: str) -> bool:
+    """A Hub id is `name` or `owner/name`; everything else can only be a path."""
+    return model_id.startswith((".", "/", "~")) or model_id.count("/") > 1 or model_id.endswith(".gguf")

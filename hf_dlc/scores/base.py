@@ -1,0 +1,94 @@
+"""What a score is: the measures it needs of the model, the passes it asks for, and what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pass:
+    """
+    One time of all rows through the model.
+
+    Args:
+        masked_fraction (`float`, *optional*, defaults to 0):
+            Share of the maskable weights that is zero.
+        view (`str`, *optional*, defaults to `"full"`):
+            What of a row the model is shown; a task says which views it has.
+        weights (`str`, *optional*, defaults to `"base"`):
+            Which weights the model computes with.
+    """
+
+    masked_fraction: float = 0.0
+    view: str = "full"
+    weights: str = "base"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """
+    A number that a pass gives of a row: the mean, over its target tokens, of a number of each.
+
+    One of the two functions is given. They get and return arrays or tensors of float32, and use nothing but their
+    methods, so that no library of tensors is needed here.
+
+    Args:
+        name (`str`):
+            What it is called; with `keep_levels` there is a column `{column_prefix}_level_{name}`.
+        of_token (`Callable`, *optional*):
+            From log p(token), of shape `(tokens,)`, to a number of each token.
+        of_distribution (`Callable`, *optional*):
+            From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, to a number of each token. It costs
+            memory and time for the whole distribution, which `of_token` does without.
+    """
+
+    name: str
+    of_token: Callable[[Any], Any] | None = None
+    of_distribution: Callable[[Any], Any] | None = None
+
+
+class Score(Protocol):
+    """
+    What becomes of a row's measures: a column `{column_prefix}_{name}` of float32, with a range and an orientation.
+
+    A new score is a file that holds a class like this, and a line in the table `SCORES`.
+    """
+
+    name: str
+    easy: Literal["high", "low"]  # which values mean easy rows
+    low: float  # the range, ends included
+    high: float
+    unit: str  # of the values, "" for a share
+    text: str  # a sentence for card, report and docs: what it is, without its orientation
+    measures: tuple[Measure, ...]
+
+    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
+        """The passes that it needs, where `schedule` has the masked fraction of each level."""
+
+    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """From the measures by name, each of shape `(passes, rows)` in the order of `passes`, to `(rows,)` float32."""
+
+
+def measures_by_pass(scores: Iterable[Score], schedule: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
+    """
+    All passes that some scores ask for, each once, and what is measured in each.
+
+    Args:
+        scores (`Iterable[Score]`):
+            The scores.
+        schedule (`Sequence[float]`):
+            Masked fraction of each level.
+
+    Returns:
+        `dict[Pass, tuple[Measure, ...]]`: Passes in ascending order of their masked fractions.
+    """
+    wanted: dict[Pass, dict[str, Measure]] = {}
+    for score in scores:
+        for one in score.passes(schedule):
+            wanted.setdefault(one, {}).update({measure.name: measure for measure in score.measures})
+    ordered = sorted(wanted, key=lambda one: (one.weights != "base", one.view != "full", one.masked_fraction))
+    return {one: tuple(wanted[one].values()) for one in ordered}

@@ -1,0 +1,103 @@
+"""Distorting-based Learning Complexity: confidence, loss and gain over the levels (Jiang et al., ICLR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .base import Measure, Pass
+
+
+CONFIDENCE = Measure("confidence", of_token=lambda log_probs: log_probs.exp())
+LOSS = Measure("loss", of_token=lambda log_probs: -log_probs)
+
+# Nats. Of a row that the model knows by heart under every mask, the ratio of two losses is noise.
+_LEAST_LOSS = 0.01
+
+
+class _OverLevels:
+    """What the three scores have in common: a pass for each level."""
+
+    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
+        """One for each level."""
+        return tuple(map(Pass, schedule))
+
+
+class Confidence(_OverLevels):
+    """Mean over the levels of the confidence: the mean p(token) of the target tokens."""
+
+    name = "confidence"
+    easy = "high"
+    low, high = 0.0, 1.0
+    unit = ""
+    text = "mean over all levels of masked weights of the mean probability of the target tokens"
+    measures = (CONFIDENCE,)
+
+    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The mean over the levels."""
+        return _mean(measures["confidence"])
+
+
+class Loss(_OverLevels):
+    """Mean over the levels of the loss: the mean -log p(token) of the target tokens."""
+
+    name = "loss"
+    easy = "low"
+    low, high = 0.0, float("inf")
+    unit = "nats"
+    text = "mean over all levels of masked weights of the mean negative log-probability of the target tokens"
+    measures = (LOSS,)
+
+    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The mean over the levels."""
+        return _mean(measures["loss"])
+
+
+class Gain(_OverLevels):
+    """The share of the loss that the masked weights take away when they come back ([`relative_gain`])."""
+
+    name = "gain"
+    easy = "high"
+    low, high = -1.0, 1.0
+    unit = ""
+    text = "mean over the masked levels of the share of the loss that the weights take away when they come back"
+    measures = (LOSS,)
+
+    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The mean over the masked levels; NaN where none is masked."""
+        return relative_gain(measures["loss"])
+
+
+def _mean(levels: np.ndarray) -> np.ndarray:
+    return levels.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def relative_gain(loss: np.ndarray) -> np.ndarray:
+    """
+    The share of a row's loss that the masked weights take away when they come back, a mean over the masked levels.
+
+    A masked model reads the same row with less capacity, so a row whose loss hardly falls from there to the unmasked
+    model is one that capacity does not help with: noise, or an answer to something else. With L0 the unmasked loss and
+    Lk that of a masked level, a level gives (Lk - L0) / max(Lk, L0), which is 1 - L0 / Lk where masking raises the
+    loss, as it mostly does, and the same with the sign turned where it lowers it.
+
+    Args:
+        loss (`np.ndarray` of shape `(levels, rows)`):
+            Loss in nats, level 0 first.
+
+    Returns:
+        `np.ndarray` of shape `(rows,)`: float32 in [-1, 1], **higher = easier**; a share of 0.01 nats where the losses
+        are below that, NaN where a loss is NaN or no level is masked.
+
+    Example:
+    ```python
+    >>> relative_gain(np.array([[1.0, 2.0], [4.0, 1.0]])).tolist()
+    [0.75, -0.5]
+    ```
+    """
+    plain, masked = loss[:1].astype(np.float64), loss[1:].astype(np.float64)
+    if not len(masked):
+        return np.full(loss.shape[1], np.nan, dtype=np.float32)
+    larger = np.maximum(np.maximum(plain, masked), _LEAST_LOSS)
+    return ((masked - plain) / larger).mean(axis=0).astype(np.float32)

@@ -1,0 +1,31 @@
+"""The table of scores: all that is known of a column by its name."""
+
+from __future__ import annotations
+
+from .base import Score
+from .dlc import Confidence, Gain, Loss
+
+
+# In the order of their columns. A new score is a file of this folder and a line here.
+SCORES: dict[str, Score] = {
+    score.name: score
+    for score in (
+        Confidence(),
+        Loss(),
+        Gain(),
+    )
+}
+
+
+def score_of(column: str) -> Score | None:
+    """
+    The score that a column holds, told by the end of its name, whatever it begins with; `None` for any other column.
+
+    Example:
+    ```python
+    >>> score_of("dlc_loss").easy, score_of("quality")
+    ('low', None)
+    ```
+    """
+    fitting = [score for score in SCORES.values() if str(column).endswith(f"_{score.name}")]
+    return max(fitting, key=lambda score: len(score.name), default=None)

@@ -1,0 +1,63 @@
+"""The easiest rows, or the hardest: the rule that a ranking asks for by itself."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
+
+import numpy as np
+
+from .base import Selector
+from .ordering import difficulty
+
+
+@dataclass
+class TopKSelector(Selector):
+    """
+    Take the easiest or the hardest rows.
+
+    Rows are ordered easiest first, ties by row number; `"easiest"` takes the head of that order and `"hardest"` its
+    tail, so that the two never overlap while their budgets fit side by side.
+
+    Args:
+        keep (`float` or `int`, *optional*):
+            Budget in rows. A float in (0, 1] is a share of all rows handed in, skipped ones included, rounded half to
+            even; an int is a number of rows (`1` is one row, `1.0` all rows). Pass either `keep` or `keep_tokens`.
+        keep_tokens (`int`, *optional*):
+            Budget in target tokens, never exceeded: the rows are gone through from the chosen end, and each that
+            still fits is taken, so that in the end no row that was left out would fit.
+        which (`"easiest"` or `"hardest"`, *optional*, defaults to `"easiest"`):
+            End of the order to take.
+        column (`str`, *optional*, defaults to `"dlc_confidence"`):
+            Column of the scores. A row whose score is NaN is never selected.
+        easy (`"auto"`, `"high"` or `"low"`, *optional*, defaults to `"auto"`):
+            Which scores mean easy rows, as in [`FlexRandSelector`].
+        group_by (`str`, *optional*):
+            Column of strings, integers or `None`s. Groups get parts of the budget as in [`FlexRandSelector`].
+        tokens_column (`str`, *optional*, defaults to `"dlc_tokens"`):
+            Column of the number of target tokens, read for `keep_tokens` only.
+        missing (`"drop"` or `"error"`, *optional*, defaults to `"drop"`):
+            Leave skipped rows (NaN scores) out and log their number, or refuse them.
+        min_per_group (`int`, *optional*, defaults to 0):
+            Rows that are kept of every group, however small; of a group with fewer scored rows, all of them.
+
+    Example:
+    ```python
+    >>> from hf_dlc.selection import TopKSelector
+    >>> TopKSelector(keep=2, which="hardest").get_indices([0.9, 0.1, float("nan"), 0.2])
+    array([1, 3])
+
+    ```
+    """
+
+    _: KW_ONLY
+    which: Literal["easiest", "hardest"] = "easiest"
+    easy: Literal["auto", "high", "low"] = "auto"
+
+    def _pools(self, scores: np.ndarray, group: str | None) -> list[np.ndarray]:
+        if self.which not in ("easiest", "hardest"):
+            raise ValueError(f"which must be 'easiest' or 'hardest', got {self.which!r}.")
+        n_scored = np.count_nonzero(~np.isnan(scores))
+        # NaN sorts last, whichever way the scores are turned.
+        order = np.argsort(difficulty(scores, self.easy, self.column), kind="stable")[:n_scored]
+        return [order if self.which == "easiest" else order[::-1]]

@@ -1,0 +1,122 @@
+"""What a row means to a model: how it is encoded, and what a forward pass says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import xxhash
+
+from .batch_rules import LENGTH_STEP, BatchRules
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_dlc.tasks.text.reading import DatasetReading
+
+
+__all__ = ["LENGTH_STEP", "BatchRules", "BatchScores", "EncodedRow", "Share", "Task"]
+
+
+class EncodedRow(Protocol):
+    """A row as a task feeds it to its model."""
+
+    status: str
+    why: str  # what is wrong with a skipped row, in words
+    prefix: int  # which of the task's constant prefixes the row begins with; 0: none
+    prefix_length: int  # tokens of that prefix
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, those of the prefix included; 0 for a skipped row."""
+
+    @property
+    def target_tokens(self) -> int:
+        """Number of tokens that are scored; 0 for a skipped row."""
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that the model gets of the row, for digests."""
+
+
+class BatchScores(NamedTuple):
+    """Scores of the rows of one micro-batch at one level, on the model's device."""
+
+    confidence: torch.Tensor  # (rows,) float32, in [0, 1], higher = easier
+    loss: torch.Tensor  # (rows,) float32, nats, higher = harder
+    states: torch.Tensor  # what a masked level must change: hidden states of the scored positions
+
+
+class Share(NamedTuple):
+    """Which process this is of those that encode the same rows, and how they come together."""
+
+    index: int
+    count: int
+    tokens_per_batch: int  # of the micro-batches that are dealt out to the processes in turn
+    add_up: Callable[[np.ndarray], np.ndarray]  # float32 arrays of the same shape, over all processes
+
+
+class Task(Protocol):
+    """All that the run knows of rows and models."""
+
+    reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
+    num_prefixes: int  # that rows may begin with, the empty one included
+    is_dated: bool  # whether a row may be encoded otherwise tomorrow
+    rules: BatchRules  # what micro-batches the model may be given, as far as `check` has found out
+
+    def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[EncodedRow], bool]:
+        """
+        Encode a row or a batch, as `datasets.map` hands them over; the second value is whether it was a batch.
+
+        A row that cannot be scored comes back with its reason as status.
+        """
+
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[EncodedRow]:
+        """Encode all rows, in order; with `share`, all processes do so at the same time and may help each other."""
+
+    def feed(self, rows: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
+        """The same rows in the same order, ready for `forward`: what they need may be loaded ahead of their use."""
+
+    def check(self, longest: int, weights: object) -> None:
+        """
+        Measure whether the model does what scoring takes for granted, and set `rules` accordingly.
+
+        What is measured does not depend on the rows, but for the tokens of the longest one. It is kept as long as
+        `weights`, something that changes when the weights do, stays the same.
+        """
+
+    def samples(self) -> Sequence[EncodedRow]:
+        """A few made-up rows, the same in every process, on which two ways of running the model can be compared."""
+
+    def rounded(self) -> AbstractContextManager[float]:
+        """Time in which the model's input is off by one rounding, whose size is the value."""
+
+    def shares(self, prefix: int) -> bool:
+        """Whether what the model makes of a prefix can be computed once for all rows that begin with it."""
+
+    def run_prefix(self, prefix: int, copies: int = 1) -> Any:
+        """Run the model on a prefix, with the weights as they are now; the result is for `forward`."""
+
+    def forward(self, rows: Sequence[EncodedRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+        """
+        Score a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
+
+        `parts` is the number of equal parts of the micro-batch that meet weights of their own.
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Everything besides weights, processor and config that changes a score, as JSON types."""
+
+
+def rows_digest(rows: Sequence[EncodedRow]) -> str:
+    """Hex digest of encoded rows, in order: what is scored, and which of its tokens count."""
+    hasher = xxhash.xxh3_128()
+    for row in rows:
+        hasher.update(f"{row.status} {row.length} ".encode())
+        for values in row.arrays:
+            hasher.update(np.ascontiguousarray(values))
+    return hasher.hexdigest()

@@ -1,0 +1,425 @@
+"""A causal language model as a task: forward pass over a micro-batch, confidence and loss of each row's targets."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from hf_dlc.tasks.base import BatchRules, BatchScores, Share
+from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
+
+from .encoding import Encoding, RowEncoder
+from .guard import Guard, made_up, special_tokens, too_long
+from .head import OutputHead
+from .positions import ChangingRopes, learned_positions, rotary_rules
+from .preview import preview_text
+from .reading import DatasetReading
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_ENCODING = 1000
+
+_SAMPLE_TOKENS = 23
+
+# Tokens behind a prefix, of rows that are computed with and without its keys and values from elsewhere.
+_BEHIND_PREFIX = (9, 17, 4)
+
+
+class CausalLMTask:
+    """
+    Scores the target tokens of encoded rows with a causal language model.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model with a language modelling head.
+        encoder ([`RowEncoder`]):
+            Turns rows into token ids and target marks.
+        token_mean (`str`, *optional*, defaults to `"arithmetic"`):
+            Confidence is the mean of p(token) over the target tokens (`"arithmetic"`), or exp(-loss) (`"geometric"`).
+
+    Raises:
+        ValueError: If the model is not a decoder-only language model.
+    """
+
+    def __init__(self, model: PreTrainedModel, encoder: RowEncoder, token_mean: str = "arithmetic") -> None:
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(
+                f"the model must be a transformers PreTrainedModel, got {type(model).__name__}. Pass what it wraps: "
+                "`model.module`, or for adapters `model.merge_and_unload()`."
+            )
+        check_architecture(model.config, type(model).__name__)
+        self.model = model
+        self.encoder = encoder
+        self.token_mean = token_mean
+        self._head = OutputHead(model, _body_of(model))
+        self._guard: tuple[object, Guard] | None = None  # and the weights that it has measured
+        self._shares: dict[int, bool] = {}
+        self._look_at_positions()
+
+    def _look_at_positions(self) -> None:
+        """Find out what can be said of the positions without a row."""
+        self._ropes = ChangingRopes(self.model)
+        self._rotary_rules = rotary_rules(self.model)
+        learned = learned_positions(self.model)
+        self._rules = self._rotary_rules._replace(positions=None if learned == math.inf else int(learned))
+
+    @property
+    def _body(self) -> PreTrainedModel:
+        """What the head calls."""
+        return self._head.body
+
+    @property
+    def rules(self) -> BatchRules:
+        """What micro-batches the model may be given, as far as `check` has found out."""
+        return self._rules
+
+    @rules.setter
+    def rules(self, rules: BatchRules) -> None:
+        self._rules = rules  # as another process has found out
+
+    @property
+    def num_prefixes(self) -> int:
+        """Heads of the template, the empty one included."""
+        return len(self.encoder.prefixes)
+
+    @property
+    def reading(self) -> DatasetReading | None:
+        """What is read of the rows; `None` before the first one."""
+        return self.encoder.reading
+
+    @property
+    def is_dated(self) -> bool:
+        """Some templates write the day into every row."""
+        return "strftime_now" in (self.encoder.template_text or "")
+
+    def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[Encoding], bool]:
+        """Encode a row or a batch; the second value is whether it was a batch."""
+        examples, is_batch = self.encoder.rows_of(rows)
+        return self.encode(examples), is_batch
+
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[Encoding]:
+        """Encode all rows, in order, on every process: that is faster than to hand over their tokens."""
+        self.encoder.begin_dataset()
+        return [row for rows in self.encoder.batches_of(dataset, _ROWS_PER_ENCODING) for row in self.encode(rows)]
+
+    def preview(self, dataset: Dataset) -> str:
+        """The rows as they are scored, for people."""
+        encoder = self.encoder.for_preview()  # what is known of the dataset is not what a few of its rows tell
+        batches = encoder.batches_of(dataset, _ROWS_PER_ENCODING)
+        shown = preview_text(encoder.tokenizer, [row for rows in batches for row in encoder.encode(rows)])
+        return f"{encoder.reading}\n{shown}" if encoder.reading else shown
+
+    def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
+        """The rows: all that they need is in them."""
+        return iter(rows)
+
+    def encode(self, rows: Sequence[dict[str, Any]]) -> list[Encoding]:
+        """
+        Encode rows, in order; a row that cannot be scored comes back with its reason as status.
+
+        Raises:
+            ValueError: If the tokenizer writes ids that the model has no embedding for, if a row is longer than the
+                positions the model has learned, and what the encoder raises.
+        """
+        encodings = self.encoder.encode(rows)
+        largest = max((int(row.input_ids.max()) for row in encodings if row.length), default=0)
+        known = self.model.get_input_embeddings().weight.shape[0]
+        if largest >= known:
+            raise ValueError(
+                f"the tokenizer wrote the token id {largest}, but {type(self.model).__name__} has only {known} "
+                "embeddings. Use the model's own tokenizer, or call model.resize_token_embeddings(len(tokenizer))."
+            )
+        longest = max((row.length for row in encodings), default=0)
+        if longest > self.rules.most_tokens:
+            raise ValueError(too_long(longest, self.rules.most_tokens, type(self.model).__name__))
+        return encodings
+
+    @torch.inference_mode()
+    def check(self, longest: int, weights: object) -> None:
+        """
+        Measure whether the model reads from left to right, and alone as in a batch; see [`Guard`].
+
+        Raises:
+            ValueError: If it does not, if its logits are not those of its last hidden states, or if it has no
+                positions for `longest` tokens.
+        """
+        if self._guard is None or self._guard[0] != weights:
+            self._shares.clear()
+            self._look_at_positions()
+            guard = Guard(self._states, self.model, self._rules)
+            guard.check(0)
+            self._rules = guard.rules
+            self._check_logits()
+            self._guard = weights, guard
+        guard = self._guard[1]
+        guard.check(longest)
+        self._rules = guard.rules
+
+    def _states(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self._run_body(input_ids, use_cache=False).last_hidden_state
+
+    def _check_logits(self) -> None:
+        """Whether the model's own logits are what its head makes of the states that are scored."""
+        [row] = self.samples()
+        ids = torch.from_numpy(row.input_ids)[None].to(self._device)
+        with self._ropes.fresh():
+            expected = self.model(input_ids=ids, use_cache=False).logits[0]
+        found = self._logits_of(ids)
+        with self.rounded() as epsilon:
+            rounded = self._logits_of(ids)
+        if found is None or not is_rounding(expected, found, rounded, epsilon):
+            raise ValueError(
+                f"{type(self.model).__name__} does not compute its logits from the last hidden states of its body "
+                "alone; DLC needs that."
+            )
+
+    def _logits_of(self, input_ids: torch.Tensor) -> torch.Tensor | None:
+        """What the head makes of the states of a row, `(1, tokens)`; nothing if they are not enough for it."""
+        outputs = self._run_body(input_ids, use_cache=False)
+        try:
+            return self._head.logits(outputs.last_hidden_state, type(outputs))[0]
+        except (AttributeError, LookupError, TypeError) as error:
+            logger.debug("no logits of hidden states: %s", error)
+            return None
+
+    def samples(self) -> list[Encoding]:
+        """A made-up row, the same in every process."""
+        count = int(min(_SAMPLE_TOKENS, self.rules.most_tokens))
+        ids = self._made_up(count)
+        return [Encoding(ids, np.arange(count) > count // 2, "ok")]
+
+    def _made_up(self, count: int, seed: int = 1) -> np.ndarray:
+        size = self.model.get_input_embeddings().weight.shape[0]
+        return made_up(count, size, special_tokens(self.model.config.to_dict()), seed)
+
+    @contextmanager
+    def rounded(self) -> Iterator[float]:
+        """Time in which the model's input is off by one rounding, whose size is the value."""
+        epsilon = epsilon_of(self.model)
+        with rounded_input(self.model.get_input_embeddings(), epsilon):
+            yield epsilon
+
+    def describe(self) -> dict[str, Any]:
+        """What of the template and the layout changes a score."""
+        return self.encoder.describe()
+
+    def shares(self, prefix: int) -> bool:
+        """
+        Whether the keys and values of a prefix can be computed once and used by all rows that begin with it.
+
+        They cannot where a layer keeps something else than the keys and values of all tokens (sliding windows,
+        recurrent states), nor where a model goes wrong with keys from elsewhere: a sample row is computed both ways.
+        """
+        if prefix not in self._shares:
+            self._shares[prefix] = prefix != 0 and self._gives_the_same(prefix)
+        return self._shares[prefix]
+
+    def _gives_the_same(self, prefix: int) -> bool:
+        head = self.encoder.prefixes[prefix]
+        if self.rules.plain_up_to < len(head) or self._rotary_rules != BatchRules():
+            return False  # what the model makes of a prefix depends on how long the row is
+        try:
+            agrees = self._agrees(prefix)
+        except Exception as error:  # a model that cannot do this is scored row by whole row, where its errors show
+            if should_reduce_batch_size(error):
+                raise
+            logger.debug("no prefix is shared: %s", error)
+            agrees = False
+        if not agrees:
+            logger.info("%s reads the head of the template anew for every row", type(self.model).__name__)
+        return agrees
+
+    @torch.inference_mode()
+    def _agrees(self, prefix: int) -> bool:
+        """Whether rows of several lengths get the same states behind what the model has made of their prefix."""
+        head = self.encoder.prefixes[prefix]
+        cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
+        if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return False
+        tails = [self._made_up(count, seed=count) for count in _BEHIND_PREFIX]
+        ids = [np.concatenate([head, tail]).astype(head.dtype) for tail in tails]
+        rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", prefix, len(head)) for row in ids]
+        whole, behind = self.forward(rows).states, self.forward(rows, self.run_prefix(prefix)).states
+        with self.rounded() as epsilon:
+            rounded = self.forward(rows).states
+        return is_rounding(behind, whole, rounded, epsilon)
+
+    @torch.inference_mode()
+    def run_prefix(self, prefix: int, copies: int = 1) -> DynamicCache:
+        """
+        Compute the keys and values of a prefix with the weights as they are now.
+
+        Args:
+            prefix (`int`):
+                Index into `encoder.prefixes`.
+            copies (`int`, *optional*, defaults to 1):
+                Number of rows that go through the model, where they meet different weights.
+
+        Returns:
+            [`~transformers.DynamicCache`]: For each layer keys and values, of shape
+            `(copies, heads, tokens, head size)`; a forward pass adds nothing to them.
+        """
+        ids = torch.from_numpy(self.encoder.prefixes[prefix]).long().expand(copies, -1)
+        cache = self._run_body(ids, use_cache=True).past_key_values
+        cache.layers = [_behind_layer(layer) for layer in cache.layers]
+        return cache
+
+    @property
+    def _device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    def _run_body(self, input_ids: torch.Tensor, **options: Any) -> BaseModelOutputWithPast:
+        with self._ropes.fresh():
+            return self._body(input_ids=input_ids.to(self._device), **options)
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[Encoding], prefix: DynamicCache | None = None, parts: int = 1) -> BatchScores:
+        """
+        Score a micro-batch with the weights as they are now.
+
+        Args:
+            rows (`Sequence[Encoding]`):
+                Rows with at least one target token each.
+            prefix ([`~transformers.DynamicCache`], *optional*):
+                What `run_prefix` returned for the prefix of these rows, which then is not computed again.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the micro-batch that meet weights of their own.
+
+        Returns:
+            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` holds the hidden states that predict
+            the target tokens, of shape `(target tokens, hidden size)`.
+        """
+        start = 0 if prefix is None else rows[0].prefix_length
+        length = self._padded_length(rows, start)
+        input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)
+        targets = _pad([row.targets[start:] for row in rows], length, torch.bool).to(self._device)
+        # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
+        # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
+        behind = {} if prefix is None else self._behind(prefix, input_ids.shape[1])
+        outputs = self._run_body(input_ids, use_cache=False, **behind)
+        predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
+        states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
+        log_probs = self._head.log_probs(states, input_ids[:, 1:][predicting], type(outputs), parts)
+        loss = -_row_means(log_probs, predicting)
+        confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
+        return BatchScores(confidence, loss, states)
+
+    def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
+        """Tokens behind the first `start` ones, padding included."""
+        return int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
+
+    def _behind(self, prefix: DynamicCache, length: int) -> dict[str, Any]:
+        """Arguments of the body for rows of `length` tokens behind a prefix."""
+        arguments: dict[str, Any] = {"past_key_values": prefix}
+        if self.model.config._attn_implementation in ("sdpa", "eager"):
+            # One small mask for all rows, ready to be added; the model would make one for each row and convert it
+            # in each layer. (Kernels that align the last query with the last key themselves need none.)
+            keys, start = prefix.layers[0].keys, prefix.get_seq_length()
+            hidden = torch.full((length, start + length), -torch.inf, dtype=keys.dtype, device=keys.device)
+            arguments["attention_mask"] = hidden.triu(start + 1)[None, None]
+        return arguments
+
+
+def check_architecture(config: PreTrainedConfig, name: str) -> None:
+    """
+    Refuse, by name, what is not a decoder-only language model.
+
+    Raises:
+        ValueError: For an encoder-decoder, vision-language or audio model, and for one without a causal head.
+    """
+    name = f"{name} ({type(config).__name__})"
+    if not config.return_dict:
+        raise ValueError(
+            f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
+        )
+    if config.is_encoder_decoder:
+        raise ValueError(f"{name} is an encoder-decoder model; DLC needs a decoder-only language model.")
+    if any(getattr(config, f"{kind}_config", None) is not None for kind in ("vision", "audio")):
+        raise ValueError(
+            f"{name} is a vision-language or audio model; DLC needs a text-only language model. Of a model of images "
+            "and text it scores images by the classifier, or by the vision part alone, which has a class of its own, "
+            "such as CLIPVisionModel or SiglipVisionModel."
+        )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in getattr(
+        config, "auto_map", {}
+    ):
+        raise ValueError(f"{name} has no causal language model in transformers; DLC needs one.")
+    if config.model_type == "xlnet":
+        raise ValueError(f"{name} predicts tokens in permuted order; DLC needs a left-to-right language model.")
+    # BERT and its like have a head in the causal mapping too. (GPT-NeoX is causal, whatever its flag says.)
+    if getattr(config, "is_decoder", True) is False and not config.model_type.startswith("gpt_neox"):
+        raise ValueError(
+            f"{name} sees the very tokens that it should predict (is_decoder=False, as in BERT); DLC needs a "
+            "decoder-only language model."
+        )
+
+
+def _body_of(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    What a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
+
+    Some classes name as their base what they have only in company (Llama 4 beside images); then the one model in them
+    that has the input embeddings is it.
+    """
+    base = model.base_model
+    if base is model:
+        embeddings = model.get_input_embeddings()
+        parts = [part for part in model.children() if isinstance(part, PreTrainedModel)]
+        bodies = [part for part in parts if any(module is embeddings for module in part.modules())]
+        base = bodies[0] if len(bodies) == 1 else model
+    if model.get_output_embeddings() is None or base is model:
+        raise ValueError(
+            f"{type(model).__name__} has no language modelling head on a body; load it with "
+            "AutoModelForCausalLM.from_pretrained."
+        )
+    return getattr(base, "decoder", base)
+
+
+def _pad(rows: Sequence[np.ndarray], length: int, dtype: torch.dtype) -> torch.Tensor:
+    """`(rows, length)`, padded with zeros on the right. Which id pads does not matter: nothing sees it."""
+    padded = torch.zeros((len(rows), length), dtype=dtype)
+    for place, row in enumerate(rows):
+        padded[place, : len(row)] = torch.from_numpy(row)
+    return padded
+
+
+class _PrefixLayer(DynamicLayer):
+    """Shows each row the keys and values of a prefix before its own, and keeps nothing of the row."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the prefix and of the rows behind it."""
+        rows = len(key_states)
+        keys, values = (kept.expand(rows, *kept.shape[1:]) for kept in (self.keys, self.values))
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+def _behind_layer(layer: DynamicLayer) -> _PrefixLayer:
+    kept = _PrefixLayer()
+    kept.lazy_initialization(layer.keys, layer.values)
+    kept.keys, kept.values = layer.keys, layer.values
+    return kept
+
+
+def _row_means(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """Means over each row of `values`, which belong, in order, to the true places of `where` `(rows, length)`."""
+    grid = torch.zeros(where.shape, dtype=torch.float32, device=where.device)
+    grid[where] = values
+    return grid.sum(dim=1) / where.sum(dim=1)

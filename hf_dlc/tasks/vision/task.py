@@ -1,0 +1,424 @@
+"""Image classifiers: the probability of a row's label, by a trained head or by class prototypes."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from datasets import ClassLabel, Image
+from datasets.formatting.formatting import LazyBatch, LazyDict
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
+from hf_dlc.tasks.base import BatchRules, BatchScores, Share
+from hf_dlc.tasks.text.reading import DatasetReading
+from hf_dlc.utils.rounding import epsilon_of, rounded_input
+
+from .images import ImageEncoder, ImageRow
+from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, has_head, is_image_model
+from .prototypes import Logits, Prototypes
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+
+logger = logging.getLogger(__name__)
+
+_OF_LABELS = (MISSING_LABEL, UNKNOWN_LABEL)
+
+
+class ImageClassificationTask:
+    """
+    What rows mean to an image model.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Image classifier, or, with prototypes, its body alone.
+        encoder ([`ImageEncoder`]):
+            Turns rows into pixels.
+        head (`str`, *optional*, defaults to `"auto"`):
+            `"classifier"`, the trained head of the model; `"prototype"`, the mean features of each class of a fitted
+            set; `"auto"`, the trained head if there is one.
+        pooling (`str`, *optional*, defaults to `"auto"`):
+            For prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or places; each also of the
+            module of a name, as in `"mean@layers.8"`; `"auto"` is what the classifiers of the family read: the first
+            token where they take it, else the mean.
+        logits (`str`, *optional*, defaults to `"inverse"`):
+            For prototypes, see [`Prototypes.log_probs`].
+
+    Raises:
+        ValueError: If the model is no image model, or lacks what an option asks for.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: ImageEncoder,
+        head: str = "auto",
+        pooling: str = "auto",
+        logits: Logits = "inverse",
+    ) -> None:
+        name = type(model).__name__
+        if not is_image_model(model.config, [name]):
+            raise ValueError(f"{name} is no image classifier, nor the body of one.")
+        check_image_model(model.config, name)
+        self.body = body_of(model)
+        if not model.config.return_dict:
+            raise ValueError(
+                f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
+            )
+        if head == "classifier" and not has_head(name):
+            raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
+        self.model = model
+        self.encoder = encoder
+        self.head = ("classifier" if has_head(name) else "prototype") if head == "auto" else head
+        if self.head == "classifier":
+            check_head(model)
+        self.pooling = full_pooling(self.body, pooling)
+        self.logits: Logits = logits
+        self.prototypes: Prototypes | None = None
+        self.reading: DatasetReading | None = None
+        self.rules = BatchRules()
+        self._warned_of_numbers = False
+
+    @property
+    def classes(self) -> tuple[str | int, ...]:
+        """
+        The classes that rows can have.
+
+        Raises:
+            ValueError: If they are not known yet.
+        """
+        if self.head == "classifier":
+            labels = self.model.config.id2label
+            return tuple(labels[index] for index in range(len(labels)))
+        if self.prototypes is None:
+            raise ValueError(
+                "class prototypes must be learned from the labelled images first. Call scorer.fit(dataset), or pass "
+                "head='classifier' if the model has a trained head."
+            )
+        return self.prototypes.classes
+
+    def describe(self) -> dict[str, Any]:
+        """What, besides weights and processor, changes a score."""
+        return {
+            **self.encoder.describe(),
+            "head": self.head,
+            "pooling": self.pooling,
+            "logits": self.logits if self.head == "prototype" else None,
+            "prototypes": self.prototypes and self.prototypes.key,
+        }
+
+    @property
+    def num_prefixes(self) -> int:
+        """Only the empty one."""
+        return 1
+
+    @property
+    def is_dated(self) -> bool:
+        """An image is the same tomorrow."""
+        return False
+
+    def check(self, longest: int, weights: object) -> None:
+        """Nothing of an image comes after the rest, and nothing is padded."""
+
+    def samples(self) -> list[ImageRow]:
+        """A made-up image, the same in every process."""
+        import PIL.Image
+
+        ramp = np.arange(3 * 64 * 64, dtype=np.int64).reshape(64, 64, 3)
+        image = PIL.Image.fromarray((ramp * ramp // 97 % 251).astype(np.uint8))
+        return self.encoder.encode([image], [0])
+
+    @contextmanager
+    def rounded(self) -> Iterator[float]:
+        """Time in which the model's input is off by one rounding, whose size is the value."""
+        epsilon = epsilon_of(self.model)
+        first = next(module for module in self.model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+        with rounded_input(first, epsilon):
+            yield epsilon
+
+    def shares(self, prefix: int) -> bool:
+        """Images have no beginning in common."""
+        return False
+
+    @torch.inference_mode()
+    def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
+        """
+        What the model makes of images before any head.
+
+        Args:
+            rows (`Sequence[ImageRow]`):
+                Rows with their pixels.
+
+        Returns:
+            `torch.Tensor` of shape `(images, features)`, float32.
+        """
+        pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
+        kind, _, name = self.pooling.partition("@")
+        with _captured(self.body, name) as captured:
+            outputs = self.body(pixel_values=pixels)
+        hidden = captured[0] if name else outputs.last_hidden_state
+        if kind == "cls" and hidden.dim() == 4:  # CvT keeps the token beside the map
+            hidden = getattr(outputs, "cls_token_value", None) if not name else None
+            if hidden is None:
+                raise ValueError(f"pooling={self.pooling!r} found a map without a class token. Pass 'mean'.")
+        hidden = hidden.float()
+        if hidden.dim() == 2:  # a module that pools by itself
+            return hidden
+        if hidden.dim() == 4:  # (images, features, height, width), of a CNN
+            return hidden.mean(dim=(2, 3))
+        return hidden[:, 0] if kind == "cls" else self._patches(hidden, pixels).mean(dim=1)
+
+    def _patches(self, hidden: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """The tokens without those that stand before the patches (class, distillation, registers)."""
+        size = getattr(self.body.config, "patch_size", None)
+        if not isinstance(size, int) and not has_class_token(self.body):
+            return hidden
+        if size is None:  # PVT, DINOv3 ConvNeXt: the class token alone, if these are the last hidden states
+            return hidden[:, 1:] if "@" not in self.pooling else hidden
+        height, width = (size, size) if isinstance(size, int) else size
+        patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
+        return hidden[:, max(0, hidden.shape[1] - patches) :]
+
+    @torch.inference_mode()
+    def forward(self, rows: Sequence[ImageRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+        """
+        Score a micro-batch with the weights as they are now.
+
+        Args:
+            rows (`Sequence[ImageRow]`):
+                Rows with their pixels.
+            prefix (`None`):
+                Images have none.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the micro-batch that meet weights of their own.
+
+        Returns:
+            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` are logits or features.
+        """
+        labels = torch.tensor([row.label for row in rows], device=self.model.device)
+        if self.head == "classifier":
+            pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
+            outputs = self.model(pixel_values=pixels)
+            states = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
+            log_probs = states.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+        else:
+            states = self.features(rows)
+            log_probs = self.prototypes.log_probs(states, labels, [row.digest for row in rows], self.logits)
+        return BatchScores(log_probs.exp().float(), -log_probs.float(), states)
+
+    def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[ImageRow], bool]:
+        """
+        Encode a row or a batch, as `datasets.map` hands them over.
+
+        Returns:
+            `tuple[list[ImageRow], bool]`: The rows, and whether there was a batch of them.
+
+        Raises:
+            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the
+                dataset has a format.
+        """
+        if isinstance(rows, LazyDict):
+            # From it `datasets` would decode all columns, or fail at the first bad image.
+            image, label = self._columns_of(rows.formatter.features)
+            source, labels = (rows.pa_table[name].to_pylist() for name in (image, label))
+            self._check_names(rows.formatter.features[label], labels)
+            return self._encode(source, labels), isinstance(rows, LazyBatch)
+        if any(getattr(values, "ndim", 0) for values in rows.values()):
+            raise ValueError("images must come as they are stored, got arrays. Call dataset.with_format(None) first.")
+        is_batch = all(isinstance(values, list) for values in rows.values())
+        columns = dict(rows) if is_batch else {name: [value] for name, value in rows.items()}
+        images = [name for name, values in columns.items() if any(map(_is_image, values))]
+        image, label = self.encoder.find_columns(list(columns), images, [])
+        self._warn_of_numbers(columns[label])
+        return self._encode(columns[image], columns[label]), is_batch
+
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[ImageRow]:
+        """
+        Encode a dataset, whose images stay where they are. With `share`, each process reads its part of them.
+
+        Raises:
+            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the labels
+                are not those of the head.
+        """
+        image, label = self._columns_of(dataset.features)
+        source, labels = _raw(dataset, image, label)
+        self._check_names(dataset.features[label], labels)
+        if set(labels) - {None, -1} and not any(isinstance(found, int) for found in self._indices(labels)):
+            raise ValueError(
+                f"the labels of the dataset must be those of the head, got {_shown(sorted(set(map(str, labels))))} "
+                f"for {_shown(self.classes)}. Pass head='prototype', or call scorer.fit(dataset)."
+            )
+        return self._encode(source, labels, share)
+
+    def encode_to_fit(
+        self, dataset: Dataset, share: Share | None = None
+    ) -> tuple[list[ImageRow], tuple[str | int, ...]]:
+        """Encode a dataset whose classes are to be learned from it; the second value is the classes."""
+        image, label = self._columns_of(dataset.features)
+        source, labels = _raw(dataset, image, label)
+        names = getattr(dataset.features[label], "names", None)
+        _require_single(labels)
+        values = {value for value in labels if value is not None}
+        classes = tuple(names) if names else tuple(sorted(values, key=lambda value: (str(type(value)), value)))
+        return self.encoder.encode(source, _label_indices(labels, classes), share), classes
+
+    def feed(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
+        """The same rows, with their pixels."""
+        return self.encoder.feed(rows)
+
+    def _columns_of(self, features: Features) -> tuple[str, str]:
+        """The image and the label column; says once what is read."""
+        image, label = self._find_columns(features)
+        unread = tuple(name for name in features if name not in (image, label))
+        learned = "the label, by the trained head" if self.head == "classifier" else "the label, by class prototypes"
+        reading = DatasetReading("images", {"image": image, "label": label}, "as pixels", learned, unread)
+        if reading != self.reading:
+            self.reading = reading
+            logger.info("%s", reading)
+        return image, label
+
+    def _find_columns(self, features: Features) -> tuple[str, str]:
+        images = [name for name, feature in features.items() if isinstance(feature, Image)]
+        classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        return self.encoder.find_columns(list(features), images, classes)
+
+    def _check_names(self, feature: Any, labels: Sequence[Any]) -> None:
+        """Labels are numbers; the names say whether they mean the same to the dataset and to the head."""
+        _require_single(labels)
+        names, classes = getattr(feature, "names", None), self.classes
+        if names is None and self._lacks_names(labels):
+            raise ValueError(
+                f"labels that are numbers must have names, since those of the head do: {_shown(classes)}. Use "
+                "dataset.cast_column(<label>, ClassLabel(names=[...])) with the names in the order of the numbers."
+            )
+        if names is None or list(map(_plain, names)) == list(map(_plain, classes)):
+            return
+        raise ValueError(
+            f"the labels of the dataset must be those of the head, in its order, got {_shown(names)} for "
+            f"{_shown(classes)}. Use dataset.align_labels_with_mapping(model.config.label2id, ...), pass "
+            "head='prototype', or call scorer.fit(dataset)."
+        )
+
+    def _lacks_names(self, labels: Sequence[Any]) -> bool:
+        """Whether there are numbers of classes that are known by names, and not by such as transformers makes up."""
+        made_up = [f"LABEL_{index}" for index in range(len(self.classes))]
+        has_names = any(isinstance(name, str) for name in self.classes) and list(self.classes) != made_up
+        return has_names and any(isinstance(label, int) and label >= 0 for label in labels)
+
+    def _warn_of_numbers(self, labels: Sequence[Any]) -> None:
+        """A stream does not hand over the names of its labels."""
+        _require_single(labels)
+        if self._lacks_names(labels) and not self._warned_of_numbers:
+            self._warned_of_numbers = True
+            logger.warning(
+                "these rows have numbers as labels and no names of them: they are taken as places in %s",
+                _shown(self.classes),
+            )
+
+    def _indices(self, labels: Sequence[Any]) -> list[int | str]:
+        return _label_indices(labels, self.classes)
+
+    def _encode(self, source: Sequence[Any], labels: Sequence[Any], share: Share | None = None) -> list[ImageRow]:
+        rows = self.encoder.encode(source, self._indices(labels), share)
+        pairs = zip(rows, labels, strict=True)
+        return self.with_reasons([self._told(row, label) if row.status in _OF_LABELS else row for row, label in pairs])
+
+    def _told(self, row: ImageRow, label: Any) -> ImageRow:
+        """The row with what is wrong with its label."""
+        is_missing = row.status == MISSING_LABEL
+        why = "there is no label" if is_missing else f"the label {label!r} is none of {_shown(self.classes)}"
+        return row._replace(why=why)
+
+    def with_reasons(self, rows: Sequence[ImageRow]) -> list[ImageRow]:
+        """The rows; one that cannot be compared with the prototype of its class says why in its status."""
+        if self.head != "prototype" or self.prototypes is None:
+            return list(rows)
+        return [self._with_reason(row) if row.length else row for row in rows]
+
+    def _with_reason(self, row: ImageRow) -> ImageRow:
+        """The row, or why it cannot be compared with the prototype of its class."""
+        name = self.prototypes.classes[row.label]
+        if self.prototypes.counts[row.label] == 0:
+            return row._replace(status=UNKNOWN_LABEL, pixels=None, why=f"no fitted image is of its class, {name!r}")
+        if self.prototypes.is_alone(row.digest, row.label):
+            return row._replace(status=ONLY_OF_CLASS, pixels=None, why=f"no other fitted image is of class {name!r}")
+        return row
+
+
+def _is_image(value: Any) -> bool:
+    import PIL.Image
+
+    return isinstance(value, PIL.Image.Image) or (isinstance(value, Mapping) and {"bytes", "path"} <= value.keys())
+
+
+def _raw(dataset: Dataset, image: str, label: str) -> tuple[Sequence[Any], list[Any]]:
+    """The images as they are stored, read when asked for, and all labels."""
+    plain = dataset.with_format(None).select_columns([image, label]).cast_column(image, Image(decode=False))
+    return plain[image], plain[label][:]
+
+
+def _require_single(labels: Sequence[Any]) -> None:
+    if listed := [label for label in labels if isinstance(label, (list, dict))][:1]:
+        raise ValueError(f"the label column must hold one class a row, got {listed[0]!r:.80}.")
+
+
+def _label_indices(labels: Sequence[Any], classes: Sequence[str | int]) -> list[int | str]:
+    """The index of the class of each label, or why there is none."""
+    places, are_numbers = _places_of(tuple(classes))
+    return [_label_index(label, places, len(classes), are_numbers) for label in labels]
+
+
+@lru_cache(maxsize=8)  # `map` asks again for every row
+def _places_of(classes: tuple[str | int, ...]) -> tuple[dict[str | int, int], bool]:
+    """Index of every class by its name, as it is written and in small letters, and whether the names are numbers."""
+    places = {name: place for place, name in enumerate(classes)}
+    times = Counter(map(_plain, classes))
+    plain = {_plain(name): place for place, name in enumerate(classes) if times[_plain(name)] == 1}
+    return {**plain, **places}, all(isinstance(name, int) for name in classes)
+
+
+def _label_index(value: Any, places: Mapping[str | int, int], num_classes: int, are_numbers: bool) -> int | str:
+    if value is None or (value == -1 and -1 not in places):
+        return MISSING_LABEL
+    if isinstance(value, str):
+        return places.get(value, places.get(_plain(value), UNKNOWN_LABEL))
+    if are_numbers:
+        return places.get(value, UNKNOWN_LABEL)
+    return int(value) if isinstance(value, (int, np.integer)) and 0 <= value < num_classes else UNKNOWN_LABEL
+
+
+def _plain(name: Any) -> Any:
+    return name.strip().lower() if isinstance(name, str) else name
+
+
+def _shown(names: Sequence[Any]) -> str:
+    return f"{list(names[:4])}{' and more' if len(names) > 4 else ''}"
+
+
+@contextmanager
+def _captured(model: torch.nn.Module, name: str) -> Iterator[list[torch.Tensor]]:
+    """Collect what the module `name` of `model` puts out; of no name, nothing."""
+    outputs: list[torch.Tensor] = []
+    if not name:
+        yield outputs
+        return
+
+    def take(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(output if isinstance(output, torch.Tensor) else output[0])
+
+    hook = model.get_submodule(name).register_forward_hook(take)
+    try:
+        yield outputs
+    finally:
+        hook.remove()

@@ -1,0 +1,67 @@
+"""Digests of what rows hold, by which they are found again wherever they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+import xxhash
+from datasets import Dataset, Image, LargeList, List
+
+
+_ROWS_PER_BATCH = 1000
+
+
+def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+    """
+    A digest of the content of each row, the same for a local file and for what the Hub returns of it.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The rows. Images count by their bytes, not by where they are.
+        columns (`Sequence[str]`):
+            What is read of them; the order does not matter.
+
+    Returns:
+        `list[str]`: 16 hexadecimal digits a row (XXH3, 64 bits), no protection against forgery.
+    """
+    names = sorted(columns)
+    digests: list[str] = []
+    # As Arrow has them: no image is decoded, and none that cannot be is an error.
+    for table in dataset.with_format("arrow").select_columns(names).iter(_ROWS_PER_BATCH):
+        for row in table.to_pylist():
+            content = [_content(row[name], dataset.features[name]) for name in names]
+            text = json.dumps(content, sort_keys=True, default=_text)  # ASCII, so that any text has bytes
+            digests.append(xxhash.xxh3_64_hexdigest(text.encode("ascii")))
+    return digests
+
+
+def _content(value: Any, feature: Any) -> Any:
+    """A value, in which images are their bytes."""
+    if value is None:
+        return None
+    if isinstance(feature, Image):
+        return _image_bytes(value)
+    if isinstance(feature, List | LargeList):
+        return [_content(one, feature.feature) for one in value]
+    if isinstance(feature, dict):
+        return {name: _content(value[name], kind) for name, kind in feature.items()}
+    return value
+
+
+def _image_bytes(value: dict[str, Any]) -> bytes | str | None:
+    """Also of an image that is kept as a path, as long as it is there: the Hub returns it with its bytes."""
+    if value["bytes"] is not None or value["path"] is None:
+        return value["bytes"]
+    with suppress(OSError):
+        return Path(value["path"]).read_bytes()
+    return value["path"]  # it is gone; the path still tells it from others that are
+
+
+def _text(value: Any) -> str:
+    """Of what JSON does not know: bytes, times, decimals."""
+    return xxhash.xxh3_128_hexdigest(value) if isinstance(value, bytes) else str(value)

@@ -1,0 +1,341 @@
+"""The command line, from the scores to the Hub, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, load_from_disk
+
+from hf_dlc import FlexRandSelector, RandomSelector
+from hf_dlc.cli import commands as cli
+from hf_dlc.cli.commands import COMMANDS, main
+from tests.conftest import ALPACA_ROWS, ROOT
+from tests.hub.hub_server import TOKEN, HubServer
+
+
+ROWS = [{**row, "output": f"{row['output']} {i}", "topic": "ab"[i % 2]} for i, row in enumerate(ALPACA_ROWS * 4)]
+ROWS[5]["output"] = ""
+
+
+@pytest.fixture(scope="module")
+def run_dir(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One scoring that several tests go on with."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    arguments = ["--dataset", str(folder / "rows.jsonl"), "--model", str(llama_folder), "--num_threads", "1"]
+    options = ["--schedule", "0, 0.2", "--dtype", "float32", "--output_dir", str(folder / "run")]
+    main(["score", *arguments, *options])
+    return folder / "run"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Run a command with --json and return what it found."""
+
+    def run_command(*arguments: Any) -> Any:
+        capsys.readouterr()
+        main([*map(str, arguments), "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    return run_command
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
+    """Status and message of a command that goes wrong: one line, no traceback."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main([*map(str, arguments)])
+    if isinstance(caught.value.code, str):
+        return 1, caught.value.code
+    return caught.value.code, capsys.readouterr().err.strip()
+
+
+def test_scores_and_how_they_came_about(run_dir: Path) -> None:
+    assert {"scores.parquet", "scoring.json", "journal"} <= {path.name for path in run_dir.iterdir()}
+    scoring = json.loads((run_dir / "scoring.json").read_text(encoding="utf-8"))
+    assert scoring["schedule"] == [0.0, 0.2]
+    assert scoring["dataset"]["rows"] == len(ROWS)
+
+
+def test_select_as_the_library_does(run: Callable[..., Any], run_dir: Path, tmp_path: Path) -> None:
+    more = ["--split_share", "0.75", "--output_dir", tmp_path / "half"]
+    found = run("select", "--run_dir", run_dir, "--keep", "0.5", *more)
+    assert found["kept_rows"] == 14
+    assert found["status"] == {"ok": 27, "empty_response": 1}
+    scored, _ = cli._scored(str(run_dir))
+    kept = FlexRandSelector(keep=0.5, split=0.75).read_indices(scored).tolist()
+    pruned = load_from_disk(str(tmp_path / "half" / "pruned"))
+    assert pruned["output"][:] == [ROWS[i]["output"] for i in kept]
+    manifest = json.loads((tmp_path / "half" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["kept_indices"] == kept
+    assert manifest["selection"]["selector"] == "FlexRandSelector"
+
+
+def test_a_subset_is_not_replaced_unasked(
+    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["select", "--run_dir", run_dir, "--output_dir", tmp_path, "--keep"]
+    run(*arguments, "3")
+    status, message = fails(capsys, *arguments, "4")
+    assert (status, "holds another subset or run. Pass --overwrite" in message) == (1, True)
+    assert run(*arguments, "4", "--overwrite")["kept_rows"] == 4
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--keep", "100"], ["--keep", "3", "--group_by", "nope"], ["--keep", "3", "--flag_column", "topic"]]
+)
+def test_what_cannot_be_selected_leaves_the_subset_that_is_there(
+    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    arguments = ["select", "--run_dir", run_dir, "--output_dir", tmp_path]
+    run(*arguments, "--keep", "3")
+    fails(capsys, *arguments, *wrong, "--overwrite")
+    assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["kept_rows"] == 3
+    assert run("report", "--run_dir", tmp_path)
+
+
+def test_scores_of_another_run_are_not_replaced_unasked(
+    run: Callable[..., Any], run_dir: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--dataset", run_dir.parent / "rows.jsonl", "--model", llama_folder, "--num_threads", "1"]
+    run("score", *options, "--schedule", "0, 0.3", "--output_dir", tmp_path)
+    before = (tmp_path / "scores.parquet").read_bytes()
+    status, message = fails(capsys, "select", "--run_dir", run_dir, "--output_dir", tmp_path, "--keep", "3")
+    assert (status, "holds another subset or run" in message) == (1, True)
+    assert (tmp_path / "scores.parquet").read_bytes() == before
+    run("score", *options, "--schedule", "0, 0.2", "--output_dir", tmp_path, "--overwrite")  # asked for
+    assert json.loads((tmp_path / "scoring.json").read_text(encoding="utf-8"))["schedule"] == [0.0, 0.2]
+
+
+def test_rows_from_elsewhere(
+    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some of the rows in a file of their own: the subset says so, and report and push find them again."""
+    Dataset.from_list([ROWS[i] for i in (9, 2, 20, 4)]).to_json(str(tmp_path / "some.jsonl"))
+    half = ["--run_dir", run_dir, "--output_dir", tmp_path / "half", "--flag_column", "is_odd"]
+    flagged = [{**ROWS[i], "is_odd": i % 2 == 1} for i in (9, 2, 20, 4)]
+    Dataset.from_list(flagged).to_json(str(tmp_path / "some.jsonl"))
+    assert run("select", *half, "--dataset", tmp_path / "some.jsonl", "--keep", "2")["kept_rows"] == 2
+    manifest = json.loads((tmp_path / "half" / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["dataset"]["name"], manifest["dataset"]["rows"]) == (str(tmp_path / "some.jsonl"), 4)
+    run("report", "--run_dir", tmp_path / "half")
+    assert "Rows with <code>is_odd</code>" in (tmp_path / "half" / "report.html").read_text(encoding="utf-8")
+    twice = Dataset.from_list([*ROWS, *({**row, "output": "other"} for row in ROWS)])
+    twice.to_json(str(tmp_path / "twice.jsonl"))
+    message = fails(capsys, "select", "--run_dir", run_dir, "--dataset", tmp_path / "twice.jsonl", "--overwrite")[1]
+    assert "28 of 56 rows" in message
+
+
+def test_compare_shows_what_others_would_keep(run: Callable[..., Any], run_dir: Path) -> None:
+    found = {row["selector"]: row for row in run("compare", "--run_dir", run_dir, "--keep", "0.25")}
+    assert set(found) == {"flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "random", "easiest", "hardest"}
+    assert {row["rows"] for row in found.values()} == {7}
+    assert found["flexrand 0.5"]["overlap"] == 1.0
+    assert found["easiest"]["confidence"] > found["random"]["confidence"] > found["hardest"]["confidence"]
+    scored, _ = cli._scored(str(run_dir))
+    random = scored.select(RandomSelector(keep=0.25).read_indices(scored).tolist())
+    assert found["random"]["tokens"] == sum(random["dlc_tokens"])
+
+
+def test_report_of_a_subset(run: Callable[..., Any], run_dir: Path, tmp_path: Path) -> None:
+    run("select", "--run_dir", run_dir, "--keep", "5", "--group_by", "topic", "--overwrite")
+    assert run("report", "--run_dir", run_dir, "--output", tmp_path / "page.html")["report"].endswith("page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Kept and dropped by <code>topic</code>" in page
+
+
+def test_estimate(run: Callable[..., Any], run_dir: Path, llama_folder: Path) -> None:
+    rows = run_dir.parent / "rows.jsonl"
+    found = run("estimate", "--dataset", rows, "--model", llama_folder, "--schedule", "0, 0.2", "--num_threads", "1")
+    assert (found["rows"], found["skipped"]) == (28, {"empty_response": 1})
+
+
+# ---- what is wrong ------------------------------------------------------------------------------------------------
+
+
+WRONG = [
+    (["score", "--no_such_option", "3"], 2, "unknown options: --no_such_option 3; see --help"),
+    (["score", "--dtype", "int3"], 2, "dtype"),
+    (["score", "--config", "missing.yaml"], 2, "missing.yaml"),
+    (["score", "--dataset", "missing.jsonl"], 1, "there is no file missing.jsonl"),
+    (["select", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
+    (["compare", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
+    (["report", "--run_dir", "nowhere"], 1, "nowhere holds no subset"),
+    (["push", "--run_dir", "nowhere", "--repo_id", "me/x"], 1, "nowhere holds no subset"),
+    (["push", "--run_dir", "nowhere"], 2, "--repo_id is required"),
+    (["select", "--keep", "0.5", "--keep_tokens", "10"], 2, "pass keep or keep_tokens, not both"),
+    (["select", "--keep", "half"], 2, "keep must be a share such as 0.5 or a number of rows, got 'half'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), WRONG, ids=lambda value: None)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str],
+    status: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = fails(capsys, *arguments)
+    assert found[0] == status
+    assert message in found[1]
+    assert "\n" not in found[1]
+
+
+def test_rows_that_have_changed_are_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = [{**row, "output": row["output"] + "!"} for row in ROWS]
+    Dataset.from_list(changed).to_json(str(tmp_path / "rows.jsonl"))
+    status, message = fails(capsys, "select", "--run_dir", run_dir, "--dataset", tmp_path / "rows.jsonl")
+    assert status == 1
+    assert "28 of 28 rows" in message
+    assert "are not the rows that were scored" in message
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: hf-dlc {name}" in text
+    assert f"examples:\n  hf-dlc {name}" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--print-completion", shell])
+    assert caught.value.code == 0
+    script = capsys.readouterr().out
+    assert "estimate" in script
+    assert "calibration_shares" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize("arguments", [["prune"], []])
+def test_what_is_no_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    status, message = fails(capsys, *arguments)
+    assert status == 2
+    assert message.splitlines()[0].startswith("usage: hf-dlc")
+    assert "COMMAND" in message.splitlines()[-1]
+
+
+def test_one_file_of_options_is_for_all_commands(run: Callable[..., Any], run_dir: Path, tmp_path: Path) -> None:
+    lines = ["keep: 4", "masking: random", "trust_remote_code: false", f"run_dir: {run_dir}", "overwrite: true"]
+    (tmp_path / "options.yaml").write_text("\n".join(lines), encoding="utf-8")
+    assert run("select", "--config", tmp_path / "options.yaml", "--output_dir", tmp_path / "four")["kept_rows"] == 4
+
+
+def test_a_subset_in_a_folder_of_its_own_can_be_gone_on_with(
+    run: Callable[..., Any], run_dir: Path, tmp_path: Path
+) -> None:
+    run("select", "--run_dir", run_dir, "--keep", "6", "--output_dir", tmp_path / "six")
+    assert run("report", "--run_dir", tmp_path / "six")["report"] == str(tmp_path / "six" / "report.html")
+    assert run("select", "--run_dir", tmp_path / "six", "--keep", "2", "--overwrite")["kept_rows"] == 2
+
+
+def test_the_demo_replaces_no_run(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._is_demo(cli.DemoArguments(output_dir=str(run_dir))) is False
+
+
+# ---- other programs that start it --------------------------------------------------------------------------------
+
+
+@pytest.mark.distributed
+def test_two_processes_score_as_one(run_dir: Path, llama_folder: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    arguments = ["--dataset", run_dir.parent / "rows.jsonl", "--model", llama_folder, "--schedule", "0, 0.2"]
+    options = ["--dtype", "float32", "--num_threads", "1", "--output_dir", tmp_path / "run", "--json"]
+    done = subprocess.run(
+        [*launcher, "-m", "hf_dlc.cli", "score", *map(str, [*arguments, *options])],
+        env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout)["processes"] == 2  # said once, by one of them
+    assert (tmp_path / "run" / "scores.parquet").read_bytes() == (run_dir / "scores.parquet").read_bytes()
+
+
+def test_who_reads_may_stop_reading(run_dir: Path) -> None:
+    """As `head` does: no traceback, no noise."""
+    command = [sys.executable, "-m", "hf_dlc.cli", "compare", "--run_dir", str(run_dir)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert b"Error" not in process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_the_client_of_the_hub_runs_it_as_an_extension(tmp_path: Path) -> None:
+    """`hf dlc` starts the script that `hf extensions install` found in the package: the extension's name is ours."""
+    programs = Path(sys.executable).parent
+    if not (programs / "hf-dlc").is_file():
+        pytest.skip("the package is not installed, so there is no script to start")
+    folder = tmp_path / ".local" / "share" / "hf" / "extensions" / "hf-dlc"
+    folder.mkdir(parents=True)
+    record = {"owner": "me", "repo": "hf-dlc", "repo_id": "me/hf-dlc", "short_name": "dlc", "type": "python"}
+    record |= {"executable_path": str(programs / "hf-dlc"), "installed_at": "2026-01-01T00:00:00+00:00"}
+    (folder / "manifest.json").write_text(json.dumps(record), encoding="utf-8")
+    environment = {**os.environ, "HOME": str(tmp_path), "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    command = [programs / "hf", "dlc", "select", "--run_dir", "nowhere"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "hf-dlc select: nowhere holds no finished scoring" in done.stderr
+
+
+# ---- all of it ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path, tmp_path: Path) -> None:
+    """Score, select, push; then load the scores from the Hub in a process that knows nothing else, and reselect."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    with HubServer() as server:
+        environment = {**os.environ, **server.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
+
+        def call(*arguments: Any) -> str:
+            done = subprocess.run(
+                [sys.executable, *map(str, arguments)], env=environment, cwd=tmp_path, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stderr
+            assert TOKEN not in done.stdout + done.stderr
+            return done.stdout
+
+        command = ["-m", "hf_dlc.cli"]
+        scoring = ["--schedule", "0, 0.2", "--dtype", "float32", "--num_threads", "1"]
+        call(*command, "score", "--dataset", "rows.jsonl", "--model", llama_folder, *scoring, "--output_dir", "run")
+        call(*command, "select", "--run_dir", "run", "--keep", "0.5", "--split_share", "0.75")
+        address = call(*command, "push", "--run_dir", "run", "--repo_id", "me/half", "--license", "mit", "--json")
+        assert json.loads(address) == {"address": f"{server.url}/datasets/me/half"}
+        reselect = """
+            import json
+            from datasets import load_dataset
+            from hf_dlc import FlexRandSelector, load_scores
+
+            rows = load_dataset("json", data_files="rows.jsonl", split="train")
+            pruned = FlexRandSelector(keep=0.25, split=0.75)(load_scores("me/half", rows))
+            print(json.dumps(pruned["output"][:]))
+        """
+        found = json.loads(call("-c", "\n".join(line.strip() for line in reselect.splitlines())))
+        call(*command, "select", "--run_dir", "run", "--keep", "0.25", "--split_share", "0.75", "--overwrite")
+        assert found == load_from_disk(str(tmp_path / "run" / "pruned"))["output"][:]
+        assert len(found) == 7
+        card = server.files("datasets/me/half")["README.md"].decode()
+        assert '14 of 28 rows of `"rows.jsonl"`' in card
+        scoring, selecting = (set(line.split()) for line in card.splitlines() if line.startswith("hf-dlc "))
+        assert {"score", "--dataset", "rows.jsonl", "--schedule", "--dtype", "float32"} <= scoring
+        assert {"select", "--run_dir", "run", "--keep", "0.5", "--split_share", "0.75"} <= selecting
+        assert "license: mit" in card
+        assert str(tmp_path) not in card

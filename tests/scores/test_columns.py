@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, List, Value
+
+from hf_dlc.scores.columns import build_columns, relative_gain, score_features
+
+
+NAN = float("nan")
+STATUSES = ["ok", "truncated", "empty_response", "no_target", "truncated_away", "invalid_row"]
+TOKENS = np.array([3, 4, 0, 0, 0, 0])
+CONFIDENCE = np.array([[0.5, 0.25, 0, 0, 0, 0], [0.25, 0.125, 0, 0, 0, 0]], dtype=np.float32)
+LOSS = np.array([[1, 2, 0, 0, 0, 0], [3, 6, 0, 0, 0, 0]], dtype=np.float32)
+
+
+def build(**options: Any) -> dict[str, Any]:
+    return build_columns(STATUSES, TOKENS, CONFIDENCE, LOSS, **options)
+
+
+def test_features() -> None:
+    assert score_features() == Features(
+        {
+            "dlc_confidence": Value("float32"),
+            "dlc_loss": Value("float32"),
+            "dlc_gain": Value("float32"),
+            "dlc_tokens": Value("int32"),
+            "dlc_status": Value("string"),
+        }
+    )
+
+
+def test_features_of_levels() -> None:
+    features = score_features("easy", keep_levels=True)
+    assert list(features)[5:] == ["easy_level_confidence", "easy_level_loss"]
+    assert features["easy_level_loss"] == List(Value("float32"))
+
+
+def test_a_score_is_the_mean_over_levels() -> None:
+    columns = build()
+    assert columns["dlc_confidence"].tolist()[:2] == [0.375, 0.1875]
+    assert columns["dlc_loss"].tolist()[:2] == [2.0, 4.0]
+
+
+def test_gain_is_the_share_of_the_loss_that_capacity_removes() -> None:
+    loss = np.array([[1.0, 2.0, 0.0, 0.0, 0.004], [4.0, 1.0, 3.0, 0.0, 0.006], [2.0, 4.0, 6.0, 0.0, 0.008]])
+    expected = [(3 / 4 + 1 / 2) / 2, (-1 / 2 + 1 / 2) / 2, 1.0, 0.0, (0.2 + 0.4) / 2]
+    np.testing.assert_allclose(relative_gain(loss), expected, rtol=1e-6)
+    assert relative_gain(loss).dtype == np.float32
+
+
+def test_gain_turns_its_sign_with_the_levels() -> None:
+    """It is bounded, and masking that helps counts as much as masking that harms."""
+    rng = np.random.default_rng(0)
+    plain, masked = rng.exponential(2, 50) + 0.01, rng.exponential(2, 50) + 0.01
+    forth, back = relative_gain(np.array([plain, masked])), relative_gain(np.array([masked, plain]))
+    np.testing.assert_allclose(forth, -back)
+    assert np.abs(forth).max() < 1
+    np.testing.assert_allclose(forth[masked > plain], (1 - plain / masked)[masked > plain], rtol=1e-5)
+
+
+def test_no_gain_without_a_masked_level() -> None:
+    assert np.isnan(relative_gain(np.ones((1, 3)))).all()
+    assert np.isnan(build()["dlc_gain"]).tolist() == [False, False, True, True, True, True]
+
+
+def test_skipped_rows_keep_their_reason() -> None:
+    columns = build()
+    assert columns["dlc_status"] == STATUSES
+    assert columns["dlc_tokens"].tolist() == [3, 4, 0, 0, 0, 0]
+    assert np.isnan(columns["dlc_confidence"]).tolist() == [False, False, True, True, True, True]
+    assert np.isnan(columns["dlc_loss"]).tolist() == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("bad", [NAN, np.inf, -np.inf])
+@pytest.mark.parametrize("which", ["confidence", "loss"])
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_number_that_is_not_finite_takes_the_score(bad: float, which: str, level: int) -> None:
+    values = {"confidence": CONFIDENCE.copy(), "loss": LOSS.copy()}
+    values[which][level, 1] = bad
+    columns = build_columns(STATUSES, TOKENS, **values, keep_levels=True)
+    assert columns["dlc_status"][:3] == ["ok", "nan_score", "empty_response"]
+    assert columns["dlc_tokens"].tolist() == [3, 0, 0, 0, 0, 0]
+    assert np.isnan([columns["dlc_confidence"][1], columns["dlc_loss"][1]]).all()
+    assert np.isnan(columns["dlc_level_confidence"][1]).all()
+    assert columns["dlc_confidence"][0] == 0.375
+
+
+def test_what_stands_there_for_a_skipped_row_is_ignored() -> None:
+    confidence = np.where(TOKENS > 0, CONFIDENCE, np.float32(NAN))
+    columns = build_columns(STATUSES, TOKENS, confidence, LOSS)
+    assert columns["dlc_status"] == STATUSES
+
+
+def test_levels_are_row_by_row() -> None:
+    columns = build(keep_levels=True)
+    assert [levels.tolist() for levels in columns["dlc_level_confidence"][:2]] == [[0.5, 0.25], [0.25, 0.125]]
+    assert [levels.tolist() for levels in columns["dlc_level_loss"][:2]] == [[1.0, 3.0], [2.0, 6.0]]
+    assert {levels.dtype for levels in columns["dlc_level_loss"]} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("keep_levels", [False, True])
+def test_columns_are_in_the_order_and_the_types_of_the_features(keep_levels: bool) -> None:
+    columns = build(prefix="easy", keep_levels=keep_levels)
+    features = score_features("easy", keep_levels)
+    assert list(columns) == list(features)
+    # Without `features`, as `map` makes a dataset of them.
+    assert Dataset.from_dict(columns).features == features
+
+
+def test_no_rows() -> None:
+    columns = build_columns([], np.zeros(0), np.zeros((2, 0)), np.zeros((2, 0)), keep_levels=True)
+    assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(
+        score_features(keep_levels=True), 0
+    )
+
+
+def test_the_mean_of_many_levels_is_taken_in_double_precision() -> None:
+    # In float32 a running sum of 0.1 over 2^16 levels is off by 1e-3.
+    levels = np.full((2**16, 1), 0.1, dtype=np.float32)
+    columns = build_columns(["ok"], np.array([1]), levels, levels)
+    assert columns["dlc_confidence"][0] == np.float32(0.1)
