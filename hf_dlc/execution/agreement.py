@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from hf_dlc.errors import UnevenPartsError
+from hf_dlc.scores.dlc import LOSS
 from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.utils.rounding import is_rounding
 
@@ -58,7 +59,8 @@ def why_not_side_by_side(task: Task, masks: AllLevels, fractions: Sequence[float
             expected = [_at_level(task, session, level, row) for level in range(levels)]
         try:
             with masks.side_by_side(), masks.watch_reads() as read:
-                found = task.forward([row] * levels, None, levels).states.unflatten(0, (levels, -1))
+                # The loss is asked for since the layers of the head must fit, too.
+                found = task.forward([row] * levels, (LOSS,), parts=levels).states.unflatten(0, (levels, -1))
         except UnevenPartsError as error:
             return str(error)
         if read:

@@ -13,6 +13,7 @@ import torch
 
 from hf_dlc.masking import Masker
 from hf_dlc.scores.columns import TRUNCATED
+from hf_dlc.scores.dlc import CONFIDENCE, LOSS
 from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.tasks.text.reading import DatasetReading
 
@@ -142,7 +143,7 @@ def _timed(task: Task, rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
     prefix = task.run_prefix(batch.prefix) if batch.prefix else None
     fed = list(task.feed([rows[row] for row in batch.rows]))
     start = time.perf_counter()
-    task.forward(fed, prefix).loss.cpu()  # waits for an accelerator
+    task.forward(fed, (CONFIDENCE, LOSS), prefix).values[LOSS.name].cpu()  # waits for an accelerator
     return time.perf_counter() - start
 
 

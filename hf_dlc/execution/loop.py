@@ -16,7 +16,8 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from hf_dlc.errors import DLCError
-from hf_dlc.tasks.base import BatchScores, EncodedRow, Task
+from hf_dlc.scores.dlc import CONFIDENCE, LOSS
+from hf_dlc.tasks.base import EncodedRow, RowMeasures, Task
 
 from .plan import MicroBatch, cut_again
 
@@ -167,7 +168,7 @@ class LevelLoop:
             if not is_checked:
                 self._check_masks(level, batch, scores.states)
                 is_checked = True
-            done.append((batch, scores.confidence, scores.loss))
+            done.append((batch, *scores.values.values()))
             self.reporter.batch(batch)
             if not queue or time.monotonic() >= deadline:
                 self._finish_chunk(level, done)
@@ -183,14 +184,14 @@ class LevelLoop:
     def _feed(self, batches: Iterable[MicroBatch]) -> Iterator[EncodedRow]:
         return self.task.feed([self.rows[row] for batch in batches for row in batch.rows])
 
-    def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> BatchScores | None:
+    def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures | None:
         """The scores of a micro-batch, or `None` if it does not fit into memory."""
         return _or_none(lambda: self._forward(batch, rows))
 
-    def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> BatchScores:
+    def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures:
         if batch.prefix and batch.prefix not in self._prefixes:
             self._prefixes[batch.prefix] = self.task.run_prefix(batch.prefix)
-        return self.task.forward(rows, self._prefixes.get(batch.prefix))
+        return self.task.forward(rows, (CONFIDENCE, LOSS), self._prefixes.get(batch.prefix))
 
     def _finish_chunk(self, level: int, done: list[tuple[MicroBatch, torch.Tensor, torch.Tensor]]) -> None:
         """Take the scores from the device: once a chunk, for each time an accelerator waits for the host."""
@@ -284,11 +285,11 @@ def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow, prefix: Any =
     Raises:
         RuntimeError: If masking weights leaves the model's hidden states as they were.
     """
-    scores = task.forward([row] * len(masked), prefix, len(masked))
+    scores = task.forward([row] * len(masked), (CONFIDENCE, LOSS), prefix, len(masked))
     unmasked, *others = scores.states.unflatten(0, (len(masked), -1))
     for level, states in enumerate(others, start=1):
         _require_change(unmasked, states, masked[level].masked, level)
-    return np.stack([scores.confidence.cpu().numpy(), scores.loss.cpu().numpy()])[:, :, None]
+    return np.stack([values.cpu().numpy() for values in scores.values.values()])[:, :, None]
 
 
 def _require_change(unmasked: torch.Tensor, states: torch.Tensor, masked: int, level: int) -> None:

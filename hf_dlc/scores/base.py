@@ -33,8 +33,9 @@ class Measure:
     """
     A number that a pass gives of a row: the mean, over its target tokens, of a number of each.
 
-    One of the two functions is given. They get and return arrays or tensors of float32, and use nothing but their
-    methods, so that no library of tensors is needed here.
+    One of the two functions is given. They get and return arrays or tensors of floats, and use nothing but their
+    methods, so that no library of tensors is needed here. Of an image, the label is the one token and the classes are
+    the vocabulary.
 
     Args:
         name (`str`):
@@ -42,13 +43,25 @@ class Measure:
         of_token (`Callable`, *optional*):
             From log p(token), of shape `(tokens,)`, to a number of each token.
         of_distribution (`Callable`, *optional*):
-            From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, to a number of each token. It costs
-            memory and time for the whole distribution, which `of_token` does without.
+            From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, to a number of each token. Where p is
+            0, log p is minus infinity. It costs memory and time for the whole distribution, which `of_token` does
+            without.
+
+    Raises:
+        ValueError: If none of the two functions is given, or both.
     """
 
     name: str
     of_token: Callable[[Any], Any] | None = None
     of_distribution: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.of_token is None) == (self.of_distribution is None):
+            raise ValueError(f"the measure {self.name!r} must have one of of_token and of_distribution.")
+
+    def numbers(self, log_probs: Any, distribution: Any = None) -> Any:
+        """A number of each token, from log p of the tokens and, where that is asked for, of the whole vocabulary."""
+        return self.of_token(log_probs) if self.of_token is not None else self.of_distribution(distribution)
 
 
 class Score(Protocol):

@@ -11,7 +11,7 @@ import torch
 
 from hf_dlc.execution.loop import LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cut_batches
-from hf_dlc.tasks.base import BatchScores
+from hf_dlc.tasks.base import RowMeasures
 
 
 class Weight:
@@ -47,14 +47,15 @@ class Task:
         self.weight.calls.append(f"prefix {prefix}")
         return prefix, self.weight.level
 
-    def forward(self, rows: Sequence[float], prefix: tuple[int, int] | None = None) -> BatchScores:
+    def forward(self, rows: Sequence[float], measures: Any = (), prefix: tuple[int, int] | None = None) -> RowMeasures:
         assert prefix is None or prefix[1] == self.weight.level, "keys and values of other weights"
         self.weight.calls.append(list(rows) if prefix is None else [prefix[0], *rows])
         if len(rows) > self.fits:
             raise torch.OutOfMemoryError(self.error)
         numbers = torch.tensor(rows, dtype=torch.float32)
         confidence = numbers / (self.weight.level + 1)
-        return BatchScores(confidence, confidence + 100, numbers if self.frozen else confidence)
+        values = {"confidence": confidence, "loss": confidence + 100}
+        return RowMeasures(values, numbers if self.frozen else confidence)
 
 
 FIRST, SECOND = MicroBatch(np.array([2, 0]), np.array([4, 4])), MicroBatch(np.array([3]), np.array([2]))

@@ -51,8 +51,12 @@ class TestFaultsAreSeen:
         return "; ".join(measure_causal("llama").faults)
 
     def test_another_loss(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        log_probs = OutputHead.log_probs
-        monkeypatch.setattr(OutputHead, "log_probs", lambda *arguments: log_probs(*arguments) * 1.001)
+        measure = OutputHead.measure
+
+        def off(*arguments: Any) -> dict[str, torch.Tensor]:
+            return {name: values * 1.001 for name, values in measure(*arguments).items()}
+
+        monkeypatch.setattr(OutputHead, "measure", off)
         assert "level_0 off by" in self.faults()
 
     def test_another_score_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A causal language model as a task: forward pass over a micro-batch, confidence and loss of each row's targets."""
+"""A causal language model as a task: forward pass over a micro-batch, measures of each row's target tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hf_dlc.tasks.base import BatchRules, BatchScores, Share
+from hf_dlc.scores.base import Measure
+from hf_dlc.scores.dlc import CONFIDENCE
+from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
 from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
 
 from .encoding import Encoding, RowEncoder
@@ -39,6 +41,9 @@ _SAMPLE_TOKENS = 23
 
 # Tokens behind a prefix, of rows that are computed with and without its keys and values from elsewhere.
 _BEHIND_PREFIX = (9, 17, 4)
+
+# In the place of the confidence, whose geometric mean is exp of the mean of this.
+_LOG_CONFIDENCE = Measure(CONFIDENCE.name, of_token=lambda log_probs: log_probs)
 
 
 class CausalLMTask:
@@ -255,7 +260,7 @@ class CausalLMTask:
         tails = [self._made_up(count, seed=count) for count in _BEHIND_PREFIX]
         ids = [np.concatenate([head, tail]).astype(head.dtype) for tail in tails]
         rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", prefix, len(head)) for row in ids]
-        whole, behind = self.forward(rows).states, self.forward(rows, self.run_prefix(prefix)).states
+        whole, behind = self.forward(rows).states, self.forward(rows, prefix=self.run_prefix(prefix)).states
         with self.rounded() as epsilon:
             rounded = self.forward(rows).states
         return is_rounding(behind, whole, rounded, epsilon)
@@ -289,21 +294,29 @@ class CausalLMTask:
             return self._body(input_ids=input_ids.to(self._device), **options)
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Encoding], prefix: DynamicCache | None = None, parts: int = 1) -> BatchScores:
+    def forward(
+        self,
+        rows: Sequence[Encoding],
+        measures: Sequence[Measure] = (),
+        prefix: DynamicCache | None = None,
+        parts: int = 1,
+    ) -> RowMeasures:
         """
-        Score a micro-batch with the weights as they are now.
+        Measure a micro-batch with the weights as they are now.
 
         Args:
             rows (`Sequence[Encoding]`):
                 Rows with at least one target token each.
+            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+                What is measured; the head is left out where nothing is.
             prefix ([`~transformers.DynamicCache`], *optional*):
                 What `run_prefix` returned for the prefix of these rows, which then is not computed again.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
-            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` holds the hidden states that predict
-            the target tokens, of shape `(target tokens, hidden size)`.
+            [`RowMeasures`]: Each measure as the mean over a row's target tokens; `states` holds the hidden states that
+            predict these tokens, of shape `(target tokens, hidden size)`.
         """
         start = 0 if prefix is None else rows[0].prefix_length
         length = self._padded_length(rows, start)
@@ -315,10 +328,15 @@ class CausalLMTask:
         outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
-        log_probs = self._head.log_probs(states, input_ids[:, 1:][predicting], type(outputs), parts)
-        loss = -_row_means(log_probs, predicting)
-        confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
-        return BatchScores(confidence, loss, states)
+        if not measures:
+            return RowMeasures({}, states)
+        is_geometric = self.token_mean == "geometric"
+        asked = [_LOG_CONFIDENCE if is_geometric and measure == CONFIDENCE else measure for measure in measures]
+        numbers = self._head.measure(states, input_ids[:, 1:][predicting], type(outputs), asked, parts)
+        values = {name: _row_means(of_tokens, predicting) for name, of_tokens in numbers.items()}
+        if is_geometric and CONFIDENCE in measures:
+            values[CONFIDENCE.name].exp_()
+        return RowMeasures(values, states)
 
     def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
         """Tokens behind the first `start` ones, padding included."""

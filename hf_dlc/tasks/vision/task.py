@@ -17,8 +17,9 @@ from datasets.formatting.formatting import LazyBatch, LazyDict
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
-from hf_dlc.tasks.base import BatchRules, BatchScores, Share
+from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
 from hf_dlc.tasks.text.reading import DatasetReading
 from hf_dlc.utils.rounding import epsilon_of, rounded_input
 
@@ -191,31 +192,37 @@ class ImageClassificationTask:
         return hidden[:, max(0, hidden.shape[1] - patches) :]
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[ImageRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+    def forward(
+        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+    ) -> RowMeasures:
         """
-        Score a micro-batch with the weights as they are now.
+        Measure a micro-batch with the weights as they are now.
 
         Args:
             rows (`Sequence[ImageRow]`):
                 Rows with their pixels.
+            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+                What is measured.
             prefix (`None`):
                 Images have none.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
-            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` are logits or features.
+            [`RowMeasures`]: Each measure of shape `(len(rows),)`; `states` are logits or features.
         """
-        labels = torch.tensor([row.label for row in rows], device=self.model.device)
         if self.head == "classifier":
             pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
             outputs = self.model(pixel_values=pixels)
             states = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
-            log_probs = states.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            distribution = states.log_softmax(dim=1)
         else:
             states = self.features(rows)
-            log_probs = self.prototypes.log_probs(states, labels, [row.digest for row in rows], self.logits)
-        return BatchScores(log_probs.exp().float(), -log_probs.float(), states)
+            distribution = self.prototypes.log_probs(states, [row.digest for row in rows], self.logits)
+        labels = torch.tensor([row.label for row in rows], device=distribution.device)
+        log_probs = distribution.gather(1, labels[:, None])[:, 0]
+        values = {measure.name: measure.numbers(log_probs, distribution).float() for measure in measures}
+        return RowMeasures(values, states)
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[ImageRow], bool]:
         """
