@@ -208,7 +208,7 @@ class _Run:
         """Calibrate and score, with the journal in the output folder; the second value is what the run took."""
         run_dir, options = self.output / "journal", self.options
         # A journal that is there has the schedule in it.
-        resumed = on_main_process((run_dir / "manifest.json").exists, self.state, peers)
+        resumed = on_main_process(Journal(run_dir).exists, self.state, peers)
         start = time.perf_counter()
         if not resumed:
             schedule = on_main_process(scorer.calibrate, self.state, peers)

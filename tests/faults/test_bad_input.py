@@ -246,10 +246,11 @@ class TestNan:
         scorer = make_scorer(keep_levels=True, tokens_per_batch=10**5)  # a pass a level
         forward, level = scorer._task.forward, []
 
-        def overflowing(rows: Any, *prefix: Any) -> Any:
+        def overflowing(rows: Any, *rest: Any) -> Any:
             level.append(len(level))
-            scores = forward(rows, *prefix)
-            return scores._replace(loss=scores.loss + math.inf) if len(level) == 3 else scores
+            found = forward(rows, *rest)
+            found.values["loss"] += math.inf if len(level) == 3 else 0
+            return found
 
         scorer._task.forward = overflowing
         assert set(scorer(ALPACA_ROWS)["dlc_status"]) == {"nan_score"}

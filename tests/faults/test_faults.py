@@ -427,7 +427,7 @@ def test_killed_while_weights_are_masked(
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("path", "number"),
-    [("journal/manifest.json", 1), *(("chunks/level", n) for n in (1, LEVEL + 1, LAST))],
+    [("journal/journal.json", 1), *(("chunks/level", n) for n in (1, LEVEL + 1, LAST))],
 )
 def test_killed_around_a_rename_of_the_journal(
     recipe: Recipe, whole: Recipe, ends_like: Callable[[Recipe], Run], path: str, number: int, after: bool

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -61,7 +62,11 @@ class TestFaultsAreSeen:
 
     def test_another_score_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
         run_row = scorer.run_row
-        monkeypatch.setattr(scorer, "run_row", lambda *arguments: run_row(*arguments) * 1.001)
+
+        def off(*arguments: Any) -> dict[str, np.ndarray]:
+            return {name: values * 1.001 for name, values in run_row(*arguments).items()}
+
+        monkeypatch.setattr(scorer, "run_row", off)
         assert "row_by_row" in self.faults()
 
     def test_a_masked_head(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ def scored_dataset(
     """Rows with the score columns that a scorer with two levels writes."""
     statuses = statuses or [OK] * len(confidence)
     values = np.array([confidence, np.array(confidence) / 2], dtype=np.float32)
-    scores = build_columns(statuses, np.arange(len(confidence)) + 3, values, 1 - values, prefix, keep_levels)
+    measures, schedule = {"confidence": values, "loss": 1 - values}, np.arange(len(values)) / len(values)
+    scores = build_columns(statuses, np.arange(len(confidence)) + 3, measures, schedule, prefix, keep_levels)
     types = {**score_features(prefix, keep_levels), **(features or {})}
     if missing := set(columns) - set(types):
         types |= {name: Dataset.from_dict({name: columns[name]}).features[name] for name in missing}

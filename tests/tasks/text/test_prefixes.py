@@ -354,7 +354,7 @@ class TestWhatIsComputed:
         expected = scorer_of().score(dataset)
 
         def set_level(self: LevelLoop, level: int) -> None:
-            self._masked = self.levels.set_level(level).masked
+            self._level, self._masked = level, self.session.set_level(level).masked
 
         monkeypatch.setattr(LevelLoop, "_set_level", set_level)
         stale = scorer_of().score(dataset)
