@@ -16,11 +16,11 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass, field
 
-from prune_alpaca import run
-
 from hf_dlc import DLCConfig
+from hf_dlc.cli.exits import run_program
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline.options import PruneArguments
+from hf_dlc.pipeline.prune import prune
 
 
 @dataclass
@@ -37,7 +37,10 @@ class ImageRecipeArguments(PruneArguments):
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([ImageRecipeArguments, DLCConfig], args, description=__doc__)
-    run("prune_images.py", options, config)
+    program = ("accelerate", "launch", "recipes/prune_images.py")
+    again = "Run the same command again: it goes on after the last chunk that was written."
+    if summary := run_program(lambda: prune(options, config, program), again=again):
+        print(f"{summary}\nwrote {options.output_dir}")
 
 
 if __name__ == "__main__":
