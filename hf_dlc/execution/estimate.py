@@ -14,7 +14,7 @@ import torch
 from hf_dlc.masking import Masker
 from hf_dlc.scores.columns import TRUNCATED
 from hf_dlc.tasks.base import EncodedRow, Task
-from hf_dlc.tasks.text.reading import DatasetReading
+from hf_dlc.tasks.reading import DatasetReading
 
 from .loop import TokenLimit, in_parts_that_fit
 from .plan import MicroBatch

@@ -55,8 +55,8 @@ from hf_dlc.execution.skipped import count_skipped, first_skipped, in_words
 from hf_dlc.masking import LevelReport, Masker
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
 from hf_dlc.tasks.base import BatchRules, EncodedRow, Share, rows_digest
+from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.tasks.text.encoding import RowEncoder
-from hf_dlc.tasks.text.reading import DatasetReading
 from hf_dlc.tasks.text.task import CausalLMTask, check_architecture
 from hf_dlc.tasks.vision.images import ImageEncoder
 from hf_dlc.tasks.vision.models import is_image_model

@@ -16,7 +16,7 @@ from .batch_rules import LENGTH_STEP, BatchRules
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_dlc.tasks.text.reading import DatasetReading
+    from .reading import DatasetReading
 
 
 __all__ = ["LENGTH_STEP", "BatchRules", "BatchScores", "EncodedRow", "Share", "Task"]

@@ -27,6 +27,7 @@ from datasets.formatting.formatting import LazyBatch, LazyDict
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
+from hf_dlc.tasks.reading import DatasetReading
 
 from .chat import ChatTemplate, Draft, RefusedRowError, Span, label_of
 from .layouts import Reading, is_media, read_columns, rows_of, split_batch
@@ -40,7 +41,7 @@ from .messages import (
     TokenRow,
     parse_row,
 )
-from .reading import DatasetReading, ReadingLog
+from .reading_log import ReadingLog
 
 
 logger = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hf_dlc.tasks.base import BatchRules, BatchScores, Share
+from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
 
 from .encoding import Encoding, RowEncoder
@@ -24,7 +25,6 @@ from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
-from .reading import DatasetReading
 
 
 if TYPE_CHECKING:
