@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from .dropped import Report, clipped
-from .messages import Conversation, Turn, name_and_arguments
+from .rows import Conversation, Turn, name_and_arguments
 
 
 logger = logging.getLogger(__name__)

@@ -31,17 +31,9 @@ from hf_dlc.tasks.reading import DatasetReading
 
 from .chat import ChatTemplate, Draft, RefusedRowError, Span, label_of
 from .layouts import Reading, is_media, read_columns, rows_of, split_batch
-from .messages import (
-    ALPACA_PROMPT,
-    ALPACA_PROMPT_WITH_INPUT,
-    Instruction,
-    PlainText,
-    Row,
-    Skipped,
-    TokenRow,
-    parse_row,
-)
+from .parsing import parse_row
 from .reading_log import ReadingLog
+from .rows import ALPACA_PROMPT, ALPACA_PROMPT_WITH_INPUT, Instruction, PlainText, Row, Skipped, TokenRow
 
 
 logger = logging.getLogger(__name__)

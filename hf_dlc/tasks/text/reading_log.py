@@ -10,7 +10,7 @@ from typing import Any
 from hf_dlc.tasks.reading import DatasetReading, listed
 
 from .layouts import Reading, refuse_other_responses, text_in
-from .messages import Conversation, Instruction, PlainText, Row, Skipped, TokenRow
+from .rows import Conversation, Instruction, PlainText, Row, Skipped, TokenRow
 
 
 logger = logging.getLogger(__name__)

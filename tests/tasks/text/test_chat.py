@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hf_dlc.scores.columns import INVALID_ROW, OK
 from hf_dlc.tasks.text.chat import FAMILIES, TEMPLATES_FOLDER, ChatTemplate, Draft, warn_once
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
-from hf_dlc.tasks.text.messages import Conversation, Turn
+from hf_dlc.tasks.text.rows import Conversation, Turn
 from tests.conftest import CHATML
 
 
