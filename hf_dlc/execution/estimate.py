@@ -24,7 +24,7 @@ from .skipped import count_skipped, first_skipped, in_words
 
 
 if TYPE_CHECKING:
-    from hf_dlc.tasks.text.reading import DatasetReading
+    from hf_dlc.tasks.reading import DatasetReading
 
 
 # A forward pass keeps about this many tensors of (tokens, widest layer) alive at once.

@@ -58,8 +58,8 @@ from hf_dlc.scores.base import Measure, Pass, measures_by_pass, passes_to_json
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
 from hf_dlc.scores.table import SCORES
 from hf_dlc.tasks.base import BatchRules, EncodedRow, Share, rows_digest
+from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.tasks.text.encoding import RowEncoder
-from hf_dlc.tasks.text.reading import DatasetReading
 from hf_dlc.tasks.text.task import CausalLMTask, check_architecture
 from hf_dlc.tasks.vision.images import ImageEncoder
 from hf_dlc.tasks.vision.models import is_image_model

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_dlc.scores.base import Measure
-    from hf_dlc.tasks.text.reading import DatasetReading
+
+    from .reading import DatasetReading
 
 
 __all__ = ["LENGTH_STEP", "BatchRules", "EncodedRow", "RowMeasures", "Share", "Task"]

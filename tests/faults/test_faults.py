@@ -383,7 +383,7 @@ def check_work(there: set[Batch], computed: list[Batch], now: set[Batch], lost: 
 
 
 FORWARD = "hf_dlc.tasks.text.task:CausalLMTask.forward"
-MASK = "hf_dlc.masking.masker:random_mask_"
+MASK = "hf_dlc.masking.levels:random_mask_"
 LEVEL = 34  # micro-batches of a level, and chunks
 LAST = 3 * LEVEL
 
@@ -411,7 +411,7 @@ def test_killed_while_it_calibrates(recipe: Recipe, whole_calibrated: Recipe, po
         (kill(MASK, 7, inside="set_level"), LEVEL),
         (kill(MASK, 14, inside="set_level", after=True), LEVEL),
         (kill(MASK, 20, inside="set_level"), 2 * LEVEL),
-        (kill("hf_dlc.masking.masker:MaskingSession.close"), LAST),
+        (kill("hf_dlc.masking.session:MaskingSession.close"), LAST),
     ],
     ids=name_of,
 )

@@ -21,7 +21,7 @@ from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.report.statistics import auroc, spearman
 from hf_dlc.scores import columns
 from hf_dlc.scores.columns import SCORED_STATUSES
-from hf_dlc.tasks.text.chat import TEMPLATES_FOLDER
+from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
 from tests.conftest import ROOT, SHARED
 
 

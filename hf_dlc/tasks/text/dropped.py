@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .layouts import text_in
-from .messages import json_or_text, name_and_arguments
+from .rows import json_or_text, name_and_arguments
 
 
 logger = logging.getLogger(__name__)

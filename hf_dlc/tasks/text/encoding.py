@@ -27,20 +27,14 @@ from datasets.formatting.formatting import LazyBatch, LazyDict
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
+from hf_dlc.tasks.reading import DatasetReading
 
-from .chat import ChatTemplate, Draft, RefusedRowError, Span, label_of
+from .chat import ChatTemplate
 from .layouts import Reading, is_media, read_columns, rows_of, split_batch
-from .messages import (
-    ALPACA_PROMPT,
-    ALPACA_PROMPT_WITH_INPUT,
-    Instruction,
-    PlainText,
-    Row,
-    Skipped,
-    TokenRow,
-    parse_row,
-)
-from .reading import DatasetReading, ReadingLog
+from .parsing import parse_row
+from .reading_log import ReadingLog
+from .rows import ALPACA_PROMPT, ALPACA_PROMPT_WITH_INPUT, Instruction, PlainText, Row, Skipped, TokenRow
+from .template import Draft, RefusedRowError, Span, label_of
 
 
 logger = logging.getLogger(__name__)

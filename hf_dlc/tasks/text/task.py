@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.dlc import CONFIDENCE
 from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
 
 from .encoding import Encoding, RowEncoder
@@ -26,7 +27,6 @@ from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
-from .reading import DatasetReading
 
 
 if TYPE_CHECKING:

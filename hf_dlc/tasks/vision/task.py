@@ -20,11 +20,12 @@ from transformers import PreTrainedModel
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
 from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
-from hf_dlc.tasks.text.reading import DatasetReading
+from hf_dlc.tasks.reading import DatasetReading
+from hf_dlc.utils.models import is_image_classifier
 from hf_dlc.utils.rounding import epsilon_of, rounded_input
 
 from .images import ImageEncoder, ImageRow
-from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, has_head, is_image_model
+from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, is_image_model
 from .prototypes import Logits, Prototypes
 
 
@@ -77,11 +78,11 @@ class ImageClassificationTask:
             raise ValueError(
                 f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
             )
-        if head == "classifier" and not has_head(name):
+        if head == "classifier" and not is_image_classifier(name):
             raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
         self.model = model
         self.encoder = encoder
-        self.head = ("classifier" if has_head(name) else "prototype") if head == "auto" else head
+        self.head = ("classifier" if is_image_classifier(name) else "prototype") if head == "auto" else head
         if self.head == "classifier":
             check_head(model)
         self.pooling = full_pooling(self.body, pooling)

@@ -17,9 +17,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
-from hf_dlc.tasks.text.chat import FAMILIES, TEMPLATES_FOLDER, warn_once
+from hf_dlc.tasks.text.chat import warn_once
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
-from hf_dlc.tasks.text.messages import Instruction
+from hf_dlc.tasks.text.rows import Instruction
+from hf_dlc.tasks.text.training_templates import FAMILIES, TEMPLATES_FOLDER
 from tests.conftest import SHARED
 
 

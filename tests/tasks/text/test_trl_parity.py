@@ -17,8 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import OK, TRUNCATED
-from hf_dlc.tasks.text.chat import TEMPLATES_FOLDER
 from hf_dlc.tasks.text.encoding import RowEncoder
+from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
 
 
 # TRL's own configuration still uses a name that transformers is about to drop.
