@@ -96,7 +96,7 @@ class CausalLMTask:
     @property
     def num_prefixes(self) -> int:
         """Heads of the template, the empty one included."""
-        return len(self.encoder.prefixes)
+        return len(self.encoder.shared_heads)
 
     @property
     def reading(self) -> DatasetReading | None:
@@ -231,7 +231,7 @@ class CausalLMTask:
         return self._shares[prefix]
 
     def _gives_the_same(self, prefix: int) -> bool:
-        head = self.encoder.prefixes[prefix]
+        head = self.encoder.shared_heads[prefix]
         if self.rules.plain_up_to < len(head) or self._rotary_rules != BatchRules():
             return False  # what the model makes of a prefix depends on how long the row is
         try:
@@ -248,7 +248,7 @@ class CausalLMTask:
     @torch.inference_mode()
     def _agrees(self, prefix: int) -> bool:
         """Whether rows of several lengths get the same states behind what the model has made of their prefix."""
-        head = self.encoder.prefixes[prefix]
+        head = self.encoder.shared_heads[prefix]
         cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return False
@@ -267,7 +267,7 @@ class CausalLMTask:
 
         Args:
             prefix (`int`):
-                Index into `encoder.prefixes`.
+                Index into `encoder.shared_heads`.
             copies (`int`, *optional*, defaults to 1):
                 Number of rows that go through the model, where they meet different weights.
 
@@ -275,7 +275,7 @@ class CausalLMTask:
             [`~transformers.DynamicCache`]: For each layer keys and values, of shape
             `(copies, heads, tokens, head size)`; a forward pass adds nothing to them.
         """
-        ids = torch.from_numpy(self.encoder.prefixes[prefix]).long().expand(copies, -1)
+        ids = torch.from_numpy(self.encoder.shared_heads[prefix]).long().expand(copies, -1)
         cache = self._run_body(ids, use_cache=True).past_key_values
         cache.layers = [_behind_layer(layer) for layer in cache.layers]
         return cache
