@@ -110,8 +110,8 @@ class RowEncoder:
             Whether it logs what it reads of a dataset.
 
     Raises:
-        ValueError: If `template` is neither a known word nor an existing file, if it is `"chat"` and the tokenizer has
-            no chat template, if `max_length` is below 2, or if both a callable and `columns` are given.
+        ValueError: If `template` is neither a known word nor an existing file, or is `"chat"` without a chat template
+            of the tokenizer; if `max_length` is below 2; or if both a callable and `columns` are given.
 
     Example:
     ```python
@@ -158,7 +158,7 @@ class RowEncoder:
 
     @property
     def reading(self) -> DatasetReading | None:
-        """What was read of the rows since the dataset began; `None` before the first one."""
+        """The reading of the rows since the dataset began; `None` before the first one."""
         reading = self._log.result()
         if reading is None or self._chat is None:
             return reading
@@ -246,7 +246,7 @@ class RowEncoder:
 
     def describe(self) -> dict[str, Any]:
         """
-        What of the settings changes an encoding, for fingerprints.
+        Settings that change an encoding, for fingerprints.
 
         Returns:
             `dict[str, Any]`: JSON types only, the same in every Python process.
@@ -422,8 +422,8 @@ def _common_prefix(ids: list[int], others: list[int]) -> int:
     """
     How many first tokens are the same.
 
-    Tokens may merge across the end of the prompt, and a template may end the prompt in a way that the whole row does
-    not repeat, so the end of the prompt is where the two part, not `len(ids)`.
+    The end of the prompt is where the two part, not `len(ids)`: tokens may merge across it, and a template may end a
+    prompt otherwise than in the whole row.
     """
     size = min(len(ids), len(others))
     differ = np.asarray(ids[:size]) != np.asarray(others[:size])

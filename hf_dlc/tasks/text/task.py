@@ -81,12 +81,12 @@ class CausalLMTask:
 
     @property
     def _body(self) -> PreTrainedModel:
-        """What the head calls."""
+        """The body, which the head calls."""
         return self._head.body
 
     @property
     def rules(self) -> BatchRules:
-        """What micro-batches the model may be given, as far as `check` has found out."""
+        """Rules of the micro-batches that the model may be given, as far as `check` has found out."""
         return self._rules
 
     @rules.setter
@@ -100,7 +100,7 @@ class CausalLMTask:
 
     @property
     def reading(self) -> DatasetReading | None:
-        """What is read of the rows; `None` before the first one."""
+        """The reading of the rows; `None` before the first one."""
         return self.encoder.reading
 
     @property
@@ -190,7 +190,7 @@ class CausalLMTask:
             )
 
     def _logits_of(self, input_ids: torch.Tensor) -> torch.Tensor | None:
-        """What the head makes of the states of a row, `(1, tokens)`; nothing if they are not enough for it."""
+        """Logits of the head for a row, `(1, tokens)`; `None` if its states are not enough for it."""
         outputs = self._run_body(input_ids, use_cache=False)
         try:
             return self._head.logits(outputs.last_hidden_state, type(outputs))[0]
@@ -216,7 +216,7 @@ class CausalLMTask:
             yield epsilon
 
     def describe(self) -> dict[str, Any]:
-        """What of the template and the layout changes a score."""
+        """Facts of the template and the layout that change a score."""
         return self.encoder.describe()
 
     def shares(self, prefix: int) -> bool:
@@ -372,7 +372,7 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
 
 def _body_of(model: PreTrainedModel) -> PreTrainedModel:
     """
-    What a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
+    The body that a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
 
     Some classes name as their base what they have only in company (Llama 4 beside images); then the one model in them
     that has the input embeddings is it.
