@@ -23,7 +23,7 @@ Scope = Literal["module", "global"]
 @dataclass(frozen=True)
 class LevelReport:
     """
-    What a level did to the weights, counted from the tensors.
+    Counts of a level, taken from the tensors.
 
     Args:
         level (`int`):
@@ -47,7 +47,7 @@ class LevelReport:
 
 class TargetMasks:
     """
-    What each masked fraction sets to zero in the targets of a model, as long as their weights are the same.
+    Masks of the targets of a model, for any masked fraction, as long as their weights are the same.
 
     Args:
         targets (`list[Target]`):

@@ -112,7 +112,7 @@ class Masker:
                 [`~Masker.hold_levels`] was called with, the held copies are used.
 
         Yields:
-            [`MaskingSession`]: What sets the level.
+            [`MaskingSession`]: Its `set_level` masks the weights.
 
         Raises:
             ValueError: If a fraction is out of range or smaller than the one before it.
@@ -226,7 +226,7 @@ class Masker:
         For a row on its own this takes about two thirds of the time of one pass a level, most of which is overhead.
 
         Yields:
-            `list[LevelReport]`: What each level masks; a batch must have a multiple of that many rows.
+            `list[LevelReport]`: One a level; a batch must have a multiple of that many rows.
 
         Raises:
             RuntimeError: If no levels are held, if a layer is not plain (see `fits_side_by_side`), or if this thread

@@ -65,7 +65,7 @@ class MaskingSession:
                 Index of the level. Ascending levels are cheapest; any order is allowed.
 
         Returns:
-            [`LevelReport`]: What was masked; it is in `report` too.
+            [`LevelReport`]: Counts of this level; they are in `report` too.
 
         Raises:
             ValueError: If there is no such level.

@@ -1,4 +1,4 @@
-"""Which weights of a model are masked."""
+"""The weights of a model that are masked."""
 
 from __future__ import annotations
 

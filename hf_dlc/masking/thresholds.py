@@ -164,7 +164,7 @@ def _half(words: torch.Tensor, half: int) -> torch.Tensor:
 
 @dataclass
 class _Search:
-    """How far one threshold is found: its digits so far, and how many of the keys that begin so are masked."""
+    """A threshold on its way: its digits so far, and how many of the keys that begin so are masked."""
 
     remaining: int
     prefix: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""What was read of a dataset, for people and for the record of a run."""
+"""The reading of a dataset: its layout and columns, for people and for the record of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SHOWN = 12  # names of columns in a message
 @dataclass(frozen=True)
 class DatasetReading:
     """
-    What was read of a dataset.
+    Facts about how a dataset was read.
 
     Args:
         layout (`str`):

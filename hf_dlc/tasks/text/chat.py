@@ -30,7 +30,7 @@ class ChatTemplate:
     Some tokenizers have a template of its own for conversations with tools; the tools of a row, if only an empty list,
     pick it as `tokenizer.get_chat_template(None, tools)` does. A text that is given stands for all of them.
 
-    What the template does to rows, such as dropping a system turn, is in `report`, and logged when it is found.
+    Findings about rows, such as a system turn that the template drops, are in `report`, and logged when they are made.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -81,7 +81,7 @@ class ChatTemplate:
 
     @property
     def dropped(self) -> tuple[str, ...]:
-        """What the template dropped of the rows so far, such as `("content of system turns", "tools")`."""
+        """Parts of the rows so far that the template dropped, such as `("content of system turns", "tools")`."""
         return self.report.dropped
 
     @property
@@ -140,7 +140,7 @@ class ChatTemplate:
             self._look_at_targets(draft, turns)
 
     def _look_at_calls(self, template: Template, calls: Sequence[Any], tools: Sequence[Any]) -> None:
-        """Whether calls are text to the template, or bring what no model should write."""
+        """Tell of calls that the template renders as text, or that hold null values."""
         arguments = [name_and_arguments(call)[1] for call in calls]
         if calls and not template.renders_calls:
             self.report.tell(
@@ -163,7 +163,7 @@ class ChatTemplate:
             )
 
     def _look_at_targets(self, draft: Draft, turns: Sequence[Turn]) -> None:
-        """Whether the targets begin where the prompt of generation ends, and all learned turns are among them."""
+        """Tell of targets that do not begin where the prompt of generation ends, or that miss a learned turn."""
         if not draft.text.startswith(draft.prompt):
             self.report.tell(
                 "prompt",

@@ -56,7 +56,7 @@ class _Cells:
     reading: Reading
 
     def read(self, part: str, reader: Callable[[Any], T]) -> T:
-        """What `reader` makes of a value, `None` where the part has no column; its complaint names the column."""
+        """The value of a part, read by `reader`, which gets `None` where the part has no column."""
         column = self.reading.columns.get(part)
         try:
             return reader(None if column is None else self.row[column])

@@ -119,7 +119,7 @@ class ReadingLog:
         return Reading(reading.layout, read, (*reading.unread, *idle.values())) if idle else reading
 
     def result(self) -> DatasetReading | None:
-        """What was read of rows with the latest columns; `None` before the first row."""
+        """The reading of rows with the latest columns; `None` before the first row."""
         return self._describe(self._latest) if self._latest else None
 
     def _describe(self, reading: Reading) -> DatasetReading:
@@ -134,7 +134,7 @@ class ReadingLog:
         )
 
     def _template(self, kinds: set[type]) -> str:
-        """What rows of these kinds go through; a dataset may hold several."""
+        """The template of rows of these kinds, in words; a dataset may hold several."""
         names = {TokenRow: "token ids", PlainText: "raw text", Conversation: self._chat}
         names[Instruction] = self._chat or "the Alpaca prompt"
         found = [str(name) for kind, name in names.items() if kind in kinds]

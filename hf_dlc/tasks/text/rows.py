@@ -87,7 +87,7 @@ def _calls_as_text(tool_calls: list[dict]) -> str:
 
 def name_and_arguments(call: Any) -> tuple[str, Any]:
     """
-    What a tool call calls, and with what.
+    Name and arguments of a tool call.
 
     Args:
         call (`Any`):

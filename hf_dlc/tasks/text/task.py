@@ -86,12 +86,12 @@ class CausalLMTask:
 
     @property
     def _body(self) -> PreTrainedModel:
-        """What the head calls."""
+        """The body, which the head calls."""
         return self._head.body
 
     @property
     def rules(self) -> BatchRules:
-        """What micro-batches the model may be given, as far as `check` has found out."""
+        """Rules of the micro-batches that the model may be given, as far as `check` has found out."""
         return self._rules
 
     @rules.setter
@@ -101,11 +101,11 @@ class CausalLMTask:
     @property
     def num_prefixes(self) -> int:
         """Heads of the template, the empty one included."""
-        return len(self.encoder.prefixes)
+        return len(self.encoder.shared_heads)
 
     @property
     def reading(self) -> DatasetReading | None:
-        """What is read of the rows; `None` before the first one."""
+        """The reading of the rows; `None` before the first one."""
         return self.encoder.reading
 
     @property
@@ -195,7 +195,7 @@ class CausalLMTask:
             )
 
     def _logits_of(self, input_ids: torch.Tensor) -> torch.Tensor | None:
-        """What the head makes of the states of a row, `(1, tokens)`; nothing if they are not enough for it."""
+        """Logits of the head for a row, `(1, tokens)`; `None` if its states are not enough for it."""
         outputs = self._run_body(input_ids, use_cache=False)
         try:
             return self._head.logits(outputs.last_hidden_state, type(outputs))[0]
@@ -221,7 +221,7 @@ class CausalLMTask:
             yield epsilon
 
     def describe(self) -> dict[str, Any]:
-        """What of the template and the layout changes a score."""
+        """Facts of the template and the layout that change a score."""
         return self.encoder.describe()
 
     def shares(self, prefix: int) -> bool:
@@ -236,7 +236,7 @@ class CausalLMTask:
         return self._shares[prefix]
 
     def _gives_the_same(self, prefix: int) -> bool:
-        head = self.encoder.prefixes[prefix]
+        head = self.encoder.shared_heads[prefix]
         if self.rules.plain_up_to < len(head) or self._rotary_rules != BatchRules():
             return False  # what the model makes of a prefix depends on how long the row is
         try:
@@ -253,7 +253,7 @@ class CausalLMTask:
     @torch.inference_mode()
     def _agrees(self, prefix: int) -> bool:
         """Whether rows of several lengths get the same states behind what the model has made of their prefix."""
-        head = self.encoder.prefixes[prefix]
+        head = self.encoder.shared_heads[prefix]
         cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return False
@@ -272,7 +272,7 @@ class CausalLMTask:
 
         Args:
             prefix (`int`):
-                Index into `encoder.prefixes`.
+                Index into `encoder.shared_heads`.
             copies (`int`, *optional*, defaults to 1):
                 Number of rows that go through the model, where they meet different weights.
 
@@ -280,7 +280,7 @@ class CausalLMTask:
             [`~transformers.DynamicCache`]: For each layer keys and values, of shape
             `(copies, heads, tokens, head size)`; a forward pass adds nothing to them.
         """
-        ids = torch.from_numpy(self.encoder.prefixes[prefix]).long().expand(copies, -1)
+        ids = torch.from_numpy(self.encoder.shared_heads[prefix]).long().expand(copies, -1)
         cache = self._run_body(ids, use_cache=True).past_key_values
         cache.layers = [_behind_layer(layer) for layer in cache.layers]
         return cache
@@ -390,7 +390,7 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
 
 def _body_of(model: PreTrainedModel) -> PreTrainedModel:
     """
-    What a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
+    The body that a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
 
     Some classes name as their base what they have only in company (Llama 4 beside images); then the one model in them
     that has the input embeddings is it.

@@ -150,7 +150,7 @@ class Template:
         return spans
 
     def _head(self, messages: list[dict[str, Any]], options: dict[str, Any], upto: str) -> str:
-        """What stands before an assistant turn; `""` if that cannot be told."""
+        """The text before an assistant turn; `""` if that cannot be told."""
         if messages:
             return self._render(messages, options, add_generation_prompt=True)[0]
         asked, _ = self._render(ASKED, options)  # no template renders nothing, so its header is taken from elsewhere

@@ -1,4 +1,4 @@
-"""Which image models can be scored, what of them is the body, and how it pools its features."""
+"""Image models: those that can be scored, their body, and how it pools its features."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bo
 
 
 def _main_input(config: PreTrainedConfig) -> str | None:
-    """What the class that belongs to a configuration calls its input."""
+    """Name of the input of the class that belongs to a configuration."""
     for mapping in (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
             found = mapping[type(config)]
@@ -95,7 +95,7 @@ def check_image_model(config: PreTrainedConfig, name: str) -> None:
 
 
 def timm_message(name: str) -> str:
-    """What there is to say of an image model of timm, with timm or without it."""
+    """Error message for an image model of timm, with timm installed or without it."""
     return f"{name} is an image model of timm, in a wrapper. Load one of transformers' own, such as a ViT or a ResNet."
 
 
@@ -109,7 +109,7 @@ def image_class(config: PreTrainedConfig) -> Any:
 
 def body_of(model: PreTrainedModel) -> PreTrainedModel:
     """
-    What features come from; the classifier itself where its layers stand in it, beside the head.
+    The part that features come from; the classifier itself where its layers stand in it, beside the head.
 
     Raises:
         ValueError: If it takes no pixels, or is none of transformers' own.

@@ -40,7 +40,7 @@ _OF_LABELS = (MISSING_LABEL, UNKNOWN_LABEL)
 
 class ImageClassificationTask:
     """
-    What rows mean to an image model.
+    The task of image classification: rows are images with labels.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -111,7 +111,7 @@ class ImageClassificationTask:
         return self.prototypes.classes
 
     def describe(self) -> dict[str, Any]:
-        """What, besides weights and processor, changes a score."""
+        """Facts besides weights and processor that change a score."""
         return {
             **self.encoder.describe(),
             "head": self.head,
@@ -156,7 +156,7 @@ class ImageClassificationTask:
     @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
         """
-        What the model makes of images before any head.
+        Features of images, before any head.
 
         Args:
             rows (`Sequence[ImageRow]`):
