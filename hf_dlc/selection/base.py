@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from .budget import rows_to_keep, share_out_at_least, tokens_to_keep, walk, water_fill
+from hf_dlc.utils.share import rows_to_keep
+
+from .budget import share_out_at_least, tokens_to_keep, walk, water_fill
 from .candidates import Candidates, as_scores, as_tokens, read_column, read_numbers
 from .ordering import split_groups
 

@@ -138,7 +138,7 @@ def test_a_selector_gets_what_it_needs() -> None:
     assert LongestSelector(keep=2).get_indices([0.1, 0.4, 0.3, np.nan, 0.2], tokens=tokens).tolist() == [1, 4]
     unscored = scored_rows().select_columns("dlc_tokens")
     with pytest.raises(
-        ValueError, match=r"1 or more whole tokens, got 0.0 in row 3"
+        ValueError, match=r"1 or more whole tokens, got 0\.0 in row 3"
     ):  # no column says that it is skipped
         LongestSelector(keep=2, column=None).read_indices(unscored)
     assert LongestSelector(keep=2, column=None).read_indices(unscored.select([0, 1, 2])).tolist() == [0, 1]
