@@ -13,6 +13,7 @@ import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -167,6 +168,22 @@ def test_badges_say_what_pyproject_says(pyproject: dict[str, Any]) -> None:
         "python": project["requires-python"],
     }
     assert readme.count("https://img.shields.io") == len(badges)  # none that says something else
+
+
+def test_modules_that_the_pages_name_are_there() -> None:
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "recipes/README.md")}
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    pages["CHANGELOG.md"] = "".join(re.findall(r"^\| .* \|( .* )\|$", changelog, re.MULTILINE))  # not the old names
+    named = {(page, name) for page, text in pages.items() for name in re.findall(r"\bhf_dlc(?:\.\w+)+", text)}
+    assert len(named) > 20
+    assert [(page, name) for page, name in sorted(named) if find_spec(name) is None] == []
+
+
+def test_readme_names_every_folder_and_no_other() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| folder | job |\n|---|---|\n")[2].partition("\n\n")[0]
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert named == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
 
 
 def test_ci_runs_the_gate_and_may_do_nothing_else(pyproject: dict[str, Any]) -> None:
