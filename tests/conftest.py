@@ -33,6 +33,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.scorer.schedule import probe_rows
 from hf_dlc.utils.files import cache_folder
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS  # noqa: F401, where tests look for them
 
 
 torch.set_num_threads(1)
@@ -60,23 +61,6 @@ _CORPUS = [
 VOCAB_SIZE = 384
 
 SCHEDULE = "0, 0.1, 0.3"
-
-# Lengths of all kinds, so that micro-batches have padding.
-ALPACA_ROWS = [
-    {"instruction": "Name three primary colours.", "input": "", "output": "Red, yellow and blue."},
-    {"instruction": "What is the capital of France?", "input": "", "output": "The capital of France is Paris."},
-    {"instruction": "Add.", "input": "2 and 3", "output": "5"},
-    {"instruction": "Describe the fox.", "input": "", "output": "The quick brown fox jumps over the lazy dog. " * 6},
-    {"instruction": "Say it in Greek and emoji.", "input": "thanks " * 20, "output": "ευχαριστώ 🙏"},
-    {"instruction": "Write.", "input": "", "output": "Below is an instruction that describes a task."},
-    {"instruction": "Continue: the lazy", "input": "", "output": " dog."},
-]
-
-SKIPPED_ROWS = {
-    "nothing": {"instruction": "Say nothing.", "input": "", "output": None},
-    "empty": {"instruction": "Say nothing.", "input": "", "output": ""},
-    "blank": {"instruction": "Say nothing.", "input": "", "output": " \n\t "},
-}
 
 # The wide initialisation makes rows differ: at the usual 0.02 a tiny random model is equally unsure of everything.
 _WIDE = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.2}

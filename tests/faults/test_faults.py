@@ -1,7 +1,7 @@
 """
 The recipe, killed, interrupted, out of room and mistreated: the same command goes on and ends with the same results.
 
-Most runs are forked off a process that has imported everything (`scripts/recipe_runs.py`), so that there can be many;
+Most runs are forked off a process that has imported everything (`recipe_runs.py`), so that there can be many;
 they run the file of the recipe as its command line does. A few are started the way that people start them.
 """
 
@@ -38,7 +38,7 @@ pytestmark = [
 ]
 
 RECIPE = ROOT / "recipes" / "prune_alpaca.py"
-RUNS = ROOT / "tests" / "scripts" / "recipe_runs.py"
+RUNS = Path(__file__).with_name("recipe_runs.py")
 WORDS = ["fox", "dog", "red", "Paris", "capital", "yellow"]
 ROWS = [
     {

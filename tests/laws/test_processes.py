@@ -31,7 +31,7 @@ from hf_dlc.execution.processes import process_state
 from tests.conftest import ROOT, build_model, build_tokenizer, free_port
 
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).with_name("programs")
 ROWS = 31  # a multiple of neither 2 nor 3
 SKIPPED = range(0, ROWS, 7)
 

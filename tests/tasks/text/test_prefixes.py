@@ -19,7 +19,8 @@ from hf_dlc.tasks.base import LENGTH_STEP
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import CHATML, VOCAB_SIZE
-from tests.matrix.families import build_causal
+from tests.laws.matrix.families import build_causal
+from tests.ways import WAYS
 
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -221,13 +222,6 @@ def body_calls(scorer: DLCScorer) -> Iterator[list[tuple[int, int]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CausalLMTask, "_run_body", counting)
         yield calls
-
-
-WAYS: dict[str, Callable[[DLCScorer, Dataset], Dataset]] = {
-    "map row by row": lambda scorer, dataset: dataset.map(scorer),
-    "map batched": lambda scorer, dataset: dataset.map(scorer, batched=True),
-    "score": lambda scorer, dataset: scorer.score(dataset),
-}
 
 
 def found(scored: Dataset, name: str) -> np.ndarray:

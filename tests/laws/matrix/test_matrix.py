@@ -17,8 +17,8 @@ from transformers.models.auto.modeling_auto import (
 from hf_dlc.masking import targets
 from hf_dlc.scorer import scorer
 from hf_dlc.tasks.text.head import OutputHead
-from tests.matrix.families import BODIES, CAUSAL, IMAGES, MOST_USED, REFUSED, UNBUILDABLE
-from tests.matrix.measure import Result, measure, measure_causal
+from tests.laws.matrix.families import BODIES, CAUSAL, IMAGES, MOST_USED, REFUSED, UNBUILDABLE
+from tests.laws.matrix.measure import Result, measure, measure_causal
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
