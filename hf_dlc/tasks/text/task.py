@@ -216,7 +216,7 @@ class CausalLMTask:
             yield epsilon
 
     def describe(self) -> dict[str, Any]:
-        """Facts of the template and the layout that change a score."""
+        """What of the template and the layout changes a score."""
         return self.encoder.describe()
 
     def shares(self, prefix: int) -> bool:
