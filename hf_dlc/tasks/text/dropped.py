@@ -141,8 +141,10 @@ class _Text:
 
     def lacks_of_turn(self, message: Mapping[str, Any]) -> str | None:
         """
-        The part of a content that is missing. Turns stand one after the other, so that the answer `yes` is not found in another
-        turn; except for system turns, which some templates move.
+        The part of a content that is missing.
+
+        Turns stand one after the other, so that the answer `yes` is not found in another turn; except for system
+        turns, which some templates move.
         """
         content = message["content"]
         if message["role"] == "system":

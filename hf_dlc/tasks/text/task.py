@@ -221,7 +221,7 @@ class CausalLMTask:
             yield epsilon
 
     def describe(self) -> dict[str, Any]:
-        """Facts of the template and the layout that change a score."""
+        """What of the template and the layout changes a score."""
         return self.encoder.describe()
 
     def shares(self, prefix: int) -> bool:
@@ -390,7 +390,7 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
 
 def _body_of(model: PreTrainedModel) -> PreTrainedModel:
     """
-    The body that a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
+    The body that a model's head calls: its base model, or the decoder in it (OPT, BART).
 
     Some classes name as their base what they have only in company (Llama 4 beside images); then the one model in them
     that has the input embeddings is it.

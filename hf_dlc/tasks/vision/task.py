@@ -111,7 +111,7 @@ class ImageClassificationTask:
         return self.prototypes.classes
 
     def describe(self) -> dict[str, Any]:
-        """Facts besides weights and processor that change a score."""
+        """What, besides weights and processor, changes a score."""
         return {
             **self.encoder.describe(),
             "head": self.head,
