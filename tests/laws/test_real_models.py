@@ -25,6 +25,8 @@ from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
 from tests.conftest import ROOT, SHARED
 
 
+pytestmark = pytest.mark.slow
+
 DEMO_ROWS = ROOT / "hf_dlc" / "data" / "demo_instructions.jsonl"
 STATUSES = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
 
@@ -60,7 +62,6 @@ def scored(smollm2: DLCScorer, demo: Dataset) -> Dataset:
     return smollm2.score(demo)
 
 
-@pytest.mark.slow
 class TestSmolLM2:
     def test_weights_are_floats_that_can_be_masked(self, smollm2: DLCScorer, smollm2_path: Path) -> None:
         assert {parameter.dtype for parameter in smollm2.model.parameters()} == {torch.float32}

@@ -507,6 +507,7 @@ class TestCalls:
         [warning] = messages_in(caplog)
         assert warning.startswith("The chat template renders no tool calls: they are put into the content as JSON")
 
+    @pytest.mark.slow
     def test_smollm2_itself(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
         [encoding] = RowEncoder(smollm2_tokenizer).encode([{"messages": CALLING[:2]}])
         said = '{"name": "weather", "arguments": {"city": "Zürich"}}<|im_end|>\n'
