@@ -16,10 +16,12 @@ import yaml
 from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_dlc import DLCScorer, FlexRandSelector, load_scores, push_pruned
-from hf_dlc.hub import publish as hub
-from hf_dlc.hub.publish import PublishError, public_manifest, subset_name
+from hf_dlc.hub.card import subset_name
+from hf_dlc.hub.publish import public_manifest
+from hf_dlc.pipeline.record import SelectionRecord
 from hf_dlc.pipeline.score_file import Scores, ScoresError
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, score_features, with_columns
+from hf_dlc.utils.hub_commits import PublishError
 from tests.conftest import ALPACA_ROWS
 from tests.hub.hub_server import READ_TOKEN, SIGNATURE, TOKEN, HubServer
 
@@ -437,7 +439,7 @@ def test_the_server_says_how_long_to_wait(
     server: HubServer, scored: Dataset, pruned: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(hub.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     server.fail("POST", "/commit/", 429, headers={"Retry-After": "17"})
     push_pruned(pruned, "me/half", scored, MANIFEST)
     assert 17.0 in waited
@@ -619,7 +621,7 @@ def test_scores_that_cannot_be_fetched(server: HubServer, scored: Dataset, prune
     ],
 )
 def test_names_of_subsets(selection: dict[str, Any], name: str) -> None:
-    assert subset_name(selection, 10, 40) == name
+    assert subset_name(SelectionRecord.from_json(selection), 10, 40) == name
 
 
 @pytest.mark.parametrize("name", ["data", "scores", "a b", "../x", "..", ""])
