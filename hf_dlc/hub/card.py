@@ -305,12 +305,16 @@ def _scoring(subset: Subset) -> str | None:
         return None
     order = "in a pseudo-random order" if config.masking == "random" else "smallest first"
     masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:]) or "none"
-    target = "the label is the one target token" if config.images is not None else "training would learn from them"
-    mean = " Probabilities of a row's tokens have a geometric mean." if config.token_mean == "geometric" else ""
-    return (
+    is_geometric = config.token_mean == "geometric"
+    sentences = [
         f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to zero, {order}: "
-        f"{masked}. Nothing was trained. Target tokens: {target}.{mean}"
-    )
+        f"{masked}. Nothing was trained.",
+        "The target of an image is its label."
+        if config.images is not None
+        else "Target tokens are those that training would learn from.",
+        *(["The mean of their probabilities is geometric."] if is_geometric else []),
+    ]
+    return " ".join(sentences)
 
 
 def _meaning(column: str, score: Score) -> str:
