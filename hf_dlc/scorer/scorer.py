@@ -295,7 +295,7 @@ class DLCScorer:
             PublishError: If it could not be published.
             ValueError: If the base model is none that others can load, or as for `save_pretrained`.
         """
-        from hf_dlc.hub.publish import push_folder
+        from hf_dlc.utils.hub_commits import push_folder
 
         if self._source is not None and self.is_local:
             raise ValueError(

@@ -421,7 +421,7 @@ def test_killed_between_two_long_chunks(recipe: Recipe, whole: Recipe, ends_like
 @pytest.mark.parametrize(
     "point",
     [
-        kill("pyarrow.parquet:ParquetWriter.write_table", inside="write_scoring"),
+        kill("pyarrow.parquet:ParquetWriter.write_table", inside="write_scores"),
         kill("datasets:Dataset.save_to_disk", after=True),
         kill("pyarrow.parquet:ParquetWriter.write_table", inside="write_subset", after=True),
         kill("os:replace", path="results/manifest.json"),
