@@ -41,6 +41,8 @@ from .parse import parse_config_and_args
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_dlc.pipeline.record import DatasetRecord, RunRecord
+
 
 Outcome = tuple[Any, str]  # for machines, and for people
 
@@ -141,41 +143,45 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
     """Score all rows and write the scores; a run that was stopped goes on."""
     from hf_dlc.pipeline import prune as pipeline
 
-    scoring = pipeline.score(options, config, ("hf-dlc", "score"))
-    if scoring is None:  # not the main process
+    record = pipeline.score(options, config, ("hf-dlc", "score"))
+    if record is None:  # not the main process
         return None, ""
-    found = {"output_dir": options.output_dir, "schedule": scoring["schedule"], **scoring["run"]}
-    seconds = scoring["run"]["scoring_seconds"]
-    return found, f"Scored {scoring['dataset']['rows']:,} rows in {seconds:.0f} s: {options.output_dir}"
+    found = {"output_dir": options.output_dir, "schedule": list(record.schedule), **record.run.to_json()}
+    seconds = record.run.scoring_seconds
+    return found, f"Scored {record.dataset.rows:,} rows in {seconds:.0f} s: {options.output_dir}"
 
 
 def select(options: SelectArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
-    from hf_dlc.pipeline.folder import is_taken, write_subset
+    from hf_dlc.pipeline.folder import copy_scores, is_taken, make_report, write_subset
     from hf_dlc.pipeline.options import make_selector
 
-    scored, scoring = _scored(options.run_dir, options.dataset)
+    scored, record = _scored(options.run_dir, options.dataset)
     output, run_dir = Path(options.output_dir or options.run_dir), Path(options.run_dir)
     if is_taken(output, run_dir) and not options.overwrite:
         raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
-    selector = make_selector(options, scoring["scorer"]["config"]["prefix"])
+    selector = make_selector(options, record.column_prefix)
     chosen = {
         option.name: getattr(options, option.name)
         for option in (*fields(SelectionArguments), *fields(ReportArguments))
     }
-    commands = [*scoring["commands"], command_line(["hf-dlc", "select"], options)]
-    facts = {"options": {**scoring["options"], **chosen}, "commands": commands}
-    manifest, summary = write_subset(output, scored, selector, scoring, options, run_dir, **facts)
-    found = {"output_dir": str(output), **{name: manifest[name] for name in ("kept_rows", "selection", "status")}}
-    return found, summary
+    commands = (*record.commands, tuple(command_line(["hf-dlc", "select"], options)))
+    kept = selector.read_indices(scored).tolist()
+    record = record.with_selection(selector, scored, kept, options={**record.options, **chosen}, commands=commands)
+    found_report = make_report(scored, kept, record, options.flag_column)
+    # What cannot be selected or shown has been refused by now, and has left everything as it was.
+    copy_scores(run_dir, output)
+    write_subset(output, scored.select(kept), found_report, record, options.html_report)
+    found = {"output_dir": str(output), "kept_rows": len(kept), "selection": record.selection.to_json()}
+    return {**found, "status": record.status}, found_report.to_markdown()
 
 
 def compare(options: CompareArguments) -> Outcome:
     """Show what other selectors would keep with the same budget; nothing is written, nothing is trained."""
     from hf_dlc.pipeline.compare import compare_selections, table
 
-    scored, scoring = _scored(options.run_dir, options.dataset)
-    found = compare_selections(scored, options, scoring["scorer"]["config"]["prefix"])
+    scored, record = _scored(options.run_dir, options.dataset)
+    found = compare_selections(scored, options, record.column_prefix)
     return found, table(found)
 
 
@@ -183,20 +189,16 @@ def report(options: ReportingArguments) -> Outcome:
     """Write the report of a run again, as HTML with plots, and show it as text."""
     from datasets import load_from_disk
 
-    from hf_dlc.pipeline.folder import read_manifest
-    from hf_dlc.report.report import PruneReport
+    from hf_dlc.pipeline.folder import make_report, read_manifest
 
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError("a report with plots needs matplotlib: pip install 'hf-dlc[report]'.")
-    manifest = read_manifest(Path(options.run_dir))
-    scored, scoring = _scored(options.run_dir, options.dataset, manifest["dataset"])
+    record = read_manifest(Path(options.run_dir))
+    scored, _ = _scored(options.run_dir, options.dataset, record.dataset)
     pruned = load_from_disk(str(Path(options.run_dir) / "pruned"))
-    selection, prefix = manifest["selection"], scoring["scorer"]["config"]["prefix"]
-    flags = options.flag_column or manifest["options"].get("flag_column")
-    shown = {"schedule": scoring["schedule"], "group_by": selection["group_by"], "flag_column": flags}
-    found = PruneReport.from_datasets(scored, pruned, selection["column"], prefix, **shown)
+    found = make_report(scored, pruned, record, options.flag_column or record.options.get("flag_column"))
     path = Path(options.output or Path(options.run_dir) / "report.html")
-    path.write_text(found.to_html(f"What was kept of {scoring['dataset']['name']}"), encoding="utf-8")
+    path.write_text(found.to_html(f"What was kept of {record.dataset.name}"), encoding="utf-8")
     return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
 
 
@@ -208,13 +210,13 @@ def push(options: PushArguments) -> Outcome:
     from hf_dlc.pipeline.folder import read_manifest
 
     folder = Path(options.run_dir)
-    manifest = read_manifest(folder)  # says so if nothing has been selected yet
-    scored, _ = _scored(options.run_dir, options.dataset, manifest["dataset"])
+    record = read_manifest(folder)  # says so if nothing has been selected yet
+    scored, _ = _scored(options.run_dir, options.dataset, record.dataset)
     address = push_pruned(
         load_from_disk(str(folder / "pruned")),
         options.repo_id,
         scored,
-        manifest,
+        record.to_json(),
         private=not options.public,
         **{
             name: getattr(options, name)
@@ -247,22 +249,22 @@ def _is_demo(options: DemoArguments) -> bool:
     return isinstance(found, dict) and (found.get("dataset") or {}).get("name") == "demo"
 
 
-def _scored(
-    run_dir: str, dataset: str | None = None, known: dict[str, Any] | None = None
-) -> tuple[Dataset, dict[str, Any]]:
-    """The rows of a run with their scores, and how these came about; `known` says where the rows are, by default."""
-    from hf_dlc.pipeline.folder import read_scoring
+def _scored(run_dir: str, dataset: str | None = None, known: DatasetRecord | None = None) -> tuple[Dataset, RunRecord]:
+    """The rows of a run with their scores, and the record of it; `known` says where the rows are, by default."""
+    from hf_dlc.pipeline.folder import read_scores
+    from hf_dlc.pipeline.record import DatasetRecord
     from hf_dlc.pipeline.sources import dataset_identity, read_dataset, split_of
 
-    scores, scoring = read_scoring(Path(run_dir))
-    known = known or scoring["dataset"]
-    if dataset in (None, known["name"]):  # the same again: the same revision, and no more rows than there were
-        more = {"dataset_config": known["config"], "dataset_revision": known["revision"], "max_rows": known["rows"]}
-        same = DataArguments(dataset=known["name"], split=known["split"], **more)
-        return scores.join(read_dataset(same), f"the scores in {run_dir}"), scoring
-    source = DataArguments(dataset=dataset, split=split_of(dataset, known["split"]))
+    scores, record = read_scores(Path(run_dir))
+    known = known or record.dataset
+    if dataset in (None, known.name):  # the same again: the same revision, and no more rows than there were
+        more = {"dataset_config": known.config, "dataset_revision": known.revision, "max_rows": known.rows}
+        same = DataArguments(dataset=known.name, split=known.split, **more)
+        return scores.join(read_dataset(same), f"the scores in {run_dir}"), record
+    source = DataArguments(dataset=dataset, split=split_of(dataset, known.split))
     rows = read_dataset(source)
-    return scores.join(rows, f"the scores in {run_dir}"), {**scoring, "dataset": dataset_identity(source, rows)}
+    found = DatasetRecord.from_json(dataset_identity(source, rows), "dataset")
+    return scores.join(rows, f"the scores in {run_dir}"), record.having(dataset=found)
 
 
 class Command(NamedTuple):
