@@ -81,13 +81,10 @@ class ImageStudy:
 
     def __init__(self, options: ImageStudyArguments) -> None:
         self.options = options
-        self.manifest = read_manifest(Path(options.run_dir))
-        self.label = options.label or self.manifest["options"]["group_by"]
+        self.record = read_manifest(Path(options.run_dir))
+        self.label = options.label or self.record.options["group_by"]
         if self.label is None:
             raise ValueError("label must name the label column, since the run has no group_by.")
-        # The column by which the run selected.
-        prefix = self.manifest["scorer"]["config"]["prefix"]
-        self.column = self.manifest["options"]["column"] or f"{prefix}_confidence"
         self.scored, self.held_out = self._read_images()
 
     def train_all(self, path: Path) -> dict[str, float]:
@@ -104,7 +101,7 @@ class ImageStudy:
         Raises:
             ValueError: If the file has results of other settings.
         """
-        options, run = self.options, self.manifest["options"]
+        options, run = self.options, self.record.options
         names = ("eval_dataset", "eval_split", "label", "frozen", "epochs", "learning_rate", "batch_size")
         settings = {name: getattr(options, name) for name in names}
         settings["run"] = {name: value for name, value in run.items() if name != "output_dir"}
@@ -128,8 +125,8 @@ class ImageStudy:
 
     def choose_rows(self, arm: str, keep: float, seed: int) -> np.ndarray:
         """Numbers of the rows of an arm among the scored images, equally many of each class for all arms."""
-        options = self.manifest["options"]
-        within = {"keep": keep, "column": self.column}
+        options = self.record.options
+        within = {"keep": keep, "column": self.record.selection_column}
         within |= {name: options[name] for name in ("group_by", "min_per_group")}
         if arm == "full":
             return np.arange(len(self.scored))
@@ -143,13 +140,13 @@ class ImageStudy:
 
     def _read_images(self) -> tuple[Dataset, Dataset]:
         """The scored images, in the order in which they were scored, and the held-out ones."""
-        options, run = self.options, self.manifest["options"]
+        options, run = self.options, self.record.options
         chosen = DataArguments(**{name: run[name] for name in DataArguments.__dataclass_fields__})
         images = read_dataset(chosen)
         scores = Dataset.from_parquet(str(Path(options.run_dir, SCORES_NAME)))
         if len(images) != len(scores):
             raise ValueError(f"{chosen.dataset} has {len(images)} rows, but {len(scores)} were scored. Score it anew.")
-        if images._fingerprint != self.manifest["dataset"]["fingerprint"]:
+        if images._fingerprint != self.record.dataset.fingerprint:
             logger.warning("%s may have changed since it was scored: its fingerprint is another one", chosen.dataset)
         scored = concatenate_datasets([images, scores], axis=1)
         beside = {"dataset": options.eval_dataset, "split": split_of(options.eval_dataset, options.eval_split)}
@@ -163,12 +160,12 @@ class ImageStudy:
             )
         if not isinstance(scored.features[label], ClassLabel):
             raise ValueError(f"{label} must be a ClassLabel, got {scored.features[label]}. Use class_encode_column.")
-        is_scored = ~np.isnan(scored.with_format("numpy")[self.column][:])
+        is_scored = ~np.isnan(scored.with_format("numpy")[self.record.selection_column][:])
         return scored.select(np.flatnonzero(is_scored)), held_out
 
     def _parts(self) -> Parts:
         """What is trained, from the model that the run scored with, in float32."""
-        run, config = self.manifest["options"], self.manifest["scorer"]["config"]
+        run, config = self.record.options, self.record.config
         model, revision = run["model"], run["model_revision"]
         kwargs = {"trust_remote_code": self.options.trust_remote_code}
         head = {"head": config["head"]}
