@@ -400,6 +400,91 @@ def test_a_later_format(begun: Path) -> None:
     assert chunk_of(begun)
 
 
+def of_an_earlier_release(folder: Path) -> Path:
+    """As the format before left a run: its manifest had another name."""
+    manifest = json.loads((folder / "journal.json").read_text(encoding="utf-8"))
+    (folder / "journal.json").unlink()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("keep_chunks", [True, False])
+def test_an_earlier_format_is_refused_in_words(begun: Path, keep_chunks: bool) -> None:
+    of_an_earlier_release(begun)
+    if not keep_chunks:
+        shutil.rmtree(begun / "chunks")
+    before = sorted(begun.rglob("*"))
+    told = message(begun)
+    assert told == (
+        f"{begun} holds a run that an earlier release of hf_dlc began: its format is 1, and this release goes on with "
+        "2 only. Use another folder, or delete that folder to start anew, or finish the run with the release that "
+        "began it."
+    )
+    assert sorted(begun.rglob("*")) == before  # nothing is lost
+
+
+def test_an_earlier_format_can_be_discarded(begun: Path) -> None:
+    journal = Journal(of_an_earlier_release(begun))
+    with journal.hold():
+        journal.discard()
+        assert not list(begun.glob("chunks/*"))
+        assert not (begun / "manifest.json").exists()
+        assert begin(journal) == SETTINGS
+
+
+@pytest.mark.parametrize("text", ['{"kept_rows": 3}', "{", "[1]", '{"format": 1}', '{"format": 7, "identity": {}}'])
+def test_a_manifest_of_something_else_is_left_alone(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    journal = Journal(folder)
+    assert not journal.exists()
+    with journal.hold():
+        assert begin(journal) == SETTINGS
+        assert journal.exists()
+        journal.discard()
+    assert not journal.exists()
+    assert (folder / "manifest.json").read_text(encoding="utf-8") == text
+
+
+def test_a_damaged_manifest_of_an_earlier_format_is_not_mistaken_for_no_run(begun: Path) -> None:
+    (of_an_earlier_release(begun) / "manifest.json").write_bytes(b"{")
+    assert "should have a journal.json that says whose scores it holds, but has only chunks" in message(begun)
+
+
+def test_whether_a_run_has_begun(folder: Path) -> None:
+    journal = Journal(folder)
+    assert not journal.exists()
+    with journal.hold():
+        assert not journal.exists()
+        begin(journal)
+        assert journal.exists()
+    (folder / "journal.json").write_bytes(b"damaged")
+    assert journal.exists()  # it is refused where it is begun, not passed over
+
+
+def test_a_run_of_an_earlier_release_has_begun(begun: Path) -> None:
+    assert Journal(of_an_earlier_release(begun)).exists()
+
+
+def test_levels_of_different_measures(begun: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A chunk has a column for each measure of its level, and one with others is not believed."""
+    measures = [(LOSS,), (CONFIDENCE, LOSS), (LOSS,)]
+    journal = Journal(begun)
+    values = np.array([1.5, 2.5], np.float32)
+    journal.write_chunk(0, np.array([3, 1]), {"loss": values})
+    write(journal, level=2)  # with a confidence that nobody asks for
+    with journal.hold():
+        begin(journal, never)
+        work = journal.read(measures, ROWS)
+    assert pq.read_table(chunk_of_level(begun, 0)).column_names == ["level", "row", "loss"]
+    assert work.values["loss"][0, [3, 1]].tolist() == [1.5, 2.5]
+    assert not work.values["confidence"][[0, 2]].any()
+    assert work.present.sum(axis=1).tolist() == [2, 3, 0]
+    [record] = caplog.records
+    assert "level-02" in record.getMessage()
+    assert "wrong columns" in record.getMessage()
+
+
 def test_chunks_without_a_manifest_belong_to_nobody(begun: Path) -> None:
     (begun / "journal.json").unlink()
     assert f"only chunks, such as {chunk_of(begun).name}. Restore that file, or delete" in message(begun)
