@@ -1,4 +1,4 @@
-"""From the name of a model to the model and its tokenizer, in the dtype and on the device where scoring is fast."""
+"""Where a model is from: loading it and its processor, in the dtype and on the device where scoring is fast."""
 
 from __future__ import annotations
 
@@ -20,32 +20,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BaseImageProcessor,
-    GgufConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import is_torchvision_available
+from transformers import AutoConfig, GgufConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_dlc.config import CONFIG_NAME
-from hf_dlc.tasks.text.task import check_architecture
-from hf_dlc.tasks.vision.models import check_image_model, image_class, is_image_model, timm_message
+from hf_dlc.execution.processes import process_state
+from hf_dlc.tasks.table import Processor, TaskKind, kind_for, why_no_config
 
-from .checkpoints import (
-    check_adapter,
-    check_folder,
-    check_quantisation,
-    check_vocabulary,
-    check_weights,
-    missing_weights,
-    tokenizer_message,
-)
+from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
 
 
 logger = logging.getLogger(__name__)
@@ -84,7 +65,7 @@ class ModelSource:
         device (`str`, *optional*, defaults to `"cpu"`):
             Where the model goes, unless `model_kwargs` has a `device_map`.
         model_kwargs (`dict`, *optional*):
-            Further arguments of `AutoModelForCausalLM.from_pretrained`.
+            Further arguments of `from_pretrained` of the model's class.
     """
 
     model_id: str
@@ -123,7 +104,7 @@ class ModelSource:
                 f"there is no model at {str(model_id)!r}. Pass a folder with a config.json, a .gguf file, or the id "
                 "of a repository such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
             )
-        device = torch.device(device) if device is not None else default_device()
+        device = torch.device(device) if device is not None else process_state().device
         if dtype == "auto":
             dtype = "bfloat16" if is_fast_at_bfloat16(device) else "float32"
         return cls(str(model_id), revision, dtype, str(device), model_kwargs)
@@ -133,32 +114,25 @@ class ModelSource:
         kwargs = {key: value for key, value in self.model_kwargs.items() if key != "token"}
         return replace(self, model_kwargs=kwargs)
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
+    def load(self) -> tuple[PreTrainedModel, Processor]:
         """
         The model, in eval mode, and its tokenizer or image processor.
 
         Raises:
-            ValueError: If the model is neither a decoder-only language model nor an image classifier.
+            ValueError: If no task can score the model, or if its files are not whole.
         """
         shared = {key: value for key, value in self.model_kwargs.items() if key in _SHARED_KWARGS}
         shared["revision"] = self.revision
         config = self._load_config(shared)
         options = {**self.model_kwargs, "revision": self.revision, "dtype": getattr(torch, self.dtype)}
-        if is_image := is_image_model(config, config.architectures or []):
-            check_image_model(config, self.model_id)
-            auto = image_class(config)
-        else:
-            check_architecture(config, self.model_id)
-            auto = AutoModelForCausalLM
+        kind = kind_for(config, config.architectures or [])
+        kind.check(config, self.model_id)
         if "gguf_file" in options:
             # Packed weights cannot be masked; dequantised ones are ordinary floats.
             options.setdefault("quantization_config", GgufConfig(dequantize=True))
         check_quantisation(config, options, self.model_id)
-        model = _load_whole(auto, self.model_id, config, options)
-        if is_image:
-            processor = _load_image_processor(self.model_id, shared)
-        else:
-            processor = _load_tokenizer(self.model_id, shared)
+        model = _load_whole(kind, self.model_id, config, options)
+        processor = kind.load_processor(self.model_id, shared)
         if "device_map" not in options:
             model = model.to(self.device)
         name = self.model_kwargs.get("gguf_file") or self.model_id
@@ -173,8 +147,8 @@ class ModelSource:
         try:
             config = AutoConfig.from_pretrained(self.model_id, **shared)
         except ImportError as error:
-            if "timm" in str(error):
-                raise ValueError(timm_message(self.model_id)) from error
+            if message := why_no_config(error, self.model_id):
+                raise ValueError(message) from error
             raise
         except (OSError, ValueError):
             if not folder.exists():
@@ -184,8 +158,9 @@ class ModelSource:
         return config
 
 
-def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+def _load_whole(kind: TaskKind, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
     """A model all of whose weights are in the checkpoint: weights made up on loading would score at random."""
+    auto = kind.model_class(config)
     options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _no_report():
         model, info = auto.from_pretrained(model_id, **options)
@@ -194,27 +169,11 @@ def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dic
         if lost and all("pooler" in name for name in lost) and "add_pooling_layer" in takes:
             # A part that we do not use, and that not all have.
             model, info = auto.from_pretrained(model_id, **options, add_pooling_layer=False)
-    check_weights(model, info, config, model_id)
+    check_weights(model, info, config, model_id, kind.uses_all_weights)
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
             part.config.return_dict = True
     return model
-
-
-def _load_tokenizer(model_id: str, shared: dict[str, Any]) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_id, **shared)
-    except (AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
-        # Each family has its own, where there are no files of one or where they hold something else.
-        raise ValueError(tokenizer_message(model_id, error)) from error
-    check_vocabulary(tokenizer, model_id)
-    return tokenizer
-
-
-def _load_image_processor(model_id: str, shared: dict[str, Any]) -> BaseImageProcessor:
-    # Named, since the processor that is not installed would be warned of.
-    backend = "torchvision" if is_torchvision_available() else "pil"
-    return AutoImageProcessor.from_pretrained(model_id, **shared, backend=backend)
 
 
 @contextmanager
@@ -230,13 +189,6 @@ def _no_report() -> Iterator[None]:
         yield
     finally:
         reporter.removeFilter(is_something_else)
-
-
-def default_device() -> torch.device:
-    """This process's accelerator, or the CPU."""
-    from hf_dlc.execution.processes import process_state
-
-    return process_state().device
 
 
 def is_fast_at_bfloat16(device: torch.device) -> bool:

@@ -7,7 +7,6 @@ import logging
 import os
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
@@ -54,14 +53,9 @@ from hf_dlc.execution.sharded import run_sharded
 from hf_dlc.execution.skipped import count_skipped, first_skipped, in_words
 from hf_dlc.masking import LevelReport, Masker
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
-from hf_dlc.tasks.base import BatchRules, EncodedRow, Share, rows_digest
-from hf_dlc.tasks.text.encoding import RowEncoder
+from hf_dlc.tasks.base import BatchRules, Embedder, EncodedRow, Fittable, Share, Task, rows_digest
+from hf_dlc.tasks.table import TASKS, build_task
 from hf_dlc.tasks.text.reading import DatasetReading
-from hf_dlc.tasks.text.task import CausalLMTask, check_architecture
-from hf_dlc.tasks.vision.images import ImageEncoder
-from hf_dlc.tasks.vision.models import is_image_model
-from hf_dlc.tasks.vision.prototypes import Prototypes
-from hf_dlc.tasks.vision.task import ImageClassificationTask
 from hf_dlc.utils.digests import json_digest, model_digest, processor_digest
 from hf_dlc.utils.files import cache_folder, write_json
 from hf_dlc.utils.versions import versions
@@ -90,16 +84,11 @@ _OVERHEAD_PARTS = {"half": 16, "full": 32}
 _ROWS_PER_PREFIX = 8
 _WORTH_A_PREFIX = 0.95
 
-_TASKS = ("causal-lm", "image-classification")
-
 # Options that change which columns are written, or how fast, but no score of a row at a level.
 _NOT_OF_SCORES = {"prefix", "keep_levels", "tokens_per_batch"}
 
 # What a saved scorer remembers of how its model was loaded; never a token, never the leave to run code.
 _SAVED_KWARGS = ("attn_implementation", "gguf_file", "subfolder")
-
-# Of images, where `schedule` is left open.
-_IMAGE_SCHEDULES = {"magnitude": MaskSchedule((0.2, 0.4, 0.6)), "random": MaskSchedule((0.05, 0.1, 0.2))}
 
 _IMPORTED_IN = os.getpid()
 
@@ -160,7 +149,7 @@ class DLCScorer:
         self._expected_digests: tuple[str, str] | None = None
         self._loaded = (getattr(model, "_orig_mod", model), processor)  # what torch.compile wraps has its weights
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None
-        self._prototypes: Prototypes | None = None
+        self._prototypes: Any = None
         self._fitted_with: tuple[Any, str] | None = None  # state of the weights, and all that features depend on
         self._forget()
         _ = self._task, self._masker  # refuse an unsuitable model now, not at the first row
@@ -206,8 +195,8 @@ class DLCScorer:
                 checkpoint lacks weights of it, if its weights cannot be masked, or if `model_kwargs` holds what has
                 an argument or an option of its own.
         """
-        if task not in (None, *_TASKS):
-            raise ValueError(f"task must be None or one of {', '.join(_TASKS)}, got {task!r}.")
+        if task not in (None, *TASKS):
+            raise ValueError(f"task must be None or one of {', '.join(sorted(TASKS))}, got {task!r}.")
         saved = find_saved(model_id, revision, model_kwargs or {})
         if saved is not None:
             record = json.loads((saved / CONFIG_NAME).read_text(encoding="utf-8"))
@@ -222,8 +211,8 @@ class DLCScorer:
         source = ModelSource.resolve(model_id, revision, config.dtype, device, model_kwargs)
         model, processor = source.load()
         scorer = cls(model, processor, config)
-        if task not in (None, scorer._kind):
-            raise ValueError(f"{model_id} is a model for {scorer._kind}, got task={task!r}. Leave task out.")
+        if task not in (None, scorer._task.kind):
+            raise ValueError(f"{model_id} is a model for {scorer._task.kind}, got task={task!r}. Leave task out.")
         scorer._source = source
         if saved is not None:
             scorer._read_state(saved / STATE_NAME)
@@ -254,10 +243,10 @@ class DLCScorer:
         if self._calibrated is not None:
             tensors["schedule"] = np.array(self._calibrated[1], dtype=np.float64)
             metadata["calibration"] = self._calibration_key()
-        if self._prototypes is not None:
-            tensors |= self._prototypes.arrays
-            metadata |= {"classes": json.dumps(self._prototypes.classes), "key": self._prototypes.key}
-            metadata["fit"] = self._fit_key()
+        if isinstance(self._task, Fittable) and self._task.prototypes is not None:
+            arrays, texts = self._task.saved()
+            tensors |= arrays
+            metadata |= {**texts, "fit": self._fit_key()}
         (folder / STATE_NAME).unlink(missing_ok=True)  # of another scorer, perhaps
         if tensors:
             save_file(tensors, folder / STATE_NAME, metadata=metadata)
@@ -323,7 +312,8 @@ class DLCScorer:
                 )
         if "classes" in metadata:
             if metadata.get("fit") == self._fit_key():
-                self._set_prototypes(Prototypes.from_arrays(json.loads(metadata["classes"]), tensors, metadata["key"]))
+                self._task.restore(tensors, metadata)
+                self._fitted_with = self._masker.weights_state(), self._fit_key()
             else:
                 logger.warning("%s was fitted with other weights or options: call fit again", path)
 
@@ -368,37 +358,10 @@ class DLCScorer:
             return model_digest(model), processor_digest(processor)
 
     @cached_property
-    def _task(self) -> CausalLMTask | ImageClassificationTask:
-        options = self.config
-        if self._is_of_images:
-            _require_image_processor(self.processor)
-            encoder = ImageEncoder(self.processor, self.model.dtype, options.columns)
-            task = ImageClassificationTask(
-                self.model, encoder, options.head, options.pooling, options.prototype_logits
-            )
+    def _task(self) -> Task:
+        task = build_task(self.model, self.processor, vars(self.config))
+        if self._prototypes is not None:
             task.prototypes = self._prototypes
-            return task
-        if not isinstance(self.processor, PreTrainedTokenizerBase):
-            if isinstance(self.model, PreTrainedModel):
-                check_architecture(self.model.config, type(self.model).__name__)
-            raise ValueError(
-                f"{type(self.model).__name__} is no image classifier, so it needs a tokenizer, got "
-                f"{type(self.processor).__name__}."
-            )
-        encoder = RowEncoder(
-            self.processor,
-            template=options.template,
-            max_length=options.max_length,
-            layout=options.layout,
-            columns=options.columns,
-        )
-        task = CausalLMTask(self.model, encoder, token_mean=options.token_mean)
-        if getattr(self.model.config, "output_router_logits", False):
-            logger.warning(
-                "the config of %s asks for output_router_logits: the auxiliary loss of the router, which the model "
-                "adds to its own loss, is no part of dlc_loss",
-                type(self.model).__name__,
-            )
         return task
 
     @cached_property
@@ -428,7 +391,7 @@ class DLCScorer:
             "processor": processor,
             "task": self._task.describe(),
             "probe": None if self._fixed_schedule else probe_digest(),
-            "prototypes": self._prototypes,
+            "prototypes": getattr(self._task, "prototypes", None),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -474,14 +437,13 @@ class DLCScorer:
 
     def _options(self) -> dict[str, Any]:
         """The config and, in the place of the template or of nothing, what becomes of rows."""
-        return {**vars(self.config), "images" if self._is_of_images else "template": self._task.describe()}
+        return {**vars(self.config), **self._task.describe()}
 
     @property
     def _fixed_schedule(self) -> MaskSchedule | None:
         """The schedule, unless it is to be calibrated."""
-        if self.config.mask_schedule is None and self._is_of_images:
-            return _IMAGE_SCHEDULES[self.config.masking]
-        return self.config.mask_schedule
+        default = self._task.default_schedules.get(self.config.masking)
+        return self.config.mask_schedule or (default and MaskSchedule(default))
 
     # ---- schedule -------------------------------------------------------------------------------------------------
 
@@ -530,17 +492,12 @@ class DLCScorer:
         options = self.config
         masks = [options.masking, options.seed, options.scope, options.target_modules]
         target = [options.calibration_shares, options.token_mean]
-        facts = [masks, target, self._probe_encoder.describe(), str(self.model.dtype)]
+        facts = [masks, target, self._task.probe.describe(), str(self.model.dtype)]
         weights = [model_digest(self.model), processor_digest(self.processor), probe_digest()]
         return json_digest([SCORE_VERSION, facts, weights])
 
-    @cached_property
-    def _probe_encoder(self) -> RowEncoder:
-        template = "auto" if callable(self.config.template) else self.config.template
-        return RowEncoder(self.processor, template=template, max_length=self.config.max_length, says=False)
-
     def _find_schedule(self) -> tuple[float, ...]:
-        rows = self._probe_encoder.encode(probe_rows())
+        rows = self._task.probe.encode(probe_rows())
         self._check_model(rows)
         with _scoring_mode(self.model):
             return find_schedule(
@@ -586,15 +543,10 @@ class DLCScorer:
         if not self.needs_fit:
             raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
         rows, classes, features = self._fit_pass(dataset, num_threads)
-        kept = np.flatnonzero(np.isfinite(features).all(axis=1) & [row.length > 0 for row in rows])
-        if len({rows[place].label for place in kept}) < 2:
-            raise ValueError(
-                f"prototypes need readable images of at least two classes, got {len(kept)} of {len(rows)} rows with "
-                f"image, label and features, of fewer classes: {_count(rows)}. Pass other rows."
-            )
-        labels, digests = zip(*((rows[place].label, rows[place].digest) for place in kept), strict=True)
         key = json_digest([self._fit_key(), classes, rows_digest(rows)])
-        self._set_prototypes(Prototypes.fit(classes, np.array(labels), digests, features[kept], key))
+        with self._lock:
+            self._task.fit(rows, classes, features, key)
+            self._fitted_with = self._masker.weights_state(), self._fit_key()
         self._encoded = {self._encoding_key(dataset): self._task.with_reasons(rows)}  # mostly it is scored next
         return self
 
@@ -609,8 +561,8 @@ class DLCScorer:
         Returns:
             `np.ndarray` of shape `(rows, features)`: float32; NaN for rows without a readable image and a label.
         """
-        if not self._is_of_images:
-            raise ValueError(f"features are those of images, got a model for {self._kind}.")
+        if not isinstance(self._task, Embedder):
+            raise ValueError(f"features are those of images, got a model for {self._task.kind}.")
         return self._fit_pass(dataset)[2]
 
     def _fit_pass(
@@ -656,18 +608,7 @@ class DLCScorer:
     @property
     def needs_fit(self) -> bool:
         """Whether [`DLCScorer.fit`] must be called before rows can be scored."""
-        return self._is_of_images and self._task.head == "prototype"
-
-    @property
-    def _kind(self) -> str:
-        """What the model is for."""
-        config = getattr(self.model, "config", None)  # what is no model of transformers is refused with more words
-        is_image = config is not None and is_image_model(config, [type(self.model).__name__])
-        return "image-classification" if is_image else "causal-lm"
-
-    @property
-    def _is_of_images(self) -> bool:
-        return self._kind == "image-classification"
+        return isinstance(self._task, Fittable) and self._task.needs_fit
 
     def _check_fit(self) -> None:
         with self._lock:  # never of masked weights
@@ -678,11 +619,6 @@ class DLCScorer:
                     "the class prototypes were fitted with other weights. Call scorer.fit(dataset) again."
                 )
             self._fitted_with = self._masker.weights_state(), self._fitted_with[1]  # the same weights, elsewhere
-
-    def _set_prototypes(self, prototypes: Prototypes) -> None:
-        with self._lock:
-            self._prototypes = self._task.prototypes = prototypes
-            self._fitted_with = self._masker.weights_state(), self._fit_key()
 
     def _fit_key(self) -> str:
         """Digest of all that features depend on."""
@@ -960,8 +896,6 @@ class DLCScorer:
         ⟧
         ```
         """
-        if self._is_of_images:
-            raise ValueError("images have no text to show. Look at the images and labels of the dataset.")
         _require_dataset(dataset, "preview", "Dataset")
         return self._task.preview(dataset.select(range(min(rows, len(dataset)))))
 
@@ -988,16 +922,11 @@ class DLCScorer:
         >>> trainer = Trainer(model, data_collator=DataCollatorForSeq2Seq(tokenizer), train_dataset=rows)
         ```
         """
-        if self._is_of_images:
-            raise ValueError("images have no tokens. Train on them with the model's image processor.")
         _require_dataset(dataset, "tokenize", "Dataset")
-        encoded = self._task.encode_dataset(dataset)
+        encoded, columns = self._task.tokenize(dataset)
         _report_skipped([row.status for row in encoded], encoded)
-        places = [place for place, row in enumerate(encoded) if row.length]
-        ids = [encoded[place].input_ids for place in places]
-        labels = [np.where(encoded[place].targets, encoded[place].input_ids, -100) for place in places]
         features = Features({"input_ids": List(Value("int64")), "labels": List(Value("int64")), "row": Value("int64")})
-        return Dataset.from_dict({"input_ids": ids, "labels": labels, "row": places}, features=features)
+        return Dataset.from_dict(columns, features=features)
 
     @property
     def _levels(self) -> int:
@@ -1150,14 +1079,6 @@ def _scoring_mode(model: PreTrainedModel) -> Iterator[None]:
             module.training = True
 
 
-def _require_image_processor(processor: Any) -> None:
-    if not isinstance(processor, BaseImageProcessor):
-        raise ValueError(
-            f"an image model needs an image processor, got {type(processor).__name__}. Pass "
-            "AutoImageProcessor.from_pretrained(...)."
-        )
-
-
 def _only_saved(model_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in model_kwargs.items() if key in _SAVED_KWARGS}
 
@@ -1176,10 +1097,6 @@ def _require_dataset(dataset: Any, who: str = "score", wanted: str = "Dataset or
     )
     advice = "Take one split of it." if isinstance(dataset, DatasetDict) else advice
     raise TypeError(f"{who} needs a datasets.{wanted}, got {type(dataset).__name__}. {advice}")
-
-
-def _count(rows: Sequence[EncodedRow]) -> dict[str, int]:
-    return dict(Counter(row.status for row in rows))
 
 
 def _report_skipped(statuses: Sequence[str], encoded: Sequence[EncodedRow]) -> None:
