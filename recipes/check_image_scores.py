@@ -148,7 +148,7 @@ def bare_batches(scorer: DLCScorer, images: Dataset, label: str) -> list[torch.T
     """Pixels of the images in batches of the size that the run has."""
     task = scorer._task
     rows = task.encode_dataset(images)
-    batches = [[rows[row] for row in batch.rows] for batch in scorer._plan(rows)]
+    batches = [[rows[row] for row in batch.rows] for batch in scorer._parts.engine.plan(rows)]
     return [torch.stack([row.pixels for row in task.feed(batch)]) for batch in batches]
 
 

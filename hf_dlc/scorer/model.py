@@ -3,35 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, is_offline_mode
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from transformers import AutoConfig, GgufConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_dlc.config import CONFIG_NAME
+from hf_dlc.errors import DLCError
 from hf_dlc.execution.processes import process_state
 from hf_dlc.tasks.table import Processor, TaskKind, kind_for, why_no_config
+from hf_dlc.utils.digests import model_digest, processor_digest
 
 from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
 
 
 logger = logging.getLogger(__name__)
 
-STATE_NAME = "dlc_state.safetensors"
+_IMPORTED_IN = os.getpid()
 
 # What of `model_kwargs` the configuration and the tokenizer need as well.
 _SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
@@ -99,7 +92,7 @@ class ModelSource:
             model_id, model_kwargs["gguf_file"] = path.parent, path.name
         elif path.exists():
             model_id = path
-        elif _looks_like_a_path(str(model_id)):
+        elif looks_like_a_path(str(model_id)):
             raise FileNotFoundError(
                 f"there is no model at {str(model_id)!r}. Pass a folder with a config.json, a .gguf file, or the id "
                 "of a repository such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
@@ -158,6 +151,80 @@ class ModelSource:
         return config
 
 
+class ModelHandle:
+    """
+    A model and its processor: here, or where they can be loaded again in the worker process that they were sent to.
+
+    Args:
+        source ([`ModelSource`], *optional*):
+            Where they can be loaded from; `None` of a model that was handed over in memory.
+        loaded (`tuple`, *optional*):
+            The model and its processor.
+        digests (`tuple[str, str]`, *optional*):
+            Digests of those that were sent here, for what is loaded in their place.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource | None,
+        loaded: tuple[PreTrainedModel, Processor] | None = None,
+        digests: tuple[str, str] | None = None,
+    ) -> None:
+        self.source = source
+        self._loaded = loaded
+        self._digests = digests
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, loaded now if it is not here."""
+        return self._load()[0]
+
+    @property
+    def processor(self) -> Processor:
+        """The tokenizer or image processor, loaded now if it is not here."""
+        return self._load()[1]
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is here."""
+        return self._loaded is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is known on this machine only."""
+        return self.source is None or Path(self.source.model_id).exists()
+
+    @property
+    def name(self) -> str:
+        """Repository or folder, of a model in memory its class."""
+        return self.source.model_id if self.source else type(self.model).__name__
+
+    @property
+    def gguf_file(self) -> str | None:
+        """File in the repository or folder, of a GGUF model."""
+        return self.source.model_kwargs.get("gguf_file") if self.source else None
+
+    def _load(self) -> tuple[PreTrainedModel, Processor]:
+        if self._loaded is None:
+            if self.source is None:
+                raise DLCError(
+                    "this scorer holds a model that was handed over in memory, and a worker process cannot load it "
+                    "again. Make the scorer by DLCScorer.from_pretrained(id or path) to use num_proc, or leave it out."
+                )
+            if os.getpid() != _IMPORTED_IN:
+                # OpenMP hangs in a forked child whose parent has used it; one thread does without.
+                torch.set_num_threads(1)
+            model, processor = self.source.load()
+            if (model_digest(model), processor_digest(processor)) != self._digests:
+                raise DLCError(
+                    f"the weights or the processor of {self.source.model_id!r} are not those of the scorer that was "
+                    "sent here: they were changed in memory. Save both and make the scorer from that folder to use "
+                    "num_proc."
+                )
+            self._loaded = model, processor
+        return self._loaded
+
+
 def _load_whole(kind: TaskKind, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
     """A model all of whose weights are in the checkpoint: weights made up on loading would score at random."""
     auto = kind.model_class(config)
@@ -201,25 +268,6 @@ def is_fast_at_bfloat16(device: torch.device) -> bool:
     return False
 
 
-def find_saved(model_id: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> Path | None:
-    """The folder with the options that `save_pretrained` wrote, fetched if it is a repository; None without any."""
-    path = Path(model_id).expanduser()
-    if path.exists() or _looks_like_a_path(str(model_id)):
-        return path if (path / CONFIG_NAME).is_file() else None
-    known = {name: model_kwargs[name] for name in ("cache_dir", "local_files_only", "token") if name in model_kwargs}
-    try:
-        found = hf_hub_download(str(model_id), CONFIG_NAME, revision=revision, **known)
-    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
-        return None  # a model, or nothing at all, which loading it will say
-    with suppress(RemoteEntryNotFoundError):  # there is none before `fit` or `calibrate`
-        try:
-            hf_hub_download(str(model_id), STATE_NAME, revision=revision, **known)
-        except LocalEntryNotFoundError:
-            if not (is_offline_mode() or known.get("local_files_only")):
-                raise  # it may well be there
-    return Path(found).parent
-
-
 def _check_kwargs(model_kwargs: dict[str, Any], device: str | torch.device | None) -> None:
     """Nothing that was passed is dropped: what has a place of its own is refused here."""
     for name, place in _ELSEWHERE.items():
@@ -232,6 +280,6 @@ def _check_kwargs(model_kwargs: dict[str, Any], device: str | torch.device | Non
         )
 
 
-def _looks_like_a_path(model_id: str) -> bool:
+def looks_like_a_path(model_id: str) -> bool:
     """A Hub id is `name` or `owner/name`; everything else can only be a path."""
     return model_id.startswith((".", "/", "~")) or model_id.count("/") > 1 or model_id.endswith(".gguf")

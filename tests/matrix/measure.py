@@ -166,8 +166,7 @@ def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, u
 
 
 def _is_side_by_side(scorer: DLCScorer) -> bool:
-    known = scorer._side_by_side
-    return bool(known[1] if isinstance(known, tuple) else known)  # alone, or behind the weights that it holds for
+    return scorer._parts.row_by_row._agrees[1]
 
 
 def _losses_of_rows(scorer: DLCScorer) -> np.ndarray:
@@ -203,7 +202,7 @@ def own_losses(model: PreTrainedModel, scorer: DLCScorer, rows: Sequence[tuple[l
     """Of shape `(rows, levels)`: what the model itself says of each row alone under the same masks."""
     found = np.empty((len(rows), len(scorer.schedule_)))
     remembers = "dynamic" in str(model.config)  # rotary positions that stay as the longest row left them
-    with torch.no_grad(), scorer._masker.session(scorer.schedule_) as session:
+    with torch.no_grad(), scorer._parts.masker.session(scorer.schedule_) as session:
         for level in range(found.shape[1]):
             session.set_level(level)
             found[:, level] = [own_loss(copy.deepcopy(model) if remembers else model, *row) for row in rows]
@@ -285,7 +284,7 @@ def _limit(model: PreTrainedModel) -> int:
 
 def _measure_masks(result: Result, model: PreTrainedModel, scorer: DLCScorer) -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    masked = {names[id(target.parameter)] for target in scorer._masker.targets}
+    masked = {names[id(target.parameter)] for target in scorer._parts.masker.targets}
     expected = {names[id(parameter)] for parameter in weights_to_mask(model)}
     if over := sorted(masked - expected):
         result.wrong.append(f"masked against the rule: {_short(over)}")
@@ -418,7 +417,7 @@ def _own_image_losses(model: PreTrainedModel, scorer: DLCScorer, dataset: Datase
     pixels = [scorer.processor(images=image, return_tensors="pt")["pixel_values"] for image in dataset["image"]]
     labels = dataset["label"][:]
     found = np.empty((len(labels), len(scorer.schedule_)))
-    with torch.no_grad(), scorer._masker.session(scorer.schedule_) as session:
+    with torch.no_grad(), scorer._parts.masker.session(scorer.schedule_) as session:
         for level in range(found.shape[1]):
             session.set_level(level)
             for row, (pixel_values, label) in enumerate(zip(pixels, labels, strict=True)):

@@ -14,7 +14,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hf_dlc.masking import targets
-from hf_dlc.scorer import scorer
+from hf_dlc.scorer import rowwise
 from hf_dlc.tasks.text.head import OutputHead
 from tests.matrix.families import BODIES, CAUSAL, IMAGES, MOST_USED, REFUSED, UNBUILDABLE
 from tests.matrix.measure import Result, measure, measure_causal
@@ -56,8 +56,8 @@ class TestFaultsAreSeen:
         assert "level_0 off by" in self.faults()
 
     def test_another_score_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        run_row = scorer.run_row
-        monkeypatch.setattr(scorer, "run_row", lambda *arguments: run_row(*arguments) * 1.001)
+        run_row = rowwise.run_row
+        monkeypatch.setattr(rowwise, "run_row", lambda *arguments: run_row(*arguments) * 1.001)
         assert "row_by_row" in self.faults()
 
     def test_a_masked_head(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from transformers import BaseImageProcessor, PreTrainedModel, ViTImageProcessor
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector
 from hf_dlc.masking.targets import find_targets
-from hf_dlc.scorer.scorer import STATE_NAME
+from hf_dlc.scorer.saving import STATE_NAME
 from hf_dlc.tasks.vision import images
 from hf_dlc.tasks.vision.prototypes import Prototypes
 from hf_dlc.tasks.vision.task import ImageClassificationTask
