@@ -169,6 +169,10 @@ class ImageClassificationTask:
         """Images have no beginning in common."""
         return False
 
+    def run_prefix(self, prefix: int, copies: int = 1) -> None:
+        """Refused, as none is shared."""
+        raise ValueError(f"images have no beginning in common, got prefix={prefix}.")
+
     @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
         """
