@@ -10,15 +10,14 @@ from hf_dlc.masking import Masker
 
 def task_of(scorer: DLCScorer) -> Any:
     """What rows mean to the scorer's model."""
-    return scorer._task
+    return scorer._parts.task
 
 
 def masker_of(scorer: DLCScorer) -> Masker:
     """What masks the weights of the scorer's model."""
-    return scorer._masker
+    return scorer._parts.masker
 
 
 def computes_side_by_side(scorer: DLCScorer) -> bool:
     """Whether the scorer keeps the masked weights of all levels for rows that come one by one."""
-    known = scorer._side_by_side
-    return bool(known[1] if isinstance(known, tuple) else known)  # alone, or behind the weights that it holds for
+    return scorer._parts.row_by_row._agrees[1]

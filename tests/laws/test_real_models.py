@@ -19,6 +19,7 @@ from datasets import Dataset, load_dataset
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.report.statistics import auroc, spearman
+from hf_dlc.scorer.schedule import Schedule
 from hf_dlc.scores import columns
 from hf_dlc.scores.columns import SCORED_STATUSES
 from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
@@ -194,10 +195,10 @@ def test_a_small_trained_model_is_calibrated_once(
     assert all(low < high for low, high in itertools.pairwise(schedule))
     [path] = tmp_path.rglob("*.json")
 
-    def find(_: DLCScorer) -> tuple[float, ...]:
+    def find(_: Schedule) -> tuple[float, ...]:
         raise AssertionError("calibrated again")
 
-    monkeypatch.setattr(DLCScorer, "_find_schedule", find)
+    monkeypatch.setattr(Schedule, "find", find)
     assert DLCScorer.from_pretrained(aidreams, dtype="float32").calibrate() == schedule
     assert json.loads(path.read_text(encoding="utf-8"))["schedule"] == list(schedule)
 

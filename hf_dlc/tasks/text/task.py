@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,6 +63,10 @@ class CausalLMTask:
         ValueError: If the model is not a decoder-only language model.
     """
 
+    kind = "causal-lm"
+    views = frozenset({"full"})
+    default_schedules: Mapping[str, tuple[float, ...]] = {}
+
     def __init__(self, model: PreTrainedModel, encoder: RowEncoder, token_mean: str = "arithmetic") -> None:
         if not isinstance(model, PreTrainedModel):
             raise ValueError(
@@ -113,6 +118,12 @@ class CausalLMTask:
         """Some templates write the day into every row."""
         return "strftime_now" in (self.encoder.template_text or "")
 
+    @cached_property
+    def probe(self) -> RowEncoder:
+        """An encoder of instruction rows as the options say, without a function that expects rows of its own."""
+        template = "auto" if callable(self.encoder.template) else self.encoder.template
+        return RowEncoder(self.encoder.tokenizer, template, self.encoder.max_length, says=False)
+
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[Encoding], bool]:
         """Encode a row or a batch; the second value is whether it was a batch."""
         examples, is_batch = self.encoder.rows_of(rows)
@@ -129,6 +140,13 @@ class CausalLMTask:
         batches = encoder.batches_of(dataset, _ROWS_PER_ENCODING)
         shown = preview_text(encoder.tokenizer, [row for rows in batches for row in encoder.encode(rows)])
         return f"{encoder.reading}\n{shown}" if encoder.reading else shown
+
+    def tokenize(self, dataset: Dataset) -> tuple[list[Encoding], dict[str, list[Any]]]:
+        """All rows, and the columns of those that can be scored, for a trainer."""
+        rows = self.encode_dataset(dataset)
+        places = [place for place, row in enumerate(rows) if row.length]
+        labels = [np.where(rows[place].targets, rows[place].input_ids, -100) for place in places]
+        return rows, {"input_ids": [rows[place].input_ids for place in places], "labels": labels, "row": places}
 
     def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
         """The rows: all that they need is in them."""
@@ -222,7 +240,7 @@ class CausalLMTask:
 
     def describe(self) -> dict[str, Any]:
         """What of the template and the layout changes a score."""
-        return self.encoder.describe()
+        return {"template": self.encoder.describe()}
 
     def shares(self, prefix: int) -> bool:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,6 +62,14 @@ class ImageClassificationTask:
         ValueError: If the model is no image model, or lacks what an option asks for.
     """
 
+    kind = "image-classification"
+    views = frozenset({"full"})
+    default_schedules: Mapping[str, tuple[float, ...]] = {
+        "magnitude": (0.0, 0.2, 0.4, 0.6),
+        "random": (0.0, 0.05, 0.1, 0.2),
+    }
+    probe = None
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -112,13 +121,22 @@ class ImageClassificationTask:
 
     def describe(self) -> dict[str, Any]:
         """What, besides weights and processor, changes a score."""
-        return {
+        images = {
             **self.encoder.describe(),
             "head": self.head,
             "pooling": self.pooling,
             "logits": self.logits if self.head == "prototype" else None,
             "prototypes": self.prototypes and self.prototypes.key,
         }
+        return {"images": images}
+
+    def preview(self, dataset: Dataset) -> str:
+        """Refused: images have no text."""
+        raise ValueError("images have no text to show. Look at the images and labels of the dataset.")
+
+    def tokenize(self, dataset: Dataset) -> tuple[list[ImageRow], dict[str, list[Any]]]:
+        """Refused: images have no tokens."""
+        raise ValueError("images have no tokens. Train on them with the model's image processor.")
 
     @property
     def num_prefixes(self) -> int:
@@ -152,6 +170,10 @@ class ImageClassificationTask:
     def shares(self, prefix: int) -> bool:
         """Images have no beginning in common."""
         return False
+
+    def run_prefix(self, prefix: int, copies: int = 1) -> None:
+        """Refused, as none is shared."""
+        raise ValueError(f"images have no beginning in common, got prefix={prefix}.")
 
     @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
@@ -280,6 +302,43 @@ class ImageClassificationTask:
         values = {value for value in labels if value is not None}
         classes = tuple(names) if names else tuple(sorted(values, key=lambda value: (str(type(value)), value)))
         return self.encoder.encode(source, _label_indices(labels, classes), share), classes
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether classes are told by prototypes, which must be learned first."""
+        return self.head == "prototype"
+
+    def fit(self, rows: Sequence[ImageRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
+        """
+        Learn class prototypes.
+
+        Raises:
+            ValueError: If there are fewer than two classes with readable images.
+        """
+        kept = np.flatnonzero(np.isfinite(features).all(axis=1) & [row.length > 0 for row in rows])
+        if len({rows[place].label for place in kept}) < 2:
+            raise ValueError(
+                f"prototypes need readable images of at least two classes, got {len(kept)} of {len(rows)} rows with "
+                f"image, label and features, of fewer classes: {dict(Counter(row.status for row in rows))}. Pass "
+                "other rows."
+            )
+        labels, digests = zip(*((rows[place].label, rows[place].digest) for place in kept), strict=True)
+        self.prototypes = Prototypes.fit(classes, np.array(labels), digests, features[kept], key)
+
+    def saved(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """The prototypes as arrays and texts; both are empty where there are none."""
+        if self.prototypes is None:
+            return {}, {}
+        return self.prototypes.arrays, {"classes": json.dumps(self.prototypes.classes), "key": self.prototypes.key}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+        """
+        Take the prototypes that `saved` returned.
+
+        Raises:
+            ValueError: If the arrays do not belong together.
+        """
+        self.prototypes = Prototypes.from_arrays(json.loads(texts["classes"]), arrays, texts["key"])
 
     def feed(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
         """The same rows, with their pixels."""

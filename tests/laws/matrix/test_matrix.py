@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hf_dlc.masking import targets
-from hf_dlc.scorer import scorer
+from hf_dlc.scorer import rowwise
 from hf_dlc.tasks.text.head import OutputHead
 from tests.laws.matrix.families import BODIES, CAUSAL, IMAGES, MOST_USED, REFUSED, UNBUILDABLE
 from tests.laws.matrix.measure import Result, measure, measure_causal
@@ -61,12 +61,12 @@ class TestFaultsAreSeen:
         assert "level_0 off by" in self.faults()
 
     def test_another_score_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        run_row = scorer.run_row
+        run_row = rowwise.run_row
 
         def off(*arguments: Any) -> dict[str, np.ndarray]:
             return {name: values * 1.001 for name, values in run_row(*arguments).items()}
 
-        monkeypatch.setattr(scorer, "run_row", off)
+        monkeypatch.setattr(rowwise, "run_row", off)
         assert "row_by_row" in self.faults()
 
     def test_a_masked_head(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,7 +243,7 @@ class TestScores:
             scored = WAYS[way](scorer, dataset)
         if way != "map row by row":
             assert (1, 35) in calls
-        elif scorer._masker.fits_side_by_side:  # else a row has each level to itself, and nobody to share with
+        elif scorer._parts.masker.fits_side_by_side:  # else a row has each level to itself, and nobody to share with
             assert (3, 35) in calls
         with unshared():
             expected = WAYS[way](scorer_of(model, tokens_per_batch=150), dataset)
@@ -310,7 +310,7 @@ class TestWhatIsComputed:
     def test_once_a_level(self, scorer_of: Callable, way: str) -> None:
         scorer, dataset = scorer_of(tokens_per_batch=60), Dataset.from_list(ROWS)
         encoded = scorer._task.encode(ROWS)
-        scorer._check_model(encoded)  # asked now, as both compute samples
+        scorer._parts.engine.check(encoded)  # asked now, as both compute samples
         assert scorer._task.shares(1)
         with body_calls(scorer) as calls:
             WAYS[way](scorer, dataset)
@@ -322,7 +322,7 @@ class TestWhatIsComputed:
 
     def test_once_for_all_rows_and_levels_row_by_row(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
-        scorer._check_model(scorer._task.encode(ROWS))
+        scorer._parts.engine.check(scorer._task.encode(ROWS))
         scorer(ROWS[0])  # finds out whether levels can stand side by side
         with body_calls(scorer) as calls:
             for row in ROWS[1:]:
@@ -335,10 +335,10 @@ class TestWhatIsComputed:
     def test_not_for_few_rows_nor_for_long_ones(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
         short, long = scorer._task.encode(ROWS), scorer._task.encode([{**ROWS[0], "output": "And " * 300}] * 10)
-        assert scorer._shared_prefixes(short[:8]) == [1]
-        assert scorer._shared_prefixes(short[:7]) == []
-        assert scorer._shared_prefixes(long) == []
-        assert scorer._shared_prefixes([]) == []
+        assert scorer._parts.engine.shared_prefixes(short[:8]) == [1]
+        assert scorer._parts.engine.shared_prefixes(short[:7]) == []
+        assert scorer._parts.engine.shared_prefixes(long) == []
+        assert scorer._parts.engine.shared_prefixes([]) == []
 
     def test_keys_of_one_level_are_not_used_at_another(
         self, scorer_of: Callable, monkeypatch: pytest.MonkeyPatch
