@@ -38,19 +38,21 @@ from hf_dlc.cli import commands as cli
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline import demo
 from hf_dlc.pipeline.options import PruneArguments
+from hf_dlc.study.benchmark.options import BenchmarkArguments
+from hf_dlc.study.image_checks import CheckArguments
+from hf_dlc.study.image_study import ImageStudyArguments
+from hf_dlc.study.options import FinetuneArguments, StudyArguments
+from recipes import (
+    check_image_scores,
+    compare_selectors,
+    finetune_images,
+    finetune_lora,
+    prune_alpaca,
+    prune_images,
+)
+from recipes.prune_images import ImageRecipeArguments
 from tests.conftest import ALPACA_ROWS, ROOT
 from tests.hub.hub_server import HubServer
-
-
-sys.path.insert(0, str(ROOT / "recipes"))  # as for a recipe that is run as a script
-
-import benchmark_scoring
-import check_image_scores
-import compare_selectors
-import finetune_images
-import finetune_lora
-import prune_alpaca
-import prune_images
 
 
 MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(hf_dlc.__path__, "hf_dlc.") if name != "hf_dlc.__main__")
@@ -187,12 +189,12 @@ RECIPES = {
 }
 OPTIONS = {
     "recipes/prune_alpaca.py": [PruneArguments, DLCConfig],
-    "recipes/prune_images.py": [prune_images.ImageRecipeArguments, DLCConfig],
-    "recipes/finetune_lora.py": [finetune_lora.FinetuneArguments, DLCConfig],
-    "recipes/finetune_images.py": [finetune_images.FinetuneArguments],
-    "recipes/compare_selectors.py": [compare_selectors.StudyArguments, DLCConfig],
-    "recipes/check_image_scores.py": [check_image_scores.CheckArguments, DLCConfig],
-    "recipes/benchmark_scoring.py": [benchmark_scoring.BenchmarkArguments],
+    "recipes/prune_images.py": [ImageRecipeArguments, DLCConfig],
+    "recipes/finetune_lora.py": [FinetuneArguments, DLCConfig],
+    "recipes/finetune_images.py": [ImageStudyArguments],
+    "recipes/compare_selectors.py": [StudyArguments, DLCConfig],
+    "recipes/check_image_scores.py": [CheckArguments, DLCConfig],
+    "recipes/benchmark_scoring.py": [BenchmarkArguments],
     **{f"hf-dlc {name}": [*command.arguments, cli.OutputArguments] for name, command in cli.COMMANDS.items()},
 }
 # What makes the commands fit for tiny models and few rows.

@@ -53,7 +53,7 @@ def test_the_study_that_is_shown_is_one_of_today() -> None:
     notebook = nbformat.read(ROOT / "notebooks" / "03_does_it_help.ipynb", 4)
     shown = "".join(output.get("data", {}).get("text/markdown", "") for output in outputs(notebook))
     headings = re.findall(
-        r'["\n](## [A-Z][^{"\\]*)', (ROOT / "recipes" / "study_report.py").read_text(encoding="utf-8")
+        r'["\n](## [A-Z][^{"\\]*)', (ROOT / "hf_dlc" / "study" / "report.py").read_text(encoding="utf-8")
     )
     assert len(headings) == 4
     assert [text for text in headings if text not in shown and "Screening" not in text] == []

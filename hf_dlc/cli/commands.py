@@ -1,9 +1,9 @@
 """
-The command line: `hf-dlc COMMAND`, or `hf dlc COMMAND` through the extensions of the Hub client.
+Commands of the command line: `hf-dlc COMMAND`, or `hf dlc COMMAND` through the extensions of the Hub client.
 
-A command reads its options as the recipes do, from `--config FILE.yaml` and from the command line, which wins. It does
-one thing, and says on the standard output what came of it, with `--json` for machines. What goes wrong is one line on
-the standard error; the exit status is 1 then, and 2 for an option that does not exist or has a wrong value.
+A command reads its options from `--config FILE.yaml` and from the command line, which wins, as the recipes do. It does
+one thing and prints what it found on the standard output; `--json` prints it for machines. An error is one line on the
+standard error. The exit status is then 1, or 2 for an option that does not exist or has a wrong value.
 """
 
 from __future__ import annotations
@@ -41,34 +41,36 @@ from .parse import parse_config_and_args
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_dlc.pipeline.record import DatasetRecord, RunRecord
+
 
 Outcome = tuple[Any, str]  # for machines, and for people
 
 
 @dataclass
 class OutputArguments:
-    """How a command says what came of it."""
+    """Output options: how a command prints what it found."""
 
     json: bool = field(default=False, metadata={"help": "Say what came of it as JSON."})
 
 
 @dataclass
 class RunArguments(Options):
-    """Which run a command goes on with."""
+    """Run options: which run a command goes on with."""
 
     run_dir: str = field(default="runs/prune", metadata={"help": "Output folder of `hf-dlc score` or of a recipe."})
 
 
 @dataclass
 class EstimateArguments(DataArguments, ModelArguments):
-    """What would be scored, with which model."""
+    """Estimate options: which rows would be scored, with which model."""
 
     show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
 
 
 @dataclass
 class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
-    """What to keep of a run."""
+    """Selection options: which rows of a run to keep, and where to write them."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the subset; default: that of the run."})
@@ -77,14 +79,14 @@ class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
 
 @dataclass
 class CompareArguments(RunArguments, SelectionArguments):
-    """What to compare."""
+    """Comparison options: which selections of a run to compare."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
 
 
 @dataclass
 class ReportingArguments(RunArguments):
-    """What to report on."""
+    """Report options: which subset to report on, and where to write the report."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     flag_column: str | None = field(default=None, metadata={"help": "Boolean column whose rows are ranked."})
@@ -93,7 +95,7 @@ class ReportingArguments(RunArguments):
 
 @dataclass
 class PushArguments(RunArguments):
-    """What to publish, and where."""
+    """Publishing options: which subset to publish, and where."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})
@@ -113,7 +115,7 @@ class PushArguments(RunArguments):
 
 @dataclass
 class DemoArguments(Options):
-    """How much of the demo."""
+    """Demo options: how much of it to run, and where to write the results."""
 
     max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
@@ -141,41 +143,45 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
     """Score all rows and write the scores; a run that was stopped goes on."""
     from hf_dlc.pipeline import prune as pipeline
 
-    scoring = pipeline.score(options, config, ("hf-dlc", "score"))
-    if scoring is None:  # not the main process
+    record = pipeline.score(options, config, ("hf-dlc", "score"))
+    if record is None:  # not the main process
         return None, ""
-    found = {"output_dir": options.output_dir, "schedule": scoring["schedule"], **scoring["run"]}
-    seconds = scoring["run"]["scoring_seconds"]
-    return found, f"Scored {scoring['dataset']['rows']:,} rows in {seconds:.0f} s: {options.output_dir}"
+    found = {"output_dir": options.output_dir, "schedule": list(record.schedule), **record.run.to_json()}
+    seconds = record.run.scoring_seconds
+    return found, f"Scored {record.dataset.rows:,} rows in {seconds:.0f} s: {options.output_dir}"
 
 
 def select(options: SelectArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
-    from hf_dlc.pipeline.folder import is_taken, write_subset
+    from hf_dlc.pipeline.folder import copy_scores, is_taken, make_report, write_subset
     from hf_dlc.pipeline.options import make_selector
 
-    scored, scoring = _scored(options.run_dir, options.dataset)
+    scored, record = _scored(options.run_dir, options.dataset)
     output, run_dir = Path(options.output_dir or options.run_dir), Path(options.run_dir)
     if is_taken(output, run_dir) and not options.overwrite:
         raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
-    selector = make_selector(options, scoring["scorer"]["config"]["prefix"])
+    selector = make_selector(options, record.column_prefix)
     chosen = {
         option.name: getattr(options, option.name)
         for option in (*fields(SelectionArguments), *fields(ReportArguments))
     }
-    commands = [*scoring["commands"], command_line(["hf-dlc", "select"], options)]
-    facts = {"options": {**scoring["options"], **chosen}, "commands": commands}
-    manifest, summary = write_subset(output, scored, selector, scoring, options, run_dir, **facts)
-    found = {"output_dir": str(output), **{name: manifest[name] for name in ("kept_rows", "selection", "status")}}
-    return found, summary
+    commands = (*record.commands, tuple(command_line(["hf-dlc", "select"], options)))
+    kept = selector.read_indices(scored).tolist()
+    record = record.with_selection(selector, scored, kept, options={**record.options, **chosen}, commands=commands)
+    found_report = make_report(scored, kept, record, options.flag_column)
+    # What cannot be selected or shown has been refused by now, and has left everything as it was.
+    copy_scores(run_dir, output)
+    write_subset(output, scored.select(kept), found_report, record, options.html_report)
+    found = {"output_dir": str(output), "kept_rows": len(kept), "selection": record.selection.to_json()}
+    return {**found, "status": record.status}, found_report.to_markdown()
 
 
 def compare(options: CompareArguments) -> Outcome:
     """Show what other selectors would keep with the same budget; nothing is written, nothing is trained."""
     from hf_dlc.pipeline.compare import compare_selections, table
 
-    scored, scoring = _scored(options.run_dir, options.dataset)
-    found = compare_selections(scored, options, scoring["scorer"]["config"]["prefix"])
+    scored, record = _scored(options.run_dir, options.dataset)
+    found = compare_selections(scored, options, record.column_prefix)
     return found, table(found)
 
 
@@ -183,20 +189,16 @@ def report(options: ReportingArguments) -> Outcome:
     """Write the report of a run again, as HTML with plots, and show it as text."""
     from datasets import load_from_disk
 
-    from hf_dlc.pipeline.folder import read_manifest
-    from hf_dlc.report.report import PruneReport
+    from hf_dlc.pipeline.folder import make_report, read_manifest
 
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError("a report with plots needs matplotlib: pip install 'hf-dlc[report]'.")
-    manifest = read_manifest(Path(options.run_dir))
-    scored, scoring = _scored(options.run_dir, options.dataset, manifest["dataset"])
+    record = read_manifest(Path(options.run_dir))
+    scored, _ = _scored(options.run_dir, options.dataset, record.dataset)
     pruned = load_from_disk(str(Path(options.run_dir) / "pruned"))
-    selection, prefix = manifest["selection"], scoring["scorer"]["config"]["prefix"]
-    flags = options.flag_column or manifest["options"].get("flag_column")
-    shown = {"schedule": scoring["schedule"], "group_by": selection["group_by"], "flag_column": flags}
-    found = PruneReport.from_datasets(scored, pruned, selection["column"], prefix, **shown)
+    found = make_report(scored, pruned, record, options.flag_column or record.options.get("flag_column"))
     path = Path(options.output or Path(options.run_dir) / "report.html")
-    path.write_text(found.to_html(f"What was kept of {scoring['dataset']['name']}"), encoding="utf-8")
+    path.write_text(found.to_html(f"What was kept of {record.dataset.name}"), encoding="utf-8")
     return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
 
 
@@ -208,13 +210,13 @@ def push(options: PushArguments) -> Outcome:
     from hf_dlc.pipeline.folder import read_manifest
 
     folder = Path(options.run_dir)
-    manifest = read_manifest(folder)  # says so if nothing has been selected yet
-    scored, _ = _scored(options.run_dir, options.dataset, manifest["dataset"])
+    record = read_manifest(folder)  # says so if nothing has been selected yet
+    scored, _ = _scored(options.run_dir, options.dataset, record.dataset)
     address = push_pruned(
         load_from_disk(str(folder / "pruned")),
         options.repo_id,
         scored,
-        manifest,
+        record.to_json(),
         private=not options.public,
         **{
             name: getattr(options, name)
@@ -239,7 +241,7 @@ def demo(options: DemoArguments) -> Outcome:
 
 
 def _is_demo(options: DemoArguments) -> bool:
-    """Whether what is in the folder may be replaced."""
+    """Whether the folder holds an earlier demo, which may be replaced."""
     from hf_dlc.pipeline.folder import SCORING_NAME
     from hf_dlc.utils.files import read_json
 
@@ -247,26 +249,26 @@ def _is_demo(options: DemoArguments) -> bool:
     return isinstance(found, dict) and (found.get("dataset") or {}).get("name") == "demo"
 
 
-def _scored(
-    run_dir: str, dataset: str | None = None, known: dict[str, Any] | None = None
-) -> tuple[Dataset, dict[str, Any]]:
-    """The rows of a run with their scores, and how these came about; `known` says where the rows are, by default."""
-    from hf_dlc.pipeline.folder import read_scoring
+def _scored(run_dir: str, dataset: str | None = None, known: DatasetRecord | None = None) -> tuple[Dataset, RunRecord]:
+    """The rows of a run with their scores, and the record of it; `known` says where the rows are, by default."""
+    from hf_dlc.pipeline.folder import read_scores
+    from hf_dlc.pipeline.record import DatasetRecord
     from hf_dlc.pipeline.sources import dataset_identity, read_dataset, split_of
 
-    scores, scoring = read_scoring(Path(run_dir))
-    known = known or scoring["dataset"]
-    if dataset in (None, known["name"]):  # the same again: the same revision, and no more rows than there were
-        more = {"dataset_config": known["config"], "dataset_revision": known["revision"], "max_rows": known["rows"]}
-        same = DataArguments(dataset=known["name"], split=known["split"], **more)
-        return scores.join(read_dataset(same), f"the scores in {run_dir}"), scoring
-    source = DataArguments(dataset=dataset, split=split_of(dataset, known["split"]))
+    scores, record = read_scores(Path(run_dir))
+    known = known or record.dataset
+    if dataset in (None, known.name):  # the same again: the same revision, and no more rows than there were
+        more = {"dataset_config": known.config, "dataset_revision": known.revision, "max_rows": known.rows}
+        same = DataArguments(dataset=known.name, split=known.split, **more)
+        return scores.join(read_dataset(same), f"the scores in {run_dir}"), record
+    source = DataArguments(dataset=dataset, split=split_of(dataset, known.split))
     rows = read_dataset(source)
-    return scores.join(rows, f"the scores in {run_dir}"), {**scoring, "dataset": dataset_identity(source, rows)}
+    found = DatasetRecord.from_json(dataset_identity(source, rows), "dataset")
+    return scores.join(rows, f"the scores in {run_dir}"), record.having(dataset=found)
 
 
 class Command(NamedTuple):
-    """What a word on the command line stands for."""
+    """Command of the command line: what runs, its options, and the examples in its help."""
 
     run: Callable[..., Outcome]
     arguments: Sequence[type]
@@ -275,7 +277,7 @@ class Command(NamedTuple):
 
     @property
     def epilog(self) -> str:
-        """What `--help` says last."""
+        """Last lines of `--help`."""
         return "\n".join(["examples:", *(f"  hf-dlc {self.run.__name__} {example}" for example in self.examples)])
 
 
@@ -320,7 +322,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command."""
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] not in COMMANDS:
-        build_parser().parse_args(arguments)  # help, version, completion, or an error
+        completes = any(word.startswith("--p") for word in arguments)  # --print-completion, or the beginning of it
+        build_parser(completes).parse_args(arguments)  # help, version, completion, or an error
         return
     command, prog = COMMANDS[arguments[0]], f"hf-dlc {arguments[0]}"
     types = [*command.arguments, OutputArguments]
@@ -340,10 +343,18 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the end of the program an error
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, for help and for shell completion."""
-    from transformers import HfArgumentParser
+def build_parser(with_options: bool = True) -> argparse.ArgumentParser:
+    """
+    Parser of all commands, for help and for shell completion.
 
+    Args:
+        with_options (`bool`, *optional*, defaults to `True`):
+            Whether it knows the options of the commands. Completion needs them; help does not show them, and comes at
+            once without them, as their parser is a class of transformers.
+
+    Returns:
+        `argparse.ArgumentParser`: The parser, which no command is run with.
+    """
     parser = argparse.ArgumentParser(
         prog="hf-dlc",
         description="Prune fine-tuning data without training.",
@@ -351,9 +362,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     shtab.add_argument_to(parser)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=HfArgumentParser)
+    if with_options:
+        from transformers import HfArgumentParser as CommandParser
+    else:
+        CommandParser = argparse.ArgumentParser
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, command in COMMANDS.items():
-        types = [*command.arguments, OutputArguments]
-        parser_of_one = commands.add_parser(name, dataclass_types=types, help=command.run.__doc__)
+        options = {"dataclass_types": [*command.arguments, OutputArguments]} if with_options else {}
+        parser_of_one = commands.add_parser(name, help=command.run.__doc__, **options)
         parser_of_one.add_argument("--config", help="YAML file with options.")
     return parser

@@ -1,4 +1,4 @@
-"""What every program of ours does around its work: logging, and what goes wrong in one line."""
+"""Frame of every program: logging, and errors in one line."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_
 
 def run_program(act: Callable[[], Result], name: str = "", level: int = logging.INFO, again: str = "") -> Result:
     """
-    Do the work of a program.
+    Run a program.
 
     Args:
         act (`Callable`):
-            The work.
+            What the program does.
         name (`str`, *optional*):
-            What messages begin with.
+            Name of the program, with which error messages begin.
         level (`int`, *optional*, defaults to `logging.INFO`):
-            What the main process logs; others log errors only.
+            Level from which the main process logs; others log errors only.
         again (`str`, *optional*):
-            What an interrupted program says of being called again.
+            What an interrupted program says of running it again.
 
     Returns:
         What `act` returned.

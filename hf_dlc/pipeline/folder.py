@@ -1,149 +1,161 @@
-"""The files of a run: the scores of all rows, the rows that were kept, and what is said of them."""
+"""The folder of a run: the scores of all rows, the rows that were kept, their records and their reports."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 
 from hf_dlc.report.report import PruneReport
+from hf_dlc.scores.columns import score_features
 from hf_dlc.utils.files import read_json, write_json
 
-from .record import build_manifest
+from .record import RecordError, RunRecord
 from .score_file import SCORES_NAME, Scores, ScoresError
 
 
-if TYPE_CHECKING:
-    from hf_dlc.selection.base import Selector
-
-    from .options import ReportArguments
-
 SCORING_NAME = "scoring.json"
 MANIFEST_NAME = "manifest.json"
+JOURNAL_NAME = "journal"
 
 
-def write_scoring(folder: Path, scored: Dataset, scoring: dict[str, Any]) -> None:
+def write_scores(folder: Path, scored: Dataset, record: RunRecord) -> None:
     """
-    Write the scores of all rows and how they came about.
+    Write the scores of all rows and the record of the scoring.
 
     Args:
         folder (`Path`):
             Output folder of the run.
         scored ([`~datasets.Dataset`]):
             All rows with their scores, of every level.
-        scoring (`dict`):
-            What [`describe_scoring`] returned.
+        record ([`RunRecord`]):
+            Record of the scoring.
     """
-    Scores.of(scored, scoring["scorer"]["config"]["prefix"], keep_levels=True).write(folder / SCORES_NAME)
-    write_json(folder / SCORING_NAME, scoring)  # last: it tells that the scores are there
+    folder.mkdir(parents=True, exist_ok=True)
+    Scores.of(scored, record.column_prefix, keep_levels=True).write(folder / SCORES_NAME)
+    write_json(folder / SCORING_NAME, record.to_json())  # last: it tells that the scores are there
 
 
-def read_scoring(folder: Path) -> tuple[Scores, dict[str, Any]]:
+def read_scores(folder: Path) -> tuple[Scores, RunRecord]:
     """
-    Inverse of `write_scoring`.
+    Read what [`write_scores`] wrote.
 
     Raises:
         ScoresError: If the folder is not that of a scoring that has ended.
     """
     try:
-        scoring = json.loads((folder / SCORING_NAME).read_text(encoding="utf-8"))
-        scoring["scorer"]["config"]["prefix"], scoring["dataset"]["name"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        record = _read_record(folder / SCORING_NAME, ("dataset.name", "scorer.config.prefix"))
+    except (OSError, ValueError) as error:
         raise ScoresError(
-            f"{folder} holds no finished scoring. Pass the output folder of one as --run_dir, or score first, with "
-            f"--output_dir {folder}."
+            f"{folder} holds no finished scoring{_reason(error)}. Pass the output folder of one as --run_dir, or "
+            f"score first, with --output_dir {folder}."
         ) from error
-    return Scores.read(folder / SCORES_NAME), scoring
+    return Scores.read(folder / SCORES_NAME), record
 
 
-def write_subset(
-    folder: Path,
-    scored: Dataset,
-    selector: Selector,
-    scoring: dict[str, Any],
-    shown: ReportArguments,
-    run_dir: Path | None = None,
-    **facts: Any,
-) -> tuple[dict[str, Any], str]:
+def write_subset(folder: Path, pruned: Dataset, report: PruneReport, record: RunRecord, html: bool = True) -> None:
     """
-    Select, and write the kept rows, the manifest and the reports.
+    Write the kept rows, the reports and the record of the selection.
 
     Args:
         folder (`Path`):
-            Where they go.
-        scored ([`~datasets.Dataset`]):
-            All rows with their scores.
-        selector ([`FlexRandSelector`] or another):
-            What selects.
-        scoring (`dict`):
-            What [`describe_scoring`] returned.
-        shown (`ReportArguments`):
-            What the reports show.
-        run_dir (`Path`, *optional*):
-            Folder with the scores, if it is another; they are taken along, so that the subset can be published.
-        facts:
-            More for the manifest, as JSON types.
-
-    Returns:
-        `tuple[dict, str]`: The manifest and the summary.
+            Output folder.
+        pruned ([`~datasets.Dataset`]):
+            The kept rows with their scores.
+        report ([`PruneReport`]):
+            Report on them, as [`make_report`] returns it.
+        record ([`RunRecord`]):
+            Record of scoring and selection, as [`RunRecord.with_selection`] returns it.
+        html (`bool`, *optional*, defaults to `True`):
+            Whether report.html is written, where matplotlib is installed.
     """
-    prefix, keep_levels = scoring["scorer"]["config"]["prefix"], scoring["keep_levels"]
-    kept = selector.read_indices(scored).tolist()
-    report = PruneReport.from_datasets(
-        scored,
-        kept,
-        selector.column,
-        prefix,
-        schedule=scoring["schedule"],
-        group_by=selector.group_by,
-        flag_column=shown.flag_column,
-    )
-    manifest = build_manifest(scoring, selector, scored, kept, **facts)
-    # What cannot be selected or shown has been refused by now, and has left everything as it was.
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)  # until all is there again, there is no subset
-    if run_dir is not None and run_dir.resolve() != folder.resolve():
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in (SCORES_NAME, SCORING_NAME):
-            shutil.copyfile(run_dir / name, folder / name)
-    levels = [] if keep_levels else [f"{prefix}_level_{name}" for name in ("confidence", "loss")]
-    pruned = scored.remove_columns(levels).select(kept)
+    if not record.keep_levels:
+        always, all_names = (score_features(record.column_prefix, keep_levels) for keep_levels in (False, True))
+        pruned = pruned.remove_columns([name for name in all_names if name not in always])
     pruned.save_to_disk(str(folder / "pruned"))
     pruned.to_parquet(str(folder / "pruned.parquet"))
-    write_reports(folder, report, f"What was kept of {scoring['dataset']['name']}", shown.html_report)
-    write_json(folder / MANIFEST_NAME, manifest)  # last: it tells that all is there
-    return manifest, report.to_markdown()
-
-
-def is_taken(folder: Path, source: Path) -> bool:
-    """Whether a folder holds a subset already, or scores of another run than that in `source`."""
-    there = read_json(folder / SCORING_NAME)
-    return (folder / MANIFEST_NAME).exists() or (there is not None and there != read_json(source / SCORING_NAME))
-
-
-def write_reports(folder: Path, report: PruneReport, title: str, html: bool = True) -> None:
-    """Write summary.md and, where matplotlib is installed, report.html; those of an earlier run are replaced."""
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.md").write_text(report.to_markdown(), encoding="utf-8")
-    (folder / "report.html").unlink(missing_ok=True)
+    (folder / "report.html").unlink(missing_ok=True)  # that of an earlier selection
     if html and find_spec("matplotlib"):
-        (folder / "report.html").write_text(report.to_html(title), encoding="utf-8")
+        page = report.to_html(f"What was kept of {record.dataset.name}")
+        (folder / "report.html").write_text(page, encoding="utf-8")
+    write_json(folder / MANIFEST_NAME, record.to_json())  # last: it tells that all is there
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> RunRecord:
     """
-    What `write_subset` wrote of a subset.
+    Read the record that [`write_subset`] wrote.
 
     Raises:
         ScoresError: If the folder holds no subset.
     """
     try:
-        manifest = json.loads((folder / MANIFEST_NAME).read_text(encoding="utf-8"))
-        manifest["selection"]["column"], manifest["dataset"]["name"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ScoresError(f"{folder} holds no subset. Select one first, with --run_dir {folder}.") from error
-    return manifest
+        return _read_record(folder / MANIFEST_NAME, ("dataset.name", "selection.selector"))
+    except (OSError, ValueError) as error:
+        raise ScoresError(
+            f"{folder} holds no subset{_reason(error)}. Select one first, with --run_dir {folder}."
+        ) from error
+
+
+def make_report(
+    scored: Dataset, kept: Dataset | Sequence[int], record: RunRecord, flag_column: str | None = None
+) -> PruneReport:
+    """
+    Report on a subset.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            All rows with their scores.
+        kept ([`~datasets.Dataset`] or `Sequence[int]`):
+            The kept rows, or their indices.
+        record ([`RunRecord`]):
+            Record of scoring and selection.
+        flag_column (`str`, *optional*):
+            Boolean column whose rows should stand out.
+
+    Returns:
+        [`PruneReport`]
+    """
+    return PruneReport.from_datasets(
+        scored,
+        kept,
+        record.selection_column,
+        record.column_prefix,
+        schedule=record.schedule or None,
+        group_by=record.selection.group_by,
+        flag_column=flag_column,
+    )
+
+
+def copy_scores(run_dir: Path, folder: Path) -> None:
+    """Copy the scores of a run into another folder, so that a subset there can be published; a subset there ends."""
+    if run_dir.resolve() != folder.resolve():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)  # it belongs to the scores that are replaced
+        for name in (SCORES_NAME, SCORING_NAME):
+            shutil.copyfile(run_dir / name, folder / name)
+
+
+def is_taken(folder: Path, run_dir: Path) -> bool:
+    """Whether a folder holds a subset already, or scores of another run than that in `run_dir`."""
+    there = read_json(folder / SCORING_NAME)
+    return (folder / MANIFEST_NAME).exists() or (there is not None and there != read_json(run_dir / SCORING_NAME))
+
+
+def _read_record(path: Path, needed: Sequence[str]) -> RunRecord:
+    record = RunRecord.from_json(json.loads(path.read_text(encoding="utf-8")))
+    if missing := [name for name in needed if attrgetter(name)(record) is None]:
+        raise RecordError(f"{', '.join(missing)} must be there, and is not")
+    return record
+
+
+def _reason(error: Exception) -> str:
+    return "" if isinstance(error, FileNotFoundError) else f" ({error})"

@@ -1,8 +1,8 @@
 """
 A run from a dataset to a folder with its scores and a subset, in one process or in many.
 
-Every process calls [`prune`] or [`score`]; the main process writes. A run that was stopped, by whatever, goes on where
-it stopped when it is called again, also with another number of processes.
+Every process calls [`prune`] or [`score`]; the main process writes. A run that was stopped goes on where it stopped
+when it is called again, also with another number of processes.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,9 @@ from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import read_numbers
 
 from .command_line import command_line
-from .folder import MANIFEST_NAME, SCORING_NAME, write_scoring, write_subset
+from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, make_report, write_scores, write_subset
 from .options import PruneArguments, ScoreArguments, SelectionArguments, load_scorer, make_selector
-from .record import describe_scoring
+from .record import RunRecord
 from .sources import dataset_identity, read_dataset
 
 
@@ -48,15 +48,15 @@ logger = logging.getLogger(__name__)
 
 def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) -> str | None:
     """
-    Load, estimate, calibrate, score, select and write.
+    Score a dataset, keep a part of it, and write both.
 
     Args:
         options (`PruneArguments`):
-            What to do.
+            Dataset, model, selection and output folder.
         config ([`DLCConfig`]):
-            How to score.
+            Options of the scorer.
         program (`Sequence[str]`):
-            What the command that does it begins with, for the manifest.
+            First words of the command that does it again, for the record.
 
     Returns:
         `str`: The summary, on the main process; `None` on the others.
@@ -64,50 +64,252 @@ def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) ->
     Raises:
         OSError, ValueError, MemoryError, JournalError, PeerError: With what is wrong and what to do.
     """
-    run = _Run(options, config, program)
-    scored, scoring = run.score(lambda dataset, estimate: check_selection(options, config, dataset, estimate))
-    if not run.state.is_main_process:
+    run, scored, record = score_in_folder(options, config, program)
+    if record is None:  # not the main process
         return None
     with run.writing():
-        write_scoring(run.output, scored, scoring)  # first of all: they are what the time went into
         selector = make_selector(options, config.prefix)
-        _, summary = write_subset(run.output, scored, selector, scoring, options)
-    return summary
+        kept = selector.read_indices(scored).tolist()
+        record = record.with_selection(selector, scored, kept)
+        report = make_report(scored, kept, record, options.flag_column)
+        write_subset(run.folder, scored.select(kept), report, record, options.html_report)
+    return report.to_markdown()
 
 
-def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> dict[str, Any] | None:
+def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> RunRecord | None:
     """
-    Load, estimate, calibrate, score and write the scores, from which any number of subsets can be selected.
+    Score a dataset and write the scores, from which any number of subsets can be selected.
 
     Args:
         options (`ScoreArguments`):
-            What to do.
+            Dataset, model and output folder.
         config ([`DLCConfig`]):
-            How to score.
+            Options of the scorer.
         program (`Sequence[str]`):
-            What the command that does it begins with, for the manifest.
+            First words of the command that does it again, for the record.
 
     Returns:
-        `dict`: What [`describe_scoring`] returned, on the main process; `None` on the others.
+        [`RunRecord`]: The record of the run, on the main process; `None` on the others.
 
     Raises:
         OSError, ValueError, MemoryError, JournalError, PeerError: With what is wrong and what to do.
     """
-    run = _Run(options, config, program)
-    scored, scoring = run.score()
-    if not run.state.is_main_process:
+    _, scored, record = score_in_folder(options, config, program)
+    if record is None:  # not the main process
         return None
-    with run.writing():
-        write_scoring(run.output, scored, scoring)
-    _require_scores(scored, config)
-    return scoring
-
-
-def _require_scores(scored: Dataset, config: DLCConfig) -> None:
-    """Rows that could be read may still all get NaN from the model."""
     counts = count_skipped(scored[f"{config.prefix}_status"][:])
-    if sum(counts.values()) == len(scored):
+    if sum(counts.values()) == len(scored):  # rows that could be read may still all get NaN from the model
         raise DLCError(f"none of the {len(scored)} rows has a score: {in_words(counts, {})}. Try another model.")
+    return record
+
+
+def score_in_folder(
+    options: ScoreArguments, config: DLCConfig, program: Sequence[str]
+) -> tuple[Run, Dataset, RunRecord | None]:
+    """
+    Load, estimate, calibrate, score, and write the scores.
+
+    Options that say what to select are tried before the hours of scoring.
+
+    Returns:
+        `tuple[Run, Dataset, RunRecord]`: The run, the rows with their scores and, on the main process, the record.
+    """
+    with open_run(options) as run:
+        with run.local_main_first():
+            dataset = read_dataset(options)
+            scorer = load_scorer(options, config)
+        identity = dataset_identity(options, dataset) if run.is_main else {}  # as the file is now
+        processes = f"{run.state.num_processes} process(es)"
+        logger.info("%d rows; %s in %s on %s", len(dataset), options.model, scorer.model.dtype, processes)
+        if scorer.needs_fit:
+            logger.info("fitting class prototypes")
+            scorer.fit(dataset, options.num_threads)
+        estimate = scorer.estimate(dataset, num_threads=options.num_threads)
+        logger.info("estimate: %s", estimate)
+        estimate.require_rows()
+        if isinstance(options, SelectionArguments):
+            check_selection(options, config, dataset, estimate)
+        run.calibrate(scorer)
+        scored = scorer.score(dataset, run.journal, options.num_threads, options.chunk_seconds)
+        if not run.is_main:
+            return run, scored, None
+        record = run.record(scorer, identity, estimate, config, program)
+    with run.writing():
+        write_scores(run.folder, scored, record)  # before anything is selected: they are what the time went into
+    return run, scored, record
+
+
+# ---- the steps ---------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """
+    A run in one of its processes, as [`open_run`] yields it.
+
+    Args:
+        options (`ScoreArguments`):
+            Options of the run.
+        state ([`~accelerate.PartialState`]):
+            State of this process.
+        peers ([`Peers`], *optional*):
+            The other processes.
+    """
+
+    options: ScoreArguments
+    state: PartialState
+    peers: Peers | None = None
+    resumed: bool = field(default=False, init=False)
+    calibration_seconds: float = field(default=0.0, init=False)
+    calibrated_at: float = field(default=0.0, init=False)
+
+    @property
+    def folder(self) -> Path:
+        """Output folder."""
+        return Path(self.options.output_dir)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the main process, the one that writes."""
+        return self.state.is_main_process
+
+    @property
+    def journal(self) -> Path:
+        """Folder of the journal: what `scorer.score` takes as `run_dir`."""
+        return self.folder / JOURNAL_NAME
+
+    @contextmanager
+    def local_main_first(self) -> Iterator[None]:
+        """Let one process of each machine download and prepare first; the others then read the cache."""
+        wait = self.state.wait_for_everyone if self.peers is None else self.peers.meet  # who waits hears of failures
+        if not self.state.is_local_main_process:
+            wait()
+        yield
+        if self.state.is_local_main_process:
+            wait()
+
+    def calibrate(self, scorer: DLCScorer) -> None:
+        """Settle the masked fractions on the main process, unless a journal is there that has them."""
+        self.resumed = on_main_process(Journal(self.journal).exists, self.state, self.peers)
+        start = time.perf_counter()
+        if not self.resumed:
+            schedule = on_main_process(scorer.calibrate, self.state, self.peers)
+            logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
+        self.calibrated_at = time.perf_counter()
+        self.calibration_seconds = self.calibrated_at - start
+
+    def record(
+        self,
+        scorer: DLCScorer,
+        dataset: dict[str, Any],
+        estimate: RunEstimate,
+        config: DLCConfig,
+        program: Sequence[str],
+    ) -> RunRecord:
+        """
+        Describe the run, right after the scoring.
+
+        Args:
+            scorer ([`DLCScorer`]):
+                The scorer.
+            dataset (`dict`):
+                Identity of the rows, as `dataset_identity` returned it when they were read.
+            estimate ([`RunEstimate`]):
+                Estimate of the run.
+            config ([`DLCConfig`]):
+                Options of the scorer as the user gave them: the scorer itself keeps the levels for the report.
+            program (`Sequence[str]`):
+                First words of the command that does it again.
+
+        Returns:
+            [`RunRecord`]
+        """
+        return RunRecord.of(
+            scorer,
+            dataset,
+            options=asdict(self.options),
+            keep_levels=config.keep_levels,
+            run=self._usage(scorer, estimate),
+            reading=scorer.reading_ and asdict(scorer.reading_),
+            commands=[command_again(self.options, config, scorer, dataset, program)],
+        )
+
+    def _usage(self, scorer: DLCScorer, estimate: RunEstimate) -> dict[str, Any]:
+        """Time, memory and processes of the run; the memory is that of the main process."""
+        seconds, tokens = time.perf_counter() - self.calibrated_at, estimate.tokens * len(scorer.schedule_)
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+        return {
+            "resumed": self.resumed,
+            "calibration_seconds": self.calibration_seconds,
+            "scoring_seconds": seconds,
+            "tokens_per_second": None if self.resumed else tokens / seconds,  # only a part of them was computed now
+            "processes": self.state.num_processes,
+            "threads": torch.get_num_threads(),
+            "tokens": estimate.tokens,
+            "target_tokens": estimate.target_tokens,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        }
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Say what to do when the results cannot be written."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"the results cannot be written into {self.folder}: {error}. When that is solved, run the same "
+                "command again: the scores are in the journal."
+            ) from error
+
+
+def command_again(
+    options: ScoreArguments, config: DLCConfig, scorer: DLCScorer, dataset: dict[str, Any], program: Sequence[str]
+) -> list[str]:
+    """The command that does the same again: with the commits and the type of numbers that the run has found."""
+    found = {} if dataset["is_local"] else {"dataset_revision": dataset["revision"]}
+    if not scorer.is_local:
+        found["model_revision"] = getattr(scorer.model.config, "_commit_hash", None) or options.model_revision
+    config = replace(config, dtype=str(scorer.model.dtype).removeprefix("torch."))
+    return command_line(program, replace(options, **found), config)
+
+
+@contextmanager
+def open_run(options: ScoreArguments) -> Iterator[Run]:
+    """
+    Begin a run in its output folder, or go on with one that was stopped there.
+
+    Within it the processes watch each other, so that none waits for one that has failed.
+
+    Args:
+        options (`ScoreArguments`):
+            Output folder, whether finished results there are replaced (`overwrite`), and number of threads.
+
+    Yields:
+        [`Run`]
+
+    Raises:
+        FileExistsError: If the folder holds a subset and `overwrite` is not set.
+        PeerError: If another process has failed or is gone.
+    """
+    state = process_state()
+    torch.set_num_threads(cpu_threads(options.num_threads))
+    with watch_peers(state) as peers:
+        _make_room(Path(options.output_dir), options.overwrite, state)
+        yield Run(options, state, peers)
+
+
+def _make_room(folder: Path, overwrite: bool, state: PartialState) -> None:
+    """Refuse to mix with the results of a finished run, or, with `overwrite`, remove them."""
+    results = [folder / name for name in (SCORING_NAME, MANIFEST_NAME) if (folder / name).exists()]
+    state.wait_for_everyone()  # all have looked before the main process removes what they look for
+    if folder / MANIFEST_NAME in results and not overwrite:
+        raise FileExistsError(f"{folder} holds the results of another run. Pass --overwrite, or another --output_dir.")
+    if overwrite and results and state.is_main_process:
+        journal = Journal(folder / JOURNAL_NAME)
+        with journal.hold():
+            journal.discard()
+            for path in results:
+                path.unlink(missing_ok=True)
 
 
 def check_selection(options: SelectionArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:
@@ -128,129 +330,3 @@ def check_selection(options: SelectionArguments, config: DLCConfig, dataset: Dat
     largest_first = sorted(range(len(dataset)), key=lambda row: -sizes[groups[row]] if groups else 0)
     scores[largest_first[: sum(estimate.skipped.values())]] = np.nan
     make_selector(options, config.prefix).get_indices(scores, groups, tokens)
-
-
-class _Run:
-    """One run in one of its processes."""
-
-    def __init__(self, options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> None:
-        self.options, self.config = options, config
-        self.program = program
-        self.output = Path(options.output_dir)
-        self.state = process_state()
-        torch.set_num_threads(cpu_threads(options.num_threads))
-
-    def score(self, check: Callable[[Dataset, RunEstimate], None] | None = None) -> tuple[Dataset, dict[str, Any]]:
-        """The dataset with its scores, and, for the main process, how they came about."""
-        with watch_peers(self.state) as peers:
-            self._make_room()
-            dataset, scorer, estimate = self._prepare(peers)
-            is_main = self.state.is_main_process
-            identity = dataset_identity(self.options, dataset) if is_main else {}  # as it is when it is read
-            if check is not None:
-                check(dataset, estimate)
-            scored, taken = self._score(dataset, scorer, estimate, peers)
-            # The scorer keeps the levels for the report; whether they go into the subset is the user's choice.
-            facts = {"options": asdict(self.options), "keep_levels": self.config.keep_levels, "run": taken}
-            facts["reading"] = scorer.reading_ and asdict(scorer.reading_)
-            if is_main:
-                facts["commands"] = [self._command(scorer, identity)]
-            scoring = describe_scoring(scorer, identity, **facts) if is_main else {}
-        return scored, scoring
-
-    def _command(self, scorer: DLCScorer, dataset: dict[str, Any]) -> list[str]:
-        """The command that does the same again: with the commits and the type of numbers that this run has found."""
-        found = {} if dataset["is_local"] else {"dataset_revision": dataset["revision"]}
-        if not scorer.is_local:
-            found["model_revision"] = getattr(scorer.model.config, "_commit_hash", None) or self.options.model_revision
-        config = replace(self.config, dtype=str(scorer.model.dtype).removeprefix("torch."))
-        return command_line(self.program, replace(self.options, **found), config)
-
-    def _make_room(self) -> None:
-        """Refuse to mix with the results of a finished run, or, with `overwrite`, begin anew."""
-        has_scores, has_subset = ((self.output / name).exists() for name in (SCORING_NAME, MANIFEST_NAME))
-        self.state.wait_for_everyone()  # all have looked before the main process removes what they look for
-        if has_subset and not self.options.overwrite:
-            raise FileExistsError(
-                f"{self.output} holds the results of another run. Pass --overwrite, or another --output_dir."
-            )
-        if self.options.overwrite and (has_scores or has_subset) and self.state.is_main_process:
-            journal = Journal(self.output / "journal")
-            with journal.hold():
-                journal.discard()
-                for name in (SCORING_NAME, MANIFEST_NAME):
-                    (self.output / name).unlink(missing_ok=True)
-
-    def _prepare(self, peers: Peers | None) -> tuple[Dataset, DLCScorer, RunEstimate]:
-        """Load the dataset and the model, and find out what the run will cost and whether it can end well."""
-        options, state = self.options, self.state
-        with local_main_process_first(state, peers):  # one download, one preparation; the others read the cache
-            dataset = read_dataset(options)
-            scorer = load_scorer(options, self.config)
-        logger.info(
-            "%d rows; %s in %s on %d process(es)",
-            len(dataset),
-            options.model,
-            scorer.model.dtype,
-            state.num_processes,
-        )
-        if scorer.needs_fit:
-            logger.info("fitting class prototypes")
-            scorer.fit(dataset, options.num_threads)
-        estimate = scorer.estimate(dataset, num_threads=options.num_threads)
-        logger.info("estimate: %s", estimate)
-        estimate.require_rows()
-        return dataset, scorer, estimate
-
-    def _score(
-        self, dataset: Dataset, scorer: DLCScorer, estimate: RunEstimate, peers: Peers | None
-    ) -> tuple[Dataset, dict[str, Any]]:
-        """Calibrate and score, with the journal in the output folder; the second value is what the run took."""
-        run_dir, options = self.output / "journal", self.options
-        # A journal that is there has the schedule in it.
-        resumed = on_main_process((run_dir / "manifest.json").exists, self.state, peers)
-        start = time.perf_counter()
-        if not resumed:
-            schedule = on_main_process(scorer.calibrate, self.state, peers)
-            logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
-        calibrated = time.perf_counter()
-        scored = scorer.score(dataset, run_dir, options.num_threads, options.chunk_seconds)
-        seconds = time.perf_counter() - calibrated
-        times = {"resumed": resumed, "calibration_seconds": calibrated - start, "scoring_seconds": seconds}
-        tokens = estimate.tokens * len(scorer.schedule_)
-        times["tokens_per_second"] = None if resumed else tokens / seconds  # only a part of them was computed now
-        return scored, {**times, **usage(estimate, self.state)}
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Say what to do when the results cannot be written."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(
-                f"the results cannot be written into {self.output}: {error}. When that is solved, run the same "
-                "command again: the scores are in the journal."
-            ) from error
-
-
-@contextmanager
-def local_main_process_first(state: PartialState, peers: Peers | None) -> Iterator[None]:
-    """As that of [`~accelerate.PartialState`], but who waits for a process that has failed is told so."""
-    wait = state.wait_for_everyone if peers is None else peers.meet
-    if not state.is_local_main_process:
-        wait()
-    yield
-    if state.is_local_main_process:
-        wait()
-
-
-def usage(estimate: RunEstimate, state: PartialState) -> dict[str, Any]:
-    """What the run took, memory for the main process alone."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
-    return {
-        "processes": state.num_processes,
-        "threads": torch.get_num_threads(),
-        "tokens": estimate.tokens,
-        "target_tokens": estimate.target_tokens,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-    }

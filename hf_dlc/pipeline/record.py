@@ -1,11 +1,14 @@
-"""What a run was: enough to repeat it, and to say on a card how a subset came about."""
+"""The record of a run: enough to repeat it, and to say on a card how a subset came about."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -19,14 +22,306 @@ if TYPE_CHECKING:
     from hf_dlc.scorer.scorer import DLCScorer
     from hf_dlc.selection.base import Selector
 
+_LONGEST_VALUE = 80  # characters of a wrong value that an error shows
+_BASES: dict[Any, tuple[str, Any]] = {
+    str: ("text", str),
+    int: ("a whole number", Integral),
+    float: ("a number", Real),
+    bool: ("true or false", bool),
+    tuple: ("a list", ()),  # one that is has been read before
+    Mapping: ("a JSON object", ()),
+}
+
+
+class RecordError(ValueError):
+    """A record with a value of the wrong type; the message names the field."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """
+    A JSON object with known fields, of which any may be absent.
+
+    Whatever is read can be written again as it was: absent fields stay absent, and unknown ones are kept in `rest`.
+    """
+
+    rest: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    absent: frozenset[str] = field(default=frozenset(), kw_only=True, repr=False, compare=False)
+
+    @classmethod
+    def from_json(cls, value: Any, name: str = "") -> Self:
+        """
+        Read a JSON object, whoever wrote it.
+
+        Args:
+            value:
+                The JSON value.
+            name (`str`, *optional*):
+                Name of the object in errors.
+
+        Returns:
+            The record. Fields that are not known, such as those of newer versions, are kept as they are.
+
+        Raises:
+            RecordError: If `value` is no object, or if a known field has a value of the wrong type.
+        """
+        if not isinstance(value, Mapping):
+            raise _wrong(name or "the record of a run", "a JSON object", value)
+        kinds = _kinds(cls)
+        known = {
+            key: _read(value[key], kind, f"{name}.{key}" if name else key)
+            for key, kind in kinds.items()
+            if key in value and not (value[key] is None and _is_part(kind))
+        }
+        rest = {key: one for key, one in value.items() if key not in kinds}
+        return cls(**known, rest=rest, absent=frozenset(kinds.keys() - known.keys()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object, the inverse of `from_json`."""
+        known = {name: _plain(getattr(self, name)) for name in _kinds(type(self)) if name not in self.absent}
+        return {**known, **_plain(self.rest)}
+
+    def having(self, **changes: Any) -> Self:
+        """Return the same record with other values of some fields."""
+        return replace(self, **changes, absent=self.absent - changes.keys())
+
+
+@dataclass(frozen=True)
+class DatasetRecord(_Part):
+    """Identity of the rows: a repository on the Hub, or a local file or folder."""
+
+    name: str | None = None
+    is_local: bool = False
+    config: str | None = None
+    revision: str | None = None
+    split: str | None = None
+    sha256: str | None = None  # of a local file
+    fingerprint: str | None = None
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class ScoringConfig(_Part):
+    """Options of the scorer that others ask for; all others are in `rest`."""
+
+    prefix: str | None = None
+    masking: str | None = None
+    seed: int | None = None
+    token_mean: str | None = None
+    images: Mapping[str, Any] | None = None  # how images are read; `None` for text
+
+
+@dataclass(frozen=True)
+class ScorerRecord(_Part):
+    """Identity of the scorer: all that makes a score."""
+
+    model: str | None = None
+    revision: str | None = None
+    gguf_file: str | None = None
+    model_digest: str | None = None
+    processor_digest: str | None = None
+    probe_digest: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    tokens_per_batch: int | None = None
+    score_version: int | None = None
+    config: ScoringConfig = field(default_factory=ScoringConfig)
+
+
+@dataclass(frozen=True)
+class LevelRecord(_Part):
+    """Counts of the weights at a level, as [`LevelReport`] has them."""
+
+    level: int | None = None
+    masked_fraction: float | None = None
+    maskable: int | None = None
+    masked: int | None = None
+    zeros_before: int | None = None
+
+
+@dataclass(frozen=True)
+class UsageRecord(_Part):
+    """Time, memory and processes of a run; the memory is that of the main process."""
+
+    resumed: bool = False
+    calibration_seconds: float | None = None
+    scoring_seconds: float | None = None
+    tokens_per_second: float | None = None  # unknown for a run that was resumed
+    processes: int | None = None
+    threads: int | None = None
+    tokens: int | None = None
+    target_tokens: int | None = None
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class ReadingRecord(_Part):
+    """Layout of the rows, and the columns that were read, as [`DatasetReading`] has them."""
+
+    layout: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    template: str | None = None
+    learned: str | None = None
+    unread: tuple[str, ...] = ()
+    unread_text: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    unknown_roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SelectionRecord(_Part):
+    """Class of a selector and the parameters that all selectors have; those of its own are in `rest`."""
+
+    selector: str | None = None
+    keep: float | None = None  # an int is a number of rows
+    keep_tokens: int | None = None
+    column: str | None = None
+    group_by: str | None = None
+
+    @classmethod
+    def of(cls, selector: Selector) -> SelectionRecord:
+        """Describe a selector."""
+        return cls.from_json({"selector": type(selector).__name__, **asdict(selector)})
+
+
+@dataclass(frozen=True)
+class RunRecord(_Part):
+    """
+    Record of a run: `scoring.json` after scoring, `manifest.json` after a selection.
+
+    Every field may be absent: a record may have been made by hand, or by an older version.
+
+    Args:
+        dataset ([`DatasetRecord`], *optional*):
+            Identity of the rows.
+        scorer ([`ScorerRecord`], *optional*):
+            Identity of the scorer.
+        model_is_local (`bool`, *optional*, defaults to `False`):
+            Whether the model is known on one machine only.
+        config (`Mapping`, *optional*):
+            Options of the scorer, the fields of [`DLCConfig`].
+        schedule (`tuple[float, ...]`, *optional*):
+            Masked fraction of each level.
+        masking (`tuple[LevelRecord, ...]`, *optional*):
+            Counts of the weights at each level.
+        versions (`Mapping[str, str]`, *optional*):
+            Versions of the packages that a score depends on.
+        options (`Mapping`, *optional*):
+            Options of the program that scored, or selected.
+        keep_levels (`bool`, *optional*, defaults to `False`):
+            Whether the columns of the levels go into the subset.
+        commands (`tuple[tuple[str, ...], ...]`, *optional*):
+            Commands that do the same again, each as a list of words.
+        run ([`UsageRecord`], *optional*):
+            Time, memory and processes.
+        reading ([`ReadingRecord`], *optional*):
+            Layout and columns of rows of text.
+        selection ([`SelectionRecord`], *optional*):
+            The selector.
+        status (`Mapping[str, int]`, *optional*):
+            Number of rows of each status.
+        kept_rows (`int`, *optional*):
+            Number of the kept rows.
+        kept_indices (`tuple[int, ...]`, *optional*):
+            Indices of the kept rows.
+
+    Example:
+    ```python
+    >>> record = RunRecord.of(scorer, {"name": "yahma/alpaca-cleaned", "split": "train"})
+    >>> RunRecord.from_json(record.to_json()) == record
+    True
+    ```
+    """
+
+    dataset: DatasetRecord = field(default_factory=DatasetRecord)
+    scorer: ScorerRecord = field(default_factory=ScorerRecord)
+    model_is_local: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+    schedule: tuple[float, ...] = ()
+    masking: tuple[LevelRecord, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    keep_levels: bool = False
+    commands: tuple[tuple[str, ...], ...] = ()
+    run: UsageRecord = field(default_factory=UsageRecord)
+    reading: ReadingRecord | None = None
+    selection: SelectionRecord = field(default_factory=SelectionRecord)
+    status: Mapping[str, int] = field(default_factory=dict)
+    kept_rows: int | None = None
+    kept_indices: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, scorer: DLCScorer, dataset: Mapping[str, Any] | str, **facts: Any) -> RunRecord:
+        """
+        Describe a scoring.
+
+        Args:
+            scorer ([`DLCScorer`]):
+                The scorer.
+            dataset (`Mapping` or `str`):
+                A repository on the Hub; or fields of [`DatasetRecord`], as `dataset_identity` returns them.
+            facts:
+                More fields, as JSON types.
+
+        Returns:
+            [`RunRecord`]: The record, without a row, a weight or a token.
+        """
+        if isinstance(dataset, str):
+            dataset = {"name": dataset, "is_local": Path(dataset).exists()}
+        found = {
+            "dataset": dataset,
+            "scorer": scorer.describe(),
+            "model_is_local": scorer.is_local,
+            "config": {name: None if callable(value) else value for name, value in vars(scorer.config).items()},
+            "schedule": scorer.schedule_,
+            "masking": [asdict(level) for level in scorer.masking_report()],
+            "versions": versions(),
+        }
+        return cls.from_json({**facts, **found})
+
+    def with_selection(self, selector: Selector, scored: Dataset, kept: Sequence[int], **facts: Any) -> RunRecord:
+        """
+        Describe a subset as well.
+
+        Args:
+            selector ([`FlexRandSelector`] or another):
+                The selector.
+            scored ([`~datasets.Dataset`]):
+                All rows with their scores.
+            kept (`Sequence[int]`):
+                Indices of the kept rows, as `selector.read_indices(scored)` returns them.
+            facts:
+                Other values of further fields.
+
+        Returns:
+            [`RunRecord`]
+        """
+        return self.having(
+            **facts,
+            selection=SelectionRecord.of(selector),
+            status=status_counts(scored, self.column_prefix),
+            kept_rows=len(kept),
+            kept_indices=tuple(map(int, kept)),
+        )
+
+    @property
+    def column_prefix(self) -> str:
+        """Prefix of the names of the score columns."""
+        return self.scorer.config.prefix or "dlc"
+
+    @property
+    def selection_column(self) -> str:
+        """Column by which rows were selected; without a selection, the one by which selectors select."""
+        return self.selection.column or f"{self.column_prefix}_confidence"
+
 
 def describe_scoring(scorer: DLCScorer, dataset: dict[str, Any] | str, **facts: Any) -> dict[str, Any]:
     """
-    What scored which rows.
+    Describe a scoring: which model scored which rows, and how.
 
     Args:
         scorer ([`DLCScorer`]):
-            What scored.
+            The scorer.
         dataset (`dict` or `str`):
             Where the rows are from: a repository on the Hub, or a dictionary with `name` and, where they are known,
             `config`, `revision`, `split` and `sha256` (of a local file).
@@ -36,29 +331,20 @@ def describe_scoring(scorer: DLCScorer, dataset: dict[str, Any] | str, **facts: 
     Returns:
         `dict`: JSON types, without a row, a weight or a token.
     """
-    return {
-        **facts,
-        "dataset": {"name": dataset, "is_local": Path(dataset).exists()} if isinstance(dataset, str) else dataset,
-        "scorer": scorer.describe(),
-        "model_is_local": scorer.is_local,
-        "config": {name: None if callable(value) else value for name, value in vars(scorer.config).items()},
-        "schedule": list(scorer.schedule_),
-        "masking": [asdict(level) for level in scorer.masking_report()],
-        "versions": versions(),
-    }
+    return RunRecord.of(scorer, dataset, **facts).to_json()
 
 
 def build_manifest(
     scoring: dict[str, Any], selector: Selector, scored: Dataset, kept: Sequence[int], **facts: Any
 ) -> dict[str, Any]:
     """
-    Describe a subset: what [`describe_scoring`] returned, and what selected which rows.
+    Describe a subset: the scoring, the selector, and the rows that it kept.
 
     Args:
         scoring (`dict`):
-            What scored.
+            The return value of [`describe_scoring`].
         selector ([`FlexRandSelector`] or another):
-            What selected.
+            The selector.
         scored ([`~datasets.Dataset`]):
             All rows with their scores.
         kept (`Sequence[int]`):
@@ -68,6 +354,9 @@ def build_manifest(
 
     Returns:
         `dict`: JSON types.
+
+    Raises:
+        RecordError: If a value in `scoring` or `facts` has the wrong type.
 
     Example:
     ```python
@@ -82,16 +371,56 @@ def build_manifest(
     'https://huggingface.co/datasets/me/alpaca'
     ```
     """
-    return {
-        **scoring,
-        **facts,
-        "selection": {"selector": type(selector).__name__, **asdict(selector, dict_factory=_json_types)},
-        "status": status_counts(scored, scoring["scorer"]["config"]["prefix"]),
-        "kept_rows": len(kept),
-        "kept_indices": list(map(int, kept)),
-    }
+    record = RunRecord.from_json({**scoring, **facts})
+    return record.with_selection(selector, scored, kept).to_json()
 
 
-def _json_types(options: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A budget may have been computed with NumPy."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in options}
+# ---- JSON --------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _kinds(part: type[_Part]) -> dict[str, Any]:
+    """The types of the fields that are in the JSON object."""
+    return {name: kind for name, kind in get_type_hints(part).items() if name not in ("rest", "absent")}
+
+
+def _is_part(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, _Part)
+
+
+def _read(value: Any, kind: Any, name: str) -> Any:
+    """Check that a JSON value is of a kind, and return it as that; `name` is what an error calls it."""
+    if isinstance(kind, UnionType):
+        [kind] = set(get_args(kind)) - {NoneType}
+        return None if value is None else _read(value, kind, name)
+    if _is_part(kind):
+        return kind.from_json(value, name)
+    inner = get_args(kind)[-1:] if get_origin(kind) is Mapping else get_args(kind)[:1]
+    if get_origin(kind) is Mapping and isinstance(value, Mapping):
+        return {str(key): _read(one, *inner, f"{name}.{key}") for key, one in value.items()}
+    if get_origin(kind) is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        if all(type(one) in inner for one in value):  # as millions of indices are
+            return tuple(value)
+        return tuple(_read(one, *inner, f"{name}[{place}]") for place, one in enumerate(value))
+    words, base = _BASES.get(get_origin(kind) or kind, ("", object))
+    if not isinstance(value, base) or (base in (Integral, Real) and isinstance(value, bool)):
+        raise _wrong(name, words, value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _wrong(name: str, wanted: str, value: Any) -> RecordError:
+    shown = repr(value)[:_LONGEST_VALUE]
+    return RecordError(
+        f"{name} must be {wanted}, got {shown}. Restore the record as hf_dlc wrote it, or score and select again."
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it."""
+    if isinstance(value, _Part):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.item() if isinstance(value, np.generic) else value

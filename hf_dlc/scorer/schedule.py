@@ -16,6 +16,7 @@ from hf_dlc.config import MaskSchedule
 from hf_dlc.execution.loop import TokenLimit, in_parts_that_fit
 from hf_dlc.execution.plan import MicroBatch, cut_batches
 from hf_dlc.masking import CALIBRATION_STARTS, Masker, calibrate
+from hf_dlc.scores.dlc import CONFIDENCE
 from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.utils.files import read_json, write_json
 
@@ -50,7 +51,8 @@ def find_schedule(
     with masker.session() as session:
 
         def confidences(batch: MicroBatch) -> np.ndarray:
-            return task.forward([rows[index] for index in batch.rows]).confidence.cpu().numpy()
+            measured = task.forward([rows[index] for index in batch.rows], (CONFIDENCE,))
+            return measured.values[CONFIDENCE.name].cpu().numpy()
 
         def confidence_at(fraction: float) -> float:
             session.set_fraction(fraction)

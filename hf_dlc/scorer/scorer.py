@@ -52,11 +52,14 @@ from hf_dlc.execution.processes import (
 from hf_dlc.execution.progress import progress_bar
 from hf_dlc.execution.sharded import run_sharded
 from hf_dlc.execution.skipped import count_skipped, first_skipped, in_words
+from hf_dlc.execution.values import Values, no_values
 from hf_dlc.masking import LevelReport, Masker
+from hf_dlc.scores.base import Measure, Pass, measures_by_pass, passes_to_json
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
+from hf_dlc.scores.table import SCORES
 from hf_dlc.tasks.base import BatchRules, EncodedRow, Share, rows_digest
+from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.tasks.text.encoding import RowEncoder
-from hf_dlc.tasks.text.reading import DatasetReading
 from hf_dlc.tasks.text.task import CausalLMTask, check_architecture
 from hf_dlc.tasks.vision.images import ImageEncoder
 from hf_dlc.tasks.vision.models import is_image_model
@@ -292,7 +295,7 @@ class DLCScorer:
             PublishError: If it could not be published.
             ValueError: If the base model is none that others can load, or as for `save_pretrained`.
         """
-        from hf_dlc.hub.publish import push_folder
+        from hf_dlc.utils.hub_commits import push_folder
 
         if self._source is not None and self.is_local:
             raise ValueError(
@@ -720,10 +723,12 @@ class DLCScorer:
         self._tell_reasons(encoded)
         with self._lock:
             self._check_model(encoded)
-            work = [self._plan(encoded)] * self._levels
-            run_one = work[0] and not is_batch and self._hold_levels()
-            scores = self._run_row(encoded, work) if run_one else self._run(encoded, work)
-        columns = self._columns(encoded, *scores)
+            if plan := self._plan(encoded):
+                self.calibrate()
+            work = [plan] * len(self._passes)
+            run_one = plan and not is_batch and self._hold_levels()
+            values = self._run_row(encoded, work) if run_one else self._run(encoded, work)
+        columns = self._columns(encoded, values)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
     def _tell_reasons(self, encoded: Sequence[EncodedRow]) -> None:
@@ -786,8 +791,8 @@ class DLCScorer:
                     hold = partial(stack.enter_context, journal.hold())
                     on_main_process(hold, state, peers, share=lambda _: None)
                 settings = self._begin(encoded, journal, state, peers)
-                scores = self._run_settled(encoded, settings, journal, state, peers, chunk_seconds)
-        columns = self._columns(encoded, *scores)
+                values = self._run_settled(encoded, settings, journal, state, peers, chunk_seconds)
+        columns = self._columns(encoded, values)
         if state.is_main_process:
             _report_skipped(columns[f"{self.config.prefix}_status"], encoded)
         return with_columns(dataset, columns, score_features(self.config.prefix, self.config.keep_levels))
@@ -832,8 +837,10 @@ class DLCScorer:
         """
         self._check_model(encoded)
         has_work = any(row.length for row in encoded)  # else the model is left alone
+        schedule = list(self.calibrate()) if has_work else []
         return {
-            "schedule": list(self.calibrate()) if has_work else [],
+            "schedule": schedule,
+            "passes": passes_to_json(measures_by_pass(SCORES.values(), schedule)),
             "tokens_per_batch": self._tokens_per_batch,
             "shared_prefixes": self._shared_prefixes(encoded),
             "batch_rules": self._task.rules.to_json(),
@@ -872,14 +879,15 @@ class DLCScorer:
             is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
             is_sound &= type(tokens) is int and tokens > 0
             is_sound &= all(type(index) is int and index in known for index in prefixes)
+            is_sound &= settings.get("passes") == passes_to_json(measures_by_pass(SCORES.values(), schedule))
             BatchRules.from_json(settings.get("batch_rules"))
         except (KeyError, TypeError, ValueError):
             is_sound = False
         if not is_sound:
             raise JournalError(
-                "the settings in the journal's manifest.json must be a schedule of masked fractions, a positive "
-                f"tokens_per_batch, known shared_prefixes and batch_rules, got {str(settings)[:200]}. Restore that "
-                "file, or delete the folder to start anew."
+                "the settings in the journal.json must be a schedule of masked fractions, the passes that the scores "
+                "ask for, a positive tokens_per_batch, known shared_prefixes and batch_rules, got "
+                f"{str(settings)[:400]}. Restore that file, or delete the folder to start anew."
             )
 
     def _run_settled(
@@ -890,17 +898,17 @@ class DLCScorer:
         state: PartialState,
         peers: Peers | None,
         chunk_seconds: float,
-    ) -> np.ndarray:
+    ) -> Values:
         if self._fixed_schedule is None and settings["schedule"]:
             self._calibrated = self._masker.weights_state(), tuple(settings["schedule"])
         self._task.rules = BatchRules.from_json(settings["batch_rules"])
         self._checked = None, 0  # what this process finds out itself may differ
         batches = self._cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
 
-        def score(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> np.ndarray:
+        def compute(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> Values:
             return self._run(encoded, work, reporter, chunk_seconds)
 
-        return run_sharded(score, batches, self._levels, len(encoded), journal, state, peers)
+        return run_sharded(compute, batches, list(self._passes.values()), len(encoded), journal, state, peers)
 
     def estimate(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> RunEstimate:
         """
@@ -919,8 +927,8 @@ class DLCScorer:
             alone = Share(0, 1, self._tokens_per_batch, lambda values: values)  # the others may not estimate anything
             encoded = [row for part in parts for row in self._encode_dataset(part, alone, keep=True)]
             self._check_model(encoded)
-            plan, processes = self._plan(encoded), state.num_processes
-            return estimate_run(self._task, self._masker, encoded, plan, self._levels, processes, self._limit)
+            plan, measures = self._plan(encoded), list(self._passes.values())
+            return estimate_run(self._task, self._masker, encoded, plan, measures, state.num_processes, self._limit)
 
     @property
     def reading_(self) -> DatasetReading | None:
@@ -1004,6 +1012,26 @@ class DLCScorer:
         return len(self._fixed_schedule or self.config.calibration_shares)
 
     @property
+    def _fractions(self) -> tuple[float, ...]:
+        """
+        Masked fraction of each level; while they are not calibrated, any of as many levels, which is all that rows
+        without a score and estimates need.
+        """
+        if self._fixed_schedule is None and self._calibrated is None:
+            return tuple(level / self._levels for level in range(self._levels))
+        return self.schedule_
+
+    @property
+    def _passes(self) -> dict[Pass, tuple[Measure, ...]]:
+        """What is measured in each pass of all rows through the model."""
+        return measures_by_pass(SCORES.values(), self._fractions)
+
+    @property
+    def _masked_fractions(self) -> tuple[float, ...]:
+        """Of each pass."""
+        return tuple(one.masked_fraction for one in self._passes)
+
+    @property
     def _tokens_per_batch(self) -> int:
         if self.config.tokens_per_batch != "auto":
             return self.config.tokens_per_batch
@@ -1064,19 +1092,20 @@ class DLCScorer:
         work: Sequence[Sequence[MicroBatch]],
         reporter: Reporter | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
-    ) -> np.ndarray:
+    ) -> Values:
         """
         The one engine: `map` hands over its batch, `score` its share of the dataset.
 
         Returns:
-            `np.ndarray`: Confidence and loss, of shape `(2, levels, rows)`.
+            `dict[str, np.ndarray]`: By the name of the measure float32 of shape `(passes, rows)`.
         """
+        measures = list(self._passes.values())
         if not any(work):  # nothing but skipped rows: leave the model alone
-            return np.zeros((2, self._levels, len(encoded)), dtype=np.float32)
-        with self._masker.session(self.calibrate()) as session, _scoring_mode(self.model):
-            return LevelLoop(self._task, session, encoded, work, self._limit, reporter, chunk_seconds).run()
+            return no_values(measures, len(encoded))
+        with self._masker.session(self._masked_fractions) as session, _scoring_mode(self.model):
+            return LevelLoop(self._task, session, encoded, work, measures, self._limit, reporter, chunk_seconds).run()
 
-    def _run_row(self, encoded: Sequence[EncodedRow], work: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
+    def _run_row(self, encoded: Sequence[EncodedRow], work: Sequence[Sequence[MicroBatch]]) -> Values:
         """A row on its own, at all held levels in one pass if that gives what one pass a level gives."""
         with _scoring_mode(self.model):
             [row] = encoded
@@ -1087,7 +1116,7 @@ class DLCScorer:
                 shares = row.length <= self._task.rules.plain_up_to and self._task.shares(row.prefix)
             with self._masker.side_by_side() as levels:
                 prefix = self._row_prefix(row.prefix, len(levels)) if shares else None
-                return run_row(self._task, levels, row, prefix)
+                return run_row(self._task, levels, list(self._passes.values()), row, prefix)
 
     def _agrees_side_by_side(self) -> bool:
         """Whether the held levels may stand side by side; found out anew for other weights."""
@@ -1095,7 +1124,7 @@ class DLCScorer:
         if weights is None or weights is not self._masker.noticed_state:
             reason = "not every masked weight is that of one plain linear layer"
             if self._masker.fits_side_by_side:
-                reason = why_not_side_by_side(self._task, self._masker, self.calibrate())
+                reason = why_not_side_by_side(self._task, self._masker, self._masked_fractions)
             if reason:
                 name = type(self.model).__name__
                 logger.info("row by row, %s takes a forward pass for each level: %s", name, reason)
@@ -1114,25 +1143,25 @@ class DLCScorer:
 
     def _hold_levels(self) -> bool:
         """Keep the weights of all levels for the rows to come, and tell whether there is room."""
-        schedule = self.calibrate()
-        fits = self._masker.fits_in_memory(schedule)
+        fractions = self._masked_fractions
+        fits = self._masker.fits_in_memory(fractions)
         if fits:
-            self._masker.hold_levels(schedule)
+            self._masker.hold_levels(fractions)
         elif not self._warned_of_memory:
             self._warned_of_memory = True
             logger.warning(
                 "scoring row by row masks the model anew for every row: the masked weights of %d levels do not fit "
                 "into a quarter of the free memory. Pass batched=True to dataset.map.",
-                len(schedule),
+                len(fractions),
             )
         return fits
 
-    def _columns(self, encoded: Sequence[EncodedRow], confidence: np.ndarray, loss: np.ndarray) -> dict[str, Any]:
+    def _columns(self, encoded: Sequence[EncodedRow], values: Values) -> dict[str, Any]:
         return build_columns(
             [row.status for row in encoded],
             np.array([row.target_tokens for row in encoded], dtype=np.int64),
-            confidence,
-            loss,
+            values,
+            self._fractions,
             self.config.prefix,
             self.config.keep_levels,
         )

@@ -8,20 +8,20 @@ from numbers import Integral
 
 import numpy as np
 
-
-# Which scores of a column mean easy rows, by the end of its name.
-_EASY = {"_confidence": "high", "_gain": "high", "_loss": "low"}
+from hf_dlc.scores.table import SCORES, score_of
 
 
 def difficulty(scores: np.ndarray, easy: str, column: str) -> np.ndarray:
-    """Scores turned so that smaller means easier; with `easy="auto"` the name of the column tells which way."""
+    """Scores turned so that smaller means easier; with `easy="auto"` the score in the column tells which way."""
     if easy == "auto":
-        easy = next((end for suffix, end in _EASY.items() if str(column).endswith(suffix)), easy)
-    if easy == "auto":
-        raise ValueError(
-            f"easy='auto' knows columns that end in {', '.join(_EASY)}, got column={column!r}. "
-            "Pass easy='high' if a high score means an easy row, easy='low' if it means a hard one."
-        )
+        score = score_of(column)
+        if score is None:
+            ends = ", ".join(f"_{name}" for name in SCORES)
+            raise ValueError(
+                f"easy='auto' knows columns that end in {ends}, got column={column!r}. "
+                "Pass easy='high' if a high score means an easy row, easy='low' if it means a hard one."
+            )
+        easy = score.easy
     if easy not in ("high", "low"):
         raise ValueError(f"easy must be 'auto', 'high' or 'low', got {easy!r}.")
     return -scores if easy == "high" else scores

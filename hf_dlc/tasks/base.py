@@ -16,10 +16,12 @@ from .batch_rules import LENGTH_STEP, BatchRules
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_dlc.tasks.text.reading import DatasetReading
+    from hf_dlc.scores.base import Measure
+
+    from .reading import DatasetReading
 
 
-__all__ = ["LENGTH_STEP", "BatchRules", "BatchScores", "EncodedRow", "Share", "Task"]
+__all__ = ["LENGTH_STEP", "BatchRules", "EncodedRow", "RowMeasures", "Share", "Task"]
 
 
 class EncodedRow(Protocol):
@@ -43,11 +45,10 @@ class EncodedRow(Protocol):
         """All that the model gets of the row, for digests."""
 
 
-class BatchScores(NamedTuple):
-    """Scores of the rows of one micro-batch at one level, on the model's device."""
+class RowMeasures(NamedTuple):
+    """What a forward pass gives of the rows of a micro-batch, on the model's device."""
 
-    confidence: torch.Tensor  # (rows,) float32, in [0, 1], higher = easier
-    loss: torch.Tensor  # (rows,) float32, nats, higher = harder
+    values: dict[str, torch.Tensor]  # by the name of the measure: a number of each row, (rows,) float32
     states: torch.Tensor  # what a masked level must change: hidden states of the scored positions
 
 
@@ -101,11 +102,14 @@ class Task(Protocol):
     def run_prefix(self, prefix: int, copies: int = 1) -> Any:
         """Run the model on a prefix, with the weights as they are now; the result is for `forward`."""
 
-    def forward(self, rows: Sequence[EncodedRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+    def forward(
+        self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+    ) -> RowMeasures:
         """
-        Score a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
+        Measure a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
 
-        `parts` is the number of equal parts of the micro-batch that meet weights of their own.
+        Where nothing is to be measured, the states are all that is computed. `parts` is the number of equal parts of
+        the micro-batch that meet weights of their own.
         """
 
     def describe(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -208,6 +209,26 @@ def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert f"usage: hf-dlc {name}" in text
     assert f"examples:\n  hf-dlc {name}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [(["--help"], []), (["--version"], []), (["score", "--help"], ["transformers"])]
+)
+def test_help_comes_at_once(arguments: list[str], expected: list[str]) -> None:
+    """It imports none of the libraries that take seconds, but for the parser of options."""
+    program = f"""
+        import sys
+        from hf_dlc.cli.commands import main
+
+        try:
+            main({arguments!r})
+        except SystemExit:
+            print([name for name in ("torch", "transformers", "datasets", "pandas") if name in sys.modules])
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(expected)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

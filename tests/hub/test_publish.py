@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ import yaml
 from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_dlc import DLCScorer, FlexRandSelector, load_scores, push_pruned
-from hf_dlc.hub import publish as hub
-from hf_dlc.hub.publish import PublishError, public_manifest, subset_name
+from hf_dlc.hub.card import Subset, render_section, subset_name
+from hf_dlc.hub.publish import public_manifest
+from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.pipeline.score_file import Scores, ScoresError
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, score_features, with_columns
+from hf_dlc.scores.dlc import LOSS
+from hf_dlc.scores.table import SCORES
+from hf_dlc.utils.hub_commits import PublishError
 from tests.conftest import ALPACA_ROWS
 from tests.hub.hub_server import READ_TOKEN, SIGNATURE, TOKEN, HubServer
 
@@ -119,6 +124,51 @@ def test_card_says_where_the_rows_are_from_and_how_they_were_chosen(
     assert "![Scores" in text
     assert "(hf_dlc/keep-0.5/report.png)" in text
     assert "skipped: 1 `empty_response`" in text
+
+
+def test_card_explains_every_score_that_was_written(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    lines = [line for line in card_of(server)[1].splitlines() if line.startswith("- `dlc_")]
+    assert [line.split("`")[1] for line in lines] == ["dlc_confidence", "dlc_loss", "dlc_gain"]
+    for line, score in zip(lines, SCORES.values(), strict=True):
+        assert line.startswith(f"- `dlc_{score.name}`: {score.text} (")
+    assert lines[0].endswith("(from 0 to 1, higher = easier).")
+    assert lines[1].endswith("(in nats, at least 0, higher = harder).")
+    assert lines[2].endswith("(from -1 to 1, higher = easier).")
+
+
+class Surprise:
+    """A score that a card has never heard of."""
+
+    name, easy, low, high, unit, text = "surprise", "low", 1.0, 9.0, "bits", "how little the model saw it coming"
+    measures = (LOSS,)
+
+
+def test_card_asks_the_table_about_a_new_score(scored: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"rows": 40, "kept_rows": 20, "base": {}, "files": [], "scores_digest": "", "record": RunRecord()}
+    subset = Subset("half", "me/half", columns=[*scored.column_names, "dlc_surprise"], **facts)
+    monkeypatch.setitem(SCORES, "surprise", Surprise())
+    explained = "- `dlc_surprise`: how little the model saw it coming (in bits, from 1 to 9, higher = harder)."
+    assert explained in render_section(subset, []).splitlines()
+    assert "surprise" not in render_section(replace(subset, columns=scored.column_names), [])
+
+
+def test_records_are_not_trusted(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    selection = {"selector": "TopKSelector", "which": "<b>", "keep": 0.5, "a b\n```\n# x": 1}
+    config = {**MANIFEST["config"], "x=1)\n```\n<script>": 1, "layout": "```\n<script>"}
+    masking = {**MANIFEST["scorer"], "config": {**MANIFEST["scorer"]["config"], "masking": "<b>\n```"}}
+    hostile = {"selection": selection, "config": config, "scorer": masking, "commands": [["x\n```\n<script>"]]}
+    push_pruned(pruned, "me/half", scored, {**MANIFEST, **hostile})
+    metadata, text = card_of(server)
+    assert list(metadata["dlc"]["subsets"]) == ["keep-0.5"]
+    lines = text.splitlines()
+    assert not [line for line in lines if line.lstrip().startswith(("<b>", "<script>", "# x"))]
+    assert text.count("\n```\n") == text.count("\n```python\n") + text.count("\n```bash\n")
+    for wrong in ({"schedule": "0, 0.1"}, {"selection": []}, {"commands": "hf-dlc"}):
+        server.requests.clear()
+        with pytest.raises(ValueError, match=f"^manifest.{next(iter(wrong))} must be a"):
+            push_pruned(pruned, "me/half", scored, {**MANIFEST, **wrong})
+        assert not server.requests
 
 
 def test_text_of_the_dataset_is_text_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
@@ -437,7 +487,7 @@ def test_the_server_says_how_long_to_wait(
     server: HubServer, scored: Dataset, pruned: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(hub.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     server.fail("POST", "/commit/", 429, headers={"Retry-After": "17"})
     push_pruned(pruned, "me/half", scored, MANIFEST)
     assert 17.0 in waited
@@ -619,7 +669,7 @@ def test_scores_that_cannot_be_fetched(server: HubServer, scored: Dataset, prune
     ],
 )
 def test_names_of_subsets(selection: dict[str, Any], name: str) -> None:
-    assert subset_name(selection, 10, 40) == name
+    assert subset_name(SelectionRecord.from_json(selection), 10, 40) == name
 
 
 @pytest.mark.parametrize("name", ["data", "scores", "a b", "../x", "..", ""])

@@ -18,7 +18,7 @@ from hf_dlc import DLCScorer
 from hf_dlc.scorer import schedule as probe
 from hf_dlc.scorer import scorer as scorer_module
 from hf_dlc.tasks.text.task import CausalLMTask
-from tests.conftest import AIDREAMS, ALPACA_ROWS, SCHEDULE, run_python
+from tests.conftest import ALPACA_ROWS, SCHEDULE, run_python
 
 
 DATASET = Dataset.from_list(ALPACA_ROWS)
@@ -175,9 +175,8 @@ print(*map(Hasher.hash, (loaded, in_memory, calibrated)))
         assert scorer.schedule_ == (0.0, 0.1)
         assert Hasher.hash(scorer) == before
 
-    @pytest.mark.skipif(not AIDREAMS.is_dir(), reason=f"the trained model {AIDREAMS.name} is not here")
-    def test_a_calibrated_schedule_is_no_part_of_it(self) -> None:
-        scorer = load(AIDREAMS, schedule=None, template="alpaca", calibration_shares=[1.0, 0.5])
+    def test_a_calibrated_schedule_is_no_part_of_it(self, taught_folder: Path) -> None:
+        scorer = load(taught_folder, schedule=None, calibration_shares=[1.0, 0.5])
         before = Hasher.hash(scorer)
         assert len(scorer.calibrate()) == 2
         scorer.score(DATASET)

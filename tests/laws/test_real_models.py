@@ -21,9 +21,11 @@ from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.report.statistics import auroc, spearman
 from hf_dlc.scores import columns
 from hf_dlc.scores.columns import SCORED_STATUSES
-from hf_dlc.tasks.text.chat import TEMPLATES_FOLDER
+from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
 from tests.conftest import ROOT, SHARED
 
+
+pytestmark = pytest.mark.slow
 
 DEMO_ROWS = ROOT / "hf_dlc" / "data" / "demo_instructions.jsonl"
 STATUSES = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
@@ -60,7 +62,6 @@ def scored(smollm2: DLCScorer, demo: Dataset) -> Dataset:
     return smollm2.score(demo)
 
 
-@pytest.mark.slow
 class TestSmolLM2:
     def test_weights_are_floats_that_can_be_masked(self, smollm2: DLCScorer, smollm2_path: Path) -> None:
         assert {parameter.dtype for parameter in smollm2.model.parameters()} == {torch.float32}

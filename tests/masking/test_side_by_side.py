@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.masking import Masker
-from tests.matrix.families import build_causal
-from tests.matrix.measure import measure
+from tests.laws.matrix.families import build_causal
+from tests.laws.matrix.measure import measure
 
 
 FRACTIONS = (0.0, 0.1, 0.3)

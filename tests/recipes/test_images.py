@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -17,25 +14,15 @@ from PIL import Image as Pillow
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from hf_dlc.pipeline.sources import read_dataset
+from hf_dlc.study import image_study
+from hf_dlc.study.image_checks import FIFTY
+from hf_dlc.study.image_study import ImageStudy, ImageStudyArguments
+from recipes import check_image_scores, finetune_images, prune_images
 from tests.conftest import ROOT
-
-
-sys.path.insert(0, str(ROOT / "recipes"))  # as for a recipe that is run as a script
-
-import check_image_scores
-import finetune_images
-import prune_images
 
 
 SIZES = {"dots": 20, "lines": 12, "rare": 2}
 LABELS = [label for label, size in enumerate(SIZES.values()) for _ in range(size)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +115,7 @@ def test_checks_of_scores(folder: Path, model: Path, tmp_path: Path) -> None:
     assert speed["images"] == 34
     assert speed["of the bare pass"] > 0
     assert [row["schedule"] for row in found["levels"]] == ["0 (plain loss)", "0, 0.2", "0, 0.3, 0.6"]
-    assert all(0 < row[fifty] <= 1 for row in found["levels"][1:] for fifty in check_image_scores.FIFTY)
+    assert all(0 < row[fifty] <= 1 for row in found["levels"][1:] for fifty in FIFTY)
     assert all(0 <= row["AUROC within classes"] <= 1 for row in found["noise"])
     plain = found["noise"][0]
     assert plain["score"] == "plain loss (level 0)"
@@ -158,11 +145,9 @@ def test_subsets_are_compared(run_dir: Path, folder: Path, tmp_path: Path, capsy
 
 
 def test_another_split_is_another_subset(run_dir: Path, folder: Path) -> None:
-    manifest = json.loads((run_dir / "manifest.json").read_text(encoding="utf-8"))
-    options = finetune_images.FinetuneArguments(run_dir=str(run_dir), eval_dataset=str(folder / "validation"))
-    scored, _ = finetune_images.read(options, manifest)
+    study = ImageStudy(ImageStudyArguments(run_dir=str(run_dir), eval_dataset=str(folder / "validation")))
     arms = ("flexrand", "flexrand@0.5", "flexrand@0.1", "flexrand@.9")
-    own, half, low, high = (finetune_images.subset(arm, 0.5, 0, manifest, scored).tolist() for arm in arms)
+    own, half, low, high = (study.choose_rows(arm, 0.5, 0).tolist() for arm in arms)
     assert own == half
     assert len({tuple(own), tuple(low), tuple(high)}) == 3
     assert len(own) == len(low) == len(high)
@@ -172,7 +157,7 @@ def test_goes_on_and_refuses_other_settings(
     run_dir: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    monkeypatch.setattr(finetune_images, "train", lambda *_: trained.append(1) or 0.5)
+    monkeypatch.setattr(image_study, "train_classifier", lambda *_: trained.append(1) or 0.5)
     finetune(run_dir, folder, tmp_path)
     count = len(trained)
     path = tmp_path / "results.json"

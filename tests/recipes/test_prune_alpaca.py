@@ -14,7 +14,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector, __version__, load_scores
@@ -62,16 +61,6 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def as_jsonl(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Files that are read are prepared in a cache folder, which should not be the user's; threads are put back."""
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        yield
-    torch.set_num_threads(threads)
 
 
 def options(model: Path, dataset: Path | str, output: Path, *more: str) -> list[str]:

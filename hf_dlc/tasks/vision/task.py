@@ -17,13 +17,15 @@ from datasets.formatting.formatting import LazyBatch, LazyDict
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
-from hf_dlc.tasks.base import BatchRules, BatchScores, Share
-from hf_dlc.tasks.text.reading import DatasetReading
+from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.reading import DatasetReading
+from hf_dlc.utils.models import is_image_classifier
 from hf_dlc.utils.rounding import epsilon_of, rounded_input
 
 from .images import ImageEncoder, ImageRow
-from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, has_head, is_image_model
+from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, is_image_model
 from .prototypes import Logits, Prototypes
 
 
@@ -38,7 +40,7 @@ _OF_LABELS = (MISSING_LABEL, UNKNOWN_LABEL)
 
 class ImageClassificationTask:
     """
-    What rows mean to an image model.
+    The task of image classification: rows are images with labels.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -76,11 +78,11 @@ class ImageClassificationTask:
             raise ValueError(
                 f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
             )
-        if head == "classifier" and not has_head(name):
+        if head == "classifier" and not is_image_classifier(name):
             raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
         self.model = model
         self.encoder = encoder
-        self.head = ("classifier" if has_head(name) else "prototype") if head == "auto" else head
+        self.head = ("classifier" if is_image_classifier(name) else "prototype") if head == "auto" else head
         if self.head == "classifier":
             check_head(model)
         self.pooling = full_pooling(self.body, pooling)
@@ -154,7 +156,7 @@ class ImageClassificationTask:
     @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
         """
-        What the model makes of images before any head.
+        Features of images, before any head.
 
         Args:
             rows (`Sequence[ImageRow]`):
@@ -191,31 +193,37 @@ class ImageClassificationTask:
         return hidden[:, max(0, hidden.shape[1] - patches) :]
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[ImageRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+    def forward(
+        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+    ) -> RowMeasures:
         """
-        Score a micro-batch with the weights as they are now.
+        Measure a micro-batch with the weights as they are now.
 
         Args:
             rows (`Sequence[ImageRow]`):
                 Rows with their pixels.
+            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+                What is measured.
             prefix (`None`):
                 Images have none.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
-            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` are logits or features.
+            [`RowMeasures`]: Each measure of shape `(len(rows),)`; `states` are logits or features.
         """
-        labels = torch.tensor([row.label for row in rows], device=self.model.device)
         if self.head == "classifier":
             pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
             outputs = self.model(pixel_values=pixels)
             states = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
-            log_probs = states.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            distribution = states.log_softmax(dim=1)
         else:
             states = self.features(rows)
-            log_probs = self.prototypes.log_probs(states, labels, [row.digest for row in rows], self.logits)
-        return BatchScores(log_probs.exp().float(), -log_probs.float(), states)
+            distribution = self.prototypes.log_probs(states, [row.digest for row in rows], self.logits)
+        labels = torch.tensor([row.label for row in rows], device=distribution.device)
+        log_probs = distribution.gather(1, labels[:, None])[:, 0]
+        values = {measure.name: measure.numbers(log_probs, distribution).float() for measure in measures}
+        return RowMeasures(values, states)
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[ImageRow], bool]:
         """

@@ -1,0 +1,1 @@
+"""What scoring costs, against what people would write themselves, in one run on one machine."""

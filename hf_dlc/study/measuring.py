@@ -1,0 +1,168 @@
+"""Measuring a trained model: the loss of held-out rows, and right answers to questions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from datasets import Dataset
+
+from hf_dlc.pipeline.options import DataArguments
+from hf_dlc.pipeline.sources import read_dataset, split_of
+from hf_dlc.scorer.scorer import DLCScorer
+from hf_dlc.scores.columns import NAN_SCORE
+from hf_dlc.utils.content import content_digests
+
+from .arms import METRICS
+from .options import FinetuneArguments, StudyArguments, options_of
+from .questions import NUMBER, as_number, read_answer, read_question
+from .training import padder
+
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+logger = logging.getLogger(__name__)
+
+
+def read_held_out(options: FinetuneArguments, training: Dataset) -> dict[str, Dataset]:
+    """
+    Read the rows to measure by, and leave out those that are trained on.
+
+    Args:
+        options (`FinetuneArguments`):
+            Its `eval_dataset`, `choices` and `answers` are read where they are given.
+        training ([`~datasets.Dataset`]):
+            The rows that are trained on.
+
+    Returns:
+        `dict[str, Dataset]`: Rows by the name of their option.
+    """
+    found = {}
+    for name in ("eval_dataset", "choices", "answers"):
+        if file := getattr(options, name):
+            rows = unseen(read_beside(options, file), training, name)
+            found[name] = rows.select(range(min(options.eval_rows or len(rows), len(rows))))
+    return found
+
+
+def read_beside(options: FinetuneArguments | StudyArguments, dataset: str) -> Dataset:
+    """Read rows that stand beside the training rows; a slice of these says nothing of them."""
+    split = split_of(dataset, options.split)
+    return read_dataset(options_of(DataArguments, options, dataset=dataset, split=split, max_rows=None))
+
+
+def unseen(rows: Dataset, training: Dataset, name: str) -> Dataset:
+    """Leave out the rows that are trained on, as far as their columns are those of the training rows."""
+    if not set(rows.column_names) <= set(training.column_names):
+        return rows
+    trained = set(content_digests(training, rows.column_names))
+    places = [place for place, one in enumerate(content_digests(rows, rows.column_names)) if one not in trained]
+    if not places:
+        raise ValueError(f"{name} must have rows that are not trained on, got {len(rows)} that are.")
+    if len(places) < len(rows):
+        logger.info("%s: %d of %d rows are trained on and left out", name, len(rows) - len(places), len(rows))
+    return rows.select(places)
+
+
+def make_judge(scorer: DLCScorer, model: PeftModel | None = None) -> DLCScorer:
+    """
+    Make a scorer without masking: the loss that it writes is the mean over the target tokens of a row.
+
+    Args:
+        scorer ([`~hf_dlc.DLCScorer`]):
+            Holds the model and the tokenizer.
+        model ([`~peft.PeftModel`], *optional*):
+            A trained one. It is judged as it is used, and several times as fast: as a copy with the adapters in its
+            weights. By default, the scorer's own model.
+
+    Returns:
+        [`~hf_dlc.DLCScorer`]
+    """
+    read = scorer.model if model is None else deepcopy(model).merge_and_unload()
+    return DLCScorer(read, scorer.processor, replace(scorer.config, schedule="0", prefix="dlc"))
+
+
+def measure(judge: DLCScorer, held_out: dict[str, Dataset]) -> dict[str, float]:
+    """Measure by all that [`read_held_out`] has read."""
+    found: dict[str, float] = {}
+    if "eval_dataset" in held_out:
+        found |= held_out_losses(judge, held_out["eval_dataset"])
+    if "choices" in held_out:
+        found["choices"] = float(right_choices(judge, held_out["choices"]).mean())
+    if "answers" in held_out:
+        found["answers"] = float(right_answers(judge, held_out["answers"]).mean())
+    return found
+
+
+def held_out_losses(judge: DLCScorer, rows: Dataset) -> dict[str, float]:
+    """Mean loss over rows, of which the score is made, and over tokens, where long responses count for more."""
+    scored = judge.score(rows, num_threads=torch.get_num_threads())
+    losses, tokens, statuses = (np.array(scored[f"dlc_{name}"][:]) for name in ("loss", "tokens", "status"))
+    if broken := int((statuses == NAN_SCORE).sum()):
+        raise ValueError(f"the model gives NaN for {broken} of {len(rows)} held-out rows: lower the learning_rate.")
+    is_scored = tokens > 0
+    if not is_scored.any():
+        raise ValueError(f"a held-out row must have a target token, got none in {len(rows)} rows.")
+    per_token = np.average(losses[is_scored], weights=tokens[is_scored])
+    return dict(zip(METRICS, (float(losses[is_scored].mean()), float(per_token)), strict=True))
+
+
+def right_choices(judge: DLCScorer, rows: Dataset) -> np.ndarray:
+    """
+    Whether the right answer of each multiple-choice question has the highest log-likelihood a token of all.
+
+    Where a template closes the response with an end of turn that is learned, that token counts, too.
+    """
+    questions = [read_question(row) for row in rows]
+    candidates = [
+        {"instruction": question, "input": "", "output": choice}
+        for question, choices, _ in questions
+        for choice in choices
+    ]
+    scored = judge.score(Dataset.from_list(candidates), num_threads=torch.get_num_threads())
+    losses = np.array(scored["dlc_loss"][:])
+    if missing := int(np.isnan(losses).sum()):
+        raise ValueError(f"{missing} of {len(losses)} choices have no loss: they are empty or too long.")
+    ends = np.cumsum([len(choices) for _, choices, _ in questions])
+    parts = np.split(losses, ends[:-1])
+    return np.array([part.argmin() == right for part, (_, _, right) in zip(parts, questions, strict=True)])
+
+
+@torch.inference_mode()
+def right_answers(judge: DLCScorer, rows: Dataset, max_tokens: int = 256) -> np.ndarray:
+    """Whether the last number that the model writes to each question is the one after '####'."""
+    tokenizer, model, right = padder(judge), judge.model.eval(), []
+    expected = [read_answer(row) for row in rows]
+    for row in judge.tokenize(rows):
+        prompt = row["input_ids"][: next(place for place, label in enumerate(row["labels"]) if label != -100)]
+        given = torch.tensor([prompt], device=model.device)
+        written = model.generate(
+            input_ids=given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        numbers = NUMBER.findall(tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True))
+        right.append(bool(numbers) and as_number(numbers[-1]) == expected[row["row"]])
+    return np.array(right)
+
+
+def harness_accuracies(judge: DLCScorer, tasks: Sequence[str]) -> dict[str, float]:
+    """Accuracy in tasks of lm-evaluation-harness, with their own prompts and numbers of examples."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    model = HFLM(pretrained=judge.model, tokenizer=judge.processor, batch_size="auto")
+    results = simple_evaluate(model=model, tasks=list(tasks))["results"]
+    if missing := [task for task in tasks if "acc,none" not in results.get(task, {})]:
+        raise ValueError(f"tasks must measure accuracy (acc), got {', '.join(missing)}.")
+    return {task: results[task]["acc,none"] for task in tasks}  # without the parts of a group such as mmlu

@@ -1,0 +1,172 @@
+"""Options of fine-tuning a language model and of a study that compares selectors."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from hf_dlc.pipeline.options import Options
+from hf_dlc.scores.table import SCORES
+
+from .arms import parse_arm
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+_PART = re.compile(r"(\d+)/(\d+)")
+
+
+def options_of(kind: type[AnyOptions], options: Options, **changes: Any) -> AnyOptions:
+    """
+    Make the options of another kind from those that both kinds have.
+
+    Args:
+        kind (`type`):
+            Dataclass of options, such as `DataArguments`.
+        options (`Options`):
+            Where the values are taken from. What it lacks has the default of `kind`.
+        changes:
+            Values that are to be others.
+
+    Returns:
+        An instance of `kind`.
+
+    Example:
+    ```python
+    >>> from hf_dlc.pipeline.options import DataArguments
+    >>> from hf_dlc.study.options import FinetuneArguments, options_of
+
+    >>> options_of(DataArguments, FinetuneArguments(dataset="rows.jsonl", max_rows=8), max_rows=4)
+    DataArguments(dataset='rows.jsonl', dataset_config=None, dataset_revision=None, split='train', max_rows=4)
+    ```
+    """
+    names = {option.name for option in fields(kind)} & {option.name for option in fields(options)}
+    return kind(**{**{name: getattr(options, name) for name in names}, **changes})
+
+
+@dataclass
+class TrainingOptions(Options):
+    """How a model is fine-tuned; the same for whatever is compared."""
+
+    epochs: float = field(default=2.0, metadata={"help": "Passes over the rows."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Of AdamW, with a warm-up and a cosine schedule."})
+    batch_size: int = field(default=8, metadata={"help": "Rows a step and process."})
+    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapters, of all linear layers."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the adapters."})
+    lora_layers: int | None = field(
+        default=None, metadata={"help": "Adapters in the last layers only; the others need no gradients."}
+    )
+    trainer: str = field(default="auto", metadata={"help": "'sft' (TRL), 'transformers', or 'auto'."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trainer not in ("auto", "sft", "transformers"):
+            raise ValueError(f"trainer must be 'auto', 'sft' or 'transformers', got {self.trainer!r}.")
+        if self.lora_layers is not None and self.lora_layers < 1:
+            raise ValueError(f"lora_layers must be at least 1, or left out for all layers, got {self.lora_layers}.")
+
+    @property
+    def uses_trl(self) -> bool:
+        """Whether TRL trains."""
+        return self.trainer == "sft" or (self.trainer == "auto" and find_spec("trl") is not None)
+
+
+@dataclass
+class FinetuneArguments(TrainingOptions):
+    """Which model is trained on which rows, and by what it is measured."""
+
+    dataset: str = field(default="runs/prune/pruned", metadata={"help": "Training rows: file, folder or Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})
+    max_rows: int | None = field(default=None, metadata={"help": "Train on the first rows only."})
+    model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    eval_dataset: str | None = field(default=None, metadata={"help": "Held-out rows, for their loss."})
+    choices: str | None = field(default=None, metadata={"help": "Multiple-choice questions."})
+    answers: str | None = field(default=None, metadata={"help": "Questions whose answer ends in '#### number'."})
+    eval_rows: int | None = field(default=None, metadata={"help": "Use only the first rows of each of the three."})
+    training_seed: int = field(default=0, metadata={"help": "Seed of the adapters and of the order of rows."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
+    output_dir: str = field(default="runs/finetune-lora", metadata={"help": "Folder for adapter and results."})
+
+
+@dataclass
+class StudyArguments(TrainingOptions):
+    """What is compared, on which rows, and how often."""
+
+    dataset: str = field(default="yahma/alpaca-cleaned", metadata={"help": "File, folder or Hub dataset."})
+    split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})
+    model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "Kernel of the attention: 'sdpa', 'eager', ..."}
+    )
+    pool_rows: int | None = field(default=None, metadata={"help": "Rows to choose from; default: all others."})
+    eval_rows: int = field(default=300, metadata={"help": "Rows that are held out."})
+    longest_row: int | None = field(default=None, metadata={"help": "Leave out rows of more tokens than this."})
+    choices: str | None = field(default=None, metadata={"help": "Multiple-choice questions to measure by as well."})
+    tasks: list[str] = field(
+        default_factory=list, metadata={"help": "Tasks of lm-evaluation-harness to measure by as well."}
+    )
+    arms: list[str] = field(
+        default_factory=lambda: [
+            "longest",
+            *(f"plain {rule}" for rule in ("easiest", "hardest")),
+            *(f"{name} flexrand {split}" for name in SCORES for split in (0.25, 0.5, 0.75)),
+            *(f"{name} {rule}" for name in SCORES for rule in ("easiest", "hardest")),
+        ],
+        metadata={"help": "What is screened, beside random rows."},
+    )
+    finalists: list[str] = field(default_factory=list, metadata={"help": "Confirm these, without screening."})
+    num_finalists: int = field(default=3, metadata={"help": "Arms that go on from the screening."})
+    screening_budget: float = field(default=0.3, metadata={"help": "Share of the pool in the screening."})
+    budgets: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5], metadata={"help": "Shares of the pool."})
+    matchings: str = field(default="rows,tokens", metadata={"help": "What subsets have equally many of."})
+    seeds: int = field(default=5, metadata={"help": "Models an arm and budget in the confirming stage."})
+    study_seed: int = field(default=0, metadata={"help": "Seed of the held-out rows and of the pool."})
+    part: str = field(default="1/1", metadata={"help": "'2/8': train every eighth model, from the second on."})
+    num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
+    output_dir: str = field(default="runs/compare", metadata={"help": "Folder for the results."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for arm in [*self.arms, *self.finalists]:
+            if arm in ("random", "full"):
+                raise ValueError(f"arms must be other than random and all rows, which are always there, got {arm!r}.")
+            parse_arm(arm)
+        for budget in [*self.budgets, self.screening_budget]:
+            if not 0 < budget < 1:
+                raise ValueError(f"budgets must be shares of the pool between 0 and 1, got {budget}.")
+        for name in ("seeds", "eval_rows", "num_finalists"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if unknown := set(self.matching_names) - {"rows", "tokens"}:
+            raise ValueError(f"matchings must be rows, tokens or both, got {', '.join(sorted(unknown))}.")
+        part = _PART.fullmatch(self.part)
+        if not part or not 1 <= int(part[1]) <= int(part[2]):
+            raise ValueError(f"part must be like '2/8', got {self.part!r}.")
+
+    @property
+    def matching_names(self) -> list[str]:
+        """What subsets have equally many of: rows, target tokens, or one after the other."""
+        return self.matchings.split(",")
+
+    @property
+    def confirming_seeds(self) -> range:
+        """Seeds of the confirming stage: never that of the screening, whose luck must not speak for an arm."""
+        return range(1, 1 + self.seeds)
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """Number of this process, from 0 on, and how many there are."""
+        index, count = map(int, self.part.split("/"))
+        return index - 1, count
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process scores and reports."""
+        return self.process[0] == 0

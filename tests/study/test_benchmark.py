@@ -1,0 +1,154 @@
+"""Contenders and parts of the benchmark on a tiny saved model: everybody scores the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_dlc.study.benchmark.contenders import load_contender, mask_smallest, rectangles
+from hf_dlc.study.benchmark.errands import run_errand, scale_errand
+from hf_dlc.study.benchmark.meters import Stopwatch, masking_timed
+from hf_dlc.study.benchmark.options import Job
+from hf_dlc.study.benchmark.rows import one_of_each, shared_head
+from hf_dlc.study.benchmark.statistics import Spread, growth
+from hf_dlc.study.benchmark.verdicts import judge_run, judge_scale
+from hf_dlc.study.benchmark.worker import Worker
+from tests.conftest import ROOT, build_model, same_weights, weights
+
+
+ROWS = [
+    {"instruction": f"Say fox {i % 4 + 1} times.", "input": "", "output": "fox dog red " * (i % 5 + 1) * (i != 2)}
+    for i in range(16)
+]
+SCHEDULE = "0, 0.1, 0.3"
+
+
+@pytest.fixture
+def job(llama_folder: Path, tmp_path: Path) -> Job:
+    Dataset.from_list([row for row in ROWS if row["output"]]).save_to_disk(tmp_path / "rows")
+    return Job(model=str(llama_folder), rows=str(tmp_path / "rows"), schedule=SCHEDULE)
+
+
+# ---- contenders ------------------------------------------------------------------------------------------------
+
+
+def test_everybody_scores_the_same(job: Job) -> None:
+    """With the same masks: a level that was masked otherwise would be far off."""
+    confidence, loss = load_contender("naive", job).score(15)
+    assert confidence.shape == loss.shape == (3, 15)
+    assert np.abs(loss[1] - loss[0]).max() > 1e-2
+    assert np.abs(loss[2] - loss[1]).max() > 1e-2
+    ours = load_contender("hf_dlc", job).score(15)
+    np.testing.assert_allclose(ours[0], confidence, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours[1], loss, rtol=0, atol=1e-4)
+
+
+def test_harness_scores_the_same(job: Job) -> None:
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    harness = load_contender("harness", job)
+    assert harness.get_ready()["batch_size"] in (1, 8, 16)
+    expected = load_contender("naive", job).score(15)[1]
+    np.testing.assert_allclose(harness.score(15)[1], expected, rtol=0, atol=1e-4)
+
+
+def test_naive_code_under_the_masks_of_hf_dlc(job: Job) -> None:
+    naive = load_contender("naive", job)
+    confidence, loss = naive.score(15)
+    found = naive.check()  # random weights have no ties
+    np.testing.assert_allclose(found["confidence"], confidence, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found["loss"], loss, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["naive", "hf_dlc", "limit"])
+def test_a_turn(job: Job, name: str) -> None:
+    contender = load_contender(name, job)
+    before = weights(contender.model)
+    assert contender.get_ready()["weights_bytes"] == sum(p.nbytes for p in build_model("llama").parameters())
+    sample = contender.have_turn()
+    assert 0 <= sample["masking_seconds"] < sample["seconds"]
+    assert (sample["masking_seconds"] > 0) == (name != "limit")
+    assert (sample["loss"] is None) == (name == "limit")
+    assert sample["peak_bytes"] > 0
+    now = weights(contender.model)
+    assert all(torch.equal(now[key], before[key]) for key in before)
+
+
+def test_smallest_weights_are_masked_and_the_head_is_not() -> None:
+    model = build_model("llama")
+    before = weights(model)
+    mask_smallest(model, 0.0)
+    assert same_weights(model, before)
+    mask_smallest(model, 0.25)
+    assert torch.equal(model.lm_head.weight, before["lm_head.weight"])
+    projection = model.model.layers[0].mlp.up_proj.weight
+    assert int((projection == 0).sum()) == projection.numel() // 4
+    original = before["model.layers.0.mlp.up_proj.weight"].abs()
+    assert original[projection == 0].max() < original[projection != 0].min()
+
+
+@pytest.mark.parametrize(("tokens", "length", "budget"), [(100, 7, 30), (12, 4, 8), (5, 9, 2), (20, 6, 3)])
+def test_rectangles_have_every_token_once_and_no_padding(tokens: int, length: int, budget: int) -> None:
+    batches = list(rectangles(torch.arange(tokens), length, budget))
+    assert torch.cat([batch.flatten() for batch in batches]).tolist() == list(range(tokens))
+    assert all(batch.numel() <= max(budget, length) for batch in batches)
+
+
+def test_masking_that_cannot_be_timed_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no mask was set"), masking_timed(Stopwatch()):
+        pass
+
+
+# ---- the other parts ---------------------------------------------------------------------------------------------
+
+
+def test_scale_and_run(job: Job, tmp_path: Path) -> None:
+    Dataset.from_list([row for row in ROWS if row["output"]] * 2).save_to_disk(tmp_path / "many")
+    job.rows = str(tmp_path / "many")
+    scale = scale_errand(job)
+    assert (scale["rows"], scale["few_rows"], len(scale["few_seconds"])) == (30, 3, 2)
+    assert scale["estimated_seconds"] > 0 < scale["estimated_bytes"]
+    assert growth({**scale, "seconds": 6.0, "few_seconds": [0.2, 0.6], "rows": 30}) == pytest.approx(1.5)
+    run = run_errand(job)
+    assert 0 < run["masking_seconds"] < run["seconds"]
+    assert len(run["limit_seconds"]) == run["levels"]
+    sample = {**run, "masking_seconds": 0.004, "seconds": 1.0, "levels": 2, "limit_seconds": [0.5, 0.7, 0.3]}
+    alone = {**sample, "shared_head": 0.01}
+    limit, masking, limit_alone, _ = judge_run({"template": sample, "no template": alone})
+    assert (masking.measured, masking.holds) == ("0.40%", True)
+    assert limit.measured == limit_alone.measured == "1.00x (0.60–1.40)"
+    assert (limit.asked, limit_alone.asked) == ("≥ 1x", "≥ 0.85x")
+    assert "no template" in limit_alone.what
+    _, seconds, _ = judge_scale({**scale, "estimated_seconds": 2.0, "seconds": 1.5})
+    assert (seconds.measured, seconds.holds) == ("1.33x", False)
+
+
+@pytest.mark.distributed
+def test_two_processes(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with Worker("processes", job, tmp_path, processes=2) as worker:
+        assert worker.answer()["seconds"] > 0
+
+
+# ---- numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_one_of_each_eight_neighbours() -> None:
+    lengths = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 8))
+    chosen = one_of_each(8, lengths.tolist())
+    assert sorted(lengths[chosen].tolist()) == list(range(10))
+    assert chosen == one_of_each(8, lengths.tolist())
+
+
+def test_shared_head() -> None:
+    rows = [[1, 2, 3, 4], [7, 8], [1, 2, 9], [5]]
+    assert shared_head(rows) == 4 / 10
+    assert shared_head([[1, 2]]) == 0
+
+
+def test_spread() -> None:
+    assert Spread.of([2.0, 1.0, 4.0]).show("{:.1f}", "x") == "2.0x (1.0–4.0)"
+    assert Spread.of([2.0]).show("{:.1f}", " s") == "2.0 s"
