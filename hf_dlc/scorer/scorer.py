@@ -116,9 +116,8 @@ class DLCScorer:
 
         Raises:
             FileNotFoundError: If a path is given and nothing is there.
-            ValueError: If the model is neither a decoder-only language model nor an image classifier, if its
-                checkpoint lacks weights, if they cannot be masked, or if `model_kwargs` holds what has an argument or
-                an option of its own.
+            ValueError: If the model is neither a decoder-only language model nor an image classifier, if weights are
+                missing or cannot be masked, or if `model_kwargs` holds what has an argument of its own.
         """
         if task not in (None, *TASKS):
             raise ValueError(f"task must be None or one of {', '.join(sorted(TASKS))}, got {task!r}.")
@@ -126,8 +125,7 @@ class DLCScorer:
         config = DLCConfig(**{**vars(config or found.config or DLCConfig()), **config_overrides})
         source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
         scorer = cls(*source.load(), config)
-        if task not in (None, scorer._task.kind):
-            kind = scorer._task.kind
+        if task not in (None, kind := scorer._task.kind):
             raise ValueError(f"{found.model_id} is a model for {kind}, got task={task!r}. Leave task out.")
         scorer._parts.handle.source = source
         if found.state is not None:
@@ -154,7 +152,7 @@ class DLCScorer:
         token: str | None = None,
     ) -> str:
         """
-        Publish what `save_pretrained` writes, without weights, for `from_pretrained(repo_id)`.
+        Publish what `save_pretrained` writes, for `from_pretrained(repo_id)`.
 
         Args:
             repo_id (`str`):
@@ -359,7 +357,7 @@ class DLCScorer:
 
     def preview(self, dataset: Dataset, rows: int = 2) -> str:
         """
-        The first rows as they will be scored, to be printed.
+        The first `rows` rows of a dataset as they will be scored, to be printed.
 
         Returns:
             `str`: What is read of the dataset, and the text of each row with its special tokens and with marks around
@@ -383,7 +381,7 @@ class DLCScorer:
 
     def tokenize(self, dataset: Dataset) -> Dataset:
         """
-        The rows as token ids and labels, for a trainer that is to learn from the very tokens that are scored.
+        The rows of a dataset as token ids and labels, for a trainer that is to learn from the tokens that are scored.
 
         Returns:
             [`~datasets.Dataset`]: `input_ids` and `labels` (-100 where nothing is learned) of each row that can be
