@@ -59,9 +59,4 @@ def _is_telling(error: BaseException) -> bool:
     from datasets.exceptions import DatasetsError
     from yaml import YAMLError
 
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
-    is_of_selector = isinstance(error, TypeError) and module.startswith("hf_dlc.selection.")
-    return is_of_selector or isinstance(error, (*_TELLING, DatasetsError, YAMLError))
+    return isinstance(error, (*_TELLING, DatasetsError, YAMLError))

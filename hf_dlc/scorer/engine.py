@@ -163,7 +163,7 @@ class Engine:
         return usable if apart <= _WORTH_A_PREFIX * whole else []
 
     def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
-        """All passes of the rows through the model that scores of these levels ask for, and what is measured in each."""
+        """All passes that the scores ask for at these levels, and what is measured in each."""
         return measures_by_pass(SCORES.values(), fractions, self.task.views)
 
     def run(

@@ -157,7 +157,7 @@ def push(parts: Parts, repo_id: str, private: bool, create_pr: bool, revision: s
         PublishError: If it could not be published.
         ValueError: If the base model or the template is a file of this machine, or as for `save`.
     """
-    from hf_dlc.hub.publish import push_folder
+    from hf_dlc.utils.hub_commits import push_folder
 
     if parts.handle.source is not None and parts.handle.is_local:
         raise ValueError(
