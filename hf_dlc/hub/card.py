@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,9 @@ from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.report.render import Name, Section, Table, code, to_markdown
 from hf_dlc.scores.base import Score
 from hf_dlc.scores.table import SCORES
-from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.selection import FlexRandSelector
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
 
 
 LICENSE_FIELDS = ("license", "license_name", "license_link")
@@ -126,39 +128,14 @@ def subset_name(selection: SelectionRecord, kept: int, rows: int) -> str:
     return budget if selector is None or selector.name == DEFAULT_SELECTOR else f"{selector.name}-{budget}"
 
 
-# ---- the selector: to be asked of hf_dlc.selection.table -----------------------------------------------------------
-
-DEFAULT_SELECTOR = "flexrand"
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Words for a selector, as the table of selectors will have them."""
-
-    name: str
-    rule: str
-    column: str
-    group_by: str | None
-
-    def sentence(self, show: Callable[[str], str]) -> str:
-        """How rows were chosen."""
-        groups = f", within the groups of {show(self.group_by)}" if self.group_by else ""
-        return f"{self.rule.format(column=show(self.column))}{groups}."
-
-
-def known_selector(selection: SelectionRecord) -> _Words | None:
-    """Make the selector of a record, which anybody may have written; `None` for one that is not known."""
-    split, which = selection.rest.get("split"), selection.rest.get("which")
-    names = {RandomSelector.__name__: ("random", "Rows were drawn at random")}
-    if isinstance(which, str) and which in ("easiest", "hardest"):
-        names[TopKSelector.__name__] = (which, f"The {which} rows by {{column}} were taken")
-    if isinstance(split, float) or split is None:
-        share = FlexRandSelector.split if split is None else split
-        rule = f"Half of the budget was drawn at random from the easiest {share:.0%} of the rows by {{column}}"
-        names[FlexRandSelector.__name__] = (DEFAULT_SELECTOR, f"{rule}, half from the others")
-    if selection.selector not in names:
+def known_selector(selection: SelectionRecord) -> Selector | None:
+    """Make the selector of a record, which anybody may have written; `None` for an unknown or unsound one."""
+    try:
+        selector = selector_from_record(selection.to_json())
+        selector.sentence()
+        return selector if selector.name in SELECTORS else None
+    except (TypeError, ValueError):
         return None
-    return _Words(*names[selection.selector], selection.column or FlexRandSelector.column, selection.group_by)
 
 
 def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:

@@ -76,21 +76,21 @@ def push_pruned(
     """
     Publish a pruned dataset on the Hub, with the scores of all rows, the manifest, the report and a card.
 
-    The subset becomes a configuration of the dataset repository, so that several budgets can stand side by side. What
-    is there already and has not changed is not uploaded again, and of a card that somebody has written only the part
-    about this subset is replaced.
+    The subset becomes a configuration of the dataset repository, so that several budgets can stand side by side. Files
+    that are there already and have not changed are not uploaded again. Of a card that somebody has written, only the
+    part about this subset is replaced.
 
     Args:
         pruned ([`~datasets.Dataset`]):
-            What a selector returned.
+            The kept rows, as a selector returns them.
         repo_id (`str`):
             Dataset repository, such as `"me/alpaca-half"`; it is made if it is not there.
         scored ([`~datasets.Dataset`]):
-            What the selector was called with: all rows with their scores. Only scores and digests of the rows are
+            All rows with their scores, from which the selector chose. Only scores and digests of the rows are
             published, and the rows that the report shows.
         manifest (`dict`, `str` or `Path`, *optional*):
-            What [`build_manifest`] returned, or the path of a `manifest.json`. Without it the card cannot say how the
-            rows were chosen.
+            The return value of [`build_manifest`], or the path of a `manifest.json`. Without it the card cannot say
+            how the rows were chosen.
         private (`bool`, *optional*, defaults to `True`):
             Whether the repository is private. A public one is written into only with `private=False`.
         create_pr (`bool`, *optional*, defaults to `False`):
@@ -107,7 +107,7 @@ def push_pruned(
         study (`str` or `Path`, *optional*):
             `study.json` of `compare_selectors.py`; its differences from random rows go into the card.
         prefix (`str`, *optional*):
-            What the names of the score columns begin with, by default what the manifest says, else `"dlc"`.
+            Beginning of the names of the score columns, by default that of the manifest, else `"dlc"`.
         token (`str`, *optional*):
             Token, by default the one that the Hub client knows.
 

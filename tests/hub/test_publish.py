@@ -7,9 +7,9 @@ import logging
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,9 +21,11 @@ from hf_dlc.hub.card import Subset, render_section, subset_name
 from hf_dlc.hub.publish import public_manifest
 from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.pipeline.score_file import Scores, ScoresError
+from hf_dlc.report.render import code
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, score_features, with_columns
 from hf_dlc.scores.dlc import LOSS
 from hf_dlc.scores.table import SCORES
+from hf_dlc.selection.table import SELECTORS
 from hf_dlc.utils.hub_commits import PublishError
 from tests.conftest import ALPACA_ROWS
 from tests.hub.hub_server import READ_TOKEN, SIGNATURE, TOKEN, HubServer
@@ -151,6 +153,27 @@ def test_card_asks_the_table_about_a_new_score(scored: Dataset, monkeypatch: pyt
     explained = "- `dlc_surprise`: how little the model saw it coming (in bits, from 1 to 9, higher = harder)."
     assert explained in render_section(subset, []).splitlines()
     assert "surprise" not in render_section(replace(subset, columns=scored.column_names), [])
+
+
+@dataclass
+class Alphabetical(FlexRandSelector):
+    """A selector that a card has never heard of."""
+
+    name: ClassVar[str] = "alphabetical"
+
+    def _rule(self, column: str) -> str:
+        return f"Rows were taken from A to Z, {column} was not looked at"
+
+
+def test_card_asks_the_table_about_a_new_selector(scored: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = RunRecord().with_selection(Alphabetical(keep=0.5, group_by="a|`b"), scored, [0, 1])
+    facts = {"rows": 40, "kept_rows": 20, "base": {}, "files": [], "scores_digest": "", "record": record}
+    subset = Subset("half", "me/half", columns=scored.column_names, **facts)
+    assert "A to Z" not in render_section(subset, [])
+    monkeypatch.setitem(SELECTORS, "alphabetical", Alphabetical())
+    rule = "Rows were taken from A to Z, `dlc_confidence` was not looked at, within the groups of "
+    assert f"{rule}{code('a|`b')}." in render_section(subset, []).splitlines()
+    assert subset_name(record.selection, 20, 40) == "alphabetical-keep-0.5"
 
 
 def test_records_are_not_trusted(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
