@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 import copy
+import gc
 import signal
 import socket
 import subprocess
@@ -70,6 +71,12 @@ SCHEDULE = "0, 0.1, 0.3"
 _WIDE = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.2}
 _TINY = {**_WIDE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _SMALL_MOE = {**_TINY, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: running out of memory, as many tests do, need not look for garbage in it."""
+    gc.collect()
+    gc.freeze()
 
 
 def build_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:

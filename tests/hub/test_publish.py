@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
+from matplotlib.figure import Figure
+from PIL import Image
 
 from hf_dlc import DLCScorer, FlexRandSelector, load_scores, push_pruned
 from hf_dlc.hub.card import Subset, render_section, subset_name
@@ -59,6 +62,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
         yield server
 
 
+@pytest.fixture(autouse=True)
+def _quick_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a push is drawing, and only one test looks at the plots."""
+    if request.node.name != "test_all_is_there":
+        pixel = Image.new("1", (1, 1))
+        monkeypatch.setattr(Figure, "savefig", lambda _, target, **__: pixel.save(target, format="png"))
+
+
 @pytest.fixture
 def rows() -> Dataset:
     texts = [f"text {i}" for i in range(39)] + [HOSTILE]
@@ -93,6 +104,7 @@ def test_all_is_there(server: HubServer, rows: Dataset, scored: Dataset, pruned:
     found = load_scores("me/half", rows)
     assert FlexRandSelector(keep=0.5, split=0.75)(found).to_dict() == pruned.to_dict()
     files = server.files(REPO)
+    assert Image.open(io.BytesIO(files["hf_dlc/keep-0.5/report.png"])).width > 500
     assert {name for name in files if name.startswith("hf_dlc/")} == {
         "hf_dlc/scores.parquet",
         *(f"hf_dlc/keep-0.5/{name}" for name in ("manifest.json", "report.html", "report.png", "summary.md")),
