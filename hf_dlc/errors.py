@@ -7,8 +7,8 @@ class DLCError(RuntimeError):
     """Something that is not a fault of the code; the message says what is wrong and what to do."""
 
 
-class WrongTypeError(DLCError, TypeError):
-    """A value that a user gave is of a type that cannot be used."""
+class UserTypeError(TypeError):
+    """A value of a type that cannot be used; the message says which types can."""
 
 
 class UnevenPartsError(DLCError):

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from hf_dlc.errors import DLCError
+from hf_dlc.errors import DLCError, UserTypeError
 
 
 Result = TypeVar("Result")
 
 # Their messages say what is wrong, also where a library raises them.
-_TELLING = (DLCError, ImportError, MemoryError, OSError, ValueError)
+_TELLING = (DLCError, UserTypeError, ImportError, MemoryError, OSError, ValueError)
 # They log the address of every request, and with it the signatures that let others upload.
 _TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_hub.utils._http": logging.ERROR}
 
@@ -50,13 +50,9 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
     except KeyboardInterrupt:
         sys.exit(f"{prefix}interrupted. {again}".rstrip())
     except Exception as error:
-        if not _is_telling(error):
+        from datasets.exceptions import DatasetsError
+        from yaml import YAMLError
+
+        if not isinstance(error, (*_TELLING, DatasetsError, YAMLError)):
             raise
         sys.exit(prefix + " ".join(str(error).split()))
-
-
-def _is_telling(error: BaseException) -> bool:
-    from datasets.exceptions import DatasetsError
-    from yaml import YAMLError
-
-    return isinstance(error, (*_TELLING, DatasetsError, YAMLError))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from hf_dlc.errors import WrongTypeError
+from hf_dlc.errors import UserTypeError
 from hf_dlc.utils.share import rows_to_keep
 
 from .budget import share_out_at_least, tokens_to_keep, walk, water_fill
@@ -118,7 +118,7 @@ class Selector(ABC):
             ValueError: If a column is missing, or for the reasons given at `get_indices`.
         """
         if not hasattr(dataset, "select"):
-            raise WrongTypeError(
+            raise UserTypeError(
                 f"{type(self).__name__} needs a map-style Dataset, got {type(dataset).__name__}: ranking compares "
                 "all rows with each other. Load the data without streaming=True, or store the stream first: "
                 "Dataset.from_generator(lambda: iter(stream), features=stream.features)."

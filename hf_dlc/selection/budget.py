@@ -11,13 +11,13 @@ from numbers import Integral
 
 import numpy as np
 
-from hf_dlc.errors import WrongTypeError
+from hf_dlc.errors import UserTypeError
 
 
 def tokens_to_keep(keep_tokens: int) -> int:
     """Return `keep_tokens` as an int after checking it."""
     if not isinstance(keep_tokens, Integral) or isinstance(keep_tokens, bool):
-        raise WrongTypeError(f"keep_tokens must be an int (number of target tokens), got {keep_tokens!r}.")
+        raise UserTypeError(f"keep_tokens must be an int (number of target tokens), got {keep_tokens!r}.")
     if keep_tokens < 1:
         raise ValueError(f"keep_tokens must be at least 1, got {keep_tokens}.")
     return int(keep_tokens)

@@ -8,7 +8,7 @@ from numbers import Integral
 
 import numpy as np
 
-from hf_dlc.errors import WrongTypeError
+from hf_dlc.errors import UserTypeError
 from hf_dlc.scores.table import SCORES, score_of
 
 
@@ -62,11 +62,11 @@ def _factorise(groups: Sequence | np.ndarray) -> tuple[list[str | int | None], n
     try:
         codes = np.fromiter((seen.setdefault(key, len(seen)) for key in groups), dtype=np.int64, count=len(groups))
     except TypeError as error:
-        raise WrongTypeError(f"group keys must be strings, integers or None: {error}.") from error
+        raise UserTypeError(f"group keys must be strings, integers or None: {error}.") from error
     keys = [key.item() if isinstance(key, np.generic) else key for key in seen]
     strange = next((key for key in keys if not isinstance(key, str | int | None)), None)
     if strange is not None:
-        raise WrongTypeError(f"group keys must be strings, integers or None, got {strange!r}. Cast the column first.")
+        raise UserTypeError(f"group keys must be strings, integers or None, got {strange!r}. Cast the column first.")
     # Keys of different types cannot be compared, so types are sorted first; "NoneType" sorts before the others.
     ranking = sorted(range(len(keys)), key=lambda i: (type(keys[i]).__name__, 0 if keys[i] is None else keys[i]))
     new_codes = np.empty(len(keys), dtype=np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numbers import Integral, Real
 
-from hf_dlc.errors import WrongTypeError
+from hf_dlc.errors import UserTypeError
 
 
 def rows_to_keep(keep: float | int, n_rows: int) -> int:
@@ -14,7 +14,7 @@ def rows_to_keep(keep: float | int, n_rows: int) -> int:
             raise ValueError(f"keep as a number of rows must be at least 1, got {keep}.")
         return int(keep)
     if not isinstance(keep, Real) or isinstance(keep, bool):
-        raise WrongTypeError(f"keep must be a float (share of the rows) or an int (number of rows), got {keep!r}.")
+        raise UserTypeError(f"keep must be a float (share of the rows) or an int (number of rows), got {keep!r}.")
     if not 0 < keep <= 1:
         raise ValueError(f"keep as a share must be in (0, 1], got {keep}. Pass an int for a number of rows.")
     n_keep = round(n_rows * float(keep))

@@ -192,6 +192,14 @@ def test_what_is_wrong_is_one_line(
     assert "\n" not in found[1]
 
 
+def test_groups_of_a_type_that_cannot_be_used(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("select", "compare"):
+        more = ["--overwrite"] if command == "select" else []
+        status, message = fails(capsys, command, "--run_dir", run_dir, "--group_by", "dlc_confidence", *more)
+        assert status == 1
+        assert message.startswith(f"hf-dlc {command}: group keys must be strings, integers or None, got 0.")
+
+
 def test_rows_that_have_changed_are_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed = [{**row, "output": row["output"] + "!"} for row in ROWS]
     Dataset.from_list(changed).to_json(str(tmp_path / "rows.jsonl"))
