@@ -132,8 +132,9 @@ class DLCConfig:
         max_length (`int`, *optional*, defaults to 1024):
             Rows are cut to their first `max_length` tokens, as in training.
         template (`str` or `Callable`, *optional*, defaults to `"auto"`):
-            `"auto"` (chat template if the tokenizer has one, else the Alpaca prompt), `"chat"`, `"alpaca"`, the path
-            of a Jinja template file, or, in Python only, a function from a row to a row of a known layout.
+            `"auto"` is the chat template if the tokenizer has one, else the Alpaca prompt. Others are `"chat"`,
+            `"alpaca"` and the path of a Jinja template file. In Python it may be a function from a row to a row of a
+            known layout.
         layout (`str`, *optional*, defaults to `"auto"`):
             Layout of the rows if it should not be told from the column names.
         columns (`dict[str, str]`, *optional*):
@@ -153,9 +154,9 @@ class DLCConfig:
             [`DLCScorer.fit`] learns; `"auto"`, the trained head if there is one.
         pooling (`str`, *optional*, defaults to `"auto"`):
             Features that are compared with prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or
-            places; of the output of a named module as in `"mean@layers.8"`; `"auto"`, what the classifiers of the
-            family read: the first token where they take it (ViT, DeiT, DINO, CvT, PVT), else the mean (also of BEiT,
-            data2vec, CLIP, which have a first token and average the patches).
+            places. `"mean@layers.8"` takes them from the output of a named module. `"auto"` is what the classifiers
+            of the family read: the first token where they take it (ViT, DeiT, DINO, CvT, PVT), else the mean. BEiT,
+            data2vec and CLIP have a first token and average the patches.
         prototype_logits (`str`, *optional*, defaults to `"inverse"`):
             `"inverse"`, 1 / distance, as in the paper; `"temperature"`, - distance / a temperature learned by `fit`.
 

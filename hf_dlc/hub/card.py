@@ -295,7 +295,7 @@ def _scoring(subset: Subset) -> str | None:
 
 
 def _meaning(column: str, score: Score) -> str:
-    """What a score column holds."""
+    """Sentence of what a score column holds."""
     low, high = math.isfinite(score.low), math.isfinite(score.high)
     bounds = [f"from {score.low:g} to {score.high:g}"] if low and high else [f"at least {score.low:g}"] if low else []
     unit = [f"in {score.unit}"] if score.unit else []
@@ -349,7 +349,7 @@ def _call(*values: Any, **options: Any) -> str:
 
 
 def _command(words: Sequence[str]) -> str:
-    """For a shell, on one line."""
+    """The text quoted for a shell, on one line."""
     return shlex.join("".join(c for c in str(word) if c.isprintable()) for word in words)
 
 

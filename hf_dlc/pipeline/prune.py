@@ -165,7 +165,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Output folder."""
+        """Output folder of the run."""
         return Path(self.options.output_dir)
 
     @property

@@ -55,9 +55,9 @@ def read_dataset(options: DataArguments) -> Dataset:
     Args:
         options (`DataArguments`):
             `dataset` is a .json, .jsonl, .csv, .tsv, .parquet or .arrow file, which may be compressed, or a pattern
-            of several; a folder of such files, one that `save_to_disk` wrote, or one with a folder of images for each
-            class; or a repository on the Hub. `split` may be a slice, as in `"train[:50%]"`, or a sum of some. What
-            has no splits has one, `"train"`.
+            of several. It may be a folder of such files, one that `save_to_disk` wrote, or one with a folder of
+            images for each class. It may be a repository on the Hub. `split` may be a slice, as in `"train[:50%]"`,
+            or a sum of some. What has no splits has one, `"train"`.
 
     Returns:
         [`~datasets.Dataset`]: The rows, at least one.

@@ -246,8 +246,8 @@ class CausalLMTask:
         """
         Whether the keys and values of a prefix can be computed once and used by all rows that begin with it.
 
-        They cannot where a layer keeps something else than the keys and values of all tokens (sliding windows,
-        recurrent states), nor where a model goes wrong with keys from elsewhere: a sample row is computed both ways.
+        They cannot where a layer keeps something else than the keys and values of all tokens, such as sliding windows
+        and recurrent states. Nor can they where a model goes wrong with keys from elsewhere: a sample row tells.
         """
         if prefix not in self._shares:
             self._shares[prefix] = prefix != 0 and self._gives_the_same(prefix)
