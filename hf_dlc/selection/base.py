@@ -63,6 +63,11 @@ class Selector(ABC):
     def _rule(self, column: str) -> str:
         """Return how rows are chosen, as the beginning of a sentence; `column` is the score column as it is shown."""
 
+    def check(self) -> None:
+        """Raise a `ValueError` for a parameter out of its range; the budget is held against the rows later."""
+        if self.missing not in ("drop", "error"):
+            raise ValueError(f"missing must be 'drop' or 'error', got {self.missing!r}.")
+
     def sentence(self, show: Callable[[str], str] = "`{}`".format) -> str:
         """
         Return how rows are chosen, in a sentence for cards and reports.
@@ -189,6 +194,7 @@ class Selector(ABC):
         """Return the numbers of the selected rows: each group's part of the budget, spent along its pools."""
         if self.group_by is not None and candidates.groups is None:
             raise ValueError(f"group_by={self.group_by!r} is set, so get_indices needs groups=.")
+        self.check()
         scored = self._scored(candidates)
         self._require_inputs(candidates)
         if self._uses_tokens:  # otherwise nobody looks at them
@@ -213,8 +219,6 @@ class Selector(ABC):
 
     def _scored(self, candidates: Candidates) -> np.ndarray:
         """Mask of the rows that have a score, or that may be taken without one."""
-        if self.missing not in ("drop", "error"):
-            raise ValueError(f"missing must be 'drop' or 'error', got {self.missing!r}.")
         scored = candidates.scored
         n_skipped = len(scored) - int(np.count_nonzero(scored))
         if n_skipped == len(scored):

@@ -88,9 +88,13 @@ class FlexRandSelector(Selector):
     seed: int = 0
     easy: Literal["auto", "high", "low"] = "auto"
 
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def check(self) -> None:
+        """Raise a `ValueError` for a parameter out of its range, such as a split that is no share."""
+        super().check()
         if not isinstance(self.split, Real) or not 0 < self.split < 1:
             raise ValueError(f"split must lie strictly between 0 and 1, got {self.split!r}.")
+
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
         # One order for both intervals: a row that changes sides leaves the order of all others as it was.
         order = drawn_order(candidates.rows, self.seed, group)
         n_easy = _easy_rows(np.count_nonzero(candidates.scored), self.split)

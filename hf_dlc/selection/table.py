@@ -40,7 +40,7 @@ def selector_from_record(selection: Mapping[str, Any]) -> Selector:
         [`FlexRandSelector`] or another of the table.
 
     Raises:
-        ValueError: If the class is not in the table.
+        ValueError: If the class is not in the table, or if a parameter is out of its range.
 
     Example:
     ```python
@@ -57,4 +57,6 @@ def selector_from_record(selection: Mapping[str, Any]) -> Selector:
             "if a later version wrote this."
         )
     known = {option.name for option in fields(classes[name])}
-    return replace(classes[name](), **{key: selection[key] for key in known if selection.get(key) is not None})
+    selector = replace(classes[name](), **{key: selection[key] for key in known if selection.get(key) is not None})
+    selector.check()  # anybody may have written the record, and the sentence for the card is made of it
+    return selector

@@ -60,9 +60,13 @@ class TopKSelector(Selector):
         """The end of the order, which is what the selector is called."""
         return self.which
 
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def check(self) -> None:
+        """Raise a `ValueError` for a parameter out of its range, such as an end that the order does not have."""
+        super().check()
         if self.which not in ("easiest", "hardest"):
             raise ValueError(f"which must be 'easiest' or 'hardest', got {self.which!r}.")
+
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
         order = np.argsort(difficulty(candidates.scores, self.easy, self.column), kind="stable")
         return [order if self.which == "easiest" else order[::-1]]
 

@@ -82,6 +82,14 @@ def test_a_selector_comes_back_from_its_record(selector: Selector) -> None:
 
 def test_records_of_other_selectors() -> None:
     assert selector_from_record({"selector": "FlexRandSelector", "keep": 2, "split": None}).split == 0.5
+    for parameters in (
+        {"selector": "TopKSelector", "which": "<b>"},
+        {"selector": "FlexRandSelector", "split": "half"},
+    ):
+        with pytest.raises(
+            ValueError, match=r"must be 'easiest' or 'hardest', got '<b>'|strictly between 0 and 1, got"
+        ):
+            selector_from_record(parameters)
     for record in ({"selector": "MySelector", "keep": 0.5}, {}):
         with pytest.raises(ValueError, match="selector must be one of FlexRandSelector, RandomSelector, TopKSelector"):
             selector_from_record(record)
