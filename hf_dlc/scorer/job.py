@@ -1,8 +1,8 @@
-"""What `score` and `estimate` do with whole datasets: begin or resume a run, settle it, plan, run sharded."""
+"""Runs of a scorer: of a batch of `map`, or of a dataset, which is begun or resumed, settled, planned and sharded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,30 @@ from .fingerprint import Subject, calibration_key, description, identity
 from .parts import Parts
 from .rows import MeasuredRows, share_of
 from .schedule import Schedule
+
+
+def score_rows(parts: Parts, rows: Mapping[str, Any]) -> tuple[MeasuredRows, bool]:
+    """
+    Score a row or a batch, as a small run of its own.
+
+    Args:
+        parts ([`Parts`]):
+            The scorer.
+        rows (`Mapping[str, Any]`):
+            What `map` hands over.
+
+    Returns:
+        `tuple[MeasuredRows, bool]`: The rows and what was measured of them, and whether they were a batch.
+    """
+    parts.check_fit()
+    encoded, is_batch = parts.rows.from_map(rows)
+    with parts.lock:
+        parts.engine.check(encoded)
+        plan = parts.engine.plan(encoded)
+        run = parts.engine.run if is_batch or not plan else parts.row_by_row.run
+        fractions = parts.settled_schedule() if plan else parts.schedule.fractions
+        passes = parts.engine.passes(fractions)
+        return MeasuredRows(encoded, run(encoded, [plan] * len(passes), passes), fractions), is_batch
 
 
 def score_dataset(parts: Parts, dataset: Dataset, run_dir: str | Path | None, chunk_seconds: float) -> MeasuredRows:

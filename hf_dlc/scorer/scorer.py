@@ -16,16 +16,16 @@ from hf_dlc.execution.estimate import RunEstimate
 from hf_dlc.execution.loop import CHUNK_SECONDS
 from hf_dlc.execution.processes import cpu_threads, using_threads
 from hf_dlc.masking import LevelReport
-from hf_dlc.tasks.base import Embedder, Task
+from hf_dlc.tasks.base import Embedder
 from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.tasks.table import TASKS
 
 from . import fingerprint, saving
 from .fitting import features_pass
-from .job import estimate_datasets, score_dataset
+from .job import estimate_datasets, score_dataset, score_rows
 from .model import ModelHandle, ModelSource
 from .parts import Parts
-from .rows import MeasuredRows, columns_of, require_dataset, with_scores
+from .rows import columns_of, require_dataset, with_scores
 
 
 class DLCScorer:
@@ -125,7 +125,7 @@ class DLCScorer:
         config = DLCConfig(**{**vars(config or found.config or DLCConfig()), **config_overrides})
         source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
         scorer = cls(*source.load(), config)
-        if task not in (None, kind := scorer._task.kind):
+        if task not in (None, kind := scorer._parts.task.kind):
             raise ValueError(f"{found.model_id} is a model for {kind}, got task={task!r}. Leave task out.")
         scorer._parts.handle.source = source
         if found.state is not None:
@@ -206,11 +206,7 @@ class DLCScorer:
     @property
     def reading_(self) -> DatasetReading | None:
         """What was read of the latest dataset: its layout, which columns as what, what is learned from."""
-        return self._task.reading
-
-    @property
-    def _task(self) -> Task:
-        return self._parts.task
+        return self._parts.task.reading
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""
@@ -272,8 +268,8 @@ class DLCScorer:
         Returns:
             `np.ndarray` of shape `(rows, features)`: float32; NaN for rows without a readable image and a label.
         """
-        if not isinstance(self._task, Embedder):
-            raise ValueError(f"features are those of images, got a model for {self._task.kind}.")
+        if not isinstance(self._parts.task, Embedder):
+            raise ValueError(f"features are those of images, got a model for {self._parts.task.kind}.")
         with self._parts.lock, using_threads(cpu_threads()):
             return features_pass(self._parts.engine, dataset, self._parts.subject().weights)[2]
 
@@ -288,16 +284,7 @@ class DLCScorer:
         Returns:
             `dict[str, Any]`: The score columns, scalars for a row and lists for a batch.
         """
-        parts = self._parts
-        parts.check_fit()
-        encoded, is_batch = parts.rows.from_map(rows)
-        with parts.lock:
-            parts.engine.check(encoded)
-            plan = parts.engine.plan(encoded)
-            run = parts.engine.run if is_batch or not plan else parts.row_by_row.run
-            fractions = self.calibrate() if plan else parts.schedule.fractions
-            passes = parts.engine.passes(fractions)
-            measured = MeasuredRows(encoded, run(encoded, [plan] * len(passes), passes), fractions)
+        measured, is_batch = score_rows(self._parts, rows)
         columns = columns_of(measured, self.config.prefix, self.config.keep_levels)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
@@ -357,7 +344,13 @@ class DLCScorer:
 
     def preview(self, dataset: Dataset, rows: int = 2) -> str:
         """
-        The first `rows` rows of a dataset as they will be scored, to be printed.
+        The first rows as they will be scored, to be printed.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Rows of a known layout.
+            rows (`int`, *optional*, defaults to 2):
+                Number of rows that are shown.
 
         Returns:
             `str`: What is read of the dataset, and the text of each row with its special tokens and with marks around
@@ -377,11 +370,15 @@ class DLCScorer:
         ```
         """
         require_dataset(dataset, "preview", "Dataset")
-        return self._task.preview(dataset.select(range(min(rows, len(dataset)))))
+        return self._parts.task.preview(dataset.select(range(min(rows, len(dataset)))))
 
     def tokenize(self, dataset: Dataset) -> Dataset:
         """
-        The rows of a dataset as token ids and labels, for a trainer that is to learn from the tokens that are scored.
+        The rows as token ids and labels, for a trainer that is to learn from the tokens that are scored.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Rows of a known layout.
 
         Returns:
             [`~datasets.Dataset`]: `input_ids` and `labels` (-100 where nothing is learned) of each row that can be

@@ -118,9 +118,9 @@ class TestRows:
 
     def test_one_pass_a_row_after_the_first(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         scorer = make_scorer()
-        forward, sizes = scorer._task.forward, []
+        forward, sizes = scorer._parts.task.forward, []
         monkeypatch.setattr(
-            scorer._task, "forward", lambda rows, *prefix: sizes.append(len(rows)) or forward(rows, *prefix)
+            scorer._parts.task, "forward", lambda rows, *prefix: sizes.append(len(rows)) or forward(rows, *prefix)
         )
         first, second = scorer(self.ROW), scorer(self.ROW)
         assert sizes == [1, 1] * 3 + [3] + [3, 3]  # a made-up row at each level, and at all of them; then the rows
@@ -143,7 +143,7 @@ class TestRows:
             ones = torch.ones(len(rows))
             return SimpleNamespace(confidence=ones, loss=ones, states=torch.ones(len(rows), 4))
 
-        monkeypatch.setattr(scorer._task, "forward", forward)
+        monkeypatch.setattr(scorer._parts.task, "forward", forward)
         with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):
             scorer(self.ROW)
 

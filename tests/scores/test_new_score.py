@@ -215,7 +215,7 @@ def test_of_images(score: Entropy, head: str) -> None:
             pixels = torch.from_numpy(np.stack(processor(rows["picture"][:])["pixel_values"]))
             log_probs = model(pixel_values=pixels).logits.double().log_softmax(dim=1)
         else:
-            task = scorer._task
+            task = scorer._parts.task
             fed = list(task.feed(task.encode_dataset(rows)))
             log_probs = task.prototypes.log_probs(task.features(fed), [row.digest for row in fed])
     expected = -(log_probs.exp() * log_probs).sum(dim=1)
