@@ -20,8 +20,8 @@ from hf_dlc.scores.base import Measure
 # that keeps pieces of this size for later keeps more memory. Arithmetic in float32 is slow enough with fewer tokens.
 _LOGITS_AT_ONCE = {"half": 2**23, "full": 2**21}
 
-# On a CPU, words of the vocabulary at once, and tokens of which there are logits then: the weights of a few words are
-# read once for many tokens, while those of all words would be read anew for the few whose logits there is room for.
+# On a CPU, words of the vocabulary at once, and tokens of which there are logits then. The weights of a few words are
+# read once for many tokens; those of all words would be read anew for the few tokens whose logits there is room for.
 _WORDS_AT_ONCE = 4096
 _TOKENS_AT_ONCE = {"half": 1024, "full": 512}
 
@@ -34,7 +34,7 @@ _LOGITS_IN_CACHE = 2**19
 
 class OutputHead:
     """
-    What a model does after its body.
+    Output head of a model: all that it does after its body.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -164,7 +164,7 @@ class OutputHead:
 
 
 def _numbers(logits: torch.Tensor, labels: torch.Tensor, measures: Sequence[Measure]) -> dict[str, torch.Tensor]:
-    """What is measured of tokens, in float32 on the labels' device; `logits` are `(tokens, vocabulary)`."""
+    """Measures of tokens, in float32 on the labels' device; `logits` are `(tokens, vocabulary)`."""
     size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     parts = []
     for part, targets in zip(logits.split(size), labels.to(logits.device).split(size), strict=True):
