@@ -1,4 +1,4 @@
-"""What a run will cost, foretold from the plan and a short probe."""
+"""Cost of a run, foretold from the plan and a short probe."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _timed(task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], 
 
 
 def _memory(masks: Masks, batches: Sequence[MicroBatch]) -> int:
-    """What is there now, and what comes on top: the copy of the maskable weights, and activations."""
+    """Bytes in use now, and those that come on top: the copy of the maskable weights, and activations."""
     maskable = [target.parameter for target in masks.targets]
     widest = max(max(_channels(parameter)) for parameter in maskable)
     largest = max((batch.padded_tokens for batch in batches), default=0)

@@ -66,7 +66,7 @@ class Cut(NamedTuple):
 
 
 class JournaledWork(NamedTuple):
-    """What earlier runs of the same command finished."""
+    """Finished work of earlier runs of the same command."""
 
     values: Values  # by the name of the measure float32 of shape (levels, rows), zero where there are none
     present: np.ndarray  # bool of shape (levels, rows)
@@ -472,7 +472,7 @@ _MISSING = object()
 
 
 def _differences(there: Any, here: Any, path: str = "") -> list[str]:
-    """What differs, by dotted path; values are compared as JSON, where `1`, `1.0` and `true` are not the same."""
+    """List what differs, by dotted path; values are compared as JSON, where `1`, `1.0` and `true` are not the same."""
     if isinstance(there, dict) and isinstance(here, dict):
         names = [*here, *(name for name in there if name not in here)]
         parts = [(f"{path}.{name}" if path else name, name) for name in names]

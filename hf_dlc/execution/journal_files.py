@@ -221,7 +221,7 @@ def dump_json(value: Any, indent: int | None = 2) -> bytes:
 
 
 def as_json(value: dict[str, Any]) -> dict[str, Any]:
-    """As it will be read back, so that a run and its continuation get the same."""
+    """The value as it will be read back, so that a run and its continuation get the same."""
     if not isinstance(value, dict):
         raise TypeError(f"the journal keeps dicts of JSON values, got {type(value).__name__}.")
     return json.loads(json.dumps(value))

@@ -178,7 +178,7 @@ class LevelLoop:
         return self.task.feed([self.rows[row] for batch in batches for row in batch.rows])
 
     def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures | None:
-        """What is measured of a micro-batch, or `None` if it does not fit into memory."""
+        """Measures of a micro-batch, or `None` if it does not fit into memory."""
         return _or_none(lambda: self._forward(batch, rows))
 
     def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures:
@@ -248,7 +248,7 @@ def in_parts_that_fit(
 
 
 def _or_none(compute: Callable[[], T]) -> T | None:
-    """What `compute` returns, or `None` if it does not fit into memory."""
+    """The result of `compute`, or `None` if it does not fit into memory."""
     try:
         return compute()
     except RuntimeError as error:

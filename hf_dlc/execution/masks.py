@@ -10,7 +10,7 @@ import torch
 
 
 class Masked(Protocol):
-    """What the masks did at a level."""
+    """Outcome of masking a level."""
 
     masked: int  # weights set to zero
 

@@ -42,11 +42,7 @@ class Peers:
     """
 
     def __init__(self, state: PartialState, store: TCPStore) -> None:
-        self._me, self._others = (
-            state.process_index,
-            [i for i in range(state.num_processes) if i != state.process_index],
-        )
-        self._all = range(state.num_processes)
+        self._me, self._all = state.process_index, range(state.num_processes)
         self._store = store
         # The store outlives a launcher's restarts, and what was said in an earlier attempt must not be heard in this.
         run, attempt = (os.environ.get(f"TORCHELASTIC_{name}", "") for name in ("RUN_ID", "RESTART_COUNT"))
@@ -113,7 +109,7 @@ class Peers:
         return self._store.get(key).decode() if self._store.check([key]) else None
 
     def _silence(self, seen: dict[int, tuple[str, float]]) -> str | None:
-        """Who has not been heard of for too long, by this process's own clock."""
+        """Say which process has not been heard of for too long, by this process's own clock."""
         now = time.monotonic()
         for rank, (last, since) in seen.items():
             if self._store.check([f"{self._job}/left/{rank}"]):

@@ -89,7 +89,7 @@ def _cut(batch: MicroBatch, tokens_per_batch: int, overhead: int | None = None) 
 
 
 def cost(batches: Sequence[MicroBatch], overhead: int) -> int:
-    """What a plan costs, in tokens, if each micro-batch costs `overhead` on top of its own."""
+    """Cost of a plan, in tokens, if each micro-batch costs `overhead` on top of its own."""
     return sum(batch.padded_tokens + overhead for batch in batches)
 
 

@@ -80,7 +80,7 @@ def _read(
     state: PartialState,
     peers: Peers | None,
 ) -> JournaledWork:
-    """What the journal holds: everywhere which rows, and on the main process what was measured of them."""
+    """Content of the journal: everywhere which rows it has, and on the main process what was measured of them."""
     if journal is None:
         return JournaledWork(no_values(measures, rows), np.zeros((len(measures), rows), dtype=bool), [])
     kept = on_main_process(
@@ -97,8 +97,8 @@ def _left_to_do(
     """
     The micro-batches of a level, or the parts that they were cut into, of which a row is missing.
 
-    Cuts are replayed one by one, each on the parts that were left when it was made. So the parts are those of the run
-    that made them, and the scores are the same, bit for bit.
+    Cuts are replayed one by one, each on the parts that were left when it was made. The parts then are those of the
+    run that made them, and so are the scores, bit for bit.
     """
     parts = list(batches)
     for cut in cuts:
@@ -110,7 +110,7 @@ def _left_to_do(
 
 
 def _name(batch: MicroBatch) -> int:
-    """What a journal calls a micro-batch or a part of one: its first row, which no other one of the level has."""
+    """Name of a micro-batch or a part of one in a journal: its first row, which no other one of the level has."""
     return int(batch.rows[0])
 
 

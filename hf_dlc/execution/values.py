@@ -1,4 +1,4 @@
-"""What a run measures: for each measure a number of every row at every level."""
+"""Numbers that a run measures: for each measure one of every row at every level."""
 
 from __future__ import annotations
 

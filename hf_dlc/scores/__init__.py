@@ -1,1 +1,1 @@
-"""What a score means: NumPy only."""
+"""Scores: their table, their meaning and their columns, in NumPy only."""

@@ -1,4 +1,4 @@
-"""What a score is: the measures it needs of the model, the passes it asks for, and what becomes of them."""
+"""Parts of a score: the measures it needs of the model, the passes it asks for, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -134,5 +134,5 @@ def measures_by_pass(
 
 
 def passes_to_json(wanted: Mapping[Pass, Sequence[Measure]]) -> list[dict[str, Any]]:
-    """What [`measures_by_pass`] returned, as JSON types: all that the passes are, and the names of the measures."""
+    """Passes and the names of their measures as JSON types, from what [`measures_by_pass`] returned."""
     return [{**asdict(one), "measures": [measure.name for measure in wanted[one]]} for one in wanted]

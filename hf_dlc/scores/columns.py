@@ -106,8 +106,10 @@ def build_columns(
             finite &= np.isfinite(measures[measure.name][place[one]])
     kept = scored & finite
     statuses = np.where(scored & ~finite, NAN_SCORE, np.asarray(statuses, dtype=object))
-    nothing = np.full((len(wanted), len(scored)), np.nan, dtype=np.float32)  # of a measure that no pass asks for
-    known = {name: np.where(kept, measures.get(name, nothing), np.float32("nan")) for name in _measure_names()}
+    known = {name: np.full((len(wanted), len(scored)), np.nan, dtype=np.float32) for name in _measure_names()}
+    for one, asked in wanted.items():
+        for measure in asked:
+            known[measure.name][place[one], kept] = measures[measure.name][place[one], kept]
     columns: dict[str, Any] = {}
     for name, score in SCORES.items():
         places = [place[one] for one in score.passes(schedule)]
@@ -115,12 +117,10 @@ def build_columns(
     columns[f"{column_prefix}_tokens"] = np.where(kept, tokens, 0).astype(np.int32)
     columns[f"{column_prefix}_status"] = statuses.tolist()
     if keep_levels:
-        for name in _measure_names():
-            levels = np.full((len(scored), len(schedule)), np.nan, dtype=np.float32)
-            for level, one in enumerate(map(Pass, schedule)):
-                if any(measure.name == name for measure in wanted.get(one, ())):
-                    levels[:, level] = known[name][place[one]]
-            columns[f"{column_prefix}_level_{name}"] = list(levels)
+        nothing = np.full(len(scored), np.nan, dtype=np.float32)
+        for name, values in known.items():
+            levels = [values[place[one]] if one in place else nothing for one in map(Pass, schedule)]
+            columns[f"{column_prefix}_level_{name}"] = list(np.stack(levels, axis=1))
     return columns
 
 

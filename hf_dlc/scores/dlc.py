@@ -17,7 +17,7 @@ _LEAST_LOSS = 0.01
 
 
 class _OverLevels:
-    """What the three scores have in common: a pass for each level."""
+    """Base of the three scores: a pass for each level."""
 
     def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
         """One for each level."""
@@ -81,7 +81,7 @@ def relative_gain(loss: np.ndarray) -> np.ndarray:
     model is one that capacity does not help with: noise, or an answer to something else.
 
     With L0 the unmasked loss and Lk that of a masked level, a level gives (Lk - L0) / max(Lk, L0). That is 1 - L0 / Lk
-    where masking raises the loss, as it mostly does, and Lk / L0 - 1 where it lowers it.
+    where masking raises the loss, as it mostly does, and the same with the sign turned where it lowers it.
 
     Args:
         loss (`np.ndarray` of shape `(levels, rows)`):

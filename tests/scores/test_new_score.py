@@ -251,6 +251,8 @@ def test_a_fraction_that_is_no_level(make_scorer: Callable, monkeypatch: pytest.
             return (Pass(0.2),)
 
     monkeypatch.setitem(SCORES, "entropy", Between())
+    estimate = make_scorer(tokens_per_batch=10**5).estimate(ROWS)
+    assert (estimate.forward_passes, estimate.seconds > 0) == (4, True)
     found = make_scorer(keep_levels=True).score(ROWS)
     monkeypatch.setitem(SCORES, "entropy", Entropy())
     expected = make_scorer(schedule="0, 0.2", keep_levels=True).score(ROWS)

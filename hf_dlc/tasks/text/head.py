@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ from hf_dlc.scores.base import Measure
 # that keeps pieces of this size for later keeps more memory. Arithmetic in float32 is slow enough with fewer tokens.
 _LOGITS_AT_ONCE = {"half": 2**23, "full": 2**21}
 
-# On a CPU, words of the vocabulary at once, and tokens of which there are logits then: the weights of a few words are
-# read once for many tokens, while those of all words would be read anew for the few whose logits there is room for.
+# On a CPU, words of the vocabulary at once, and tokens of which there are logits then. The weights of a few words are
+# read once for many tokens; those of all words would be read anew for the few tokens whose logits there is room for.
 _WORDS_AT_ONCE = 4096
 _TOKENS_AT_ONCE = {"half": 1024, "full": 512}
 
@@ -34,7 +34,7 @@ _LOGITS_IN_CACHE = 2**19
 
 class OutputHead:
     """
-    What a model does after its body.
+    Output head of a model: all that it does after its body.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -78,9 +78,12 @@ class OutputHead:
             ValueError: If the logits are not computed from the body.
         """
         parts = parts if self._has_layers else 1  # else the weights that differ are all in the body
-        by_words = len(labels) > 0 and states.device.type == "cpu"
-        by_words = by_words and not any(measure.of_distribution for measure in measures)
-        by_words = by_words and self._is_a_product(states, output_type, parts)
+        by_words = (
+            states.device.type == "cpu"
+            and len(labels) > 0
+            and not any(measure.of_distribution for measure in measures)
+            and self._is_a_product(states, output_type, parts)
+        )
         parts = 1 if by_words else parts
         weight = self.model.get_output_embeddings().weight
         precision = "half" if weight.element_size() < 4 else "full"
@@ -88,8 +91,8 @@ class OutputHead:
         states, labels = states.unflatten(0, (parts, -1)), labels.unflatten(0, (parts, -1))
         size = max(1, size // parts)
         step = max(1, size // _SIZES)
-        room = {"dtype": torch.float32, "device": labels.device}
-        measured = {measure.name: torch.empty(labels.shape, **room) for measure in measures}
+        empty = partial(torch.empty, labels.shape, dtype=torch.float32, device=labels.device)
+        measured = {measure.name: empty() for measure in measures}
         for start in range(0, labels.shape[1], size):
             chunk = slice(start, start + size)
             targets = labels[:, chunk]
@@ -161,7 +164,7 @@ class OutputHead:
 
 
 def _numbers(logits: torch.Tensor, labels: torch.Tensor, measures: Sequence[Measure]) -> dict[str, torch.Tensor]:
-    """Numbers of the labels in float32, on the labels' device; of `logits`, `(tokens, vocabulary)`."""
+    """Measures of tokens, in float32 on the labels' device; `logits` are `(tokens, vocabulary)`."""
     size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     parts = []
     for part, targets in zip(logits.split(size), labels.to(logits.device).split(size), strict=True):

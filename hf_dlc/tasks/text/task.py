@@ -43,7 +43,7 @@ _SAMPLE_TOKENS = 23
 # Tokens behind a prefix, of rows that are computed with and without its keys and values from elsewhere.
 _BEHIND_PREFIX = (9, 17, 4)
 
-# In the place of the confidence, whose geometric mean is exp of the mean of this.
+# Measured in the place of the confidence where token_mean is "geometric": exp of its mean then is the confidence.
 _LOG_CONFIDENCE = Measure(CONFIDENCE.name, of_token=lambda log_probs: log_probs)
 
 
