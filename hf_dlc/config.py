@@ -1,4 +1,4 @@
-"""What a user can set: the mask schedule, the scoring options, and how a YAML file and the command line give them."""
+"""What a user can set: the masked fractions of the levels, and the options of scoring."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "dlc_config.json"
 
-# What stands beside the options in that file; the last two where `DLCScorer.save_pretrained` wrote it.
+# What stands beside the options in that file; all but the version only where a scorer was saved.
 _NOT_OPTIONS = {"hf_dlc_version", "base_model_name_or_path", "model_kwargs", "revision"}
 
 _NAMED_SCHEDULE = re.compile(r"(linear|geometric)\(([^,]+),([^,]+)\)")
@@ -106,7 +106,7 @@ class DLCConfig:
     """
     Options of a [`DLCScorer`]. Every field can be set in Python, in YAML and on a command line.
 
-    Instances do not change: a scorer has built its masks and its template from them.
+    Instances do not change, since a scorer has built its masks and its template from one.
 
     Args:
         masking (`str`, *optional*, defaults to `"random"`):

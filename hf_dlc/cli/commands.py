@@ -1,9 +1,9 @@
 """
-The command line: `hf-dlc COMMAND`, or `hf dlc COMMAND` through the extensions of the Hub client.
+Commands of the command line: `hf-dlc COMMAND`, or `hf dlc COMMAND` through the extensions of the Hub client.
 
-A command reads its options as the recipes do, from `--config FILE.yaml` and from the command line, which wins. It does
-one thing, and says on the standard output what came of it, with `--json` for machines. What goes wrong is one line on
-the standard error; the exit status is 1 then, and 2 for an option that does not exist or has a wrong value.
+A command reads its options from `--config FILE.yaml` and from the command line, which wins, as the recipes do. It does
+one thing and prints what it found on the standard output; `--json` prints it for machines. An error is one line on the
+standard error. The exit status is then 1, or 2 for an option that does not exist or has a wrong value.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ Outcome = tuple[Any, str]  # for machines, and for people
 
 @dataclass
 class OutputArguments:
-    """How a command says what came of it."""
+    """Output options: how a command prints what it found."""
 
     json: bool = field(default=False, metadata={"help": "Say what came of it as JSON."})
 
 
 @dataclass
 class RunArguments(Options):
-    """Which run a command goes on with."""
+    """Run options: which run a command goes on with."""
 
     run_dir: str = field(default="runs/prune", metadata={"help": "Output folder of `hf-dlc score` or of a recipe."})
 
 
 @dataclass
 class EstimateArguments(DataArguments, ModelArguments):
-    """What would be scored, with which model."""
+    """Estimate options: which rows would be scored, with which model."""
 
     show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
 
 
 @dataclass
 class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
-    """What to keep of a run."""
+    """Selection options: which rows of a run to keep, and where to write them."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     output_dir: str | None = field(default=None, metadata={"help": "Folder for the subset; default: that of the run."})
@@ -79,14 +79,14 @@ class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
 
 @dataclass
 class CompareArguments(RunArguments, SelectionArguments):
-    """What to compare."""
+    """Comparison options: which selections of a run to compare."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
 
 
 @dataclass
 class ReportingArguments(RunArguments):
-    """What to report on."""
+    """Report options: which subset to report on, and where to write the report."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     flag_column: str | None = field(default=None, metadata={"help": "Boolean column whose rows are ranked."})
@@ -95,7 +95,7 @@ class ReportingArguments(RunArguments):
 
 @dataclass
 class PushArguments(RunArguments):
-    """What to publish, and where."""
+    """Publishing options: which subset to publish, and where."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})
@@ -115,7 +115,7 @@ class PushArguments(RunArguments):
 
 @dataclass
 class DemoArguments(Options):
-    """How much of the demo."""
+    """Demo options: how much of it to run, and where to write the results."""
 
     max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
@@ -241,7 +241,7 @@ def demo(options: DemoArguments) -> Outcome:
 
 
 def _is_demo(options: DemoArguments) -> bool:
-    """Whether what is in the folder may be replaced."""
+    """Whether the folder holds an earlier demo, which may be replaced."""
     from hf_dlc.pipeline.folder import SCORING_NAME
     from hf_dlc.utils.files import read_json
 
@@ -268,7 +268,7 @@ def _scored(run_dir: str, dataset: str | None = None, known: DatasetRecord | Non
 
 
 class Command(NamedTuple):
-    """What a word on the command line stands for."""
+    """Command of the command line: what runs, its options, and the examples in its help."""
 
     run: Callable[..., Outcome]
     arguments: Sequence[type]
@@ -277,7 +277,7 @@ class Command(NamedTuple):
 
     @property
     def epilog(self) -> str:
-        """What `--help` says last."""
+        """Last lines of `--help`."""
         return "\n".join(["examples:", *(f"  hf-dlc {self.run.__name__} {example}" for example in self.examples)])
 
 
@@ -322,7 +322,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command."""
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] not in COMMANDS:
-        build_parser().parse_args(arguments)  # help, version, completion, or an error
+        completes = any(word.startswith("--p") for word in arguments)  # --print-completion, or the beginning of it
+        build_parser(completes).parse_args(arguments)  # help, version, completion, or an error
         return
     command, prog = COMMANDS[arguments[0]], f"hf-dlc {arguments[0]}"
     types = [*command.arguments, OutputArguments]
@@ -342,10 +343,18 @@ def _say(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is the end of the program an error
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands, for help and for shell completion."""
-    from transformers import HfArgumentParser
+def build_parser(with_options: bool = True) -> argparse.ArgumentParser:
+    """
+    Parser of all commands, for help and for shell completion.
 
+    Args:
+        with_options (`bool`, *optional*, defaults to `True`):
+            Whether it knows the options of the commands. Completion needs them; help does not show them, and comes at
+            once without them, as their parser is a class of transformers.
+
+    Returns:
+        `argparse.ArgumentParser`: The parser, which no command is run with.
+    """
     parser = argparse.ArgumentParser(
         prog="hf-dlc",
         description="Prune fine-tuning data without training.",
@@ -353,9 +362,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     shtab.add_argument_to(parser)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=HfArgumentParser)
+    if with_options:
+        from transformers import HfArgumentParser as CommandParser
+    else:
+        CommandParser = argparse.ArgumentParser
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     for name, command in COMMANDS.items():
-        types = [*command.arguments, OutputArguments]
-        parser_of_one = commands.add_parser(name, dataclass_types=types, help=command.run.__doc__)
+        options = {"dataclass_types": [*command.arguments, OutputArguments]} if with_options else {}
+        parser_of_one = commands.add_parser(name, help=command.run.__doc__, **options)
         parser_of_one.add_argument("--config", help="YAML file with options.")
     return parser

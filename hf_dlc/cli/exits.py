@@ -1,4 +1,4 @@
-"""What every program of ours does around its work: logging, and what goes wrong in one line."""
+"""Frame of every program: logging, and errors in one line."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-from hf_dlc.errors import DLCError
+from hf_dlc.errors import DLCError, UserTypeError
 
 
 Result = TypeVar("Result")
 
 # Their messages say what is wrong, also where a library raises them.
-_TELLING = (DLCError, ImportError, MemoryError, OSError, ValueError)
+_TELLING = (DLCError, UserTypeError, ImportError, MemoryError, OSError, ValueError)
 # They log the address of every request, and with it the signatures that let others upload.
 _TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_hub.utils._http": logging.ERROR}
 
 
 def run_program(act: Callable[[], Result], name: str = "", level: int = logging.INFO, again: str = "") -> Result:
     """
-    Do the work of a program.
+    Run a program.
 
     Args:
         act (`Callable`):
-            The work.
+            What the program does.
         name (`str`, *optional*):
-            What messages begin with.
+            Name of the program, with which error messages begin.
         level (`int`, *optional*, defaults to `logging.INFO`):
-            What the main process logs; others log errors only.
+            Level from which the main process logs; others log errors only.
         again (`str`, *optional*):
-            What an interrupted program says of being called again.
+            What an interrupted program says of running it again.
 
     Returns:
         What `act` returned.
@@ -50,18 +50,9 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
     except KeyboardInterrupt:
         sys.exit(f"{prefix}interrupted. {again}".rstrip())
     except Exception as error:
-        if not _is_telling(error):
+        from datasets.exceptions import DatasetsError
+        from yaml import YAMLError
+
+        if not isinstance(error, (*_TELLING, DatasetsError, YAMLError)):
             raise
         sys.exit(prefix + " ".join(str(error).split()))
-
-
-def _is_telling(error: BaseException) -> bool:
-    from datasets.exceptions import DatasetsError
-    from yaml import YAMLError
-
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    module = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
-    is_of_selector = isinstance(error, TypeError) and module.startswith("hf_dlc.selection.")
-    return is_of_selector or isinstance(error, (*_TELLING, DatasetsError, YAMLError))

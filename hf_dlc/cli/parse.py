@@ -1,4 +1,4 @@
-"""Options from a YAML file and from the command line."""
+"""Reading of options from a YAML file and from the command line."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def parse_config_and_args(
         args (`Sequence[str]`, *optional*):
             Arguments, by default those of the running program.
         description (`str`, *optional*):
-            What `--help` says first.
+            First lines of `--help`.
         prog (`str`, *optional*):
             Name of the program in its help.
         epilog (`str`, *optional*):
-            What `--help` says last.
+            Last lines of `--help`.
         others (`Sequence[type]`, *optional*):
             Dataclasses of other programs, whose options the YAML file may hold as well.
 

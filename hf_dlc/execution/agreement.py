@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
 from hf_dlc.errors import UnevenPartsError
+from hf_dlc.scores.dlc import LOSS
 from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.utils.rounding import is_rounding
 
-from .loop import Levels, Masked
-
-
-class AllLevels(Protocol):
-    """The door to the masks for a row that meets all levels at once."""
-
-    def session(self, fractions: Sequence[float]) -> AbstractContextManager[Levels]:
-        """Time in which one level after another can be set."""
-
-    def side_by_side(self) -> AbstractContextManager[Sequence[Masked]]:
-        """Time in which each part of a batch meets a level of its own."""
-
-    def watch_reads(self) -> AbstractContextManager[set[str]]:
-        """Time in which it is seen which masked weights the model reads round their layers."""
+from .masks import Masks, Session
 
 
 class _Expected(NamedTuple):
@@ -36,14 +23,14 @@ class _Expected(NamedTuple):
     epsilon: float
 
 
-def why_not_side_by_side(task: Task, masks: AllLevels, fractions: Sequence[float]) -> str | None:
+def why_not_side_by_side(task: Task, masks: Masks, fractions: Sequence[float]) -> str | None:
     """
     Compare the hidden states of the task's sample rows at all levels.
 
     Args:
         task ([`Task`]):
             What runs the model.
-        masks (`AllLevels`):
+        masks (`Masks`):
             A masker that holds these levels.
         fractions (`Sequence[float]`):
             Masked fractions of the levels.
@@ -58,7 +45,8 @@ def why_not_side_by_side(task: Task, masks: AllLevels, fractions: Sequence[float
             expected = [_at_level(task, session, level, row) for level in range(levels)]
         try:
             with masks.side_by_side(), masks.watch_reads() as read:
-                found = task.forward([row] * levels, None, levels).states.unflatten(0, (levels, -1))
+                # The loss is asked for since the layers of the head must fit, too.
+                found = task.forward([row] * levels, (LOSS,), parts=levels).states.unflatten(0, (levels, -1))
         except UnevenPartsError as error:
             return str(error)
         if read:
@@ -68,7 +56,7 @@ def why_not_side_by_side(task: Task, masks: AllLevels, fractions: Sequence[float
     return None
 
 
-def _at_level(task: Task, session: Levels, level: int, row: EncodedRow) -> _Expected:
+def _at_level(task: Task, session: Session, level: int, row: EncodedRow) -> _Expected:
     session.set_level(level)
     states = task.forward([row]).states
     with task.rounded() as epsilon:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 import torch
 
-from hf_dlc.masking import Masker
+from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import TRUNCATED
 from hf_dlc.tasks.base import EncodedRow, Task
-from hf_dlc.tasks.text.reading import DatasetReading
 
 from .loop import TokenLimit, in_parts_that_fit
+from .masks import Masks
 from .plan import MicroBatch
 from .skipped import count_skipped, first_skipped, in_words
+
+
+if TYPE_CHECKING:
+    from hf_dlc.tasks.reading import DatasetReading
 
 
 # A forward pass keeps about this many tensors of (tokens, widest layer) alive at once.
@@ -95,16 +101,39 @@ class RunEstimate:
 
 def estimate_run(
     task: Task,
-    masker: Masker,
+    masks: Masks,
     rows: Sequence[EncodedRow],
     batches: Sequence[MicroBatch],
-    levels: int,
+    measures: Sequence[Sequence[Measure]],
     num_processes: int,
     limit: TokenLimit,
 ) -> RunEstimate:
-    """Count, time a few micro-batches, and multiply."""
+    """
+    Count, time a few micro-batches, and multiply.
+
+    Args:
+        task ([`Task`]):
+            What runs the model.
+        masks (`Masks`):
+            What masks it.
+        rows (`Sequence[EncodedRow]`):
+            All rows.
+        batches (`Sequence[MicroBatch]`):
+            The plan.
+        measures (`Sequence[Sequence[Measure]]`):
+            For each level what is measured.
+        num_processes (`int`):
+            Processes of the run.
+        limit ([`TokenLimit`]):
+            What memory was found to hold so far; lowered where it turns out to hold less.
+
+    Returns:
+        [`RunEstimate`]
+    """
     padded_tokens = sum(batch.padded_tokens for batch in batches)
-    seconds_per_token = _seconds_per_token(task, rows, batches, limit)  # before the memory is looked at
+    kinds = Counter(map(tuple, measures))  # mostly one: the same is measured at all levels
+    # Before the memory is looked at: the probe has a part in it.
+    timed = {kind: _seconds_per_token(task, kind, rows, batches, limit) for kind in kinds}
     batches = [part for batch in batches for part in limit.parts(batch)]
     return RunEstimate(
         rows=len(rows),
@@ -112,48 +141,55 @@ def estimate_run(
         truncated=sum(row.status == TRUNCATED for row in rows),
         tokens=sum(row.length for row in rows),
         target_tokens=sum(row.target_tokens for row in rows),
-        forward_passes=len(batches) * levels,
-        seconds=levels * padded_tokens * seconds_per_token / num_processes,
-        memory_bytes=_memory(masker, batches),
+        forward_passes=len(batches) * len(measures),
+        seconds=padded_tokens * sum(kinds[kind] * timed[kind] for kind in kinds) / num_processes,
+        memory_bytes=_memory(masks, batches),
         first_skipped=first_skipped(rows),
         reading=task.reading,
     )
 
 
 def _seconds_per_token(
-    task: Task, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch], limit: TokenLimit
+    task: Task,
+    measures: Sequence[Measure],
+    rows: Sequence[EncodedRow],
+    batches: Sequence[MicroBatch],
+    limit: TokenLimit,
 ) -> float:
     """Mean over the middles of three equal parts of the work; the longest micro-batch warms up."""
     if not batches:
         return 0.0
-    seconds_of = partial(_seconds, task, rows, limit)
+    seconds_of = partial(_seconds, task, measures, rows, limit)
     seconds_of(batches[0])
     ends = np.cumsum([batch.padded_tokens for batch in batches])
     sample = [batches[np.searchsorted(ends, ends[-1] * part)] for part in (1 / 6, 1 / 2, 5 / 6)]
     return float(np.mean([min(seconds_of(batch) for _ in range(2)) / batch.padded_tokens for batch in sample]))
 
 
-def _seconds(task: Task, rows: Sequence[EncodedRow], limit: TokenLimit, batch: MicroBatch) -> float:
+def _seconds(
+    task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], limit: TokenLimit, batch: MicroBatch
+) -> float:
     """Time of a micro-batch, of all its parts if it does not fit into memory."""
-    return sum(in_parts_that_fit([batch], limit, partial(_timed, task, rows)))
+    return sum(in_parts_that_fit([batch], limit, partial(_timed, task, measures, rows)))
 
 
-def _timed(task: Task, rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
+def _timed(task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
     prefix = task.run_prefix(batch.prefix) if batch.prefix else None
     fed = list(task.feed([rows[row] for row in batch.rows]))
     start = time.perf_counter()
-    task.forward(fed, prefix).loss.cpu()  # waits for an accelerator
+    for values in task.forward(fed, measures, prefix).values.values():
+        values.cpu()  # waits for an accelerator
     return time.perf_counter() - start
 
 
-def _memory(masker: Masker, batches: Sequence[MicroBatch]) -> int:
+def _memory(masks: Masks, batches: Sequence[MicroBatch]) -> int:
     """What is there now, and what comes on top: the copy of the maskable weights, and activations."""
-    maskable = [target.parameter for target in masker.targets]
+    maskable = [target.parameter for target in masks.targets]
     widest = max(max(_channels(parameter)) for parameter in maskable)
     largest = max((batch.padded_tokens for batch in batches), default=0)
     activations = largest * widest * maskable[0].element_size() * _LIVE_ACTIVATIONS
     copies = sum(parameter.nbytes for parameter in maskable)
-    return _in_use(masker.model) + copies + activations + _kernels(maskable, batches)
+    return _in_use(masks.model) + copies + activations + _kernels(maskable, batches)
 
 
 def _channels(weight: torch.Tensor) -> Sequence[int]:

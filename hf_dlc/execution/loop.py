@@ -9,16 +9,19 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from hf_dlc.errors import DLCError
-from hf_dlc.tasks.base import BatchScores, EncodedRow, Task
+from hf_dlc.scores.base import Measure
+from hf_dlc.tasks.base import EncodedRow, RowMeasures, Task
 
+from .masks import Masked, Session
 from .plan import MicroBatch, cut_again
+from .values import Values, no_values
 
 
 logger = logging.getLogger(__name__)
@@ -26,19 +29,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CHUNK_SECONDS = 60.0
-
-
-class Masked(Protocol):
-    """What the masks did at a level."""
-
-    masked: int  # weights set to zero
-
-
-class Levels(Protocol):
-    """The door to the masks: puts the model into the state of a level."""
-
-    def set_level(self, level: int) -> Masked:
-        """Mask the weights of `level`; levels are asked for in ascending order."""
 
 
 @dataclass
@@ -76,32 +66,34 @@ class Reporter:
     Args:
         batch (`Callable[[MicroBatch], None]`):
             Told of each micro-batch that is done.
-        chunk (`Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]`):
-            Given each chunk as level, rows, confidence and loss.
+        chunk (`Callable[[int, np.ndarray, dict[str, np.ndarray]], None]`):
+            Given each chunk as level, rows and, by the name of the measure, a number of each row.
         cut (`Callable[[int, list[list[MicroBatch]]], None]`):
             Told before micro-batches are cut to fewer tokens: how many, and, by level, which are left to do.
     """
 
     batch: Callable[[MicroBatch], None] = lambda batch: None
-    chunk: Callable[[int, np.ndarray, np.ndarray, np.ndarray], None] = lambda *chunk: None
+    chunk: Callable[[int, np.ndarray, dict[str, np.ndarray]], None] = lambda *chunk: None
     cut: Callable[[int, list[list[MicroBatch]]], None] = lambda tokens, left: None
 
 
 class LevelLoop:
     """
-    Scores rows at every level: level outside, micro-batch inside.
+    Measures rows at every level: level outside, micro-batch inside.
 
     Where a micro-batch does not fit into memory, it and what is left are cut to half its tokens.
 
     Args:
         task ([`Task`]):
-            What encodes and scores rows.
-        levels (`Levels`):
-            An open session of a masker.
+            What feeds rows to the model.
+        session (`Session`):
+            The open masks. Level 0 is the unmasked one, with which the others are compared.
         rows (`Sequence[EncodedRow]`):
             All rows of the run.
         work (`Sequence[Sequence[MicroBatch]]`):
-            For each level what this process scores.
+            For each level what this process does.
+        measures (`Sequence[Sequence[Measure]]`):
+            For each level what is measured.
         limit ([`TokenLimit`], *optional*):
             What memory was found to hold so far; lowered where it turns out to hold less.
         reporter ([`Reporter`], *optional*):
@@ -113,27 +105,29 @@ class LevelLoop:
     def __init__(
         self,
         task: Task,
-        levels: Levels,
+        session: Session,
         rows: Sequence[EncodedRow],
         work: Sequence[Sequence[MicroBatch]],
+        measures: Sequence[Sequence[Measure]],
         limit: TokenLimit | None = None,
         reporter: Reporter | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
     ) -> None:
-        self.task, self.levels, self.rows, self.work = task, levels, rows, list(work)
+        self.task, self.session, self.rows, self.work, self.measures = task, session, rows, list(work), measures
         self.limit, self.reporter, self.chunk_seconds = limit or TokenLimit(), reporter or Reporter(), chunk_seconds
-        self.scores = np.zeros((2, len(work), len(rows)), dtype=np.float32)
-        self._masked = 0  # weights set to zero at the present level
+        self.values = no_values(measures, len(rows))
+        self._level = 0  # the present one
+        self._masked = 0  # weights set to zero at it
         self._prefixes: dict[int, Any] = {}  # what the model made of each prefix at the present level
         self._unmasked: tuple[MicroBatch, torch.Tensor] | None = None  # a micro-batch and its states at level 0
 
-    def run(self) -> np.ndarray:
+    def run(self) -> Values:
         """
-        Score all that is to be done.
+        Do all that is to be done.
 
         Returns:
-            `np.ndarray`: Confidence and loss, float32 of shape `(2, levels, rows)`, zero where there was nothing to
-            do.
+            `dict[str, np.ndarray]`: By the name of the measure float32 of shape `(levels, rows)`, zero where there was
+            nothing to do.
 
         Raises:
             RuntimeError: If masking weights leaves the model's hidden states as they were.
@@ -145,10 +139,10 @@ class LevelLoop:
             if self.work[level]:
                 self._set_level(level)
                 self._run_level(level)
-        return self.scores
+        return self.values
 
     def _set_level(self, level: int) -> None:
-        self._masked = self.levels.set_level(level).masked
+        self._level, self._masked = level, self.session.set_level(level).masked
         self._prefixes.clear()
 
     def _run_level(self, level: int) -> None:
@@ -158,16 +152,16 @@ class LevelLoop:
         while queue:
             batch = queue.popleft()
             rows = list(itertools.islice(feed, len(batch.rows)))
-            scores = self._try_forward(batch, rows)
-            if scores is None:
+            found = self._try_forward(batch, rows)
+            if found is None:
                 self.limit.halve(batch)
                 queue = deque(self._cut_what_is_left(level, [batch, *queue]))
                 feed = itertools.chain(rows, feed)  # cut or not, the rows keep their order
                 continue
             if not is_checked:
-                self._check_masks(level, batch, scores.states)
+                self._check_masks(level, batch, found.states)
                 is_checked = True
-            done.append((batch, scores.confidence, scores.loss))
+            done.append((batch, found.values))
             self.reporter.batch(batch)
             if not queue or time.monotonic() >= deadline:
                 self._finish_chunk(level, done)
@@ -183,23 +177,23 @@ class LevelLoop:
     def _feed(self, batches: Iterable[MicroBatch]) -> Iterator[EncodedRow]:
         return self.task.feed([self.rows[row] for batch in batches for row in batch.rows])
 
-    def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> BatchScores | None:
-        """The scores of a micro-batch, or `None` if it does not fit into memory."""
+    def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures | None:
+        """What is measured of a micro-batch, or `None` if it does not fit into memory."""
         return _or_none(lambda: self._forward(batch, rows))
 
-    def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> BatchScores:
+    def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures:
         if batch.prefix and batch.prefix not in self._prefixes:
             self._prefixes[batch.prefix] = self.task.run_prefix(batch.prefix)
-        return self.task.forward(rows, self._prefixes.get(batch.prefix))
+        return self.task.forward(rows, self.measures[self._level], self._prefixes.get(batch.prefix))
 
-    def _finish_chunk(self, level: int, done: list[tuple[MicroBatch, torch.Tensor, torch.Tensor]]) -> None:
-        """Take the scores from the device: once a chunk, for each time an accelerator waits for the host."""
-        batches, confidences, losses = zip(*done, strict=True)
-        order = np.concatenate([batch.rows for batch in batches])
-        # Plus 0, which turns -0 into 0: adding up what other processes and the journal have would do so too.
-        confidence, loss = (torch.cat(parts).cpu().numpy() + np.float32(0) for parts in (confidences, losses))
-        self.scores[0, level, order], self.scores[1, level, order] = confidence, loss
-        self.reporter.chunk(level, order, confidence, loss)
+    def _finish_chunk(self, level: int, done: list[tuple[MicroBatch, dict[str, torch.Tensor]]]) -> None:
+        """Take the numbers from the device: once a chunk, for each time an accelerator waits for the host."""
+        rows = np.concatenate([batch.rows for batch, _ in done])
+        chunk = {}
+        for name in (measure.name for measure in self.measures[level]):
+            chunk[name] = _to_numpy(torch.cat([values[name] for _, values in done]))
+            self.values[name][level, rows] = chunk[name]
+        self.reporter.chunk(level, rows, chunk)
 
     def _check_masks(self, level: int, batch: MicroBatch, states: torch.Tensor) -> None:
         """
@@ -264,31 +258,49 @@ def _or_none(compute: Callable[[], T]) -> T | None:
     return None
 
 
-def run_row(task: Task, masked: Sequence[Masked], row: EncodedRow, prefix: Any = None) -> np.ndarray:
+def run_row(
+    task: Task,
+    masked: Sequence[Masked],
+    measures: Sequence[Sequence[Measure]],
+    row: EncodedRow,
+    prefix: Any = None,
+) -> Values:
     """
-    Score one row at all levels in a single forward pass, with a model whose levels stand side by side.
+    Measure one row at all levels in a single forward pass, with a model whose levels stand side by side.
 
     Args:
         task ([`Task`]):
-            What scores rows.
+            What runs the model.
         masked (`Sequence[Masked]`):
             What the masks did at each level.
+        measures (`Sequence[Sequence[Measure]]`):
+            For each level what is measured.
         row (`EncodedRow`):
             The row.
         prefix (`Any`, *optional*):
             What the model made of the row's prefix, at all levels.
 
     Returns:
-        `np.ndarray`: Confidence and loss, float32 of shape `(2, levels, 1)`.
+        `dict[str, np.ndarray]`: By the name of the measure float32 of shape `(levels, 1)`.
 
     Raises:
         RuntimeError: If masking weights leaves the model's hidden states as they were.
     """
-    scores = task.forward([row] * len(masked), prefix, len(masked))
-    unmasked, *others = scores.states.unflatten(0, (len(masked), -1))
+    asked = {measure.name: measure for at_level in measures for measure in at_level}
+    found = task.forward([row] * len(masked), tuple(asked.values()), prefix, len(masked))
+    unmasked, *others = found.states.unflatten(0, (len(masked), -1))
     for level, states in enumerate(others, start=1):
         _require_change(unmasked, states, masked[level].masked, level)
-    return np.stack([scores.confidence.cpu().numpy(), scores.loss.cpu().numpy()])[:, :, None]
+    values, of_levels = no_values(measures, 1), {name: _to_numpy(found.values[name]) for name in asked}
+    for level, at_level in enumerate(measures):
+        for measure in at_level:
+            values[measure.name][level] = of_levels[measure.name][level]
+    return values
+
+
+def _to_numpy(values: torch.Tensor) -> np.ndarray:
+    # Plus 0, which turns -0 into 0: adding up what other processes and the journal have would do so too.
+    return values.cpu().numpy() + np.float32(0)
 
 
 def _require_change(unmasked: torch.Tensor, states: torch.Tensor, masked: int, level: int) -> None:

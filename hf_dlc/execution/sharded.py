@@ -8,38 +8,41 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from accelerate import PartialState
 
+from hf_dlc.scores.base import Measure
+
 from .journal import Cut, Journal, JournaledWork
 from .loop import Reporter
 from .peers import Peers
 from .plan import MicroBatch, cut_again, deal
 from .processes import on_main_process, sum_over_processes
 from .progress import progress_bar
+from .values import Values, no_values
 
 
 logger = logging.getLogger(__name__)
 
-Score = Callable[[Sequence[Sequence[MicroBatch]], Reporter], np.ndarray]
+Compute = Callable[[Sequence[Sequence[MicroBatch]], Reporter], Values]
 
 
 def run_sharded(
-    score: Score,
+    compute: Compute,
     batches: Sequence[MicroBatch],
-    levels: int,
+    measures: Sequence[Sequence[Measure]],
     rows: int,
     journal: Journal | None,
     state: PartialState,
     peers: Peers | None = None,
-) -> np.ndarray:
+) -> Values:
     """
-    Score what the journal does not hold yet, each process its share.
+    Measure what the journal does not hold yet, each process its share.
 
     Args:
-        score (`Callable`):
-            Scores the micro-batches of each level and returns confidence and loss, `(2, levels, rows)`.
+        compute (`Callable`):
+            Measures the micro-batches of each level; returns zeros for all other rows.
         batches (`Sequence[MicroBatch]`):
             The plan.
-        levels (`int`):
-            Number of levels.
+        measures (`Sequence[Sequence[Measure]]`):
+            For each level what is measured.
         rows (`int`):
             Number of rows.
         journal ([`Journal`], *optional*):
@@ -50,31 +53,38 @@ def run_sharded(
             The other processes, if there are any.
 
     Returns:
-        `np.ndarray`: Confidence and loss of all rows, float32 of shape `(2, levels, rows)`, zero for rows that are in
-        no micro-batch.
+        `dict[str, np.ndarray]`: By the name of the measure float32 of shape `(levels, rows)`, zero for rows that are
+        in no micro-batch.
 
     Raises:
         PeerError: If another process has failed or is gone.
         JournalError: If the journal cannot be read or written.
     """
-    kept = _read(journal, levels, rows, state, peers)
-    left = [_left_to_do(batches, kept.present[level], kept.cuts, level) for level in range(levels)]
+    kept = _read(journal, measures, rows, state, peers)
+    left = [_left_to_do(batches, kept.present[level], kept.cuts, level) for level in range(len(measures))]
     work = [deal(at_level, state.num_processes)[state.process_index] for at_level in left]
     with progress_bar(work, show=state.is_main_process) as advance:
-        scores = score(work, _reporter(journal, peers, advance))
+        values = compute(work, _reporter(journal, peers, advance))
     if peers is not None:
         peers.meet()
     if state.is_main_process:
-        scores += _without(kept.scores, left)
-    return sum_over_processes(scores, state)
+        for name, known in kept.values.items():
+            values[name] += _without(known, left)
+    return {name: sum_over_processes(values[name], state) for name in values}
 
 
-def _read(journal: Journal | None, levels: int, rows: int, state: PartialState, peers: Peers | None) -> JournaledWork:
-    """What the journal holds: everywhere which rows, and on the main process their scores."""
+def _read(
+    journal: Journal | None,
+    measures: Sequence[Sequence[Measure]],
+    rows: int,
+    state: PartialState,
+    peers: Peers | None,
+) -> JournaledWork:
+    """What the journal holds: everywhere which rows, and on the main process what was measured of them."""
     if journal is None:
-        return JournaledWork(np.zeros((2, levels, rows), dtype=np.float32), np.zeros((levels, rows), dtype=bool), [])
+        return JournaledWork(no_values(measures, rows), np.zeros((len(measures), rows), dtype=bool), [])
     kept = on_main_process(
-        lambda: journal.read(levels, rows), state, peers, share=lambda kept: kept._replace(scores=None)
+        lambda: journal.read(measures, rows), state, peers, share=lambda kept: kept._replace(values={})
     )
     if state.is_main_process and (done := int(kept.present.sum())):
         logger.info("going on after %d of %d row scores that are in the journal", done, kept.present.size)
@@ -104,12 +114,12 @@ def _name(batch: MicroBatch) -> int:
     return int(batch.rows[0])
 
 
-def _without(scores: np.ndarray, left: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
-    """The scores, but for those that are computed again, since a part of their micro-batch was lost."""
+def _without(values: np.ndarray, left: Sequence[Sequence[MicroBatch]]) -> np.ndarray:
+    """The values, `(levels, rows)`, but for those that are computed again, since their micro-batch lost a part."""
     for level, batches in enumerate(left):
         for batch in batches:
-            scores[:, level, batch.rows] = 0
-    return scores
+            values[level, batch.rows] = 0
+    return values
 
 
 def _reporter(journal: Journal | None, peers: Peers | None, advance: Callable[[MicroBatch], None]) -> Reporter:

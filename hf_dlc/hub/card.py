@@ -1,5 +1,5 @@
 """
-The card of a pruned dataset: what was kept of what, how, and how to do it again.
+The card of a pruned dataset: which rows were kept, how they were chosen, and how to do it again.
 
 A card may be written by hand as well. Of its text only the part between two marks is ours, one for each subset, and of
 its metadata only the fields that are set here.
@@ -7,6 +7,8 @@ its metadata only the fields that are set here.
 
 from __future__ import annotations
 
+import json
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,92 +20,122 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hf_dlc.config import DLCConfig
-from hf_dlc.report.render import Section, code, to_markdown
+from hf_dlc.pipeline.record import RunRecord, SelectionRecord
+from hf_dlc.report.render import Name, Section, Table, code, to_markdown
+from hf_dlc.scores.base import Score
+from hf_dlc.scores.table import SCORES
+from hf_dlc.selection import FlexRandSelector
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
 
+
+LICENSE_FIELDS = ("license", "license_name", "license_link")
 
 _TAGS = ("data-pruning", "hf_dlc")
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 _TEMPLATES = ("auto", "chat", "alpaca")  # others are files, or code
-_SELECTORS = ("FlexRandSelector", "RandomSelector", "TopKSelector")
 _LARGEST = "10M<n<100M"
 
 
 @dataclass(frozen=True)
 class Subset:
     """
-    What a card says of a subset.
+    A subset that a card describes.
 
     Args:
         name (`str`):
             Its `config_name` on the Hub.
         repo_id (`str`):
-            Where it will be.
+            Its repository.
         rows (`int`):
-            Rows that it was chosen from.
+            Number of rows that it was chosen from.
         kept_rows (`int`):
-            Its rows.
-        manifest (`dict`):
-            What [`build_manifest`] returned, or a part of it.
+            Number of its rows.
+        record ([`RunRecord`]):
+            Record of scoring and selection, as far as they are known.
+        columns (`Sequence[str]`):
+            Columns of the scores that are published.
         base (`dict`):
             `name`, `config`, `split`, `revision` and `sha256` of the dataset that it was chosen from, as far as known.
         files (`Sequence[str]`):
             Names of the files beside the data, in `folder`.
         scores_digest (`str`):
             Digest of the scores that it was chosen by, which all subsets in a repository share.
-        prefix (`str`, *optional*, defaults to `"dlc"`):
-            What the names of the score columns begin with.
     """
 
     name: str
     repo_id: str
     rows: int
     kept_rows: int
-    manifest: dict[str, Any]
+    record: RunRecord
+    columns: Sequence[str]
     base: dict[str, Any]
     files: Sequence[str]
     scores_digest: str
-    prefix: str = "dlc"
 
     @property
     def folder(self) -> str:
-        """Where the files beside the data are."""
+        """Folder of the files beside the data."""
         return f"hf_dlc/{self.name}"
 
     @property
-    def scorer(self) -> dict[str, Any]:
-        """What scored."""
-        return self.manifest.get("scorer") or {}
-
-    @property
     def model(self) -> str | None:
-        """What the model is called: a repository, a folder, or a GGUF file in one."""
-        name, file = self.scorer.get("model"), self.scorer.get("gguf_file")
-        is_local = self.manifest.get("model_is_local")
-        return "/".join(part for part in (None if file and is_local else name, file) if part) or None
+        """Name of the model: a repository, a folder, or a GGUF file in one."""
+        name, file = self.record.scorer.model, self.record.scorer.gguf_file
+        return "/".join(part for part in (None if file and self.record.model_is_local else name, file) if part) or None
 
     @property
-    def selection(self) -> dict[str, Any]:
-        """What selected, and how."""
-        return self.manifest.get("selection") or {}
+    def scores(self) -> dict[str, Score]:
+        """The scores that are published, by their columns."""
+        named = {f"{self.record.column_prefix}_{name}": score for name, score in SCORES.items()}
+        return {column: score for column, score in named.items() if column in self.columns}
 
-    def record(self) -> dict[str, Any]:
-        """For the `dlc` block of the metadata."""
-        config = self.scorer.get("config") or {}
+    def metadata(self) -> dict[str, Any]:
+        """Return the entry of the subset in the `dlc` block of the metadata."""
+        scorer = self.record.scorer
         facts = {
             "base": self.base or None,
             "rows": self.rows,
             "kept_rows": self.kept_rows,
             "model": self.model,
-            "model_revision": self.scorer.get("revision"),
-            "model_digest": self.scorer.get("model_digest"),
-            "masking": config.get("masking"),
-            "masking_seed": config.get("seed"),
-            "masked_fractions": self.manifest.get("schedule"),
-            "selection": _known(self.selection) or None,
+            "model_revision": scorer.revision,
+            "model_digest": scorer.model_digest,
+            "masking": scorer.config.masking,
+            "masking_seed": scorer.config.seed,
+            "masked_fractions": list(self.record.schedule) or None,
+            "selection": _known(self.record.selection.to_json()) or None,
             "scores_digest": self.scores_digest,
-            "hf_dlc": (self.manifest.get("versions") or {}).get("hf_dlc"),
+            "hf_dlc": self.record.versions.get("hf_dlc"),
         }
         return _known(facts)
+
+
+def subset_name(selection: SelectionRecord, kept: int, rows: int) -> str:
+    """
+    Name a subset by its budget, and by its selector if that is not FlexRand: `keep-0.5`, `random-keep-1000`.
+
+    Args:
+        selection ([`SelectionRecord`]):
+            Record of the selection, as far as it is known.
+        kept (`int`):
+            Number of kept rows.
+        rows (`int`):
+            Number of rows.
+    """
+    share = f"{kept / max(rows, 1):.3g}" if selection.keep is None else selection.keep
+    budget = f"keep-{selection.keep_tokens}-tokens" if selection.keep_tokens else f"keep-{share}"
+    selector = known_selector(selection)
+    return budget if selector is None or selector.name == DEFAULT_SELECTOR else f"{selector.name}-{budget}"
+
+
+def known_selector(selection: SelectionRecord) -> Selector | None:
+    """Make the selector of a record, which anybody may have written; `None` for an unknown or unsound one."""
+    try:
+        selector = selector_from_record(selection.to_json())
+        selector.sentence()
+        return selector if selector.name in SELECTORS else None
+    except (TypeError, ValueError):
+        return None
 
 
 def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
@@ -118,13 +150,23 @@ def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
         scores (`str`):
             Path of the scores in the repository.
     """
-    subsets = {**_subsets(data), subset.name: subset.record()}
+    subsets = {**_subsets(data), subset.name: subset.metadata()}
     data["dlc"] = {**_block(data), "scores": scores, "subsets": subsets}
     data["tags"] = list(dict.fromkeys([*(data.get("tags") or []), *_TAGS]))
     sizes = [size_category(one["kept_rows"]) for one in subsets.values()]
     data["size_categories"] = [size for size in (*_SIZES.values(), _LARGEST) if size in sizes]
     others = [one for one in data.get("configs") or [] if one.get("config_name") != "scores"]
     data["configs"] = [*others, {"config_name": "scores", "data_files": scores}]
+
+
+def merged_fields(*cards: DatasetCardData | dict[str, Any]) -> dict[str, Any]:
+    """Take licence, language and source from the first card that has each; a licence keeps its own name and link."""
+    found: dict[str, Any] = {}
+    licensed = next((card for card in cards if card.get("license")), {})
+    for name in (*LICENSE_FIELDS, "language", "source_datasets"):
+        sources = [licensed] if name in LICENSE_FIELDS else cards
+        found[name] = next((card.get(name) for card in sources if card.get(name)), None)
+    return found
 
 
 def subsets_of_other_scores(data: DatasetCardData, subset: Subset) -> list[str]:
@@ -138,7 +180,7 @@ def subsets_of_other_scores(data: DatasetCardData, subset: Subset) -> list[str]:
 def is_another_selection(data: DatasetCardData, subset: Subset) -> bool:
     """Whether a subset of this name is on a card that was selected in another way."""
     there = _subsets(data).get(subset.name)
-    return there is not None and there.get("selection") != subset.record().get("selection")
+    return there is not None and there.get("selection") != subset.metadata().get("selection")
 
 
 def _subsets(data: DatasetCardData) -> dict[str, dict[str, Any]]:
@@ -172,77 +214,129 @@ def replace_section(text: str, subset: Subset, section: str) -> str:
 
 
 def render_section(subset: Subset, sections: Sequence[Section]) -> str:
-    """What was kept of what and how, as Markdown in which text from a dataset is nothing but text."""
+    """
+    Describe a subset and how it came about, as Markdown in which text from a dataset is nothing but text.
+
+    Args:
+        subset ([`Subset`]):
+            The subset.
+        sections (`Sequence[Section]`):
+            Sections of its report.
+
+    Returns:
+        `str`: The section of the card.
+    """
+    record, selector = subset.record, known_selector(subset.record.selection)
     rendered = _template().render(
         subset=subset,
-        how=[*_scored_how(subset), *_selected_how(subset.selection)],
-        python=_python(subset),
-        commands=[_command(words) for words in subset.manifest.get("commands") or []],
+        scoring=_scoring(subset),
+        scores=[_meaning(column, score) for column, score in subset.scores.items()],
+        selection=None if selector is None else selector.sentence(code),
+        another=_another_budget(subset),
+        python=None if selector is None else _python(subset),
+        commands=[_command(words) for words in record.commands],
         report=to_markdown(sections, heading="###"),
         code=code,
     )
     return rendered.replace("<!--", "<\u200b!--").strip()  # no text may end our part of the card
 
 
-def _scored_how(subset: Subset) -> list[str]:
-    fractions, config = subset.manifest.get("schedule"), subset.scorer.get("config") or {}
-    if not fractions or not subset.scorer:
+def study_sections(path: str | Path | None) -> list[Section]:
+    """
+    Show how models that were trained on subsets differ from those trained on random rows.
+
+    Args:
+        path (`str` or `Path`, *optional*):
+            `study.json` of `compare_selectors.py`.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    if path is None:
         return []
-    order = "in a pseudo-random order" if config.get("masking") == "random" else "smallest first"
-    prefix = subset.prefix
-    masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:]) or "none"
-    what = "the label of the image" if "images" in config else "the tokens that training would learn from"
-    mean = "geometric mean of the probabilities" if config.get("token_mean") == "geometric" else "mean probability"
-    return [
-        f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to "
-        f"zero, {order}: {masked}. Nothing was trained. {code(f'{prefix}_confidence')} is the {mean} of {what} "
-        f"(higher = easier), {code(f'{prefix}_loss')} the mean loss in nats (higher = harder)."
-    ]
-
-
-def _selected_how(selection: dict[str, Any]) -> list[str]:
-    name, column = selection.get("selector"), code(selection.get("column") or "dlc_confidence")
-    groups = f", within the groups of {code(selection['group_by'])}" if selection.get("group_by") else ""
-    if name == "FlexRandSelector" and isinstance(selection.get("split"), float):
-        split = f"{selection['split']:.0%}"
-        return [
-            f"Half of the budget was drawn at random from the easiest {split} of the rows by {column}, half from the "
-            f"others{groups}."
+    try:
+        study = json.loads(Path(path).read_text(encoding="utf-8"))
+        rows = [
+            [
+                Name(one["arm"]),
+                "all" if one["matching"] is None else Name(one["matching"]),
+                "all" if one["budget"] is None else f"{one['budget']:g}",
+                Name(one["metric"]),
+                f"{one['difference']:+.4f}",
+                "-" if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}",
+                f"{one['p']:.3f}",
+                f"{one['seeds']:d}",
+            ]
+            for one in [*study["overall"], *study["comparisons"]]
         ]
-    if name == "TopKSelector" and selection.get("which") in ("easiest", "hardest"):
-        return [f"The {selection['which']} rows by {column} were taken{groups}."]
-    return [f"Rows were drawn at random{groups}."] if name == "RandomSelector" else []
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"study must be a study.json that compare_selectors.py wrote, got {path}.") from error
+    header = ["arm", "equal", "keep", "metric", "difference from random rows", "95% interval", "p (Holm)", "seeds"]
+    return [Table(["Models trained on subsets, against random rows"], header, rows)]
+
+
+def _scoring(subset: Subset) -> str | None:
+    """How the rows were scored."""
+    config, fractions = subset.record.scorer.config, subset.record.schedule
+    if not fractions or not subset.model:
+        return None
+    order = "in a pseudo-random order" if config.masking == "random" else "smallest first"
+    masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:]) or "none"
+    is_geometric = config.token_mean == "geometric"
+    sentences = [
+        f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to zero, {order}: "
+        f"{masked}. Nothing was trained.",
+        "The target of an image is its label."
+        if config.images is not None
+        else "Target tokens are those that training would learn from.",
+        *(["The mean of their probabilities is geometric."] if is_geometric else []),
+    ]
+    return " ".join(sentences)
+
+
+def _meaning(column: str, score: Score) -> str:
+    """What a score column holds."""
+    low, high = math.isfinite(score.low), math.isfinite(score.high)
+    bounds = [f"from {score.low:g} to {score.high:g}"] if low and high else [f"at least {score.low:g}"] if low else []
+    unit = [f"in {score.unit}"] if score.unit else []
+    easy = "higher = easier" if score.easy == "high" else "higher = harder"
+    return f"{code(column)}: {score.text} ({', '.join([*unit, *bounds, easy])})."
+
+
+def _another_budget(subset: Subset) -> str:
+    """A selector with another budget, in Python."""
+    column = subset.record.selection_column
+    if column not in subset.scores:
+        column = next(iter(subset.scores))
+    shown = "" if column == FlexRandSelector.column else f", column={json.dumps(column)}"
+    return f"FlexRandSelector(keep=0.1{shown})"
 
 
 def _python(subset: Subset) -> str | None:
-    """The steps in Python, with every option that is not the default; None where others could not take them."""
-    selection, config = dict(subset.selection), subset.manifest.get("config") or {}
-    name, model, split = selection.pop("selector", None), subset.scorer.get("model"), subset.base.get("split")
-    is_local = subset.manifest.get("model_is_local") or (subset.manifest.get("dataset") or {}).get("is_local")
-    is_known = (
-        name in _SELECTORS
-        and config
-        and not subset.scorer.get("gguf_file")
-        and all(key.isidentifier() for key in selection)
-    )
-    if is_local or not is_known or not model or not split or config.get("template") not in _TEMPLATES:
+    """The steps in Python, with every option that is not the default; `None` where others could not take them."""
+    record, base = subset.record, subset.base
+    scorer, options, config = record.scorer, record.options, record.config
+    selection = record.selection.to_json()
+    name = selection.pop("selector")
+    is_local = record.model_is_local or record.dataset.is_local or scorer.gguf_file
+    is_known = scorer.model and base.get("name") and base.get("split") and config.get("template") in _TEMPLATES
+    if is_local or not is_known or not all(key.isidentifier() for key in selection):
         return None
-    changed = {key: value for key, value in config.items() if value != vars(DLCConfig()).get(key)}
-    changed |= {"schedule": ", ".join(map(repr, subset.manifest["schedule"])), "dtype": subset.scorer.get("dtype")}
+    changed = {key: config[key] for key, value in vars(DLCConfig()).items() if config.get(key, value) != value}
+    changed |= {"schedule": ", ".join(map(repr, record.schedule)) or None, "dtype": scorer.dtype}
     changed.pop("keep_levels", None)
-    rows = {"name": subset.base.get("config"), "split": split}
-    options = subset.manifest.get("options") or {}
-    max_rows = options.get("max_rows")
     model_kwargs = {key: options[key] for key in ("trust_remote_code", "attn_implementation") if options.get(key)}
     changed["model_kwargs"] = model_kwargs or None
+    rows = {"name": base.get("config"), "split": base["split"], "revision": base.get("revision")}
+    few = [] if options.get("max_rows") is None else [f"dataset = dataset.select(range({subset.rows}))"]
     return "\n".join(
         [
             "from datasets import load_dataset",
             f"from hf_dlc import DLCScorer, {name}",
             "",
-            f"dataset = load_dataset({_call(subset.base.get('name'), **rows, revision=subset.base.get('revision'))})",
-            *([] if max_rows is None else [f"dataset = dataset.select(range({subset.rows}))"]),
-            f"scorer = DLCScorer.from_pretrained({_call(model, revision=subset.scorer.get('revision'), **changed)})",
+            f"dataset = load_dataset({_call(base['name'], **rows)})",
+            *few,
+            f"scorer = DLCScorer.from_pretrained({_call(scorer.model, revision=scorer.revision, **changed)})",
             "scored = dataset.map(scorer, batched=True)",
             f"pruned = {name}({_call(**selection)})(scored)",
         ]

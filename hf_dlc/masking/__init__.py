@@ -1,4 +1,4 @@
-"""Which weights are masked, which of them are zero at a level, and how they come back."""
+"""Masks of weights: which weights are zero at a level, and how they come back."""
 
 from __future__ import annotations
 

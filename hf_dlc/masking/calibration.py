@@ -143,7 +143,7 @@ def _proposal(points: Sequence[_Point], share: float, tolerance: float) -> float
 
 
 def _interpolate(points: Sequence[_Point], after: int, share: float) -> float:
-    """Where a cubic through the points around the crossing takes the value `share`."""
+    """The masked fraction at which a cubic through the points around the crossing takes the value `share`."""
     (low, at_low), (high, at_high) = points[after - 1], points[after]
     width = high - low
     slope_low, slope_high = (width * _slope(points, i) for i in (after - 1, after))

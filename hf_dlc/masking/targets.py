@@ -1,4 +1,4 @@
-"""Which weights of a model are masked."""
+"""The weights of a model that are masked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+from hf_dlc.utils.models import classifier_body, is_image_classifier
 
 from .refusals import (
     refuse_adapter,
@@ -248,26 +250,9 @@ def _head_memory(model: nn.Module) -> set[_Memory]:
     return found
 
 
-def classifier_body(model: nn.Module) -> nn.Module | None:
-    """
-    Body of an image classifier: all of it that is below the head.
-
-    Args:
-        model (`torch.nn.Module`):
-            Bare classifier of transformers.
-
-    Returns:
-        `torch.nn.Module` or `None`: The body; `None` if its layers stand in the classifier itself, beside the head.
-    """
-    for part in (model.base_model, getattr(model, "vision_model", None)):
-        if isinstance(part, nn.Module) and part is not model:
-            return part
-    return None
-
-
 def _classifier_memory(model: nn.Module) -> set[_Memory]:
     """Memory of the head of an image classifier: what stands outside its body, and what gives its logits."""
-    if "ForImageClassification" not in type(model).__name__:
+    if not is_image_classifier(type(model).__name__):
         return set()
     body = classifier_body(model)
     below = model.parameters() if body is None else body.parameters()

@@ -1,4 +1,4 @@
-"""What different selectors would keep of the same scored rows, before anything is trained on it."""
+"""Comparison of selectors: what each would keep of the same scored rows, before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_dlc.selection.table import SELECTORS
+
 from .options import SelectionArguments, make_selector
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_SPLITS = (0.25, 0.5, 0.75)
 
-
-def compare_selections(scored: Dataset, options: SelectionArguments, prefix: str = "dlc") -> list[dict[str, Any]]:
+def compare_selections(
+    scored: Dataset, options: SelectionArguments, column_prefix: str = "dlc"
+) -> list[dict[str, Any]]:
     """
-    Select with every selector, the same budget and the same seed.
+    Select with every selector of the table, the same budget and the same seed.
 
     Args:
         scored ([`~datasets.Dataset`]):
             All rows with their scores.
         options (`SelectionArguments`):
             Budget, column, groups and seed; its `selector` and split are what the others are compared with.
-        prefix (`str`, *optional*, defaults to `"dlc"`):
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
             What the names of the score columns begin with.
 
     Returns:
@@ -35,11 +37,14 @@ def compare_selections(scored: Dataset, options: SelectionArguments, prefix: str
     Raises:
         ValueError: For the reasons for which a selector raises it.
     """
-    columns = {name: scored.with_format("numpy")[f"{prefix}_{name}"][:] for name in ("tokens", "confidence", "loss")}
-    chosen = set(make_selector(options, prefix).read_indices(scored).tolist())
+    columns = {
+        name: scored.with_format("numpy")[f"{column_prefix}_{name}"][:] for name in ("tokens", "confidence", "loss")
+    }
+    chosen = set(make_selector(options, column_prefix).read_indices(scored).tolist())
+    variants = [make_selector(replace(options, selector=name), column_prefix).variants() for name in SELECTORS]
     rows = []
-    for name, other in _others(options).items():
-        kept = make_selector(other, prefix).read_indices(scored)
+    for name, selector in (pair for one in variants for pair in one.items()):
+        kept = selector.read_indices(scored)
         means = {key: float(np.mean(columns[key][kept], dtype=np.float64)) for key in ("confidence", "loss")}
         overlap = len(chosen.intersection(kept.tolist())) / len(kept)
         counts = {"rows": len(kept), "tokens": int(columns["tokens"][kept].sum(dtype=np.int64))}
@@ -59,9 +64,3 @@ def table(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     return "\n".join(lines)
-
-
-def _others(options: SelectionArguments) -> dict[str, SelectionArguments]:
-    splits = sorted({*_SPLITS, options.split_share})
-    found = {f"flexrand {split:g}": replace(options, selector="flexrand", split_share=split) for split in splits}
-    return found | {name: replace(options, selector=name) for name in ("random", "easiest", "hardest")}

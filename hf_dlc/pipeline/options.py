@@ -1,11 +1,13 @@
-"""What the recipes and the command line take, and the scorers and selectors that it stands for."""
+"""Options of the recipes and of the command line, and the scorers and selectors that are made of them."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
+
+from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS
 
 
 if TYPE_CHECKING:
@@ -20,11 +22,13 @@ _LEAST = {
     **dict.fromkeys(("max_rows", "eval_rows", "num_threads", "keep_tokens", "batch_size", "lora_rank", "seeds"), 1),
     **dict.fromkeys(("show", "min_per_group", "selection_seed", "training_seed", "study_seed"), 0),
 }
+# Options of selectors that have other names here: data have a split, and scoring has a seed.
+_RENAMED = {"split": "split_share", "seed": "selection_seed"}
 
 
 @dataclass
 class Options:
-    """What the options of all programs have in common: paths may begin at home, and counts have a least value."""
+    """Base of the options of all programs: paths may begin at home, and counts have a least value."""
 
     def __post_init__(self) -> None:
         for name in [option.name for option in fields(self)]:
@@ -44,7 +48,7 @@ def _check_count(name: str, value: Any, least: int) -> None:
 
 @dataclass
 class DataArguments(Options):
-    """What to score."""
+    """Data options: which rows to score."""
 
     dataset: str = field(default="demo", metadata={"help": "Hub repository, local file, folder, or 'demo'."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
@@ -57,7 +61,7 @@ class DataArguments(Options):
 
 @dataclass
 class ModelArguments(Options):
-    """What scores."""
+    """Model options: which model scores, and how it is loaded."""
 
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
@@ -69,11 +73,9 @@ class ModelArguments(Options):
 
 @dataclass
 class SelectionArguments(Options):
-    """What to keep."""
+    """Selection options: how many rows to keep, and which."""
 
-    selector: Literal["flexrand", "random", "easiest", "hardest"] = field(
-        default="flexrand", metadata={"help": "How rows are chosen."}
-    )
+    selector: str = field(default=DEFAULT_SELECTOR, metadata={"choices": SELECTORS, "help": "How rows are chosen."})
     keep: str | None = field(default=None, metadata={"help": "Share (0.5) or number (5000) of rows to keep."})
     keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
     split_share: float = field(default=0.5, metadata={"help": "FlexRand's split: share of the rows called easy."})
@@ -87,6 +89,8 @@ class SelectionArguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.selector not in SELECTORS:  # in a YAML file, say
+            raise ValueError(f"selector must be one of {', '.join(SELECTORS)}, got {self.selector!r}.")
         if self.keep is not None and self.keep_tokens is None:
             # "1.0" is a share, "1" a number of rows: the text tells what a number in Python would not.
             text = str(self.keep)
@@ -102,7 +106,7 @@ class SelectionArguments(Options):
 
 @dataclass
 class ReportArguments(Options):
-    """What a report shows."""
+    """Report options: what the reports show."""
 
     flag_column: str | None = field(
         default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
@@ -112,7 +116,7 @@ class ReportArguments(Options):
 
 @dataclass
 class ScoreArguments(DataArguments, ModelArguments):
-    """What to score with which model, and where the results go."""
+    """Scoring options: which rows to score with which model, and where the results go."""
 
     output_dir: str = field(default="runs/prune", metadata={"help": "Folder for the results."})
     overwrite: bool = field(default=False, metadata={"help": "Replace finished results that are there."})
@@ -128,7 +132,7 @@ class ScoreArguments(DataArguments, ModelArguments):
 
 @dataclass
 class PruneArguments(ScoreArguments, SelectionArguments, ReportArguments):
-    """What to score, with which model, and what to keep."""
+    """Options of a whole run: which rows to score, with which model, and which of them to keep."""
 
 
 def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:
@@ -148,15 +152,10 @@ def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:
     )
 
 
-def make_selector(options: SelectionArguments, prefix: str = "dlc") -> Selector:
-    """Make the selector that the options name."""
-    from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
-
-    budget = {name: getattr(options, name) for name in ("keep", "keep_tokens", "group_by", "min_per_group")}
-    columns = {"column": options.column or f"{prefix}_confidence", "tokens_column": f"{prefix}_tokens"}
-    if options.selector == "flexrand":
-        chosen = {"split": options.split_share, "easy": options.easy, "seed": options.selection_seed}
-        return FlexRandSelector(**budget, **columns, **chosen)
-    if options.selector == "random":
-        return RandomSelector(**budget, **columns, seed=options.selection_seed)
-    return TopKSelector(**budget, **columns, which=options.selector, easy=options.easy)
+def make_selector(options: SelectionArguments, column_prefix: str = "dlc") -> Selector:
+    """Make the selector that the options name: each of its parameters that is an option has the option's value."""
+    selector, known = SELECTORS[options.selector], {option.name for option in fields(SelectionArguments)}
+    named = {parameter.name: _RENAMED.get(parameter.name, parameter.name) for parameter in fields(selector)}
+    chosen = {parameter: getattr(options, option) for parameter, option in named.items() if option in known}
+    columns = {"column": options.column or f"{column_prefix}_confidence", "tokens_column": f"{column_prefix}_tokens"}
+    return replace(selector, **{**chosen, **columns})

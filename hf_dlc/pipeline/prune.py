@@ -190,10 +190,7 @@ class Run:
 
     def calibrate(self, scorer: DLCScorer) -> None:
         """Settle the masked fractions on the main process, unless a journal is there that has them."""
-        names = ("journal.json", "manifest.json")  # now, and as earlier versions called it
-        self.resumed = on_main_process(
-            lambda: any((self.journal / name).exists() for name in names), self.state, self.peers
-        )
+        self.resumed = on_main_process(Journal(self.journal).exists, self.state, self.peers)
         start = time.perf_counter()
         if not self.resumed:
             schedule = on_main_process(scorer.calibrate, self.state, self.peers)

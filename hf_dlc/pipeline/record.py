@@ -399,7 +399,7 @@ def _read(value: Any, kind: Any, name: str) -> Any:
     if get_origin(kind) is Mapping and isinstance(value, Mapping):
         return {str(key): _read(one, *inner, f"{name}.{key}") for key, one in value.items()}
     if get_origin(kind) is tuple and isinstance(value, Sequence) and not isinstance(value, str):
-        if all(type(one) in inner for one in value):  # as millions of indices are
+        if all(type(one) in inner for one in value):  # fast, for millions of indices
             return tuple(value)
         return tuple(_read(one, *inner, f"{name}[{place}]") for place, one in enumerate(value))
     words, base = _BASES.get(get_origin(kind) or kind, ("", object))
@@ -422,5 +422,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return list(value) if all(type(one) is int for one in value) else [_plain(one) for one in value]
     return value.item() if isinstance(value, np.generic) else value

@@ -21,6 +21,7 @@ import xxhash
 from datasets import Dataset, Features, Value
 
 from hf_dlc.scores.columns import score_features, with_columns
+from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.content import content_digests
 
 
@@ -32,7 +33,7 @@ _SHOWN_ROWS = 5
 
 
 class ScoresError(ValueError):
-    """A file that holds no scores, or scores of other rows."""
+    """A file without scores, or with scores of other rows."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class Scores:
         table ([`~datasets.Dataset`]):
             A row for each scored row: `content_digest` (hex of 64 bits) and the score columns.
         columns (`tuple[str, ...]`):
-            The columns whose content the digests are of.
-        prefix (`str`):
-            What the names of the score columns begin with.
+            Columns of the rows that went into the digests.
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
+            Beginning of the names of the score columns.
 
     Example:
     ```python
@@ -60,18 +61,18 @@ class Scores:
 
     table: Dataset
     columns: tuple[str, ...]
-    prefix: str = "dlc"
+    column_prefix: str = "dlc"
 
     @classmethod
-    def of(cls, scored: Dataset, prefix: str = "dlc", keep_levels: bool = False) -> Scores:
+    def of(cls, scored: Dataset, column_prefix: str = "dlc", keep_levels: bool = False) -> Scores:
         """
         The scores of a dataset.
 
         Args:
             scored ([`~datasets.Dataset`]):
                 Dataset with score columns.
-            prefix (`str`, *optional*, defaults to `"dlc"`):
-                What the names of the score columns begin with.
+            column_prefix (`str`, *optional*, defaults to `"dlc"`):
+                Beginning of the names of the score columns.
             keep_levels (`bool`, *optional*, defaults to `False`):
                 Whether the per-level columns are taken along.
 
@@ -81,7 +82,7 @@ class Scores:
         Raises:
             ValueError: If a score column is missing.
         """
-        names = list(score_features(prefix, keep_levels))
+        names = list(score_features(column_prefix, keep_levels))
         if missing := [name for name in names if name not in scored.column_names]:
             got = ", ".join(scored.column_names)
             raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
@@ -91,20 +92,22 @@ class Scores:
                 "scored must have columns beside the scores, by which its rows can be found again, got none."
             )
         table = scored.with_format(None).select_columns(names)
-        return cls(with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE), columns, prefix)
+        return cls(
+            with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE), columns, column_prefix
+        )
 
     def digest(self) -> str:
         """Hex digest of the scores and of the rows that they belong to, in whatever order these are."""
-        found = xxhash.xxh3_128(json.dumps([self.columns, self.prefix]).encode("ascii"))
+        found = xxhash.xxh3_128(json.dumps([self.columns, self.column_prefix]).encode("ascii"))
         order = np.argsort(np.array(self.table[DIGEST][:]), kind="stable")
-        for name in (DIGEST, *score_features(self.prefix)):
+        for name in (DIGEST, *score_features(self.column_prefix)):
             found.update(json.dumps(np.array(self.table[name][:])[order].tolist()).encode("ascii"))
         return found.hexdigest()
 
     def write(self, path: str | Path) -> None:
         """Write one Parquet file, which [`Scores.read`], pandas and the dataset viewer of the Hub read."""
         table = self.table.data.table
-        record = json.dumps({"columns": self.columns, "prefix": self.prefix})
+        record = json.dumps({"columns": self.columns, "prefix": self.column_prefix})
         pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: record}), path)
 
     @classmethod
@@ -117,13 +120,13 @@ class Scores:
         """
         try:
             record = json.loads(pq.read_schema(path).metadata[_KEY])
-            columns, prefix = tuple(map(str, record["columns"])), str(record["prefix"])
+            columns, column_prefix = tuple(map(str, record["columns"])), str(record["prefix"])
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise ScoresError(f"{path} holds no scores that hf_dlc wrote.") from error
         table = Dataset.from_parquet(str(path), keep_in_memory=True)
-        if missing := {DIGEST, *score_features(prefix)} - set(table.column_names):
+        if missing := {DIGEST, *score_features(column_prefix)} - set(table.column_names):
             raise ScoresError(f"{path} must have the columns {', '.join(sorted(missing))}, and has not.")
-        return cls(table, columns, prefix)
+        return cls(table, columns, column_prefix)
 
     def join(self, dataset: Dataset, source: str = "the scores") -> Dataset:
         """
@@ -158,7 +161,7 @@ class Scores:
         return with_columns(dataset, {name: found[name][:] for name in features}, features)
 
     def _places(self, digests: np.ndarray) -> np.ndarray:
-        """Where the rows with these digests are, -1 for those that are nowhere; rows that are equal have one score."""
+        """Find the rows with these digests, -1 for those that are not there; rows that are equal have one score."""
         known = self.table[DIGEST][:]
         if len(known) == len(digests) and known == digests.tolist():
             return np.arange(len(known))
@@ -167,9 +170,10 @@ class Scores:
 
 
 def _score_columns(names: Sequence[str]) -> set[str]:
-    """What scorers wrote, with whatever prefix: no part of a row's content."""
+    """Columns that scorers wrote, with whatever prefix: they are no part of a row's content."""
     found: set[str] = set()
-    for prefix in (name.removesuffix("_confidence") for name in names if name.endswith("_confidence")):
+    ending = f"_{next(iter(SCORES))}"
+    for prefix in (name.removesuffix(ending) for name in names if name.endswith(ending)):
         if set(score_features(prefix)) <= set(names):
             found |= set(score_features(prefix, keep_levels=True))
     return found

@@ -1,4 +1,4 @@
-"""From the name of a dataset to its rows: a file, a folder or a repository on the Hub, by one reader."""
+"""Rows of a dataset by its name: of a file, a folder or a repository on the Hub."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hf_dlc.pipeline.readers.folders import (
+from .options import DataArguments
+from .readers.folders import (
     COMPRESSED,
     KINDS,
     SPLIT_WORDS,
@@ -25,8 +26,6 @@ from hf_dlc.pipeline.readers.folders import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from .options import DataArguments
 
 
 logger = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ _FILE_SUFFIXES = {*KINDS, *COMPRESSED, ".zip", ".txt", ".xls", ".xlsx", ".yaml",
 
 
 class _Source(NamedTuple):
-    """What is on this machine: what reads each split of it, and what of it is not read."""
+    """A dataset on this machine: a reader of each split, and the files that are not read."""
 
     splits: Splits
     is_images: bool = False
@@ -83,12 +82,12 @@ def read_dataset(options: DataArguments) -> Dataset:
 
 
 def local_path(options: DataArguments) -> Path:
-    """Where the dataset is, if it is not on the Hub."""
+    """Path of the dataset, if it is not on the Hub."""
     return _DEMO_ROWS if options.dataset == "demo" else Path(options.dataset).expanduser()
 
 
 def dataset_identity(options: DataArguments, dataset: Dataset) -> dict[str, Any]:
-    """What was scored; a local file is known by its digest."""
+    """Facts by which the dataset that was scored is known again; a local file is known by its digest."""
     sha256, path, source = None, local_path(options), _find(options)
     if path.is_file():
         with path.open("rb") as file:
@@ -124,8 +123,6 @@ def split_of(dataset: str, split: str) -> str:
     Returns:
         `str`: A split; of a dataset that has but one, that one.
     """
-    from .options import DataArguments
-
     whole = _SLICE.sub("", split)
     source = _find(DataArguments(dataset=dataset, split=whole))
     if source is None or set(_names(whole)) <= source.splits.keys() or len(source.splits) > 1:
@@ -137,7 +134,7 @@ def split_of(dataset: str, split: str) -> str:
 
 
 def _find(options: DataArguments) -> _Source | None:
-    """What is on this machine; `None` for a repository on the Hub."""
+    """The dataset on this machine; `None` for a repository on the Hub."""
     name, path = options.dataset, local_path(options)
     if not name.strip() or "://" in name.removeprefix("hf://"):
         raise ValueError(f"dataset must be a file, a folder or a repository on the Hub, got {name!r}.")
@@ -194,7 +191,7 @@ def _has_configs(path: Path) -> bool:
 
 
 def _splits_of_datasets(path: Path, config: str | None) -> Splits:
-    """What `datasets` finds: as the README.md says, or files of kinds that are not ours, such as text and sounds."""
+    """Splits that `datasets` finds: by the README.md, or of files that we do not read, such as text and sounds."""
     from datasets import load_dataset, load_dataset_builder
 
     splits: Splits = {}
@@ -267,7 +264,7 @@ def _read_files(paths: Sequence[Path]) -> Dataset:
     """Files of one kind."""
     from datasets import load_dataset
 
-    from hf_dlc.pipeline.readers.text_files import read_text_files
+    from .readers.text_files import read_text_files
 
     kinds = {kind_of(path): path for path in reversed(paths)}
     if None in kinds:
@@ -339,7 +336,7 @@ def _commit(options: DataArguments) -> str | None:
 
 @contextmanager
 def _telling(name: str) -> Iterator[None]:
-    """Say what is wrong with a file where `datasets` says no more than that something is."""
+    """Turn an error of `datasets` that does not say what is wrong with a file into one that does."""
     import pyarrow as pa
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError, DatasetGenerationCastError, DatasetGenerationError

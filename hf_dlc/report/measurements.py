@@ -16,7 +16,7 @@ import pandas as pd
 from datasets import Features, Value
 from scipy.stats import kendalltau
 
-from hf_dlc.selection.budget import rows_to_keep
+from hf_dlc.utils.share import rows_to_keep
 
 from .statistics import spearman
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,7 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from .report import group_counts
+from hf_dlc.scores.table import SCORES
+
+from .tables import group_counts
 
 
 if TYPE_CHECKING:
@@ -34,8 +37,7 @@ class _Rows(NamedTuple):
     name: str
     is_kept: np.ndarray
     tokens: np.ndarray
-    level_loss: np.ndarray | None  # (rows, levels)
-    level_confidence: np.ndarray | None
+    levels: dict[str, np.ndarray]  # of each measure that is known, (rows, levels)
     fractions: np.ndarray | None
     groups: pd.DataFrame | None  # of all rows, with a score or not
 
@@ -53,11 +55,10 @@ def plot_report(report: PruneReport) -> Figure:
     """
     rows = _read(report)
     panels: list[Callable[[Axes, _Rows], None]] = [_histogram]
-    if rows.level_loss is not None and rows.level_loss.shape[1:] > (1,):
-        panels += [_path_of_confidence, _path_of_loss]
+    panels += [partial(_path, measure=measure) for measure, values in rows.levels.items() if values.shape[1:] > (1,)]
     if rows.tokens.size and rows.tokens.max() > 1:
         panels.append(_against_length)
-    if rows.level_loss is not None:
+    if "loss" in rows.levels:
         panels.append(_against_plain_loss)
     if rows.groups is not None:
         panels.append(_groups)
@@ -80,14 +81,17 @@ def _read(report: PruneReport) -> _Rows:
     known = np.isfinite(score)
     is_kept = np.zeros(len(score), dtype=bool)
     is_kept[report.kept] = True
-    levels: list[np.ndarray | None] = [None, None]
-    if f"{prefix}_level_loss" in scored.column_names and known.any():
-        names = (f"{prefix}_level_loss", f"{prefix}_level_confidence")
-        levels = [np.array(scored.with_format(None)[name][:], dtype=np.float64)[known] for name in names]
+    measures = dict.fromkeys(measure.name for score in SCORES.values() for measure in score.measures)
+    names = {measure: f"{prefix}_level_{measure}" for measure in measures}
+    levels = {
+        measure: np.array(scored.with_format(None)[name][:], dtype=np.float64)[known]
+        for measure, name in names.items()
+        if name in scored.column_names and known.any()
+    }
     fractions = None if report.schedule is None else np.array(report.schedule)
     tokens = np.asarray(scored[f"{prefix}_tokens"][:])[known]
     groups = report.group_by and group_counts(report.scored, is_kept, report.group_by)
-    return _Rows(score[known], report.column, is_kept[known], tokens, *levels, fractions, groups)
+    return _Rows(score[known], report.column, is_kept[known], tokens, levels, fractions, groups)
 
 
 def _histogram(axes: Axes, rows: _Rows) -> None:
@@ -109,18 +113,9 @@ def _histogram(axes: Axes, rows: _Rows) -> None:
     axes.legend(frameon=False, loc="upper right", ncols=2)
 
 
-def _path_of_confidence(axes: Axes, rows: _Rows) -> None:
-    _path(axes, rows.level_confidence, rows.fractions)
-    axes.set(ylabel="confidence", title="Confidence along the levels", ylim=(0, 1))
-
-
-def _path_of_loss(axes: Axes, rows: _Rows) -> None:
-    _path(axes, rows.level_loss, rows.fractions)
-    axes.set(ylabel="loss in nats", title="Loss along the levels", ylim=(0, None))
-
-
-def _path(axes: Axes, levels: np.ndarray, fractions: np.ndarray | None) -> None:
-    """Mean over the rows, with bands in which half and nine tenths of the rows are."""
+def _path(axes: Axes, rows: _Rows, measure: str) -> None:
+    """Mean of a measure over the rows at each level, with bands in which half and nine tenths of the rows are."""
+    levels, fractions, score = rows.levels[measure], rows.fractions, SCORES.get(measure)
     known = fractions is not None and len(fractions) == levels.shape[1]
     x = fractions if known else np.arange(levels.shape[1])
     for low, high, name, color in ((5, 95, "90% of the rows", _WIDE), (25, 75, "50% of the rows", _NARROW)):
@@ -128,6 +123,10 @@ def _path(axes: Axes, levels: np.ndarray, fractions: np.ndarray | None) -> None:
         axes.fill_between(x, *bounds, color=color, linewidth=0, label=name)
     axes.plot(x, np.nanmean(levels, axis=0), color=_KEPT, marker="o", label="mean")
     axes.set_xlabel("masked fraction of the weights" if known else "level")
+    axes.set_title(f"{measure.capitalize()} along the levels")
+    axes.set_ylabel(f"{measure} in {score.unit}" if score is not None and score.unit else measure)
+    if score is not None:  # the levels of a measure have the range of the score of that name
+        axes.set_ylim(*(bound if math.isfinite(bound) else None for bound in (score.low, score.high)))
     axes.legend(frameon=False)
 
 
@@ -140,7 +139,7 @@ def _against_length(axes: Axes, rows: _Rows) -> None:
 
 
 def _against_plain_loss(axes: Axes, rows: _Rows) -> None:
-    _scatter(axes, rows, rows.level_loss[:, 0])
+    _scatter(axes, rows, rows.levels["loss"][:, 0])
     axes.set(xlabel="plain loss in nats", ylabel=_plain(rows.name), title="Score against plain loss")
 
 

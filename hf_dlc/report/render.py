@@ -29,6 +29,8 @@ Line = Sequence[str]  # parts of a line of text, names among them
 @dataclass(frozen=True)
 class Table:
     """
+    Table with a heading.
+
     Args:
         title (`Line`):
             Heading.
@@ -46,7 +48,7 @@ class Table:
 @dataclass(frozen=True)
 class Example:
     """
-    A row of the dataset.
+    Row of the dataset.
 
     Args:
         heading (`Line`):
@@ -62,6 +64,8 @@ class Example:
 @dataclass(frozen=True)
 class Examples:
     """
+    Rows of the dataset under a heading.
+
     Args:
         title (`Line`):
             Heading.
@@ -76,6 +80,8 @@ class Examples:
 @dataclass(frozen=True)
 class Lines:
     """
+    List of lines under a heading.
+
     Args:
         title (`Line`):
             Heading.

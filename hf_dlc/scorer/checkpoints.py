@@ -9,14 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 
 logger = logging.getLogger(__name__)
 
 _SHOWN = 3  # names in a message
-_SAVE_TOKENIZER = "Save it beside the model: tokenizer.save_pretrained(folder)."
 
 # Methods whose weights transformers can make plain floats of on loading, and the class that asks for it.
 _DEQUANTISED_BY = {
@@ -68,29 +67,6 @@ def _advice(folder: Path, names: Sequence[str]) -> str:
     if "tokenizer_config.json" in names and not any(name.endswith((".safetensors", ".bin")) for name in names):
         return "It is a tokenizer alone. Save the model beside it: model.save_pretrained(folder)."
     return f"It holds {_listed(names) or 'nothing'}. Pass a folder that model.save_pretrained wrote."
-
-
-def check_vocabulary(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """
-    Refuse a tokenizer that knows no text: for many models transformers makes an empty one where its files are missing.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Loaded tokenizer.
-        name (`str`):
-            What it was loaded from.
-
-    Raises:
-        ValueError: If its vocabulary has special tokens only.
-    """
-    added = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    if not tokenizer.get_vocab().keys() - added - set(tokenizer.all_special_tokens):
-        raise ValueError(f"{name} has a tokenizer without any text in its vocabulary. {_SAVE_TOKENIZER}")
-
-
-def tokenizer_message(name: str, error: Exception) -> str:
-    """What to tell where no tokenizer can be loaded from a folder or repository."""
-    return f"no tokenizer can be loaded from {name}. {_SAVE_TOKENIZER} ({type(error).__name__}: {error})"
 
 
 def _adapter_message(name: str, config_file: str | Path) -> str:
@@ -182,7 +158,9 @@ def _method(options: Any) -> str:
     return str(getattr(method, "value", method) or "an unnamed method").lower()
 
 
-def check_weights(model: PreTrainedModel, info: Mapping[str, Any], config: PreTrainedConfig, name: str) -> None:
+def check_weights(
+    model: PreTrainedModel, info: Mapping[str, Any], config: PreTrainedConfig, name: str, uses_all: bool = True
+) -> None:
     """
     Refuse a model of which the checkpoint held only a part, and name what of the checkpoint was left out.
 
@@ -195,6 +173,8 @@ def check_weights(model: PreTrainedModel, info: Mapping[str, Any], config: PreTr
             Configuration of the checkpoint.
         name (`str`):
             Name of the checkpoint.
+        uses_all (`bool`, *optional*, defaults to `True`):
+            Whether tensors that are left out are worth a warning.
 
     Raises:
         ValueError: If weights would be random, or if the checkpoint is of a model with another head.
@@ -213,8 +193,7 @@ def check_weights(model: PreTrainedModel, info: Mapping[str, Any], config: PreTr
     if _is_of_another_head(model, unexpected, config.architectures or []):
         raise ValueError(f"the checkpoint {name!r} is of another model than {type(model).__name__}. {kind}")
     if unexpected:
-        # Of an image model, the head that it was trained with is left out as a rule.
-        level = logging.WARNING if "CausalLM" in type(model).__name__ or model.can_generate() else logging.INFO
+        level = logging.WARNING if uses_all else logging.INFO
         message = "%d tensors of the checkpoint %s have no place in %s and are left out, such as %s"
         logger.log(level, message, len(unexpected), name, type(model).__name__, _listed(unexpected))
 

@@ -1,56 +1,30 @@
-"""From the name of a model to the model and its tokenizer, in the dtype and on the device where scoring is fast."""
+"""Where a model is from: loading it and its processor, in the dtype and on the device where scoring is fast."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, is_offline_mode
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BaseImageProcessor,
-    GgufConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.utils import is_torchvision_available
+from transformers import AutoConfig, GgufConfig, PreTrainedConfig, PreTrainedModel
 
-from hf_dlc.config import CONFIG_NAME
-from hf_dlc.tasks.text.task import check_architecture
-from hf_dlc.tasks.vision.models import check_image_model, image_class, is_image_model, timm_message
+from hf_dlc.errors import DLCError
+from hf_dlc.execution.processes import process_state
+from hf_dlc.tasks.table import Processor, TaskKind, kind_for, why_no_config
+from hf_dlc.utils.digests import model_digest, processor_digest
 
-from .checkpoints import (
-    check_adapter,
-    check_folder,
-    check_quantisation,
-    check_vocabulary,
-    check_weights,
-    missing_weights,
-    tokenizer_message,
-)
+from .checkpoints import check_adapter, check_folder, check_quantisation, check_weights, missing_weights
 
 
 logger = logging.getLogger(__name__)
 
-STATE_NAME = "dlc_state.safetensors"
+_IMPORTED_IN = os.getpid()
 
 # What of `model_kwargs` the configuration and the tokenizer need as well.
 _SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
@@ -84,7 +58,7 @@ class ModelSource:
         device (`str`, *optional*, defaults to `"cpu"`):
             Where the model goes, unless `model_kwargs` has a `device_map`.
         model_kwargs (`dict`, *optional*):
-            Further arguments of `AutoModelForCausalLM.from_pretrained`.
+            Further arguments of `from_pretrained` of the model's class.
     """
 
     model_id: str
@@ -118,12 +92,12 @@ class ModelSource:
             model_id, model_kwargs["gguf_file"] = path.parent, path.name
         elif path.exists():
             model_id = path
-        elif _looks_like_a_path(str(model_id)):
+        elif looks_like_a_path(str(model_id)):
             raise FileNotFoundError(
                 f"there is no model at {str(model_id)!r}. Pass a folder with a config.json, a .gguf file, or the id "
                 "of a repository such as 'HuggingFaceTB/SmolLM2-135M-Instruct'."
             )
-        device = torch.device(device) if device is not None else default_device()
+        device = torch.device(device) if device is not None else process_state().device
         if dtype == "auto":
             dtype = "bfloat16" if is_fast_at_bfloat16(device) else "float32"
         return cls(str(model_id), revision, dtype, str(device), model_kwargs)
@@ -133,32 +107,25 @@ class ModelSource:
         kwargs = {key: value for key, value in self.model_kwargs.items() if key != "token"}
         return replace(self, model_kwargs=kwargs)
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase | BaseImageProcessor]:
+    def load(self) -> tuple[PreTrainedModel, Processor]:
         """
         The model, in eval mode, and its tokenizer or image processor.
 
         Raises:
-            ValueError: If the model is neither a decoder-only language model nor an image classifier.
+            ValueError: If no task can score the model, or if its files are not whole.
         """
         shared = {key: value for key, value in self.model_kwargs.items() if key in _SHARED_KWARGS}
         shared["revision"] = self.revision
         config = self._load_config(shared)
         options = {**self.model_kwargs, "revision": self.revision, "dtype": getattr(torch, self.dtype)}
-        if is_image := is_image_model(config, config.architectures or []):
-            check_image_model(config, self.model_id)
-            auto = image_class(config)
-        else:
-            check_architecture(config, self.model_id)
-            auto = AutoModelForCausalLM
+        kind = kind_for(config, config.architectures or [])
+        kind.check(config, self.model_id)
         if "gguf_file" in options:
             # Packed weights cannot be masked; dequantised ones are ordinary floats.
             options.setdefault("quantization_config", GgufConfig(dequantize=True))
         check_quantisation(config, options, self.model_id)
-        model = _load_whole(auto, self.model_id, config, options)
-        if is_image:
-            processor = _load_image_processor(self.model_id, shared)
-        else:
-            processor = _load_tokenizer(self.model_id, shared)
+        model = _load_whole(kind, self.model_id, config, options)
+        processor = kind.load_processor(self.model_id, shared)
         if "device_map" not in options:
             model = model.to(self.device)
         name = self.model_kwargs.get("gguf_file") or self.model_id
@@ -173,8 +140,8 @@ class ModelSource:
         try:
             config = AutoConfig.from_pretrained(self.model_id, **shared)
         except ImportError as error:
-            if "timm" in str(error):
-                raise ValueError(timm_message(self.model_id)) from error
+            if message := why_no_config(error, self.model_id):
+                raise ValueError(message) from error
             raise
         except (OSError, ValueError):
             if not folder.exists():
@@ -184,8 +151,83 @@ class ModelSource:
         return config
 
 
-def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
+class ModelHandle:
+    """
+    A model and its processor: here, or where they can be loaded again in the worker process that they were sent to.
+
+    Args:
+        source ([`ModelSource`], *optional*):
+            Where they can be loaded from; `None` of a model that was handed over in memory.
+        loaded (`tuple`, *optional*):
+            The model and its processor.
+        digests (`tuple[str, str]`, *optional*):
+            Digests of those that were sent here, for what is loaded in their place.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource | None,
+        loaded: tuple[PreTrainedModel, Processor] | None = None,
+        digests: tuple[str, str] | None = None,
+    ) -> None:
+        self.source = source
+        self._loaded = loaded
+        self._digests = digests
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model, loaded now if it is not here."""
+        return self._load()[0]
+
+    @property
+    def processor(self) -> Processor:
+        """The tokenizer or image processor, loaded now if it is not here."""
+        return self._load()[1]
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the model is here."""
+        return self._loaded is not None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is known on this machine only."""
+        return self.source is None or Path(self.source.model_id).exists()
+
+    @property
+    def name(self) -> str:
+        """Repository or folder, of a model in memory its class."""
+        return self.source.model_id if self.source else type(self.model).__name__
+
+    @property
+    def gguf_file(self) -> str | None:
+        """File in the repository or folder, of a GGUF model."""
+        return self.source.model_kwargs.get("gguf_file") if self.source else None
+
+    def _load(self) -> tuple[PreTrainedModel, Processor]:
+        if self._loaded is None:
+            if self.source is None:
+                raise DLCError(
+                    "this scorer holds a model that was handed over in memory, and a worker process cannot load it "
+                    "again. Make the scorer by DLCScorer.from_pretrained(id or path) to use num_proc, or leave it out."
+                )
+            if os.getpid() != _IMPORTED_IN:
+                # OpenMP hangs in a forked child whose parent has used it; one thread does without.
+                torch.set_num_threads(1)
+            model, processor = self.source.load()
+            if (model_digest(model), processor_digest(processor)) != self._digests:
+                raise DLCError(
+                    f"the weights or the processor of {self.source.model_id!r} are not those of the scorer that was "
+                    "sent here: they were changed in memory. Save both and make the scorer from that folder to use "
+                    "num_proc."
+                )
+            self._loaded = model, processor
+        return self._loaded
+
+
+def _load_whole(kind: TaskKind, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:
     """A model all of whose weights are in the checkpoint: weights made up on loading would score at random."""
+    auto = kind.model_class(config)
     options = {**options, "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _no_report():
         model, info = auto.from_pretrained(model_id, **options)
@@ -194,27 +236,11 @@ def _load_whole(auto: Any, model_id: str, config: PreTrainedConfig, options: dic
         if lost and all("pooler" in name for name in lost) and "add_pooling_layer" in takes:
             # A part that we do not use, and that not all have.
             model, info = auto.from_pretrained(model_id, **options, add_pooling_layer=False)
-    check_weights(model, info, config, model_id)
+    check_weights(model, info, config, model_id, kind.uses_all_weights)
     for part in model.modules():
         if isinstance(part, PreTrainedModel):
             part.config.return_dict = True
     return model
-
-
-def _load_tokenizer(model_id: str, shared: dict[str, Any]) -> PreTrainedTokenizerBase:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model_id, **shared)
-    except (AttributeError, ImportError, LookupError, OSError, TypeError, ValueError) as error:
-        # Each family has its own, where there are no files of one or where they hold something else.
-        raise ValueError(tokenizer_message(model_id, error)) from error
-    check_vocabulary(tokenizer, model_id)
-    return tokenizer
-
-
-def _load_image_processor(model_id: str, shared: dict[str, Any]) -> BaseImageProcessor:
-    # Named, since the processor that is not installed would be warned of.
-    backend = "torchvision" if is_torchvision_available() else "pil"
-    return AutoImageProcessor.from_pretrained(model_id, **shared, backend=backend)
 
 
 @contextmanager
@@ -232,13 +258,6 @@ def _no_report() -> Iterator[None]:
         reporter.removeFilter(is_something_else)
 
 
-def default_device() -> torch.device:
-    """This process's accelerator, or the CPU."""
-    from hf_dlc.execution.processes import process_state
-
-    return process_state().device
-
-
 def is_fast_at_bfloat16(device: torch.device) -> bool:
     """Whether matrix products in bfloat16 are faster on `device` than in float32."""
     if device.type == "cuda":
@@ -247,25 +266,6 @@ def is_fast_at_bfloat16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
-
-
-def find_saved(model_id: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> Path | None:
-    """The folder with the options that `save_pretrained` wrote, fetched if it is a repository; None without any."""
-    path = Path(model_id).expanduser()
-    if path.exists() or _looks_like_a_path(str(model_id)):
-        return path if (path / CONFIG_NAME).is_file() else None
-    known = {name: model_kwargs[name] for name in ("cache_dir", "local_files_only", "token") if name in model_kwargs}
-    try:
-        found = hf_hub_download(str(model_id), CONFIG_NAME, revision=revision, **known)
-    except (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
-        return None  # a model, or nothing at all, which loading it will say
-    with suppress(RemoteEntryNotFoundError):  # there is none before `fit` or `calibrate`
-        try:
-            hf_hub_download(str(model_id), STATE_NAME, revision=revision, **known)
-        except LocalEntryNotFoundError:
-            if not (is_offline_mode() or known.get("local_files_only")):
-                raise  # it may well be there
-    return Path(found).parent
 
 
 def _check_kwargs(model_kwargs: dict[str, Any], device: str | torch.device | None) -> None:
@@ -280,6 +280,6 @@ def _check_kwargs(model_kwargs: dict[str, Any], device: str | torch.device | Non
         )
 
 
-def _looks_like_a_path(model_id: str) -> bool:
+def looks_like_a_path(model_id: str) -> bool:
     """A Hub id is `name` or `owner/name`; everything else can only be a path."""
     return model_id.startswith((".", "/", "~")) or model_id.count("/") > 1 or model_id.endswith(".gguf")

@@ -1,4 +1,4 @@
-"""The built-in probe set, and the schedule that a model's confidence on it calibrates."""
+"""The masked fractions of the levels: fixed by the user or the task, calibrated on the built-in probe set, cached."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 
 from hf_dlc.config import MaskSchedule
-from hf_dlc.execution.loop import TokenLimit, in_parts_that_fit
+from hf_dlc.execution.loop import in_parts_that_fit
 from hf_dlc.execution.plan import MicroBatch, cut_batches
-from hf_dlc.masking import CALIBRATION_STARTS, Masker, calibrate
-from hf_dlc.tasks.base import EncodedRow, Task
-from hf_dlc.utils.files import read_json, write_json
+from hf_dlc.masking import CALIBRATION_STARTS, calibrate
+from hf_dlc.scores.dlc import CONFIDENCE
+from hf_dlc.tasks.base import EncodedRow
+from hf_dlc.utils.files import cache_folder, read_json, write_json
+
+from .engine import Engine
 
 
 logger = logging.getLogger(__name__)
@@ -35,37 +38,103 @@ def probe_digest() -> str:
     return hashlib.blake2b(_PROBE.read_bytes(), digest_size=16).hexdigest()
 
 
-def find_schedule(
-    task: Task,
-    masker: Masker,
-    rows: Sequence[EncodedRow],
-    shares: Sequence[float],
-    tokens_per_batch: int,
-    limit: TokenLimit,
-) -> tuple[float, ...]:
-    """Masked fractions at which the mean confidence of `rows` falls to `shares` of the unmasked one."""
-    lengths = np.array([row.length for row in rows])  # whole, prefixes and all
-    batches = cut_batches(lengths, tokens_per_batch, groups=task.rules.groups(lengths))
-    logger.info("calibrating the mask schedule on %d probe rows", len(rows))
-    with masker.session() as session:
+class Schedule:
+    """
+    The schedule of a scorer, which may have to be found first.
 
+    Args:
+        engine ([`Engine`]):
+            What runs the model.
+        fixed (`MaskSchedule`, *optional*):
+            The schedule that the user asks for; by default that of the task, or none, which is to be calibrated.
+        shares (`Sequence[float]`):
+            Shares of the unmasked confidence at which a calibrated schedule aims, one for each level.
+    """
+
+    def __init__(self, engine: Engine, fixed: MaskSchedule | None, shares: Sequence[float]) -> None:
+        default = engine.task.default_schedules.get(engine.masker.masking)
+        self.fixed: tuple[float, ...] | None = fixed.fractions if fixed else default
+        self._engine, self._shares = engine, shares
+        self._calibrated: tuple[Any, tuple[float, ...]] | None = None  # and the state of the weights that it is for
+
+    @property
+    def levels(self) -> int:
+        """Number of levels, also of a schedule that is not known yet."""
+        return len(self.fixed or self._shares)
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """
+        Masked fraction of each level; while they are not known, any of as many levels, which is all that rows without
+        a score and estimates need.
+        """
+        return self.fixed or self.calibrated or tuple(level / self.levels for level in range(self.levels))
+
+    @property
+    def calibrated(self) -> tuple[float, ...] | None:
+        """The schedule that was calibrated, restored or settled by another process; `None` before."""
+        return self._calibrated and self._calibrated[1]
+
+    @calibrated.setter
+    def calibrated(self, fractions: Sequence[float]) -> None:
+        self._calibrated = self._weights_state(), tuple(fractions)
+
+    def _weights_state(self) -> object:
+        with self._engine.masker.unmasked():  # not what another scorer makes of them
+            return self._engine.masker.weights_state()
+
+    def settle(self, key: Callable[[], str], describe: Callable[[], dict[str, Any]]) -> tuple[float, ...]:
+        """
+        The masked fractions for the weights that the model has now.
+
+        Args:
+            key (`Callable`):
+                Returns the digest of all that a calibrated schedule depends on; it names the file in the cache.
+            describe (`Callable`):
+                Returns what stands beside the schedule in that file, for people.
+
+        Raises:
+            ValueError: If no masked fraction makes the confidence fall far enough.
+        """
+        if self.fixed is not None:
+            return self.fixed
+        if self._calibrated is None or self._calibrated[0] != self._weights_state():
+            path = cache_folder() / "calibration" / f"{key()}.json"
+            self.calibrated = cached_schedule(path, self.levels, self.find, describe)
+        return self._calibrated[1]
+
+    def find(self) -> tuple[float, ...]:
+        """Masked fractions at which the mean confidence on the probe set falls to the shares of the unmasked one."""
+        engine = self._engine
+        rows = engine.task.probe.encode(probe_rows())
+        engine.check(rows)
+        lengths = np.array([row.length for row in rows])  # whole, prefixes and all
+        batches = cut_batches(lengths, engine.tokens_per_batch, groups=engine.task.rules.groups(lengths))
+        logger.info("calibrating the mask schedule on %d probe rows", len(rows))
+        with engine.masker.session() as session:
+
+            def confidence_at(fraction: float) -> float:
+                session.set_fraction(fraction)
+                return self._mean_confidence(rows, batches)
+
+            return calibrate(confidence_at, self._shares, start=CALIBRATION_STARTS[engine.masker.masking])
+
+    def _mean_confidence(self, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]) -> float:
         def confidences(batch: MicroBatch) -> np.ndarray:
-            return task.forward([rows[index] for index in batch.rows]).confidence.cpu().numpy()
+            measured = self._engine.task.forward([rows[index] for index in batch.rows], (CONFIDENCE,))
+            return measured.values[CONFIDENCE.name].cpu().numpy()
 
-        def confidence_at(fraction: float) -> float:
-            session.set_fraction(fraction)
-            return float(np.concatenate(list(in_parts_that_fit(batches, limit, confidences))).mean(dtype=np.float64))
-
-        return calibrate(confidence_at, shares, start=CALIBRATION_STARTS[masker.masking])
+        found = in_parts_that_fit(batches, self._engine.limit, confidences)
+        return float(np.concatenate(list(found)).mean(dtype=np.float64))
 
 
 def cached_schedule(
-    path: Path, levels: int, find: Callable[[], tuple[float, ...]], identity: Callable[[], dict[str, Any]] = dict
+    path: Path, levels: int, find: Callable[[], tuple[float, ...]], describe: Callable[[], dict[str, Any]] = dict
 ) -> tuple[float, ...]:
     """
     The schedule of `levels` levels in the cache file `path`, found and written there if there is none.
 
-    `identity` is written beside it, for people who want to know whose schedule it is.
+    What `describe` returns is written beside it, for people who want to know whose schedule it is.
     """
     known = read_json(path)
     if known is not None:
@@ -75,7 +144,7 @@ def cached_schedule(
             logger.warning("%s does not hold a mask schedule of %d levels; calibrating anew", path, levels)
     schedule = find()
     try:
-        write_json(path, {"schedule": list(schedule), **identity()})
+        write_json(path, {"schedule": list(schedule), **describe()})
     except OSError as error:
         logger.warning("the calibrated schedule cannot be kept for the next run: %s", error)
     return schedule

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -33,8 +33,9 @@ class Measure:
     """
     A number that a pass gives of a row: the mean, over its target tokens, of a number of each.
 
-    One of the two functions is given. They get and return arrays or tensors of float32, and use nothing but their
-    methods, so that no library of tensors is needed here.
+    One of the two functions is given. They get and return arrays or tensors of floats, and use nothing but their
+    methods, so that no library of tensors is needed here. Of an image, the label is the one token and the classes are
+    the vocabulary.
 
     Args:
         name (`str`):
@@ -42,13 +43,25 @@ class Measure:
         of_token (`Callable`, *optional*):
             From log p(token), of shape `(tokens,)`, to a number of each token.
         of_distribution (`Callable`, *optional*):
-            From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, to a number of each token. It costs
-            memory and time for the whole distribution, which `of_token` does without.
+            From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, to a number of each token. Where p is
+            0, log p is minus infinity. It costs memory and time for the whole distribution, which `of_token` does
+            without.
+
+    Raises:
+        ValueError: If none of the two functions is given, or both.
     """
 
     name: str
     of_token: Callable[[Any], Any] | None = None
     of_distribution: Callable[[Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.of_token is None) == (self.of_distribution is None):
+            raise ValueError(f"the measure {self.name!r} must have one of of_token and of_distribution.")
+
+    def numbers(self, log_probs: Any, distribution: Any = None) -> Any:
+        """A number of each token, from log p of the tokens and, where that is asked for, of the whole vocabulary."""
+        return self.of_token(log_probs) if self.of_token is not None else self.of_distribution(distribution)
 
 
 class Score(Protocol):
@@ -73,7 +86,12 @@ class Score(Protocol):
         """From the measures by name, each of shape `(passes, rows)` in the order of `passes`, to `(rows,)` float32."""
 
 
-def measures_by_pass(scores: Iterable[Score], schedule: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
+def measures_by_pass(
+    scores: Iterable[Score],
+    schedule: Sequence[float],
+    views: Collection[str] = ("full",),
+    weights: Collection[str] = ("base",),
+) -> dict[Pass, tuple[Measure, ...]]:
     """
     All passes that some scores ask for, each once, and what is measured in each.
 
@@ -82,13 +100,39 @@ def measures_by_pass(scores: Iterable[Score], schedule: Sequence[float]) -> dict
             The scores.
         schedule (`Sequence[float]`):
             Masked fraction of each level.
+        views (`Collection[str]`, *optional*, defaults to `("full",)`):
+            The views that the task has of a row.
+        weights (`Collection[str]`, *optional*, defaults to `("base",)`):
+            The weights that there are.
 
     Returns:
         `dict[Pass, tuple[Measure, ...]]`: Passes in ascending order of their masked fractions.
+
+    Raises:
+        ValueError: If a score asks for a view or for weights that are not there, or measures something else under the
+            name of a measure of another score.
     """
     wanted: dict[Pass, dict[str, Measure]] = {}
+    known: dict[str, Measure] = {}
     for score in scores:
+        for measure in score.measures:
+            if known.setdefault(measure.name, measure) != measure:
+                raise ValueError(
+                    f"the score {score.name!r} must measure the same under the name {measure.name!r} as other scores "
+                    "do. Give its measure a name of its own."
+                )
         for one in score.passes(schedule):
+            for kind, asked, there in (("view", one.view, views), ("weights", one.weights, weights)):
+                if asked not in there:
+                    raise ValueError(
+                        f"the score {score.name!r} needs the {kind} {asked!r}, but the model is run with "
+                        f"{', '.join(sorted(there))} only. Leave the score out."
+                    )
             wanted.setdefault(one, {}).update({measure.name: measure for measure in score.measures})
     ordered = sorted(wanted, key=lambda one: (one.weights != "base", one.view != "full", one.masked_fraction))
     return {one: tuple(wanted[one].values()) for one in ordered}
+
+
+def passes_to_json(wanted: Mapping[Pass, Sequence[Measure]]) -> list[dict[str, Any]]:
+    """What [`measures_by_pass`] returned, as JSON types: all that the passes are, and the names of the measures."""
+    return [{**asdict(one), "measures": [measure.name for measure in wanted[one]]} for one in wanted]

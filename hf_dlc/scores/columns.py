@@ -1,13 +1,14 @@
-"""Names and types of the columns that scoring writes, and the values of the status column."""
+"""Names and types of the columns that scoring writes, their values, and those of the status column."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .dlc import relative_gain
+from .base import Pass, measures_by_pass
+from .table import SCORES
 
 
 if TYPE_CHECKING:
@@ -31,20 +32,20 @@ NAN_SCORE = "nan_score"  # the model gave NaN for this row
 SCORED_STATUSES = frozenset({OK, TRUNCATED})
 
 
-def score_features(prefix: str = "dlc", keep_levels: bool = False) -> Features:
+def score_features(column_prefix: str = "dlc", keep_levels: bool = False) -> Features:
     """
     Feature types of the score columns, in the order in which they are written.
 
     Args:
-        prefix (`str`, *optional*, defaults to `"dlc"`):
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
             What the column names begin with.
         keep_levels (`bool`, *optional*, defaults to `False`):
-            Whether the two per-level columns are there as well.
+            Whether the per-level columns are there as well.
 
     Returns:
-        [`~datasets.Features`]: `{prefix}_confidence`, `{prefix}_loss` and `{prefix}_gain` (`float32`),
-        `{prefix}_tokens` (`int32`), `{prefix}_status` (`string`) and, with `keep_levels`, `{prefix}_level_confidence`
-        and `{prefix}_level_loss` (lists of `float32`, level 0 first).
+        [`~datasets.Features`]: `{column_prefix}_{name}` (`float32`) of each score of the table `SCORES`,
+        `{column_prefix}_tokens` (`int32`), `{column_prefix}_status` (`string`) and, with `keep_levels`,
+        `{column_prefix}_level_{name}` (lists of `float32`, level 0 first) of each of their measures.
 
     Example:
     ```python
@@ -54,63 +55,72 @@ def score_features(prefix: str = "dlc", keep_levels: bool = False) -> Features:
     """
     from datasets import Features, List, Value
 
-    features = {
-        f"{prefix}_confidence": Value("float32"),
-        f"{prefix}_loss": Value("float32"),
-        f"{prefix}_gain": Value("float32"),
-        f"{prefix}_tokens": Value("int32"),
-        f"{prefix}_status": Value("string"),
-    }
+    features = {f"{column_prefix}_{name}": Value("float32") for name in SCORES}
+    features |= {f"{column_prefix}_tokens": Value("int32"), f"{column_prefix}_status": Value("string")}
     if keep_levels:
-        features[f"{prefix}_level_confidence"] = List(Value("float32"))
-        features[f"{prefix}_level_loss"] = List(Value("float32"))
+        features |= {f"{column_prefix}_level_{name}": List(Value("float32")) for name in _measure_names()}
     return Features(features)
+
+
+def _measure_names() -> list[str]:
+    return list(dict.fromkeys(measure.name for score in SCORES.values() for measure in score.measures))
 
 
 def build_columns(
     statuses: Sequence[str],
     tokens: np.ndarray,
-    confidence: np.ndarray,
-    loss: np.ndarray,
-    prefix: str = "dlc",
+    measures: Mapping[str, np.ndarray],
+    schedule: Sequence[float],
+    column_prefix: str = "dlc",
     keep_levels: bool = False,
 ) -> dict[str, Any]:
     """
-    The columns of rows that were scored at every level.
+    The columns of rows that went through the model in all passes that the scores of the table `SCORES` ask for.
 
     Args:
         statuses (`Sequence[str]`):
             Status of each row as the encoding left it.
         tokens (`np.ndarray` of shape `(rows,)`):
             Target tokens of each row.
-        confidence (`np.ndarray` of shape `(levels, rows)`):
-            Confidence in [0, 1], higher = easier; what stands there for skipped rows is ignored.
-        loss (`np.ndarray` of shape `(levels, rows)`):
-            Loss in nats, higher = harder.
-        prefix (`str`, *optional*, defaults to `"dlc"`):
+        measures (`Mapping[str, np.ndarray]`):
+            By the name of the measure float32 of shape `(passes, rows)`, in the order of [`~base.measures_by_pass`].
+            What stands there for skipped rows is ignored, and so is a measure in a pass that does not ask for it.
+        schedule (`Sequence[float]`):
+            Masked fraction of each level.
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
             What the column names begin with.
         keep_levels (`bool`, *optional*, defaults to `False`):
-            Whether to add the two per-level columns.
+            Whether to add the per-level columns.
 
     Returns:
         `dict[str, Any]`: Column name to values, in the order and the types of [`score_features`]. Skipped rows have
-        NaN, 0 tokens and the reason; a row for which the model gave no finite number becomes one of them.
+        NaN, 0 tokens and the reason; a row for which the model gave no finite number becomes one of them. NaN stands
+        in a per-level column also where the measure is not asked for at a level.
     """
+    wanted = measures_by_pass(SCORES.values(), schedule)
+    place = {one: number for number, one in enumerate(wanted)}
     scored = np.isin(statuses, list(SCORED_STATUSES))
-    finite = np.isfinite(confidence).all(axis=0) & np.isfinite(loss).all(axis=0)
+    finite = np.ones(len(scored), dtype=bool)
+    for one, asked in wanted.items():
+        for measure in asked:
+            finite &= np.isfinite(measures[measure.name][place[one]])
     kept = scored & finite
     statuses = np.where(scored & ~finite, NAN_SCORE, np.asarray(statuses, dtype=object))
-    confidence, loss = np.where(kept, confidence, np.float32("nan")), np.where(kept, loss, np.float32("nan"))
-    columns: dict[str, Any] = {
-        f"{prefix}_confidence": confidence.mean(axis=0, dtype=np.float64).astype(np.float32),
-        f"{prefix}_loss": loss.mean(axis=0, dtype=np.float64).astype(np.float32),
-        f"{prefix}_gain": relative_gain(loss),
-        f"{prefix}_tokens": np.where(kept, tokens, 0).astype(np.int32),
-        f"{prefix}_status": statuses.tolist(),
-    }
+    nothing = np.full((len(wanted), len(scored)), np.nan, dtype=np.float32)  # of a measure that no pass asks for
+    known = {name: np.where(kept, measures.get(name, nothing), np.float32("nan")) for name in _measure_names()}
+    columns: dict[str, Any] = {}
+    for name, score in SCORES.items():
+        places = [place[one] for one in score.passes(schedule)]
+        columns[f"{column_prefix}_{name}"] = score.reduce({of.name: known[of.name][places] for of in score.measures})
+    columns[f"{column_prefix}_tokens"] = np.where(kept, tokens, 0).astype(np.int32)
+    columns[f"{column_prefix}_status"] = statuses.tolist()
     if keep_levels:
-        columns[f"{prefix}_level_confidence"] = list(np.ascontiguousarray(confidence.T))
-        columns[f"{prefix}_level_loss"] = list(np.ascontiguousarray(loss.T))
+        for name in _measure_names():
+            levels = np.full((len(scored), len(schedule)), np.nan, dtype=np.float32)
+            for level, one in enumerate(map(Pass, schedule)):
+                if any(measure.name == name for measure in wanted.get(one, ())):
+                    levels[:, level] = known[name][place[one]]
+            columns[f"{column_prefix}_level_{name}"] = list(levels)
     return columns
 
 

@@ -1,18 +1,21 @@
-"""What all selectors share: reading the columns, checking them, and filling the budget."""
+"""Parameters and machinery of all selectors: reading the columns, checking them, and filling the budget."""
 
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from .budget import rows_to_keep, share_out_at_least, tokens_to_keep, walk, water_fill
+from hf_dlc.errors import UserTypeError
+from hf_dlc.utils.share import rows_to_keep
+
+from .budget import share_out_at_least, tokens_to_keep, walk, water_fill
+from .candidates import Candidates, as_scores, as_tokens, read_column, read_numbers
 from .ordering import split_groups
 
 
@@ -23,23 +26,60 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DEFAULT_COLUMN = "dlc_confidence"
+
 
 @dataclass
 class Selector(ABC):
-    """Parameters and machinery common to all selectors; a subclass says in which order the rows of a group come."""
+    """
+    Parameters and machinery common to all selectors.
+
+    A subclass has a name, says in which order the rows of a group come, and says it in words for people. It stands in
+    a file of its own and on one line of the table `SELECTORS`.
+    """
+
+    name: ClassVar[str]  # on the command line, and in the name of a subset on the Hub
+    needs: ClassVar[tuple[str, ...]] = ("scores",)  # what of `Candidates` it cannot do without
 
     keep: float | int | None = None
     _: KW_ONLY
     keep_tokens: int | None = None
-    column: str | None = "dlc_confidence"
+    column: str | None = _DEFAULT_COLUMN
     group_by: str | None = None
     tokens_column: str = "dlc_tokens"
     missing: Literal["drop", "error"] = "drop"
     min_per_group: int = 0
 
     @abstractmethod
-    def _pools(self, scores: np.ndarray, group: str | None) -> list[np.ndarray]:
-        """Return the one or two pools of a group: positions of its scored rows, in the order they are taken."""
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+        """
+        Return one or two pools of the rows of a group, between which the budget is split.
+
+        A pool holds positions in `candidates`, in the order in which the rows are taken. Skipped rows may be among
+        them: they are left out afterwards.
+        """
+
+    @abstractmethod
+    def _rule(self, column: str) -> str:
+        """Return how rows are chosen, as the beginning of a sentence; `column` is the score column as it is shown."""
+
+    def sentence(self, show: Callable[[str], str] = "`{}`".format) -> str:
+        """
+        Return how rows are chosen, in a sentence for cards and reports.
+
+        Args:
+            show (`Callable`, *optional*):
+                From the name of a column to what is shown of it; by default the name in backticks.
+
+        Returns:
+            `str`: the sentence.
+        """
+        groups = f", within the groups of {show(self.group_by)}" if self.group_by else ""
+        return f"{self._rule(show(self.column or _DEFAULT_COLUMN))}{groups}."
+
+    def variants(self) -> dict[str, Selector]:
+        """Return the selectors that a comparison shows of this one, by the names that it gives them."""
+        return {self.name: self}
 
     def __call__(self, dataset: DatasetOrDict) -> DatasetOrDict:
         """
@@ -78,7 +118,7 @@ class Selector(ABC):
             ValueError: If a column is missing, or for the reasons given at `get_indices`.
         """
         if not hasattr(dataset, "select"):
-            raise TypeError(
+            raise UserTypeError(
                 f"{type(self).__name__} needs a map-style Dataset, got {type(dataset).__name__}: ranking compares "
                 "all rows with each other. Load the data without streaming=True, or store the stream first: "
                 "Dataset.from_generator(lambda: iter(stream), features=stream.features)."
@@ -89,10 +129,10 @@ class Selector(ABC):
         groups = tokens = None
         if self.group_by is not None:
             # Plain Python values: NumPy would turn integers with a None among them into floats.
-            groups = _column(dataset.with_format(None), self.group_by, "Pass group_by= one of these.")[:]
-        if self.keep_tokens is not None:
+            groups = read_column(dataset.with_format(None), self.group_by, "Pass group_by= one of these.")[:]
+        if self._uses_tokens:
             tokens = read_numbers(dataset, self.tokens_column, "tokens_column=")
-        return self.get_indices(scores, groups, tokens)
+        return self._select(Candidates(dataset.num_rows, scores, groups, tokens))
 
     def get_indices(
         self,
@@ -110,7 +150,8 @@ class Selector(ABC):
             groups (`Sequence` or `np.ndarray`, *optional*):
                 Group key of every row: strings, integers or `None`.
             tokens (`Sequence[int]` or `np.ndarray`, *optional*):
-                Number of target tokens of every row, at least 1 where there is a score. Needed for `keep_tokens`.
+                Number of target tokens of every row, at least 1 where there is a score. Needed for `keep_tokens`, and
+                by selectors that go by the number of tokens.
 
         Returns:
             `np.ndarray`: distinct row numbers in ascending order, int64, of shape `(n_selected,)`.
@@ -121,15 +162,22 @@ class Selector(ABC):
                 (or tokens) than asked for, if nothing would be selected, or if rows are skipped and
                 `missing="error"`.
         """
-        scores = _as_scores(scores)
-        if self.group_by is not None and groups is None:
-            raise ValueError(f"group_by={self.group_by!r} is set, so get_indices needs groups=.")
-        scored = self._scored(scores)
-        budget, costs = self._budget(scored, tokens)
-        return self._fill(budget, costs, scores, scored, groups)
+        scores = as_scores(scores)
+        return self._select(Candidates(len(scores), scores, groups, tokens))
 
-    def _read_scores(self, dataset: Dataset) -> np.ndarray:
-        return read_numbers(dataset, self.column, "column=")
+    @property
+    def _uses_tokens(self) -> bool:
+        return self.keep_tokens is not None or "tokens" in self.needs
+
+    def _read_scores(self, dataset: Dataset) -> np.ndarray | None:
+        """Scores, or `None` where the selector needs none and no column marks skipped rows."""
+        column = self.column
+        if column is None and "scores" not in self.needs:
+            column = _DEFAULT_COLUMN
+            if column not in dataset.column_names:
+                logger.info("There is no column %r that would mark skipped rows: all rows may be drawn.", column)
+                return None
+        return as_scores(read_numbers(dataset, column, "column="))
 
     def _select_split(self, name: str, split: Dataset) -> Dataset:
         try:
@@ -137,33 +185,67 @@ class Selector(ABC):
         except ValueError as error:
             raise ValueError(f"Split {name!r}: {error}") from error
 
-    def _scored(self, scores: np.ndarray) -> np.ndarray:
-        """Mask of the rows that have a score."""
+    def _select(self, candidates: Candidates) -> np.ndarray:
+        """Return the numbers of the selected rows: each group's part of the budget, spent along its pools."""
+        if self.group_by is not None and candidates.groups is None:
+            raise ValueError(f"group_by={self.group_by!r} is set, so get_indices needs groups=.")
+        scored = self._scored(candidates)
+        self._require_inputs(candidates)
+        if self._uses_tokens:  # otherwise nobody looks at them
+            candidates = replace(candidates, tokens=as_tokens(candidates.tokens, scored))
+        budget, costs = self._budget(candidates, scored)
+        names, members = split_groups(candidates.groups, candidates.rows)
+        weights = [int(costs[rows].sum()) for rows in members]
+        caps = [int(costs[rows][scored[rows]].sum()) for rows in members]
+        self._check_groups(budget, names, caps)
+        quotas = share_out_at_least(budget, weights, caps, self.min_per_group)
+        taken = np.zeros(candidates.rows, dtype=bool)
+        pools: list[np.ndarray] = []
+        for name, rows, quota in zip(names, members, quotas, strict=True):
+            parts = [_scored_only(rows[places], scored) for places in self._pools(candidates.of_group(rows), name)]
+            sizes = [int(costs[pool].sum()) for pool in parts]
+            for pool, part in zip(parts, water_fill(quota, sizes), strict=True):
+                taken[pool[walk(costs[pool], part)]] = True
+            pools += parts
+        if self.keep_tokens is not None:
+            _top_up(taken, pools, costs, budget - int(costs[taken].sum()))
+        return np.flatnonzero(taken)
+
+    def _scored(self, candidates: Candidates) -> np.ndarray:
+        """Mask of the rows that have a score, or that may be taken without one."""
         if self.missing not in ("drop", "error"):
             raise ValueError(f"missing must be 'drop' or 'error', got {self.missing!r}.")
-        scored = ~np.isnan(scores)
-        n_skipped = len(scores) - int(np.count_nonzero(scored))
-        if n_skipped == len(scores):
+        scored = candidates.scored
+        n_skipped = len(scored) - int(np.count_nonzero(scored))
+        if n_skipped == len(scored):
             raise ValueError(f"None of the {n_skipped} rows has a score: there is nothing to select from.")
         if n_skipped and self.missing == "error":
             raise ValueError(
-                f"{n_skipped} of {len(scores)} rows have no score (NaN), the first is row {int(np.argmin(scored))}. "
+                f"{n_skipped} of {len(scored)} rows have no score (NaN), the first is row {int(np.argmin(scored))}. "
                 "Remove them, or pass missing='drop' to leave them out."
             )
         if n_skipped:
-            logger.info("%d of %d rows have no score and are left out of the selection.", n_skipped, len(scores))
+            logger.info("%d of %d rows have no score and are left out of the selection.", n_skipped, len(scored))
         return scored
 
-    def _budget(self, scored: np.ndarray, tokens: Sequence[int] | np.ndarray | None) -> tuple[int, np.ndarray]:
-        """Return the budget, and what every row costs: 1 row, or its number of tokens."""
+    def _require_inputs(self, candidates: Candidates) -> None:
+        """Make sure that there is one budget, and all that the selector needs."""
         if (self.keep is None) == (self.keep_tokens is None):
             raise ValueError(f"Pass one of keep and keep_tokens, got {self.keep!r} and {self.keep_tokens!r}.")
+        if self.keep_tokens is not None and candidates.tokens is None:
+            raise ValueError("keep_tokens needs the number of target tokens of every row: pass tokens=.")
+        for name in self.needs:
+            if getattr(candidates, name) is None:
+                raise ValueError(f"{type(self).__name__} needs the {name} of every row: pass {name}=.")
+
+    def _budget(self, candidates: Candidates, scored: np.ndarray) -> tuple[int, np.ndarray]:
+        """Return the budget, and what every row costs: 1 row, or its number of tokens."""
         if self.keep_tokens is None:
-            budget, costs, unit = rows_to_keep(self.keep, len(scored)), np.ones(len(scored), dtype=np.int64), "rows"
-            asked = f"keep={self.keep}"
+            budget, costs = rows_to_keep(self.keep, len(scored)), np.ones(len(scored), dtype=np.int64)
+            asked, unit = f"keep={self.keep}", "rows"
         else:
-            budget, costs, unit = tokens_to_keep(self.keep_tokens), _as_costs(tokens, scored), "target tokens"
-            asked = f"keep_tokens={self.keep_tokens}"
+            budget, costs = tokens_to_keep(self.keep_tokens), candidates.tokens
+            asked, unit = f"keep_tokens={self.keep_tokens}", "target tokens"
         available, least = int(costs[scored].sum()), int(costs[scored].min())
         if budget > available:
             raise ValueError(
@@ -173,27 +255,6 @@ class Selector(ABC):
         if budget < least:
             raise ValueError(f"{asked} would select no row: the shortest scored row has {least} target tokens.")
         return budget, costs
-
-    def _fill(
-        self, budget: int, costs: np.ndarray, scores: np.ndarray, scored: np.ndarray, groups: Sequence | None
-    ) -> np.ndarray:
-        """Return the numbers of the selected rows: each group's part of the budget, spent along its pools."""
-        names, members = split_groups(groups, len(scores))
-        weights = [int(costs[rows].sum()) for rows in members]
-        caps = [int(costs[rows][scored[rows]].sum()) for rows in members]
-        self._check_groups(budget, names, caps)
-        quotas = share_out_at_least(budget, weights, caps, self.min_per_group)
-        taken = np.zeros(len(scores), dtype=bool)
-        pools: list[np.ndarray] = []
-        for name, rows, quota in zip(names, members, quotas, strict=True):
-            parts = [rows[positions] for positions in self._pools(scores[rows], name)]
-            sizes = [int(costs[pool].sum()) for pool in parts]
-            for pool, part in zip(parts, water_fill(quota, sizes), strict=True):
-                taken[pool[walk(costs[pool], part)]] = True
-            pools += parts
-        if self.keep_tokens is not None:
-            _top_up(taken, pools, costs, budget - int(costs[taken].sum()))
-        return np.flatnonzero(taken)
 
     def _check_groups(self, budget: int, names: Sequence[str | None], caps: Sequence[int]) -> None:
         """Make sure that `min_per_group` can be kept to."""
@@ -214,63 +275,15 @@ class Selector(ABC):
             logger.warning("no row is kept of groups without a scored row: %s", ", ".join(map(str, empty[:10])))
 
 
+def _scored_only(rows: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    """Rows without the skipped ones; no copy of millions of rows where none is."""
+    wanted = scored[rows]
+    return rows if wanted.all() else rows[wanted]
+
+
 def _top_up(taken: np.ndarray, pools: list[np.ndarray], costs: np.ndarray, left: int) -> None:
     """Spend the tokens that the pools left over on further rows, one row of each pool in turn, while one fits."""
     fitting = [pool[~taken[pool] & (costs[pool] <= left)] for pool in pools]
     turn = np.concatenate([np.arange(len(pool)) for pool in fitting])
     queue = np.concatenate(fitting)[np.argsort(turn, kind="stable")]
     taken[queue[walk(costs[queue], left)]] = True
-
-
-def _column(dataset: Dataset, name: str, advice: str) -> Sequence:
-    if name not in dataset.column_names:
-        raise ValueError(f"Column {name!r} not found; the dataset has {dataset.column_names}. {advice}")
-    return dataset[name]
-
-
-def read_numbers(dataset: Dataset, name: str, parameter: str) -> np.ndarray:
-    """Return a column as float64; `parameter` is what the user can pass to name another one."""
-    # The dtype is given because the NumPy format alone rounds to float32; nulls become NaN.
-    advice = f"Run dataset.map(scorer) first or pass {parameter} one of these."
-    values = _column(dataset.with_format("numpy", dtype=np.float64), name, advice)[:]
-    if getattr(dataset.features[name], "dtype", None) == "string":  # as all columns of a CSV file are
-        return np.array([_as_number(text, name, row) for row, text in enumerate(values)], dtype=np.float64)
-    return np.asarray(values)
-
-
-def _as_number(text: str | None, name: str, row: int) -> float:
-    try:
-        return math.nan if text is None else float(text)
-    except ValueError as error:
-        found = f"got {str(text)!r} in row {row} of the column {name!r}"
-        raise ValueError(f"scores must be one number for each row, {found}.") from error
-
-
-def _as_scores(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    scores = np.asarray(scores)
-    if scores.ndim != 1 or (scores.size and scores.dtype.kind not in "fiu"):
-        raise ValueError(
-            f"scores must be one number for each row, got an array of shape {scores.shape} and dtype {scores.dtype}. "
-            "Use NaN for a row without a score."
-        )
-    if scores.size == 0:
-        raise ValueError("There are no scores, so there is nothing to select from.")
-    return scores if scores.dtype.kind == "f" else scores.astype(np.float64)
-
-
-def _as_costs(tokens: Sequence[int] | np.ndarray | None, scored: np.ndarray) -> np.ndarray:
-    """Target tokens of every row as int64, 0 for skipped rows."""
-    if tokens is None:
-        raise ValueError("keep_tokens needs the number of target tokens of every row: pass tokens=.")
-    tokens = np.asarray(tokens)
-    if tokens.shape != scored.shape or tokens.dtype.kind not in "fiu":
-        raise ValueError(
-            f"tokens must be one whole number for each of the {len(scored)} scores, got an array of shape "
-            f"{tokens.shape} and dtype {tokens.dtype}."
-        )
-    tokens = np.where(scored, tokens, 0)
-    wrong = scored & ~((tokens >= 1) & (tokens == np.floor(tokens)) & np.isfinite(tokens))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(f"A row with a score must have 1 or more whole tokens, got {tokens[row]} in row {row}.")
-    return tokens.astype(np.int64)

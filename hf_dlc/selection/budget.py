@@ -7,31 +7,17 @@ Budgets are whole numbers of a unit: rows (each row costs 1) or target tokens (e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 
-
-def rows_to_keep(keep: float | int, n_rows: int) -> int:
-    """Number of rows that `keep` asks for out of `n_rows`: a float is a share of them, an int a count."""
-    if isinstance(keep, Integral) and not isinstance(keep, bool):
-        if keep < 1:
-            raise ValueError(f"keep as a number of rows must be at least 1, got {keep}.")
-        return int(keep)
-    if not isinstance(keep, Real) or isinstance(keep, bool):
-        raise TypeError(f"keep must be a float (share of the rows) or an int (number of rows), got {keep!r}.")
-    if not 0 < keep <= 1:
-        raise ValueError(f"keep as a share must be in (0, 1], got {keep}. Pass an int for a number of rows.")
-    n_keep = round(n_rows * float(keep))
-    if n_keep == 0:
-        raise ValueError(f"keep={keep} of {n_rows} rows rounds to 0 rows. Pass a larger share or a number of rows.")
-    return n_keep
+from hf_dlc.errors import UserTypeError
 
 
 def tokens_to_keep(keep_tokens: int) -> int:
     """Return `keep_tokens` as an int after checking it."""
     if not isinstance(keep_tokens, Integral) or isinstance(keep_tokens, bool):
-        raise TypeError(f"keep_tokens must be an int (number of target tokens), got {keep_tokens!r}.")
+        raise UserTypeError(f"keep_tokens must be an int (number of target tokens), got {keep_tokens!r}.")
     if keep_tokens < 1:
         raise ValueError(f"keep_tokens must be at least 1, got {keep_tokens}.")
     return int(keep_tokens)

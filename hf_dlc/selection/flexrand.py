@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Real
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from .base import Selector
+from .candidates import Candidates
 from .ordering import difficulty, drawn_order
 
 
@@ -48,8 +49,9 @@ class FlexRandSelector(Selector):
         column (`str`, *optional*, defaults to `"dlc_confidence"`):
             Column of the scores. A row whose score is NaN is never selected.
         easy (`"auto"`, `"high"` or `"low"`, *optional*, defaults to `"auto"`):
-            Which scores mean easy rows. `"auto"` takes high scores as easy in columns that end in `_confidence` or
-            `_gain` and low scores in those that end in `_loss`; any other column needs `"high"` or `"low"`.
+            Which scores mean easy rows. `"auto"` knows it of the columns that scoring writes, such as
+            `dlc_confidence` (high) and `dlc_loss` (low), by the ends of their names; any other column needs `"high"`
+            or `"low"`.
         group_by (`str`, *optional*):
             Column of strings, integers or `None`s, such as a class or a source. The rule is then applied within each
             group, and the groups get parts of the budget in proportion to their rows (or target tokens), exact by
@@ -79,19 +81,32 @@ class FlexRandSelector(Selector):
     ```
     """
 
+    name: ClassVar[str] = "flexrand"
+
     _: KW_ONLY
     split: float = 0.5
     seed: int = 0
     easy: Literal["auto", "high", "low"] = "auto"
 
-    def _pools(self, scores: np.ndarray, group: str | None) -> list[np.ndarray]:
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
         if not isinstance(self.split, Real) or not 0 < self.split < 1:
             raise ValueError(f"split must lie strictly between 0 and 1, got {self.split!r}.")
         # One order for both intervals: a row that changes sides leaves the order of all others as it was.
-        order = drawn_order(len(scores), self.seed, group)
-        order = order[~np.isnan(scores[order])]
-        is_easy = _easiest(difficulty(scores, self.easy, self.column), _easy_rows(order.size, self.split))[order]
+        order = drawn_order(candidates.rows, self.seed, group)
+        n_easy = _easy_rows(np.count_nonzero(candidates.scored), self.split)
+        is_easy = _easiest(difficulty(candidates.scores, self.easy, self.column), n_easy)[order]
         return [order[is_easy], order[~is_easy]]
+
+    def _rule(self, column: str) -> str:
+        return (
+            f"Half of the budget was drawn at random from the easiest {self.split:.0%} of the rows by {column}, half "
+            "from the others"
+        )
+
+    def variants(self) -> dict[str, Selector]:
+        """Return the same selector with its own split and three others."""
+        splits = sorted({0.25, 0.5, 0.75, self.split})
+        return {f"{self.name} {split:g}": replace(self, split=split) for split in splits}
 
 
 def _easy_rows(n_scored: int, split: float) -> int:

@@ -8,20 +8,21 @@ from numbers import Integral
 
 import numpy as np
 
-
-# Which scores of a column mean easy rows, by the end of its name.
-_EASY = {"_confidence": "high", "_gain": "high", "_loss": "low"}
+from hf_dlc.errors import UserTypeError
+from hf_dlc.scores.table import SCORES, score_of
 
 
 def difficulty(scores: np.ndarray, easy: str, column: str) -> np.ndarray:
-    """Scores turned so that smaller means easier; with `easy="auto"` the name of the column tells which way."""
+    """Scores turned so that smaller means easier; with `easy="auto"` the score in the column tells which way."""
     if easy == "auto":
-        easy = next((end for suffix, end in _EASY.items() if str(column).endswith(suffix)), easy)
-    if easy == "auto":
-        raise ValueError(
-            f"easy='auto' knows columns that end in {', '.join(_EASY)}, got column={column!r}. "
-            "Pass easy='high' if a high score means an easy row, easy='low' if it means a hard one."
-        )
+        score = score_of(column)
+        if score is None:
+            ends = ", ".join(f"_{name}" for name in SCORES)
+            raise ValueError(
+                f"easy='auto' knows columns that end in {ends}, got column={column!r}. "
+                "Pass easy='high' if a high score means an easy row, easy='low' if it means a hard one."
+            )
+        easy = score.easy
     if easy not in ("high", "low"):
         raise ValueError(f"easy must be 'auto', 'high' or 'low', got {easy!r}.")
     return -scores if easy == "high" else scores
@@ -61,11 +62,11 @@ def _factorise(groups: Sequence | np.ndarray) -> tuple[list[str | int | None], n
     try:
         codes = np.fromiter((seen.setdefault(key, len(seen)) for key in groups), dtype=np.int64, count=len(groups))
     except TypeError as error:
-        raise TypeError(f"group keys must be strings, integers or None: {error}.") from error
+        raise UserTypeError(f"group keys must be strings, integers or None: {error}.") from error
     keys = [key.item() if isinstance(key, np.generic) else key for key in seen]
     strange = next((key for key in keys if not isinstance(key, str | int | None)), None)
     if strange is not None:
-        raise TypeError(f"group keys must be strings, integers or None, got {strange!r}. Cast the column first.")
+        raise UserTypeError(f"group keys must be strings, integers or None, got {strange!r}. Cast the column first.")
     # Keys of different types cannot be compared, so types are sorted first; "NoneType" sorts before the others.
     ranking = sorted(range(len(keys)), key=lambda i: (type(keys[i]).__name__, 0 if keys[i] is None else keys[i]))
     new_codes = np.empty(len(keys), dtype=np.int64)

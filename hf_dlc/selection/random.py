@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
-from .base import Selector, read_numbers
+from .base import Selector
+from .candidates import Candidates
 from .ordering import drawn_order
-
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -57,16 +51,15 @@ class RandomSelector(Selector):
     ```
     """
 
+    name: ClassVar[str] = "random"
+    needs: ClassVar[tuple[str, ...]] = ()
+
     _: KW_ONLY
     column: str | None = None
     seed: int = 0
 
-    def _read_scores(self, dataset: Dataset) -> np.ndarray:
-        if self.column is not None or "dlc_confidence" in dataset.column_names:
-            return read_numbers(dataset, self.column or "dlc_confidence", "column=")
-        logger.info("There is no column 'dlc_confidence' that would mark skipped rows: all rows may be drawn.")
-        return np.zeros(dataset.num_rows)
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+        return [drawn_order(candidates.rows, self.seed, group)]
 
-    def _pools(self, scores: np.ndarray, group: str | None) -> list[np.ndarray]:
-        order = drawn_order(len(scores), self.seed, group)
-        return [order[~np.isnan(scores[order])]]
+    def _rule(self, column: str) -> str:
+        return "Rows were drawn at random"

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from .base import Selector
+from .candidates import Candidates
 from .ordering import difficulty
 
 
@@ -54,10 +55,16 @@ class TopKSelector(Selector):
     which: Literal["easiest", "hardest"] = "easiest"
     easy: Literal["auto", "high", "low"] = "auto"
 
-    def _pools(self, scores: np.ndarray, group: str | None) -> list[np.ndarray]:
+    @property
+    def name(self) -> str:
+        """The end of the order, which is what the selector is called."""
+        return self.which
+
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
         if self.which not in ("easiest", "hardest"):
             raise ValueError(f"which must be 'easiest' or 'hardest', got {self.which!r}.")
-        n_scored = np.count_nonzero(~np.isnan(scores))
-        # NaN sorts last, whichever way the scores are turned.
-        order = np.argsort(difficulty(scores, self.easy, self.column), kind="stable")[:n_scored]
+        order = np.argsort(difficulty(candidates.scores, self.easy, self.column), kind="stable")
         return [order if self.which == "easiest" else order[::-1]]
+
+    def _rule(self, column: str) -> str:
+        return f"The {self.which} rows by {column} were taken"

@@ -1,1 +1,1 @@
-"""What a row means to a model."""
+"""Tasks: how rows are encoded for a model, and what its forward pass measures."""

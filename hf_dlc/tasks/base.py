@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from .batch_rules import LENGTH_STEP, BatchRules
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_dlc.tasks.text.reading import DatasetReading
+    from hf_dlc.scores.base import Measure
+
+    from .reading import DatasetReading
 
 
-__all__ = ["LENGTH_STEP", "BatchRules", "BatchScores", "EncodedRow", "Share", "Task"]
+__all__ = ["LENGTH_STEP", "BatchRules", "Embedder", "EncodedRow", "Fittable", "Probe", "RowMeasures", "Share", "Task"]
 
 
 class EncodedRow(Protocol):
@@ -43,11 +45,10 @@ class EncodedRow(Protocol):
         """All that the model gets of the row, for digests."""
 
 
-class BatchScores(NamedTuple):
-    """Scores of the rows of one micro-batch at one level, on the model's device."""
+class RowMeasures(NamedTuple):
+    """What a forward pass gives of the rows of a micro-batch, on the model's device."""
 
-    confidence: torch.Tensor  # (rows,) float32, in [0, 1], higher = easier
-    loss: torch.Tensor  # (rows,) float32, nats, higher = harder
+    values: dict[str, torch.Tensor]  # by the name of the measure: a number of each row, (rows,) float32
     states: torch.Tensor  # what a masked level must change: hidden states of the scored positions
 
 
@@ -60,13 +61,27 @@ class Share(NamedTuple):
     add_up: Callable[[np.ndarray], np.ndarray]  # float32 arrays of the same shape, over all processes
 
 
-class Task(Protocol):
-    """All that the run knows of rows and models."""
+class Probe(Protocol):
+    """What encodes the built-in instruction rows on which a schedule is calibrated."""
 
+    def encode(self, rows: Sequence[dict[str, Any]]) -> list[EncodedRow]:
+        """Encode rows, in order."""
+
+    def describe(self) -> dict[str, Any]:
+        """What, besides the tokenizer, changes an encoding, as JSON types."""
+
+
+class Task(Protocol):
+    """All that scoring knows of rows and models; the table of tasks says which one a model is for."""
+
+    kind: str  # its name in the table of tasks
+    views: frozenset[str]  # what of a row the model can be shown: "full", the whole row, and others
+    default_schedules: Mapping[str, tuple[float, ...]]  # levels by kind of masking; calibrated where there are none
     reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
     num_prefixes: int  # that rows may begin with, the empty one included
     is_dated: bool  # whether a row may be encoded otherwise tomorrow
     rules: BatchRules  # what micro-batches the model may be given, as far as `check` has found out
+    probe: Probe | None  # encodes the built-in rows that calibrate a schedule; None where none is calibrated
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[EncodedRow], bool]:
         """
@@ -101,15 +116,96 @@ class Task(Protocol):
     def run_prefix(self, prefix: int, copies: int = 1) -> Any:
         """Run the model on a prefix, with the weights as they are now; the result is for `forward`."""
 
-    def forward(self, rows: Sequence[EncodedRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+    def forward(
+        self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+    ) -> RowMeasures:
         """
-        Score a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
+        Measure a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
 
-        `parts` is the number of equal parts of the micro-batch that meet weights of their own.
+        Where nothing is to be measured, the states are all that is computed. `parts` is the number of equal parts of
+        the micro-batch that meet weights of their own.
         """
 
     def describe(self) -> dict[str, Any]:
-        """Everything besides weights, processor and config that changes a score, as JSON types."""
+        """
+        Everything besides weights, processor and options that changes a score, as JSON types.
+
+        Returns:
+            `dict[str, Any]`: One entry. It stands beside the options, or in the place of the option of the same name.
+        """
+
+    def preview(self, dataset: Dataset) -> str:
+        """
+        The rows as they are scored, for people.
+
+        Raises:
+            ValueError: If there is no text in them.
+        """
+
+    def tokenize(self, dataset: Dataset) -> tuple[list[EncodedRow], dict[str, list[Any]]]:
+        """
+        The rows for a trainer.
+
+        Returns:
+            `tuple[list[EncodedRow], dict[str, list]]`: All rows, and of those that can be scored `input_ids`, `labels`
+            (-100 where nothing is learned) and `row`, the place in the dataset.
+
+        Raises:
+            ValueError: If rows have no tokens.
+        """
+
+
+@runtime_checkable
+class Fittable(Protocol):
+    """A task that may have to see all rows of a dataset before it can score one of them."""
+
+    needs_fit: bool  # whether this one has to
+    prototypes: Any | None  # what it has learned, to be pickled; None before
+
+    def encode_to_fit(
+        self, dataset: Dataset, share: Share | None = None
+    ) -> tuple[list[EncodedRow], tuple[str | int, ...]]:
+        """Encode a dataset whose classes are to be learned from it; the second value is the classes."""
+
+    def fit(self, rows: Sequence[EncodedRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
+        """
+        Learn from the features of encoded rows.
+
+        Args:
+            rows (`Sequence[EncodedRow]`):
+                What `encode_to_fit` returned.
+            classes (`tuple[str | int, ...]`):
+                The classes of these rows.
+            features (`np.ndarray` of shape `(rows, features)`):
+                Features of each, NaN where there are none.
+            key (`str`):
+                Digest of all that the rest follows from.
+
+        Raises:
+            ValueError: If there is too little to learn from.
+        """
+
+    def with_reasons(self, rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+        """The rows of `encode_to_fit` as `encode_dataset` would return them now that something is learned."""
+
+    def saved(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """What was learned, as arrays and texts for a file."""
+
+    def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+        """
+        Take what `saved` returned, perhaps by way of a file.
+
+        Raises:
+            ValueError: If the arrays do not belong together.
+        """
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A task that makes a vector of each row."""
+
+    def features(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Features of rows that come from `feed`, float32 of shape `(rows, size)`, with the weights as they are."""
 
 
 def rows_digest(rows: Sequence[EncodedRow]) -> str:

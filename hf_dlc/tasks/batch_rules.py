@@ -1,4 +1,4 @@
-"""Which rows may go through a model together, and how far they may be padded."""
+"""Rules of micro-batches: rows that may go through a model together, and how far they may be padded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTH_STEP = 8
 
 class BatchRules(NamedTuple):
     """
-    What a model asks of micro-batches, so that a row's score is that of the row on its own.
+    Demands of a model on micro-batches, so that a row's score is that of the row on its own.
 
     Args:
         boundaries (`tuple[int, ...]`, *optional*, defaults to `()`):

@@ -1,1 +1,1 @@
-"""What every room may use: files, memory, digests, versions."""
+"""Tools for every room: files, memory, digests, parts of models, numerics, versions."""

@@ -1,4 +1,4 @@
-"""Digests of what rows hold, by which they are found again wherever they come from."""
+"""Digests of the content of rows, by which they are found again wherever they come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's cache folder: small JSON files, written whole or not at all, and never trusted when read back."""
+"""Small JSON files, written whole or not at all and never trusted when read back, and the user's cache folder."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Memory that is still free."""
+"""Memory: how much of it tensors take, and how much is still free."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,14 @@ _CGROUP_FILES = (  # memory limit and usage of a container, versions 2 and 1
     (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
+
+
+def bytes_by_device(tensors: Sequence[torch.Tensor]) -> dict[torch.device, int]:
+    """Bytes that tensors take on each device where one of them is."""
+    sizes: dict[torch.device, int] = {}
+    for tensor in tensors:
+        sizes[tensor.device] = sizes.get(tensor.device, 0) + tensor.nbytes
+    return sizes
 
 
 def free_memory(device: torch.device) -> int:

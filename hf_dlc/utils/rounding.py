@@ -1,4 +1,4 @@
-"""Tells rounding from another computation: how far results drift when the input is off by one rounding."""
+"""Numerics of models: rounding told from another computation, by how far results drift with a rounded input."""
 
 from __future__ import annotations
 

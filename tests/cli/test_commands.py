@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -191,6 +192,14 @@ def test_what_is_wrong_is_one_line(
     assert "\n" not in found[1]
 
 
+def test_groups_of_a_type_that_cannot_be_used(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("select", "compare"):
+        more = ["--overwrite"] if command == "select" else []
+        status, message = fails(capsys, command, "--run_dir", run_dir, "--group_by", "dlc_confidence", *more)
+        assert status == 1
+        assert message.startswith(f"hf-dlc {command}: group keys must be strings, integers or None, got 0.")
+
+
 def test_rows_that_have_changed_are_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed = [{**row, "output": row["output"] + "!"} for row in ROWS]
     Dataset.from_list(changed).to_json(str(tmp_path / "rows.jsonl"))
@@ -208,6 +217,26 @@ def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert f"usage: hf-dlc {name}" in text
     assert f"examples:\n  hf-dlc {name}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [(["--help"], []), (["--version"], []), (["score", "--help"], ["transformers"])]
+)
+def test_help_comes_at_once(arguments: list[str], expected: list[str]) -> None:
+    """It imports none of the libraries that take seconds, but for the parser of options."""
+    program = f"""
+        import sys
+        from hf_dlc.cli.commands import main
+
+        try:
+            main({arguments!r})
+        except SystemExit:
+            print([name for name in ("torch", "transformers", "datasets", "pandas") if name in sys.modules])
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", dedent(program)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(expected)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -25,12 +25,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_dlc.execution.journal import Cut, Journal, JournaledWork, JournalError
+from hf_dlc.scores.dlc import CONFIDENCE, LOSS
 from tests.conftest import ROOT, run_python
 
 
 LEVELS, ROWS = 3, 10
 IDENTITY = {"weights": "0123456789abcdef" * 2, "config": {"max_length": 512, "masking": "random"}, "rows": ROWS}
 SETTINGS = {"tokens_per_batch": 4096, "schedule": [0.0, 0.1, 0.25]}
+MEASURES = [(CONFIDENCE, LOSS)] * LEVELS
 CHUNK = {"level": 1, "rows": [4, 2, 7], "confidence": [0.5, 0.25, 0.125], "loss": [1.0, 2.0, 3.0]}
 
 # The head of every piece of code that runs in an interpreter of its own.
@@ -38,10 +40,11 @@ PRELUDE = f"""
 import os, signal, sys
 import numpy as np
 from hf_dlc.execution.journal import Cut, Journal, JournalError
+from hf_dlc.scores.dlc import CONFIDENCE, LOSS
 
 def chunk(journal, level=0, rows=(0, 1)):
     values = np.arange(len(rows), dtype=np.float32)
-    journal.write_chunk(level, np.array(rows), values, values + 1)
+    journal.write_chunk(level, np.array(rows), {{"confidence": values, "loss": values + 1}})
 
 def begin(journal):
     return journal.begin({IDENTITY!r}, lambda: {SETTINGS!r})
@@ -76,14 +79,20 @@ def begin(journal: Journal, settle: Callable[[], dict[str, Any]] = lambda: SETTI
 def write(journal: Journal, **changes: Any) -> None:
     chunk = {**CHUNK, **changes}
     values = {name: np.array(chunk[name], np.float32) for name in ("confidence", "loss")}
-    journal.write_chunk(chunk["level"], np.array(chunk["rows"], np.int64), **values)
+    journal.write_chunk(chunk["level"], np.array(chunk["rows"], np.int64), values)
 
 
-def reread(folder: Path, levels: int = LEVELS, rows: int = ROWS) -> JournaledWork:
+def reread(folder: Path) -> JournaledWork:
     journal = Journal(folder)
     with journal.hold():
         begin(journal, never)
-        return journal.read(levels, rows)
+        return journal.read(MEASURES, ROWS)
+
+
+def stacked(work: JournaledWork) -> np.ndarray:
+    """Confidence and loss, `(2, levels, rows)`."""
+    assert list(work.values) == ["confidence", "loss"]
+    return np.stack(list(work.values.values()))
 
 
 def message(folder: Path, **changes: Any) -> str:
@@ -169,7 +178,8 @@ def test_nothing_is_touched_before_hold(folder: Path) -> None:
 
 
 def test_round_trip(begun: Path) -> None:
-    scores, present, cuts = reread(begun)
+    work = reread(begun)
+    scores, (_, present, cuts) = stacked(work), work
     assert scores.dtype == np.float32
     assert scores.shape == (2, LEVELS, ROWS)
     assert present.dtype == bool
@@ -185,10 +195,10 @@ def test_the_layout_is_as_documented(begun: Path) -> None:
     chunk, cut, *others = names
     assert re.fullmatch(r"chunks/level-01-row-00000002-[0-9a-f]{16}\.parquet", chunk)
     assert re.fullmatch(r"cuts/cut-0001-[0-9a-f]{16}\.json", cut)
-    assert set(others) <= {"manifest.json", "run.lock"}
-    manifest = json.loads((begun / "manifest.json").read_text(encoding="utf-8"))
+    assert set(others) <= {"journal.json", "run.lock"}
+    manifest = json.loads((begun / "journal.json").read_text(encoding="utf-8"))
     assert manifest == {
-        "format": 1,
+        "format": 2,
         "identity": IDENTITY,
         "settings": SETTINGS,
         "info": {"versions": {"hf_dlc": "0"}},
@@ -200,8 +210,8 @@ def test_the_layout_is_as_documented(begun: Path) -> None:
 def test_every_bit_of_a_score_is_kept(begun: Path) -> None:
     special = np.array([0x7FC00000, 0xFFC00001, 0x7FA00002, 0x80000000, 0, 0x7F800000, 1], np.uint32).view(np.float32)
     journal = Journal(begun)
-    journal.write_chunk(0, np.arange(7), special, special[::-1])
-    scores = reread(begun).scores
+    journal.write_chunk(0, np.arange(7), {"confidence": special, "loss": special[::-1]})
+    scores = stacked(reread(begun))
     assert bits(scores[0, 0, :7]) == bits(special)
     assert bits(scores[1, 0, :7]) == bits(special[::-1])
 
@@ -240,17 +250,17 @@ def test_many_rows_in_several_row_groups(folder: Path) -> None:
     values = np.arange(count, dtype=np.float32)
     with journal.hold():
         begin(journal)
-        journal.write_chunk(0, np.arange(count)[::-1], values, values)
-        work = journal.read(1, count)
+        journal.write_chunk(0, np.arange(count)[::-1], {"confidence": values, "loss": values})
+        work = journal.read(MEASURES[:1], count)
     assert work.present.all()
-    assert (work.scores[:, 0] == values[::-1]).all()
+    assert (stacked(work)[:, 0] == values[::-1]).all()
 
 
 def test_a_run_of_no_rows(folder: Path) -> None:
     journal = Journal(folder)
     with journal.hold():
         begin(journal)
-        assert journal.read(LEVELS, 0).scores.shape == (2, LEVELS, 0)
+        assert stacked(journal.read(MEASURES, 0)).shape == (2, LEVELS, 0)
 
 
 @given(
@@ -263,9 +273,9 @@ def test_any_scores_come_back(tmp_path_factory: pytest.TempPathFactory, rows: li
     confidence, loss = np.array(values, np.uint32).view(np.float32).reshape(2, ROWS)[:, : len(rows)]
     with journal.hold():
         begin(journal)
-        journal.write_chunk(2, np.array(rows), confidence, loss)
-        work = journal.read(LEVELS, ROWS)
-    assert bits(work.scores[:, 2, rows]) == bits(np.stack([confidence, loss]))
+        journal.write_chunk(2, np.array(rows), {"confidence": confidence, "loss": loss})
+        work = journal.read(MEASURES, ROWS)
+    assert bits(stacked(work)[:, 2, rows]) == bits(np.stack([confidence, loss]))
     assert sorted(rows) == work.present[2].nonzero()[0].tolist()
 
 
@@ -288,7 +298,7 @@ def test_a_failed_settling_leaves_no_run(folder: Path) -> None:
     with journal.hold():
         with pytest.raises(ZeroDivisionError):
             begin(journal, lambda: 1 / 0)
-        assert not (folder / "manifest.json").exists()
+        assert not (folder / "journal.json").exists()
         assert begin(journal) == SETTINGS
 
 
@@ -296,7 +306,7 @@ def test_settings_must_be_a_dict(folder: Path) -> None:
     journal = Journal(folder)
     with journal.hold(), pytest.raises(TypeError, match="got list"):
         begin(journal, lambda: [1])
-    assert not (folder / "manifest.json").exists()
+    assert not (folder / "journal.json").exists()
 
 
 def test_info_is_never_compared(begun: Path) -> None:
@@ -346,9 +356,9 @@ def test_values_that_are_cut_alike_differ(folder: Path) -> None:
 
 
 def test_a_foreign_key_cannot_write_lines_or_colours(begun: Path) -> None:
-    manifest = json.loads((begun / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((begun / "journal.json").read_text(encoding="utf-8"))
     manifest["identity"]["a\nb\x1b[31m\ud800"] = 1
-    (begun / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (begun / "journal.json").write_text(json.dumps(manifest), encoding="utf-8")
     assert r"a\nb\x1b[31m\ud800 is 1 there and missing here" in message(begun)
 
 
@@ -356,56 +366,141 @@ def test_a_foreign_key_cannot_write_lines_or_colours(begun: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "{", '{"format": 1, "identity": {', "[1]", "null", "{}", "\xff", "[" * 100_000),
-        *('{"format": true, "identity": {}, "settings": {}}', '{"format": 0, "identity": {}, "settings": {}}'),
-        *('{"format": 1, "identity": [], "settings": {}}', '{"format": 1, "identity": {}}'),
+        *("", "{", '{"format": 2, "identity": {', "[1]", "null", "{}", "\xff", "[" * 100_000),
+        *('{"format": true, "identity": {}, "settings": {}}', '{"format": 1, "identity": {}, "settings": {}}'),
+        *('{"format": 2, "identity": [], "settings": {}}', '{"format": 2, "identity": {}}'),
     ],
 )
 def test_a_damaged_manifest(begun: Path, text: str, keep_chunks: bool) -> None:
-    (begun / "manifest.json").write_bytes(text.encode("latin-1"))
+    (begun / "journal.json").write_bytes(text.encode("latin-1"))
     if not keep_chunks:
         shutil.rmtree(begun / "chunks")
     told = message(begun)
-    assert f"{begun}/manifest.json should be the manifest of a run, but it" in told
+    assert f"{begun}/journal.json should be the manifest of a run, but it" in told
     assert f"Restore that file, or delete {begun} to start anew" in told
 
 
 def test_a_manifest_that_is_a_link_or_huge(begun: Path, tmp_path: Path) -> None:
-    manifest = (begun / "manifest.json").rename(tmp_path / "elsewhere.json")
-    (begun / "manifest.json").symlink_to(manifest)
+    manifest = (begun / "journal.json").rename(tmp_path / "elsewhere.json")
+    (begun / "journal.json").symlink_to(manifest)
     assert "it is not a regular file" in message(begun)
-    (begun / "manifest.json").unlink()
-    with open(begun / "manifest.json", "wb") as file:
+    (begun / "journal.json").unlink()
+    with open(begun / "journal.json", "wb") as file:
         file.truncate(2**40)
     assert "more than it can need" in message(begun)
 
 
 def test_a_later_format(begun: Path) -> None:
-    (begun / "manifest.json").write_text('{"format": 2}', encoding="utf-8")
+    (begun / "journal.json").write_text('{"format": 3}', encoding="utf-8")
     told = message(begun)
-    assert "its format is 2, and this release of hf_dlc reads 1. Update hf_dlc" in told
+    assert "its format is 3, and this release of hf_dlc reads 2. Update hf_dlc" in told
     journal = Journal(begun)
     with journal.hold(), pytest.raises(JournalError, match="Update hf_dlc"):
         journal.discard()
     assert chunk_of(begun)
 
 
+def of_an_earlier_release(folder: Path) -> Path:
+    """As the format before left a run: its manifest had another name."""
+    manifest = json.loads((folder / "journal.json").read_text(encoding="utf-8"))
+    (folder / "journal.json").unlink()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("keep_chunks", [True, False])
+def test_an_earlier_format_is_refused_in_words(begun: Path, keep_chunks: bool) -> None:
+    of_an_earlier_release(begun)
+    if not keep_chunks:
+        shutil.rmtree(begun / "chunks")
+    before = sorted(begun.rglob("*"))
+    told = message(begun)
+    assert told == (
+        f"{begun} holds a run that an earlier release of hf_dlc began: its format is 1, and this release goes on with "
+        "2 only. Use another folder, or delete that folder to start anew, or finish the run with the release that "
+        "began it."
+    )
+    assert sorted(begun.rglob("*")) == before  # nothing is lost
+
+
+def test_an_earlier_format_can_be_discarded(begun: Path) -> None:
+    journal = Journal(of_an_earlier_release(begun))
+    with journal.hold():
+        journal.discard()
+        assert not list(begun.glob("chunks/*"))
+        assert not (begun / "manifest.json").exists()
+        assert begin(journal) == SETTINGS
+
+
+@pytest.mark.parametrize("text", ['{"kept_rows": 3}', "{", "[1]", '{"format": 1}', '{"format": 7, "identity": {}}'])
+def test_a_manifest_of_something_else_is_left_alone(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+    journal = Journal(folder)
+    assert not journal.exists()
+    with journal.hold():
+        assert begin(journal) == SETTINGS
+        assert journal.exists()
+        journal.discard()
+    assert not journal.exists()
+    assert (folder / "manifest.json").read_text(encoding="utf-8") == text
+
+
+def test_a_damaged_manifest_of_an_earlier_format_is_not_mistaken_for_no_run(begun: Path) -> None:
+    (of_an_earlier_release(begun) / "manifest.json").write_bytes(b"{")
+    assert "should have a journal.json that says whose scores it holds, but has only chunks" in message(begun)
+
+
+def test_whether_a_run_has_begun(folder: Path) -> None:
+    journal = Journal(folder)
+    assert not journal.exists()
+    with journal.hold():
+        assert not journal.exists()
+        begin(journal)
+        assert journal.exists()
+    (folder / "journal.json").write_bytes(b"damaged")
+    assert journal.exists()  # it is refused where it is begun, not passed over
+
+
+def test_a_run_of_an_earlier_release_has_begun(begun: Path) -> None:
+    assert Journal(of_an_earlier_release(begun)).exists()
+
+
+def test_levels_of_different_measures(begun: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A chunk has a column for each measure of its level, and one with others is not believed."""
+    measures = [(LOSS,), (CONFIDENCE, LOSS), (LOSS,)]
+    journal = Journal(begun)
+    values = np.array([1.5, 2.5], np.float32)
+    journal.write_chunk(0, np.array([3, 1]), {"loss": values})
+    write(journal, level=2)  # with a confidence that nobody asks for
+    with journal.hold():
+        begin(journal, never)
+        work = journal.read(measures, ROWS)
+    assert pq.read_table(chunk_of_level(begun, 0)).column_names == ["level", "row", "loss"]
+    assert work.values["loss"][0, [3, 1]].tolist() == [1.5, 2.5]
+    assert not work.values["confidence"][[0, 2]].any()
+    assert work.present.sum(axis=1).tolist() == [2, 3, 0]
+    [record] = caplog.records
+    assert "level-02" in record.getMessage()
+    assert "wrong columns" in record.getMessage()
+
+
 def test_chunks_without_a_manifest_belong_to_nobody(begun: Path) -> None:
-    (begun / "manifest.json").unlink()
-    assert f"only chunks, such as {chunk_of(begun).name}. Restore the manifest, or delete" in message(begun)
-    with pytest.raises(JournalError, match=r"has no manifest\.json yet"):
+    (begun / "journal.json").unlink()
+    assert f"only chunks, such as {chunk_of(begun).name}. Restore that file, or delete" in message(begun)
+    with pytest.raises(JournalError, match=r"has no journal\.json yet"):
         write(Journal(begun))
 
 
 def test_only_the_holder_may_begin_read_and_discard(begun: Path) -> None:
     journal = Journal(begun)
-    for call in (lambda: begin(journal), lambda: journal.read(LEVELS, ROWS), journal.discard):
+    for call in (lambda: begin(journal), lambda: journal.read(MEASURES, ROWS), journal.discard):
         with pytest.raises(JournalError, match="only the holder"):
             call()
     with journal.hold():
         pass
     with pytest.raises(JournalError, match="only the holder"):
-        journal.read(LEVELS, ROWS)
+        journal.read(MEASURES, ROWS)
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
@@ -561,7 +656,8 @@ def test_chunks_that_contradict(begun: Path, caplog: pytest.LogCaptureFixture, c
     write(Journal(begun), **rows, **longer)
     first, second = sorted(begun.glob("chunks/*.parquet"))
     kept = pq.ParquetFile(first).read().to_pydict()
-    scores, present, _ = reread(begun)
+    work = reread(begun)
+    scores, present = stacked(work), work.present
     assert present[1].nonzero()[0].tolist() == sorted(kept["row"])  # the later one is left out whole
     assert bits(scores[0, 1, kept["row"]]) == bits(np.array(kept["confidence"]))
     assert bits(scores[1, 1, kept["row"]]) == bits(np.array(kept["loss"]))
@@ -624,7 +720,7 @@ def test_a_process_of_a_discarded_run_cannot_mix_in(begun: Path) -> None:
         journal.discard()
         begin(journal, seed=1)
         write(late, level=0)
-        assert not journal.read(LEVELS, ROWS).present.any()
+        assert not journal.read(MEASURES, ROWS).present.any()
 
 
 @given(data=st.data())
@@ -641,7 +737,7 @@ def test_forged_bytes_never_get_further_than_the_check(begun: Path, data: st.Dat
     forge(path, bytes(forged[: data.draw(st.integers(0, len(forged)) | st.just(len(forged)))]))
     with journal.hold():
         begin(journal, never)
-        assert journal.read(LEVELS, ROWS).present.sum() in (0, 3)
+        assert journal.read(MEASURES, ROWS).present.sum() in (0, 3)
 
 
 def test_forged_headers_do_not_end_the_process(begun: Path) -> None:
@@ -655,7 +751,7 @@ def test_forged_headers_do_not_end_the_process(begun: Path) -> None:
 journal = Journal({str(begun)!r})
 with journal.hold():
     begin(journal)
-    print(journal.read({LEVELS}, {ROWS}).present.any())
+    print(journal.read([(CONFIDENCE, LOSS)] * {LEVELS}, {ROWS}).present.any())
 """
     output, errors = start(code).communicate(timeout=60)
     assert output in ("True\n", "False\n"), errors[-2000:]
@@ -878,7 +974,7 @@ def test_no_room_for_a_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(os, "fsync", fail)
         with pytest.raises(JournalError, match=r"No space left on device\. Make room"):
             begin(journal)
-        assert [path.name for path in folder.iterdir() if path.name.startswith("manifest")] == []
+        assert [path.name for path in folder.iterdir() if path.name.startswith("journal")] == []
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
@@ -933,7 +1029,7 @@ def test_a_folder_that_went_away(begun: Path, tmp_path: Path) -> None:
         with pytest.raises(JournalError, match=r"cannot be written: No such file or directory\. Put the folder"):
             attempt()
     assert not begun.exists()
-    with pytest.raises(JournalError, match=r"has no manifest\.json yet"):
+    with pytest.raises(JournalError, match=r"has no journal\.json yet"):
         write(Journal(begun))
 
 
@@ -955,7 +1051,7 @@ with journal.hold():
 
 @needs_signals
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("name", ["manifest", "level-02", "cut-"])
+@pytest.mark.parametrize("name", ["journal.json", "level-02", "cut-"])
 def test_killed_around_the_rename(folder: Path, name: str, after: bool) -> None:
     process = start(KILL.format(name=name, after=after, folder=str(folder)))
     _, errors = process.communicate(timeout=60)
@@ -963,8 +1059,9 @@ def test_killed_around_the_rename(folder: Path, name: str, after: bool) -> None:
     assert bool(list(folder.rglob(".draft-*.tmp"))) != after
     journal = Journal(folder)
     with journal.hold():
-        begin(journal, never if name != "manifest" or after else lambda: SETTINGS)
-        scores, present, cuts = journal.read(LEVELS, ROWS)
+        begin(journal, never if name != "journal.json" or after else lambda: SETTINGS)
+        work = journal.read(MEASURES, ROWS)
+    scores, (_, present, cuts) = stacked(work), work
     chunk_there = name == "cut-" or (name == "level-02" and after)
     assert present[2, :2].tolist() == [chunk_there] * 2
     assert scores[:, 2, :2].tolist() == ([[0, 1], [1, 2]] if chunk_there else [[0, 0], [0, 0]])
@@ -1040,21 +1137,21 @@ def test_a_new_run_after_discard(begun: Path) -> None:
         begin(journal, never)
         journal.discard()
         journal.discard()
-        with pytest.raises(JournalError, match=r"has no manifest\.json yet"):
+        with pytest.raises(JournalError, match=r"has no journal\.json yet"):
             write(journal)
         assert begin(journal, lambda: {"other": 1}, seed=1) == {"other": 1}
         write(journal, level=0)
-        assert journal.read(LEVELS, ROWS).present.sum() == 3
+        assert journal.read(MEASURES, ROWS).present.sum() == 3
 
 
 @pytest.mark.parametrize("text", ['{"name": "an app"}', "{"])
 def test_discard_keeps_a_manifest_that_is_not_its_own(begun: Path, text: str) -> None:
     journal = Journal(begun)
-    (begun / "manifest.json").write_text(text, encoding="utf-8")
+    (begun / "journal.json").write_text(text, encoding="utf-8")
     with journal.hold():
         for _ in range(2):
             journal.discard()
-        assert (begun / "_manifest.json.damaged").read_text(encoding="utf-8") == text
+        assert (begun / "_journal.json.damaged").read_text(encoding="utf-8") == text
         assert begin(journal) == SETTINGS
 
 
@@ -1063,7 +1160,7 @@ def test_an_interrupted_discard_leaves_a_run_that_goes_on(begun: Path, monkeypat
     unlink, removed = Path.unlink, []
 
     def interrupt(path: Path, missing_ok: bool = False) -> None:
-        if path.name.startswith("level") or path.name == "manifest.json":
+        if path.name.startswith("level") or path.name == "journal.json":
             if removed:
                 raise KeyboardInterrupt
             removed.append(path)

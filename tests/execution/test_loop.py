@@ -11,7 +11,8 @@ import torch
 
 from hf_dlc.execution.loop import LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cut_batches
-from hf_dlc.tasks.base import BatchScores
+from hf_dlc.scores.dlc import CONFIDENCE, LOSS
+from hf_dlc.tasks.base import RowMeasures
 
 
 class Weight:
@@ -47,23 +48,39 @@ class Task:
         self.weight.calls.append(f"prefix {prefix}")
         return prefix, self.weight.level
 
-    def forward(self, rows: Sequence[float], prefix: tuple[int, int] | None = None) -> BatchScores:
+    def forward(self, rows: Sequence[float], measures: Any = (), prefix: tuple[int, int] | None = None) -> RowMeasures:
         assert prefix is None or prefix[1] == self.weight.level, "keys and values of other weights"
         self.weight.calls.append(list(rows) if prefix is None else [prefix[0], *rows])
         if len(rows) > self.fits:
             raise torch.OutOfMemoryError(self.error)
         numbers = torch.tensor(rows, dtype=torch.float32)
         confidence = numbers / (self.weight.level + 1)
-        return BatchScores(confidence, confidence + 100, numbers if self.frozen else confidence)
+        values = {"confidence": confidence, "loss": confidence + 100}
+        return RowMeasures(values, numbers if self.frozen else confidence)
 
 
 FIRST, SECOND = MicroBatch(np.array([2, 0]), np.array([4, 4])), MicroBatch(np.array([3]), np.array([2]))
 BATCHES = [FIRST, SECOND]
 ROWS = [1.0, -1.0, 3.0, 4.0]
+MEASURES = (CONFIDENCE, LOSS)
+
+
+def run_loop(
+    task: Task, work: Sequence[Sequence[MicroBatch]], rows: Sequence[float] = ROWS, **options: Any
+) -> np.ndarray:
+    """Confidence and loss, `(2, levels, rows)`."""
+    measures = [MEASURES] * len(work)
+    values = LevelLoop(task, task.weight, rows, work, measures, **options).run()
+    assert list(values) == ["confidence", "loss"]
+    return np.stack(list(values.values()))
 
 
 def run(weight: Weight, levels: int = 3, task: Task | None = None, **options: Any) -> np.ndarray:
-    return LevelLoop(task or Task(weight), weight, ROWS, [BATCHES] * levels, **options).run()
+    return run_loop(task or Task(weight), [BATCHES] * levels, **options)
+
+
+def measured(values: torch.Tensor) -> RowMeasures:
+    return RowMeasures({"confidence": values, "loss": values}, values)
 
 
 class Told:
@@ -78,7 +95,9 @@ class Told:
     def reporter(self) -> Reporter:
         return Reporter(
             batch=lambda batch: self.batches.append(batch.rows.tolist()),
-            chunk=lambda level, *values: self.chunks.append((level, *[value.tolist() for value in values])),
+            chunk=lambda level, rows, values: self.chunks.append(
+                (level, rows.tolist(), *[values[measure.name].tolist() for measure in MEASURES])
+            ),
             cut=lambda tokens, left: self.cuts.append((tokens, [[int(batch.rows[0]) for batch in at] for at in left])),
         )
 
@@ -121,20 +140,20 @@ def test_minus_zero_becomes_zero() -> None:
     # Sums over processes and with what a journal holds would make it so, and all ways of running are to agree.
     weight = Weight()
     task = Task(weight)
-    task.forward = lambda rows, prefix=None: BatchScores(*[torch.full((len(rows),), -0.0)] * 3)
-    assert not np.signbit(LevelLoop(task, weight, ROWS, [BATCHES]).run()).any()
+    task.forward = lambda rows, *_: measured(torch.full((len(rows),), -0.0))
+    assert not np.signbit(run_loop(task, [BATCHES])).any()
 
 
 def test_without_micro_batches_the_weights_are_left_alone() -> None:
     weight = Weight()
-    scores = LevelLoop(Task(weight), weight, ROWS, [[], []]).run()
+    scores = run_loop(Task(weight), [[], []])
     assert scores.tolist() == [[[0] * 4] * 2] * 2
     assert weight.calls == []
 
 
 def test_a_level_without_work_is_passed_over() -> None:
     weight = Weight()
-    LevelLoop(Task(weight), weight, ROWS, [BATCHES, [], [SECOND]]).run()
+    run_loop(Task(weight), [BATCHES, [], [SECOND]])
     assert weight.calls == [0, [3.0, 1.0], [4.0], 2, [4.0], 0, [4.0], 2, [4.0]]  # back to level 0 for comparison
 
 
@@ -144,13 +163,13 @@ class TestPrefixes:
     def test_each_is_run_once_a_level(self) -> None:
         weight = Weight()
         batches = [*self.WORK, FIRST._replace(prefix=1), SECOND]
-        LevelLoop(Task(weight), weight, ROWS, [batches] * 2).run()
+        run_loop(Task(weight), [batches] * 2)
         at_level = ["prefix 1", [1, 3.0, 1.0], "prefix 2", [2, 4.0], [1, 3.0, 1.0], [4.0]]
         assert weight.calls == [0, *at_level, 1, *at_level]
 
     def test_going_back_to_level_0_forgets_them(self) -> None:
         weight = Weight()
-        LevelLoop(Task(weight), weight, ROWS, [[], self.WORK]).run()  # the task refuses those of other weights
+        run_loop(Task(weight), [[], self.WORK])  # the task refuses those of other weights
         assert [call for call in weight.calls if isinstance(call, int)] == [1, 0, 1]
 
 
@@ -166,7 +185,7 @@ class TestMasksThatReachTheStates:
         task = Task(weight)
         forward = task.forward
 
-        def at_level_1_only(rows: Sequence[float], prefix: Any) -> BatchScores:
+        def at_level_1_only(rows: Sequence[float], *_: Any) -> RowMeasures:
             return forward(rows)._replace(states=torch.tensor([1.0 if weight.level == 1 else 0.0]))
 
         task.forward = at_level_1_only
@@ -177,9 +196,9 @@ class TestMasksThatReachTheStates:
     def test_also_in_a_run_that_was_resumed(self, work: list[list[MicroBatch]]) -> None:
         weight = Weight()
         with pytest.raises(RuntimeError, match="level 1 has 5 masked weights"):
-            LevelLoop(Task(weight, frozen=True), weight, ROWS, work).run()
+            run_loop(Task(weight, frozen=True), work)
         weight = Weight()
-        LevelLoop(Task(weight), weight, ROWS, work).run()
+        run_loop(Task(weight), work)
         assert weight.level == 1
 
     @pytest.mark.parametrize("frozen", [False, True])
@@ -207,7 +226,7 @@ class TestMasksThatReachTheStates:
     def test_states_that_are_not_numbers_are_no_sign_of_missing_masks(self) -> None:
         weight = Weight()
         task = Task(weight)
-        task.forward = lambda rows, prefix=None: BatchScores(*[torch.full((len(rows),), float("nan"))] * 3)
+        task.forward = lambda rows, *_: measured(torch.full((len(rows),), float("nan")))
         assert np.isnan(run(weight, task=task)[0][:, [0, 2, 3]]).all()
 
 
@@ -220,9 +239,8 @@ class TestOutOfMemory:
         weight = Weight()
         self.calls = weight.calls
         reporter = told.reporter if told else None
-        return LevelLoop(
-            Task(weight, fits=fits, **options), weight, self.NUMBERS, [batches] * 2, limit, reporter
-        ).run()
+        task = Task(weight, fits=fits, **options)
+        return run_loop(task, [batches] * 2, self.NUMBERS, limit=limit, reporter=reporter)
 
     @pytest.mark.parametrize("fits", [1, 2, 3])
     def test_the_run_goes_on_with_the_same_scores(self, fits: int) -> None:

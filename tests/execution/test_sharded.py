@@ -23,7 +23,9 @@ from hf_dlc.execution.loop import LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cut_batches
 from hf_dlc.execution.processes import PeerError
 from hf_dlc.execution.sharded import run_sharded
-from hf_dlc.tasks.base import BatchScores
+from hf_dlc.execution.values import Values, no_values
+from hf_dlc.scores.dlc import CONFIDENCE, LOSS
+from hf_dlc.tasks.base import RowMeasures
 from hf_dlc.tasks.text.task import CausalLMTask
 
 
@@ -47,13 +49,29 @@ def journal_in(folder: Path) -> Journal:
     return Journal(folder / "run")
 
 
+MEASURES = (CONFIDENCE, LOSS)
+
+
+def run_alone(
+    score: Any, batches: Sequence[MicroBatch], levels: int, rows: int, journal: Journal | None, *peers: Any
+) -> np.ndarray:
+    """Confidence and loss, `(2, levels, rows)`."""
+    values = run_sharded(score, batches, [MEASURES] * levels, rows, journal, ALONE, *peers)
+    assert list(values) == ["confidence", "loss"]
+    return np.stack(list(values.values()))
+
+
 def run(score: Any, batches: Sequence[MicroBatch], journal: Journal | None, levels: int, rows: int) -> np.ndarray:
     """As `score(run_dir=...)` does it."""
     if journal is None:
-        return run_sharded(score, batches, levels, rows, None, ALONE)
+        return run_alone(score, batches, levels, rows, None)
     with journal.hold():
         journal.begin({"rows": rows}, dict)
-        return run_sharded(score, batches, levels, rows, journal, ALONE)
+        return run_alone(score, batches, levels, rows, journal)
+
+
+def measured(confidence: torch.Tensor, loss: torch.Tensor) -> RowMeasures:
+    return RowMeasures({"confidence": confidence, "loss": loss}, confidence)
 
 
 class Parts:
@@ -90,7 +108,7 @@ class Parts:
     def feed(self, rows: Sequence[int]) -> Iterator[int]:
         return iter(rows)
 
-    def forward(self, rows: Sequence[int], prefix: Any = None) -> BatchScores:
+    def forward(self, rows: Sequence[int], *rest: Any) -> RowMeasures:
         if self.passes == self.killed_before:
             raise KilledError
         self.passes += 1
@@ -99,13 +117,14 @@ class Parts:
         self.parts.append((self.level, list(rows)))
         self.now += 1.0 if next(self.ends) else 0.0
         first, size = torch.full((len(rows),), float(rows[0])), torch.full((len(rows),), float(len(rows)))
-        return BatchScores(first, size, first)
+        return measured(first, size)
 
-    def __call__(self, work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> np.ndarray:
+    def __call__(self, work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> Values:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
             rows = range(len(self.lengths))
-            return LevelLoop(self, self, rows, work, self.limit, reporter, chunk_seconds=0.5).run()
+            measures = [MEASURES] * len(work)
+            return LevelLoop(self, self, rows, work, measures, self.limit, reporter, chunk_seconds=0.5).run()
 
 
 @pytest.fixture
@@ -169,12 +188,13 @@ class TestResume:
         odd = np.array([np.nan, np.inf, -np.inf, 0.0, 1e-45], dtype=np.float32)
         batches = cut_batches(np.ones(5, dtype=np.int64), 1)
 
-        def score(work: Any, reporter: Reporter) -> np.ndarray:
-            scores = np.zeros((2, 1, 5), dtype=np.float32)
-            scores[0 if keep == "confidence" else 1, 0] = odd
+        def score(work: Any, reporter: Reporter) -> Values:
+            values = no_values([MEASURES], 5)
+            if work[0]:
+                values[keep][0] = odd
             for batch in work[0]:
-                reporter.chunk(0, batch.rows, scores[0, 0, batch.rows], scores[1, 0, batch.rows])
-            return scores if work[0] else np.zeros_like(scores)
+                reporter.chunk(0, batch.rows, {name: of[0, batch.rows] for name, of in values.items()})
+            return values
 
         once = run(score, batches, journal_in(tmp_path), 1, 5)
         again = run(score, batches, journal_in(tmp_path), 1, 5)
@@ -183,9 +203,9 @@ class TestResume:
 
     def test_minus_zero_is_the_same_from_the_loop_and_from_the_journal(self, tmp_path: Path) -> None:
         class Zeros(Parts):
-            def forward(self, rows: Sequence[int], prefix: Any = None) -> BatchScores:
+            def forward(self, rows: Sequence[int], *rest: Any) -> RowMeasures:
                 super().forward(rows)
-                return BatchScores(*[torch.full((len(rows),), -0.0)] * 3)
+                return measured(*[torch.full((len(rows),), -0.0)] * 2)
 
         batches = cut_batches(LENGTHS, 18)
         ways = [None, journal_in(tmp_path), journal_in(tmp_path)]
@@ -203,7 +223,8 @@ class TestLostChunks:
         with journal.hold():
             journal.begin({"rows": 6}, dict)
             three = np.arange(3)
-            journal.write_chunk(0, three, np.zeros(3, np.float32), np.full(3, 6, np.float32))
+            values = {"confidence": np.zeros(3, np.float32), "loss": np.full(3, 6, np.float32)}
+            journal.write_chunk(0, three, values)
         score = Parts(lengths, [99])
         scores = run(score, batches, journal_in(tmp_path), 1, 6)
         assert score.parts == [(0, [0, 1, 2, 3, 4, 5])]
@@ -256,7 +277,7 @@ class TestCuts:
         class Shrinking(Parts):
             """Memory for 8 tokens once, then for 4."""
 
-            def forward(self, rows: Sequence[int], prefix: Any = None) -> BatchScores:
+            def forward(self, rows: Sequence[int], *rest: Any) -> RowMeasures:
                 self.fits = [8 if 0 in rows else 4]
                 return super().forward(rows)
 
@@ -276,7 +297,7 @@ class TestCuts:
         class Shrinking(Parts):
             """Memory for 8 tokens, for 4 where the second half is in it."""
 
-            def forward(self, rows: Sequence[int], prefix: Any = None) -> BatchScores:
+            def forward(self, rows: Sequence[int], *rest: Any) -> RowMeasures:
                 self.fits = [8 if max(rows) < 8 else 4]
                 return super().forward(rows)
 
@@ -333,10 +354,11 @@ class TestProcesses:
     def play(
         self, monkeypatch: pytest.MonkeyPatch, journal: Journal, scores: Sequence[Any], batches: Sequence[MicroBatch]
     ) -> np.ndarray:
-        contributions: list[np.ndarray] = []
+        measures = [MEASURES] * LEVELS
+        contributions: list[np.ndarray] = []  # of each process confidence and then loss
         with journal.hold(), monkeypatch.context() as patch:
             journal.begin({"rows": len(LENGTHS)}, dict)
-            kept = journal.read(LEVELS, len(LENGTHS))
+            kept = journal.read(measures, len(LENGTHS))
             patch.setattr(sharded, "sum_over_processes", lambda values, state: contributions.append(values))
             patch.setattr(
                 sharded,
@@ -345,8 +367,8 @@ class TestProcesses:
             )
             for index in (1, 0):
                 state = SimpleNamespace(num_processes=len(scores), process_index=index, is_main_process=index == 0)
-                run_sharded(scores[index], batches, LEVELS, len(LENGTHS), journal, state)
-        return np.sum(contributions, axis=0)
+                run_sharded(scores[index], batches, measures, len(LENGTHS), journal, state)
+        return np.sum(np.reshape(contributions, (len(scores), 2, LEVELS, -1)), axis=0)
 
     @pytest.mark.parametrize("killed_before", [1, 3, 5, 7])  # after memory ran out
     def test_the_parts_come_together(
@@ -392,7 +414,7 @@ class TestProcesses:
 
         score = Parts(LENGTHS, FITS)
         with pytest.raises(PeerError, match="process 1 failed"):
-            run_sharded(score, batches, LEVELS, len(LENGTHS), None, ALONE, Ill())
+            run_alone(score, batches, LEVELS, len(LENGTHS), None, Ill())
         assert len(score.parts) == 3
 
     def test_nothing_is_added_up_before_all_are_there(
@@ -401,8 +423,8 @@ class TestProcesses:
         calls: list[str] = []
         peers = SimpleNamespace(check=lambda: None, meet=lambda: calls.append("wait"))
         monkeypatch.setattr(sharded, "sum_over_processes", lambda *_: calls.append("sum"))
-        run_sharded(Parts(LENGTHS, FITS), batches, LEVELS, len(LENGTHS), None, ALONE, peers)
-        assert calls == ["wait", "sum"]
+        run_sharded(Parts(LENGTHS, FITS), batches, [MEASURES] * LEVELS, len(LENGTHS), None, ALONE, peers)
+        assert calls == ["wait", "sum", "sum"]
 
 
 class TestOfAScorer:
@@ -418,13 +440,13 @@ class TestOfAScorer:
         memory = SimpleNamespace(tokens=10**6, killed_before=10**6, passes=0)
         forward = CausalLMTask.forward
 
-        def forward_if_it_fits(self: CausalLMTask, rows: Sequence[Any], *prefix: Any) -> BatchScores:
+        def forward_if_it_fits(self: CausalLMTask, rows: Sequence[Any], *rest: Any) -> RowMeasures:
             if memory.passes == memory.killed_before:
                 raise KilledError
             memory.passes += 1
             if len(rows) * max(row.length for row in rows) > memory.tokens:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return forward(self, rows, *prefix)
+            return forward(self, rows, *rest)
 
         monkeypatch.setattr(CausalLMTask, "forward", forward_if_it_fits)
         return memory
@@ -489,7 +511,7 @@ class TestOfAScorer:
         scored = scorer.score(splits, run_dir=tmp_path / "run")
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["test", "train"]
         for split, folder in [(split, tmp_path / "run" / split) for split in splits]:
-            assert json.loads((folder / "manifest.json").read_text())["identity"]["rows"]["number"] == len(
+            assert json.loads((folder / "journal.json").read_text())["identity"]["rows"]["number"] == len(
                 splits[split]
             )
             again = scorer.score(splits[split], run_dir=folder)
@@ -516,6 +538,10 @@ class TestOfAScorer:
             {"schedule": 0.1},
             {"schedule": ...},
             {"schedule": {"0": 0, "1": 1, "2": 2}},
+            {"passes": []},
+            {"passes": None},
+            {"passes": ...},
+            {"passes": [{"masked_fraction": 0.0, "view": "full", "weights": "base", "measures": ["confidence"]}]},
             {"shared_prefixes": [1]},
             {"shared_prefixes": [-1]},
             {"shared_prefixes": [0.5]},
@@ -533,12 +559,12 @@ class TestOfAScorer:
     def test_settings_that_somebody_changed(
         self, make_scorer: Callable, tmp_path: Path, changes: dict[str, Any]
     ) -> None:
-        scorer, path = make_scorer(), tmp_path / "run" / "manifest.json"
+        scorer, path = make_scorer(), tmp_path / "run" / "journal.json"
         scorer.score(self.DATASET.select(range(3)), run_dir=tmp_path / "run")
         manifest = json.loads(path.read_text())
         settings = {**manifest["settings"], **changes}
         manifest["settings"] = {name: value for name, value in settings.items() if value is not ...}
         path.write_text(json.dumps(manifest))
-        with pytest.raises(JournalError, match="manifest") as raised:
+        with pytest.raises(JournalError, match=r"settings in the journal\.json") as raised:
             scorer.score(self.DATASET.select(range(3)), run_dir=tmp_path / "run")
         assert "\n" not in str(raised.value)

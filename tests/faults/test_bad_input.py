@@ -16,6 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, TopKSelector
 from hf_dlc.scores.columns import score_features
 from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, build_tokenizer
+from tests.insides import task_of
+from tests.ways import WAYS
 
 
 GOOD = ALPACA_ROWS[0]
@@ -23,11 +25,6 @@ ASKED = {"role": "user", "content": "What?"}
 SAID = {"role": "assistant", "content": "The fox."}
 ALPACA_FEATURES = Features(dict.fromkeys(("instruction", "input", "output"), Value("string")))
 
-WAYS: dict[str, Callable[[DLCScorer, Dataset], Dataset]] = {
-    "map": lambda scorer, dataset: dataset.map(scorer),
-    "map batched": lambda scorer, dataset: dataset.map(scorer, batched=True),
-    "score": lambda scorer, dataset: scorer.score(dataset),
-}
 ways = pytest.mark.parametrize("way", WAYS)
 
 
@@ -233,7 +230,7 @@ class TestNan:
         scorer = make_scorer()
         expected = scorer(ALPACA_ROWS)["dlc_loss"]
         unknown = scorer.processor("🙏", add_special_tokens=False)["input_ids"]
-        hit = [bool(set(unknown) & set(row.input_ids)) for row in scorer._task.encode(ALPACA_ROWS)]
+        hit = [bool(set(unknown) & set(row.input_ids)) for row in task_of(scorer).encode(ALPACA_ROWS)]
         assert sum(hit) == 1
         scorer.model.get_input_embeddings().weight.data[unknown] = float("nan")
         scored = WAYS[way](scorer, Dataset.from_list(ALPACA_ROWS))
@@ -244,14 +241,15 @@ class TestNan:
 
     def test_a_model_that_fails_at_one_level_only(self, make_scorer: Callable) -> None:
         scorer = make_scorer(keep_levels=True, tokens_per_batch=10**5)  # a pass a level
-        forward, level = scorer._task.forward, []
+        forward, level = task_of(scorer).forward, []
 
-        def overflowing(rows: Any, *prefix: Any) -> Any:
+        def overflowing(rows: Any, *rest: Any) -> Any:
             level.append(len(level))
-            scores = forward(rows, *prefix)
-            return scores._replace(loss=scores.loss + math.inf) if len(level) == 3 else scores
+            found = forward(rows, *rest)
+            found.values["loss"] += math.inf if len(level) == 3 else 0
+            return found
 
-        scorer._task.forward = overflowing
+        task_of(scorer).forward = overflowing
         assert set(scorer(ALPACA_ROWS)["dlc_status"]) == {"nan_score"}
 
     def test_scores_of_nan_in_a_selection(self) -> None:

@@ -1,7 +1,7 @@
 """
 The recipe, killed, interrupted, out of room and mistreated: the same command goes on and ends with the same results.
 
-Most runs are forked off a process that has imported everything (`scripts/recipe_runs.py`), so that there can be many;
+Most runs are forked off a process that has imported everything (`recipe_runs.py`), so that there can be many;
 they run the file of the recipe as its command line does. A few are started the way that people start them.
 """
 
@@ -24,30 +24,20 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.scorer.schedule import probe_rows
 from tests.conftest import ROOT, build_model, build_tokenizer, free_port
+from tests.rows import many_rows, write_rows
 
 
 pytestmark = [
+    pytest.mark.faults,
     pytest.mark.skipif(os.name == "nt", reason="there are no such signals"),
     pytest.mark.usefixtures("ctrl_c_raises"),  # a process that ignores it would start others that do
 ]
 
 RECIPE = ROOT / "recipes" / "prune_alpaca.py"
-RUNS = ROOT / "tests" / "scripts" / "recipe_runs.py"
-WORDS = ["fox", "dog", "red", "Paris", "capital", "yellow"]
-ROWS = [
-    {
-        "instruction": f"Say {WORDS[i % 6]} {i % 4 + 1} times.",
-        "input": "" if i % 3 else f"Number {i}",
-        "output": "" if i % 17 == 3 else f"{WORDS[i % 6]} {i} " * (i * 5 % 7 + 1),
-    }
-    for i in range(80)
-]
+RUNS = Path(__file__).with_name("recipe_runs.py")
+ROWS = many_rows(80, skipped=range(3, 80, 17))
 LEVELS = 3
 FIXED = ["--schedule", "0, 0.05, 0.2"]
 CALIBRATED = ["--calibration_shares", "1.0", "0.8", "0.6"]
@@ -268,53 +258,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    model, tokenizer = build_model("llama"), build_tokenizer()
-    train(model, tokenizer)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """On the probe rows, for a confidence that masks can lower."""
-    encoded = DLCScorer(model, tokenizer, DLCConfig(schedule="0"))._task.encode(probe_rows())
-    sequences = [torch.tensor(row.input_ids, dtype=torch.int64) for row in encoded]
-    ids = torch.nn.utils.rnn.pad_sequence(sequences, batch_first=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(40):
-        model(input_ids=ids, labels=ids).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-@pytest.fixture(scope="module")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
 
 
-def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
-def recipe(server: Server, model: Path, rows_file: Path, tmp_path: Path) -> Recipe:
-    return Recipe(server, model, rows_file, tmp_path)
+def recipe(server: Server, taught_folder: Path, rows_file: Path, tmp_path: Path) -> Recipe:
+    return Recipe(server, taught_folder, rows_file, tmp_path)
 
 
 @pytest.fixture(scope="module")
-def whole(server: Server, model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def whole(server: Server, taught_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A run that nothing happened to."""
-    recipe = Recipe(server, model, rows_file, tmp_path_factory.mktemp("whole"))
+    recipe = Recipe(server, taught_folder, rows_file, tmp_path_factory.mktemp("whole"))
     recipe.start().finished()
     return recipe
 
 
 @pytest.fixture(scope="module")
-def whole_calibrated(server: Server, model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    recipe = Recipe(server, model, rows_file, tmp_path_factory.mktemp("calibrated"), CALIBRATED)
+def whole_calibrated(
+    server: Server, taught_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Recipe:
+    recipe = Recipe(server, taught_folder, rows_file, tmp_path_factory.mktemp("calibrated"), CALIBRATED)
     recipe.start().finished()
     return recipe
 
@@ -383,7 +348,7 @@ def check_work(there: set[Batch], computed: list[Batch], now: set[Batch], lost: 
 
 
 FORWARD = "hf_dlc.tasks.text.task:CausalLMTask.forward"
-MASK = "hf_dlc.masking.masker:random_mask_"
+MASK = "hf_dlc.masking.levels:random_mask_"
 LEVEL = 34  # micro-batches of a level, and chunks
 LAST = 3 * LEVEL
 
@@ -411,7 +376,7 @@ def test_killed_while_it_calibrates(recipe: Recipe, whole_calibrated: Recipe, po
         (kill(MASK, 7, inside="set_level"), LEVEL),
         (kill(MASK, 14, inside="set_level", after=True), LEVEL),
         (kill(MASK, 20, inside="set_level"), 2 * LEVEL),
-        (kill("hf_dlc.masking.masker:MaskingSession.close"), LAST),
+        (kill("hf_dlc.masking.session:MaskingSession.close"), LAST),
     ],
     ids=name_of,
 )
@@ -427,7 +392,7 @@ def test_killed_while_weights_are_masked(
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("path", "number"),
-    [("journal/manifest.json", 1), *(("chunks/level", n) for n in (1, LEVEL + 1, LAST))],
+    [("journal/journal.json", 1), *(("chunks/level", n) for n in (1, LEVEL + 1, LAST))],
 )
 def test_killed_around_a_rename_of_the_journal(
     recipe: Recipe, whole: Recipe, ends_like: Callable[[Recipe], Run], path: str, number: int, after: bool
@@ -456,7 +421,7 @@ def test_killed_between_two_long_chunks(recipe: Recipe, whole: Recipe, ends_like
 @pytest.mark.parametrize(
     "point",
     [
-        kill("pyarrow.parquet:ParquetWriter.write_table", inside="write_scoring"),
+        kill("pyarrow.parquet:ParquetWriter.write_table", inside="write_scores"),
         kill("datasets:Dataset.save_to_disk", after=True),
         kill("pyarrow.parquet:ParquetWriter.write_table", inside="write_subset", after=True),
         kill("os:replace", path="results/manifest.json"),

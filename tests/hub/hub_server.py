@@ -130,6 +130,7 @@ class HubServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # an answer is written in two pieces, and each would wait for the other side
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
 import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import yaml
 from datasets import Dataset, DatasetDict, load_dataset
+from matplotlib.figure import Figure
+from PIL import Image
 
 from hf_dlc import DLCScorer, FlexRandSelector, load_scores, push_pruned
-from hf_dlc.hub import publish as hub
-from hf_dlc.hub.publish import PublishError, public_manifest, subset_name
+from hf_dlc.hub.card import Subset, render_section, subset_name
+from hf_dlc.hub.publish import public_manifest
+from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.pipeline.score_file import Scores, ScoresError
+from hf_dlc.report.render import code
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, score_features, with_columns
+from hf_dlc.scores.dlc import LOSS
+from hf_dlc.scores.table import SCORES
+from hf_dlc.selection.table import SELECTORS
+from hf_dlc.utils.hub_commits import PublishError
 from tests.conftest import ALPACA_ROWS
 from tests.hub.hub_server import READ_TOKEN, SIGNATURE, TOKEN, HubServer
 
@@ -50,6 +60,14 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServe
         monkeypatch.setattr(time, "sleep", lambda _: None)
         server.add_repo("datasets/them/rows", {"README.md": b"---\nlicense: cc-by-nc-4.0\nlanguage: en\n---\n"})
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _quick_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a push is drawing, and only one test looks at the plots."""
+    if request.node.name != "test_all_is_there":
+        pixel = Image.new("1", (1, 1))
+        monkeypatch.setattr(Figure, "savefig", lambda _, target, **__: pixel.save(target, format="png"))
 
 
 @pytest.fixture
@@ -86,6 +104,7 @@ def test_all_is_there(server: HubServer, rows: Dataset, scored: Dataset, pruned:
     found = load_scores("me/half", rows)
     assert FlexRandSelector(keep=0.5, split=0.75)(found).to_dict() == pruned.to_dict()
     files = server.files(REPO)
+    assert Image.open(io.BytesIO(files["hf_dlc/keep-0.5/report.png"])).width > 500
     assert {name for name in files if name.startswith("hf_dlc/")} == {
         "hf_dlc/scores.parquet",
         *(f"hf_dlc/keep-0.5/{name}" for name in ("manifest.json", "report.html", "report.png", "summary.md")),
@@ -119,6 +138,72 @@ def test_card_says_where_the_rows_are_from_and_how_they_were_chosen(
     assert "![Scores" in text
     assert "(hf_dlc/keep-0.5/report.png)" in text
     assert "skipped: 1 `empty_response`" in text
+
+
+def test_card_explains_every_score_that_was_written(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    push_pruned(pruned, "me/half", scored, MANIFEST)
+    lines = [line for line in card_of(server)[1].splitlines() if line.startswith("- `dlc_")]
+    assert [line.split("`")[1] for line in lines] == ["dlc_confidence", "dlc_loss", "dlc_gain"]
+    for line, score in zip(lines, SCORES.values(), strict=True):
+        assert line.startswith(f"- `dlc_{score.name}`: {score.text} (")
+    assert lines[0].endswith("(from 0 to 1, higher = easier).")
+    assert lines[1].endswith("(in nats, at least 0, higher = harder).")
+    assert lines[2].endswith("(from -1 to 1, higher = easier).")
+
+
+class Surprise:
+    """A score that a card has never heard of."""
+
+    name, easy, low, high, unit, text = "surprise", "low", 1.0, 9.0, "bits", "how little the model saw it coming"
+    measures = (LOSS,)
+
+
+def test_card_asks_the_table_about_a_new_score(scored: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"rows": 40, "kept_rows": 20, "base": {}, "files": [], "scores_digest": "", "record": RunRecord()}
+    subset = Subset("half", "me/half", columns=[*scored.column_names, "dlc_surprise"], **facts)
+    monkeypatch.setitem(SCORES, "surprise", Surprise())
+    explained = "- `dlc_surprise`: how little the model saw it coming (in bits, from 1 to 9, higher = harder)."
+    assert explained in render_section(subset, []).splitlines()
+    assert "surprise" not in render_section(replace(subset, columns=scored.column_names), [])
+
+
+@dataclass
+class Alphabetical(FlexRandSelector):
+    """A selector that a card has never heard of."""
+
+    name: ClassVar[str] = "alphabetical"
+
+    def _rule(self, column: str) -> str:
+        return f"Rows were taken from A to Z, {column} was not looked at"
+
+
+def test_card_asks_the_table_about_a_new_selector(scored: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = RunRecord().with_selection(Alphabetical(keep=0.5, group_by="a|`b"), scored, [0, 1])
+    facts = {"rows": 40, "kept_rows": 20, "base": {}, "files": [], "scores_digest": "", "record": record}
+    subset = Subset("half", "me/half", columns=scored.column_names, **facts)
+    assert "A to Z" not in render_section(subset, [])
+    monkeypatch.setitem(SELECTORS, "alphabetical", Alphabetical())
+    rule = "Rows were taken from A to Z, `dlc_confidence` was not looked at, within the groups of "
+    assert f"{rule}{code('a|`b')}." in render_section(subset, []).splitlines()
+    assert subset_name(record.selection, 20, 40) == "alphabetical-keep-0.5"
+
+
+def test_records_are_not_trusted(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    selection = {"selector": "TopKSelector", "which": "<b>", "keep": 0.5, "a b\n```\n# x": 1}
+    config = {**MANIFEST["config"], "x=1)\n```\n<script>": 1, "layout": "```\n<script>"}
+    masking = {**MANIFEST["scorer"], "config": {**MANIFEST["scorer"]["config"], "masking": "<b>\n```"}}
+    hostile = {"selection": selection, "config": config, "scorer": masking, "commands": [["x\n```\n<script>"]]}
+    push_pruned(pruned, "me/half", scored, {**MANIFEST, **hostile})
+    metadata, text = card_of(server)
+    assert list(metadata["dlc"]["subsets"]) == ["keep-0.5"]
+    lines = text.splitlines()
+    assert not [line for line in lines if line.lstrip().startswith(("<b>", "<script>", "# x"))]
+    assert text.count("\n```\n") == text.count("\n```python\n") + text.count("\n```bash\n")
+    for wrong in ({"schedule": "0, 0.1"}, {"selection": []}, {"commands": "hf-dlc"}):
+        server.requests.clear()
+        with pytest.raises(ValueError, match=f"^manifest.{next(iter(wrong))} must be a"):
+            push_pruned(pruned, "me/half", scored, {**MANIFEST, **wrong})
+        assert not server.requests
 
 
 def test_text_of_the_dataset_is_text_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
@@ -437,7 +522,7 @@ def test_the_server_says_how_long_to_wait(
     server: HubServer, scored: Dataset, pruned: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(hub.time, "sleep", waited.append)
+    monkeypatch.setattr(time, "sleep", waited.append)
     server.fail("POST", "/commit/", 429, headers={"Retry-After": "17"})
     push_pruned(pruned, "me/half", scored, MANIFEST)
     assert 17.0 in waited
@@ -619,7 +704,7 @@ def test_scores_that_cannot_be_fetched(server: HubServer, scored: Dataset, prune
     ],
 )
 def test_names_of_subsets(selection: dict[str, Any], name: str) -> None:
-    assert subset_name(selection, 10, 40) == name
+    assert subset_name(SelectionRecord.from_json(selection), 10, 40) == name
 
 
 @pytest.mark.parametrize("name", ["data", "scores", "a b", "../x", "..", ""])

@@ -13,7 +13,9 @@ from datasets import Dataset
 
 from hf_dlc import DLCScorer
 from hf_dlc.tasks.text.task import CausalLMTask
-from tests.conftest import ALPACA_ROWS, DENSE_MODELS, SKIPPED_ROWS
+from tests.conftest import DENSE_MODELS
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
+from tests.ways import ALL_WAYS, WAYS
 
 
 CONFIDENCE, LOSS = 1e-5, 1e-4
@@ -71,20 +73,8 @@ def test_all_ways_of_handing_over(make_scorer: Callable, name: str, layout: str)
     expected = alone(scorer, rows)
     assert np.ptp(expected[:, 1]) > 0.1  # rows that are all alike would prove little
     dataset = Dataset.from_list(rows)
-    stream = dataset.to_iterable_dataset()
-    ways = {
-        "map row by row": dataset.map(scorer),
-        "map batched": dataset.map(scorer, batched=True),
-        "map in threes": dataset.map(scorer, batched=True, batch_size=3),
-        "map one by one": dataset.map(scorer, batched=True, batch_size=1),
-        "stream": Dataset.from_list(list(stream.map(scorer))),
-        "stream batched": Dataset.from_list(list(stream.map(scorer, batched=True, batch_size=3))),
-        "score": scorer.score(dataset),
-        "call with columns": scorer(dataset[:]),
-        "call with rows": scorer(rows),
-    }
-    for columns in ways.values():
-        assert_same(scores(columns), expected)
+    for way in ALL_WAYS.values():
+        assert_same(scores(way(scorer, dataset)), expected)
 
 
 @pytest.mark.parametrize("format_type", ["numpy", "torch", "pandas", "arrow"])
@@ -160,14 +150,10 @@ def test_all_ways_where_rows_share_a_prefix(make_scorer: Callable, monkeypatch: 
     dataset = Dataset.from_list(rows)
     scorer = make_scorer(name, template="alpaca", schedule="0, 0.1", tokens_per_batch=500)
     order = random.Random(0).sample(range(len(rows)), len(rows))
-    ways = {
-        "map row by row": scores(dataset.map(scorer)),
-        "map batched": scores(dataset.map(scorer, batched=True)),
-        "map in threes": scores(dataset.map(scorer, batched=True, batch_size=3)),
-        "map in nines": scores(dataset.map(scorer, batched=True, batch_size=9)),
-        "score": scores(scorer.score(dataset)),
-        "score in another order": scores(scorer.score(dataset.select(order)))[np.argsort(order)],
-    }
+    ways = {name: scores(way(scorer, dataset)) for name, way in WAYS.items()}
+    ways["map in nines"] = scores(dataset.map(scorer, batched=True, batch_size=9))
+    ways["map in threes"] = scores(ALL_WAYS["map in threes"](scorer, dataset))
+    ways["score in another order"] = scores(scorer.score(dataset.select(order)))[np.argsort(order)]
     monkeypatch.setattr(CausalLMTask, "shares", lambda self, prefix: False)
     expected = alone(make_scorer(name, template="alpaca", schedule="0, 0.1"), rows)
     for found in ways.values():

@@ -18,6 +18,7 @@ from hf_dlc.masking import Masker
 from hf_dlc.tasks.base import LENGTH_STEP
 from hf_dlc.tasks.text import head
 from tests.conftest import ALPACA_ROWS, MODEL_BUILDERS, VOCAB_SIZE
+from tests.insides import task_of
 
 
 DATASET = Dataset.from_list(ALPACA_ROWS)
@@ -70,7 +71,7 @@ def scorer_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **opti
 def labelled(scorer: DLCScorer) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Token ids and labels of each row, as a batch of one."""
     pairs = []
-    for row in scorer._task.encode(ALPACA_ROWS):
+    for row in task_of(scorer).encode(ALPACA_ROWS):
         ids = torch.tensor(row.input_ids, dtype=torch.int64)
         pairs.append((ids[None], torch.where(torch.tensor(row.targets), ids, -100)[None]))
     return pairs

@@ -29,9 +29,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ViTConfig, Vi
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.processes import process_state
 from tests.conftest import ROOT, build_model, build_tokenizer, free_port
+from tests.rows import many_rows
+from tests.ways import score_in_processes
 
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).with_name("programs")
 ROWS = 31  # a multiple of neither 2 nor 3
 SKIPPED = range(0, ROWS, 7)
 
@@ -138,9 +140,14 @@ def test_one_process(alone: dict[str, Any]) -> None:
     assert set(alone["skipped"]["dlc_status"]) == {"empty_response"}
 
 
-@pytest.mark.distributed
-def test_torchrun_two_processes(score: Launch, alone: dict[str, Any]) -> None:
-    check_same(score(torchrun(2), ACCELERATE_USE_CPU="1"), alone, 2)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes(make_scorer: Callable[..., DLCScorer], script: ModuleType, processes: int) -> None:
+    """Without a launcher."""
+    scorer = make_scorer(tokens_per_batch=300, keep_levels=True)
+    rows = Dataset.from_list(many_rows(ROWS, SKIPPED))
+    alone = script.as_written(scorer.score(rows, num_threads=1))
+    for scored in score_in_processes(scorer, rows, processes):
+        assert script.as_written(scored) == alone
 
 
 @pytest.mark.distributed
@@ -150,11 +157,9 @@ def test_torchrun_three_processes_without_the_switch(score: Launch, alone: dict[
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("processes", [2, 3])
-def test_accelerate_launch(score: Launch, alone: dict[str, Any], processes: int) -> None:
-    number = ["--num_processes", str(processes)]
-    launcher = ["accelerate", "launch", "--multi_gpu", *number, "--main_process_port", free_port()]
-    check_same(score(launcher, ACCELERATE_USE_CPU="1"), alone, processes)
+def test_accelerate_launch(score: Launch, alone: dict[str, Any]) -> None:
+    launcher = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", free_port()]
+    check_same(score(launcher, ACCELERATE_USE_CPU="1"), alone, 2)
 
 
 @pytest.mark.distributed

@@ -19,11 +19,14 @@ from datasets import Dataset, load_dataset
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.report.statistics import auroc, spearman
+from hf_dlc.scorer.schedule import Schedule
 from hf_dlc.scores import columns
 from hf_dlc.scores.columns import SCORED_STATUSES
-from hf_dlc.tasks.text.chat import TEMPLATES_FOLDER
+from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
 from tests.conftest import ROOT, SHARED
 
+
+pytestmark = pytest.mark.slow
 
 DEMO_ROWS = ROOT / "hf_dlc" / "data" / "demo_instructions.jsonl"
 STATUSES = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
@@ -60,7 +63,6 @@ def scored(smollm2: DLCScorer, demo: Dataset) -> Dataset:
     return smollm2.score(demo)
 
 
-@pytest.mark.slow
 class TestSmolLM2:
     def test_weights_are_floats_that_can_be_masked(self, smollm2: DLCScorer, smollm2_path: Path) -> None:
         assert {parameter.dtype for parameter in smollm2.model.parameters()} == {torch.float32}
@@ -193,10 +195,10 @@ def test_a_small_trained_model_is_calibrated_once(
     assert all(low < high for low, high in itertools.pairwise(schedule))
     [path] = tmp_path.rglob("*.json")
 
-    def find(_: DLCScorer) -> tuple[float, ...]:
+    def find(_: Schedule) -> tuple[float, ...]:
         raise AssertionError("calibrated again")
 
-    monkeypatch.setattr(DLCScorer, "_find_schedule", find)
+    monkeypatch.setattr(Schedule, "find", find)
     assert DLCScorer.from_pretrained(aidreams, dtype="float32").calibrate() == schedule
     assert json.loads(path.read_text(encoding="utf-8"))["schedule"] == list(schedule)
 

@@ -15,6 +15,7 @@ from datasets import Dataset, Features, List, Sequence, Value
 
 from hf_dlc import DLCScorer
 from hf_dlc.cli.commands import main
+from tests.ways import ALL_WAYS, WAYS
 
 
 assert transformers.__version__
@@ -24,18 +25,7 @@ SAY = {"role": "assistant", "content": "The fox."}
 HEARD = {"from": "human", "value": "What is it?"}
 TOLD = {"from": "gpt", "value": "The fox."}
 CHAT = {"messages": [ASK, SAY]}
-
-
-def ways(scorer: DLCScorer, dataset: Dataset) -> dict[str, dict[str, list[Any]]]:
-    """Status and loss of each row, however it is scored."""
-    plain = {"load_from_cache_file": False}
-    found = {
-        "score": scorer.score(dataset),
-        "map": dataset.map(scorer, batched=True, **plain),
-        "row by row": dataset.map(scorer, **plain),
-        "small batches": dataset.map(scorer, batched=True, batch_size=2, **plain),
-    }
-    return {way: {"status": rows["dlc_status"][:], "loss": rows["dlc_loss"][:]} for way, rows in found.items()}
+SEVERAL = {**WAYS, "map in threes": ALL_WAYS["map in threes"]}
 
 
 @pytest.mark.parametrize(
@@ -86,9 +76,10 @@ def test_rows_that_are_read(
     make_scorer: Callable[..., DLCScorer], row: dict[str, Any], same_as: dict[str, Any], options: dict[str, Any]
 ) -> None:
     [expected] = make_scorer().score(Dataset.from_list([same_as]))["dlc_loss"]
-    for way, found in ways(make_scorer(**options), Dataset.from_list([row] * 5)).items():
-        assert found["status"] == ["ok"] * 5, way
-        np.testing.assert_allclose(found["loss"], expected, atol=1e-4, err_msg=way)
+    for name, way in SEVERAL.items():
+        found = way(make_scorer(**options), Dataset.from_list([row] * 5))
+        assert found["dlc_status"][:] == ["ok"] * 5, name
+        np.testing.assert_allclose(found["dlc_loss"][:], expected, atol=1e-4, err_msg=name)
 
 
 def test_a_feature_that_is_a_dict_of_lists(make_scorer: Callable[..., DLCScorer]) -> None:
@@ -96,8 +87,8 @@ def test_a_feature_that_is_a_dict_of_lists(make_scorer: Callable[..., DLCScorer]
     rows = {"messages": [{"role": ["user", "assistant"], "content": ["What is it?", "The fox."]}] * 5}
     dataset = Dataset.from_dict(rows, features=features)
     [expected] = make_scorer().score(Dataset.from_list([CHAT]))["dlc_loss"]
-    for found in ways(make_scorer(), dataset).values():
-        np.testing.assert_allclose(found["loss"], expected, atol=1e-4)
+    for way in SEVERAL.values():
+        np.testing.assert_allclose(way(make_scorer(), dataset)["dlc_loss"][:], expected, atol=1e-4)
     assert make_scorer().estimate(dataset).rows == 5
     assert len(make_scorer().tokenize(dataset)) == 5
 
@@ -257,4 +248,4 @@ def test_lists_of_text_columns(make_scorer: Callable[..., DLCScorer]) -> None:
     """A column of lists beside the rows leaves the batch a batch."""
     features = Features({"instruction": Value("string"), "output": Value("string"), "tags": List(Value("string"))})
     dataset = Dataset.from_dict({"instruction": ["a"], "output": ["b"], "tags": [["x"]]}, features=features)
-    assert ways(make_scorer(), dataset)["map"]["status"] == ["ok"]
+    assert WAYS["map batched"](make_scorer(), dataset)["dlc_status"][:] == ["ok"]

@@ -14,8 +14,11 @@ import torch
 from torch import nn
 
 from hf_dlc.masking import LevelReport, Masker, MaskingSession, UnmaskableModelError
+from hf_dlc.masking import levels as levels_module
 from hf_dlc.masking import masker as masker_module
-from hf_dlc.masking.masks import WeightMatrix, random_mask_
+from hf_dlc.masking import session as session_module
+from hf_dlc.masking.hashes import WeightMatrix
+from hf_dlc.masking.masks import random_mask_
 
 
 FRACTIONS = (0.0, 0.1, 0.3, 0.7)
@@ -158,7 +161,7 @@ class TestLevels:
 
     def test_a_level_that_masks_nothing_stops(self, make_model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         masker = Masker(make_model("llama"))
-        monkeypatch.setattr(masker_module, "random_mask_", lambda *_: None)
+        monkeypatch.setattr(levels_module, "random_mask_", lambda *_: None)
         with masker.session(FRACTIONS) as session:
             session.set_level(0)
             with pytest.raises(RuntimeError, match="Level 1 should have set about 1843 weights to zero and set none"):
@@ -297,7 +300,7 @@ class TestRestore:
 
     @staticmethod
     def _interrupt_third_call(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
-        mask, calls = getattr(masker_module, name), []
+        mask, calls = getattr(levels_module, name), []
 
         def interrupted(*args: object) -> None:
             calls.append(1)
@@ -305,7 +308,7 @@ class TestRestore:
                 raise KeyboardInterrupt
             mask(*args)
 
-        monkeypatch.setattr(masker_module, name, interrupted)
+        monkeypatch.setattr(levels_module, name, interrupted)
         return calls
 
     @pytest.mark.usefixtures("ctrl_c_raises")
@@ -356,7 +359,7 @@ class TestRestore:
     ) -> None:
         model = make_odd(make_model("llama"))
         before = snapshot(model)
-        monkeypatch.setattr(masker_module, "free_memory", lambda device: 0)
+        monkeypatch.setattr(session_module, "free_memory", lambda device: 0)
         with Masker(model).session(FRACTIONS) as session:
             session.set_level(2)
             assert snapshot(model) != before
@@ -459,7 +462,7 @@ class TestHeldLevels:
     def test_a_call_masks_nothing_anew(self, make_model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         masker = Masker(make_model("llama"))
         masker.hold_levels(FRACTIONS)
-        monkeypatch.setattr(masker_module, "random_mask_", lambda *_: pytest.fail("masked again"))
+        monkeypatch.setattr(levels_module, "random_mask_", lambda *_: pytest.fail("masked again"))
         with masker.session(FRACTIONS) as session:
             for level in (0, 3, 1, 2):
                 session.set_level(level)
@@ -507,7 +510,7 @@ class TestHeldLevels:
     def test_thresholds_are_found_once(self, make_model: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         masker = Masker(make_model("llama"), "magnitude")
         levels_of(masker)
-        monkeypatch.setattr(masker_module, "magnitude_thresholds", lambda *_: pytest.fail("found again"))
+        monkeypatch.setattr(levels_module, "magnitude_thresholds", lambda *_: pytest.fail("found again"))
         levels_of(masker)
 
     def test_other_fractions_are_masked_in_place(self, make_model: Callable) -> None:

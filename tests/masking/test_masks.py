@@ -11,15 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch.nn.utils import prune
 
-from hf_dlc.masking import masks
-from hf_dlc.masking.masks import (
-    Threshold,
-    WeightMatrix,
-    count_zeros,
-    magnitude_mask_,
-    magnitude_thresholds,
-    random_mask_,
-)
+from hf_dlc.masking import hashes as hashes_module
+from hf_dlc.masking.hashes import WeightMatrix
+from hf_dlc.masking.masks import count_zeros, magnitude_mask_, random_mask_
+from hf_dlc.masking.thresholds import Threshold, magnitude_thresholds
 
 
 NAME = "model.layers.0.mlp.up_proj.weight"
@@ -28,7 +23,7 @@ FRACTIONS = (0.0, 0.001, 0.05, 0.3, 0.5, 0.98)
 
 
 def reference_hashes(seed: int, name: str, index: np.ndarray) -> np.ndarray:
-    """The hash of `masks` written a second time, in unsigned arithmetic; signed in the end."""
+    """The hash of a weight written a second time, in unsigned arithmetic; signed in the end."""
 
     def finalise(x: np.ndarray) -> np.ndarray:
         x = (x ^ (x >> 16)) * 0x7FEB352D % 2**32
@@ -47,7 +42,7 @@ def reference_hashes(seed: int, name: str, index: np.ndarray) -> np.ndarray:
 
 def hashes_of(seed: int, name: str, count: int, first_index: int = 0) -> np.ndarray:
     matrix = WeightMatrix(torch.zeros(count), name, first_index)
-    return masks._hashes(matrix, seed, 0, count, torch.arange(count)).numpy()
+    return hashes_module.hashes_of(matrix, seed, 0, count, torch.arange(count)).numpy()
 
 
 def reference_masks(
@@ -235,7 +230,7 @@ class TestMagnitude:
 
     @pytest.mark.parametrize("scope", [1, 3])
     def test_equal_hashes_are_told_apart_by_their_place(self, scope: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(masks, "_mix", lambda words, low_word, key: words.bitwise_and_(1))
+        monkeypatch.setattr(hashes_module, "_mix", lambda words, low_word, key: words.bitwise_and_(1))
         tensors = [torch.ones(7, 30) for _ in range(scope)]
         names = [str(i) for i in range(scope)]
         fractions = (0.1, 0.5, 0.6, 0.9)
@@ -314,7 +309,7 @@ class TestChunks:
             return by_random.tolist(), by_magnitude.tolist(), threshold, count_zeros(by_random)
 
         whole = results(weights().contiguous())
-        monkeypatch.setattr(masks, "_CPU_CHUNK", chunk)
+        monkeypatch.setattr(hashes_module, "_CPU_CHUNK", chunk)
         assert results(weights()) == whole
 
     def test_strided_views_are_written_through(self) -> None:

@@ -84,7 +84,7 @@ def test_levels_and_prefix_come_along(tmp_path: Path, keep_levels: bool) -> None
     scored = score(many_types(), "easy", keep_levels=True)
     Scores.of(scored, "easy", keep_levels).write(tmp_path / "scores.parquet")
     scores = Scores.read(tmp_path / "scores.parquet")
-    assert scores.prefix == "easy"
+    assert scores.column_prefix == "easy"
     assert scores.columns == ("label", "messages", "number", "raw", "text", "when")
     found = scores.join(many_types())
     assert ("easy_level_loss" in found.column_names) == keep_levels

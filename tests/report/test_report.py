@@ -11,6 +11,7 @@ import subprocess
 import unicodedata
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from hf_dlc.report.render import one_line
 from hf_dlc.report.report import PruneReport, status_counts
 from hf_dlc.report.statistics import auroc, spearman, within_groups
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
+from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.versions import versions
 
 
@@ -36,7 +38,8 @@ def scored_dataset(
     """Rows with the score columns that a scorer with two levels writes."""
     statuses = statuses or [OK] * len(confidence)
     values = np.array([confidence, np.array(confidence) / 2], dtype=np.float32)
-    scores = build_columns(statuses, np.arange(len(confidence)) + 3, values, 1 - values, prefix, keep_levels)
+    measures, schedule = {"confidence": values, "loss": 1 - values}, np.arange(len(values)) / len(values)
+    scores = build_columns(statuses, np.arange(len(confidence)) + 3, measures, schedule, prefix, keep_levels)
     types = {**score_features(prefix, keep_levels), **(features or {})}
     if missing := set(columns) - set(types):
         types |= {name: Dataset.from_dict({name: columns[name]}).features[name] for name in missing}
@@ -222,6 +225,36 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
     reversed_flags = scored_dataset({"wrong": flags[::-1]}, [0.1, 0.2, 0.7, 0.8, 0.9])
     summary = summarize(reversed_flags, [0], flag_column="wrong")
     assert tables(summary)[title][1][1] == "0.000"
+
+
+def test_summary_says_what_scores_are() -> None:
+    summary = summarize(scored_dataset({"output": list("ab")}, [0.1, 0.2], keep_levels=True), [0])
+    lines = section(summary, "Scores").splitlines()[2:]
+    assert [line.split(":")[0] for line in lines if line] == ["- confidence", "- loss", "- gain", "- plain loss"]
+    assert f"- confidence: {SCORES['confidence'].text} (0 to 1, high values are easy rows)" in lines
+    assert f"- loss: {SCORES['loss'].text} (0 or more nats, low values are easy rows)" in lines
+    assert "- plain loss: loss while no weight is masked (0 or more nats, low values are easy rows)" in lines
+
+
+def test_a_new_score_is_in_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = [True, True, False, False, False]
+    dataset = scored_dataset({"wrong": flags}, [0.1, 0.2, 0.7, 0.8, 0.9], keep_levels=True)
+    dataset = dataset.add_column("dlc_doubt", [9.0, 8.0, 7.0, 6.0, 5.0]).add_column(
+        "dlc_level_doubt", [[1.0, 2.0]] * 5
+    )
+    measure = SimpleNamespace(name="doubt")
+    facts = {"easy": "low", "low": 0.0, "high": 9.0, "unit": "bits", "text": "how much the model doubts"}
+    monkeypatch.setitem(SCORES, "doubt", SimpleNamespace(name="doubt", **facts, measures=(measure,)))
+    found = report(dataset, [0], flag_column="wrong")
+    summary = found.to_markdown()
+    assert "- doubt: how much the model doubts (0 to 9 bits, low values are easy rows)" in summary
+    rows = {title: {row[0]: row[1:] for row in cells} for title, cells in tables(summary).items()}
+    assert rows["Score quantiles"]["doubt"][0] == "5.000"
+    assert rows["Spearman correlation"]["doubt"] == ["-1.000", "+1.000"]
+    assert rows["Rows with `wrong` (2 of 5)"]["doubt"][0] == "1.000"
+    assert ", doubt 5.000, " in section(summary, "Easiest rows")
+    [panel] = [axes for axes in found.plot().axes if axes.get_title() == "Doubt along the levels"]
+    assert (panel.get_ylabel(), panel.get_ylim()) == ("doubt in bits", (0.0, 9.0))
 
 
 def test_summary_compares_plain_loss_where_levels_are_known() -> None:

@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer, __version__
 from hf_dlc.scorer import model as loading
 from hf_dlc.scorer.model import ModelSource, is_fast_at_bfloat16
-from hf_dlc.scorer.scorer import STATE_NAME
+from hf_dlc.scorer.saving import STATE_NAME
+from hf_dlc.scorer.schedule import Schedule
 from tests.conftest import ALPACA_ROWS, SCHEDULE, build_tokenizer
 
 
@@ -230,7 +231,7 @@ class TestSave:
         load(llama_folder).save_pretrained(tmp_path)
         path = tmp_path / "dlc_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "model_kwargs": {"trust_remote_code": True}}))
-        assert DLCScorer.from_pretrained(tmp_path)._source.model_kwargs == {}
+        assert DLCScorer.from_pretrained(tmp_path)._parts.handle.source.model_kwargs == {}
 
     def test_options_beside_a_model_are_used(self, llama_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(llama_folder, tmp_path / "model")
@@ -254,11 +255,11 @@ class TestCalibratedState:
 
     @pytest.fixture
     def saved(self, llama_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setattr(DLCScorer, "_find_schedule", lambda _: self.FOUND)
+        monkeypatch.setattr(Schedule, "find", lambda _: self.FOUND)
         scorer = load(llama_folder, schedule=None)
         scorer.calibrate()
         scorer.save_pretrained(tmp_path / "scorer")
-        monkeypatch.setattr(DLCScorer, "_find_schedule", lambda _: (0.0, 0.5))
+        monkeypatch.setattr(Schedule, "find", lambda _: (0.0, 0.5))
         monkeypatch.setenv("HF_DLC_CACHE", str(tmp_path / "another"))
         return tmp_path / "scorer"
 
@@ -333,6 +334,6 @@ def test_scores_from_a_saved_scorer(llama_folder: Path, tmp_path: Path) -> None:
 
 def test_a_token_is_neither_shown_nor_pickled(llama_folder: Path) -> None:
     scorer = load(llama_folder, model_kwargs={"token": "hf_secret"})
-    assert "hf_secret" not in repr(scorer._source)
+    assert "hf_secret" not in repr(scorer._parts.handle.source)
     assert "hf_secret" not in json.dumps(scorer.describe())
     assert b"hf_secret" not in pickle.dumps(scorer)

@@ -3,8 +3,8 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ from hf_dlc import DLCScorer
 from hf_dlc.masking import Masker
 from hf_dlc.scorer.schedule import cached_schedule, probe_digest, probe_rows
 from hf_dlc.tasks.text.task import CausalLMTask
-from tests.conftest import AIDREAMS, ALPACA_ROWS, same_weights, weights
+from tests.conftest import same_weights, weights
+from tests.rows import ALPACA_ROWS
 
 
-trained = pytest.mark.skipif(not AIDREAMS.is_dir(), reason=f"the trained model {AIDREAMS.name} is not here")
-
-
-def load(**options: Any) -> DLCScorer:
-    return DLCScorer.from_pretrained(AIDREAMS, **{"dtype": "float32", "device": "cpu", **options})
+@pytest.fixture
+def load(taught_folder: Path) -> Callable[..., DLCScorer]:
+    """`load(seed=1)`: a scorer of a trained model."""
+    return partial(DLCScorer.from_pretrained, taught_folder, dtype="float32", device="cpu")
 
 
 @pytest.fixture
@@ -110,10 +110,9 @@ def test_a_fixed_schedule_is_not_calibrated(make_scorer: Callable, passes: list[
     assert passes == []
 
 
-@trained
 class TestTrainedModel:
-    def test_shares_are_reached(self) -> None:
-        scorer = load(template="alpaca")
+    def test_shares_are_reached(self, load: Callable) -> None:
+        scorer = load()
         schedule = scorer.calibrate()
         assert schedule == scorer.schedule_
         assert schedule[0] == 0.0
@@ -136,8 +135,8 @@ class TestTrainedModel:
                 means.append(np.mean([probabilities[t - 1, ids[t]].item() for t in targets]))
         return float(np.mean(means))
 
-    def test_is_read_from_the_cache_the_second_time(self, cache: Path, passes: list[int]) -> None:
-        options = {"calibration_shares": [1.0, 0.5], "template": "alpaca"}
+    def test_is_read_from_the_cache_the_second_time(self, load: Callable, cache: Path, passes: list[int]) -> None:
+        options = {"calibration_shares": [1.0, 0.5]}
         found = load(**options).calibrate()
         assert passes
         passes.clear()
@@ -150,8 +149,8 @@ class TestTrainedModel:
         assert record["config"]["calibration_shares"] == [1.0, 0.5]  # people may want to know whose it is
         assert again.masking_report()[1].masked > 0
 
-    def test_a_corrupt_cache_file_is_replaced(self, cache: Path, passes: list[int]) -> None:
-        options = {"calibration_shares": [1.0, 0.5], "template": "alpaca"}
+    def test_a_corrupt_cache_file_is_replaced(self, load: Callable, cache: Path, passes: list[int]) -> None:
+        options = {"calibration_shares": [1.0, 0.5]}
         found = load(**options).calibrate()
         [path] = cache.rglob("*.json")
         path.write_text(path.read_text()[:20])
@@ -160,13 +159,13 @@ class TestTrainedModel:
         assert passes
         assert json.loads(path.read_text())["schedule"] == list(found)
 
-    def test_other_options_have_another_file(self, cache: Path) -> None:
+    def test_other_options_have_another_file(self, load: Callable, cache: Path) -> None:
         for options in ({}, {"seed": 1}, {"masking": "magnitude"}, {"keep_levels": True}):
-            load(calibration_shares=[1.0, 0.9], template="alpaca", **options).calibrate()
+            load(calibration_shares=[1.0, 0.9], **options).calibrate()
         assert len(list(cache.rglob("*.json"))) == 3  # keeping the levels changes no schedule
 
-    def test_training_calibrates_anew(self, cache: Path) -> None:
-        scorer = load(calibration_shares=[1.0, 0.5], template="alpaca")
+    def test_training_calibrates_anew(self, load: Callable, cache: Path) -> None:
+        scorer = load(calibration_shares=[1.0, 0.5])
         before = scorer.calibrate()
         with torch.no_grad():
             for layer in scorer.model.model.layers:
@@ -174,8 +173,8 @@ class TestTrainedModel:
         assert scorer.calibrate() != before
         assert len(list(cache.rglob("*.json"))) == 2
 
-    def test_map_and_score_share_it(self, passes: list[int]) -> None:
-        scorer = load(calibration_shares=[1.0, 0.5], template="alpaca", tokens_per_batch=10**6)
+    def test_map_and_score_share_it(self, load: Callable, passes: list[int]) -> None:
+        scorer = load(calibration_shares=[1.0, 0.5], tokens_per_batch=10**6)
         dataset = Dataset.from_list(ALPACA_ROWS)
         mapped = dataset.map(scorer, batched=True)
         assert sum(passes) > 2 * len(ALPACA_ROWS)

@@ -18,17 +18,12 @@ from hf_dlc.masking import Masker
 from hf_dlc.scores.columns import score_features
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS
+from tests.ways import WAYS
 
 
 ROWS = [*ALPACA_ROWS[:3], SKIPPED_ROWS["nothing"], ALPACA_ROWS[4]]
 DATASET = Dataset.from_list(ROWS)
 STATUSES = ["ok", "ok", "ok", "empty_response", "ok"]
-
-WAYS: dict[str, Callable[[DLCScorer, Dataset], Any]] = {
-    "map": lambda scorer, dataset: dataset.map(scorer),
-    "map batched": lambda scorer, dataset: dataset.map(scorer, batched=True),
-    "score": lambda scorer, dataset: scorer.score(dataset),
-}
 
 
 @pytest.mark.parametrize("way", WAYS)

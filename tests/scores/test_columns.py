@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hf_dlc.scores.columns import build_columns, relative_gain, score_features
+from hf_dlc.scores.columns import build_columns, score_features
+from hf_dlc.scores.dlc import relative_gain
 
 
 NAN = float("nan")
 STATUSES = ["ok", "truncated", "empty_response", "no_target", "truncated_away", "invalid_row"]
+SCHEDULE = (0.0, 0.1)
 TOKENS = np.array([3, 4, 0, 0, 0, 0])
 CONFIDENCE = np.array([[0.5, 0.25, 0, 0, 0, 0], [0.25, 0.125, 0, 0, 0, 0]], dtype=np.float32)
 LOSS = np.array([[1, 2, 0, 0, 0, 0], [3, 6, 0, 0, 0, 0]], dtype=np.float32)
 
 
 def build(**options: Any) -> dict[str, Any]:
-    return build_columns(STATUSES, TOKENS, CONFIDENCE, LOSS, **options)
+    return build_columns(STATUSES, TOKENS, {"confidence": CONFIDENCE, "loss": LOSS}, SCHEDULE, **options)
 
 
 def test_features() -> None:
@@ -80,7 +82,7 @@ def test_skipped_rows_keep_their_reason() -> None:
 def test_a_number_that_is_not_finite_takes_the_score(bad: float, which: str, level: int) -> None:
     values = {"confidence": CONFIDENCE.copy(), "loss": LOSS.copy()}
     values[which][level, 1] = bad
-    columns = build_columns(STATUSES, TOKENS, **values, keep_levels=True)
+    columns = build_columns(STATUSES, TOKENS, values, SCHEDULE, keep_levels=True)
     assert columns["dlc_status"][:3] == ["ok", "nan_score", "empty_response"]
     assert columns["dlc_tokens"].tolist() == [3, 0, 0, 0, 0, 0]
     assert np.isnan([columns["dlc_confidence"][1], columns["dlc_loss"][1]]).all()
@@ -90,7 +92,7 @@ def test_a_number_that_is_not_finite_takes_the_score(bad: float, which: str, lev
 
 def test_what_stands_there_for_a_skipped_row_is_ignored() -> None:
     confidence = np.where(TOKENS > 0, CONFIDENCE, np.float32(NAN))
-    columns = build_columns(STATUSES, TOKENS, confidence, LOSS)
+    columns = build_columns(STATUSES, TOKENS, {"confidence": confidence, "loss": LOSS}, SCHEDULE)
     assert columns["dlc_status"] == STATUSES
 
 
@@ -103,7 +105,7 @@ def test_levels_are_row_by_row() -> None:
 
 @pytest.mark.parametrize("keep_levels", [False, True])
 def test_columns_are_in_the_order_and_the_types_of_the_features(keep_levels: bool) -> None:
-    columns = build(prefix="easy", keep_levels=keep_levels)
+    columns = build(column_prefix="easy", keep_levels=keep_levels)
     features = score_features("easy", keep_levels)
     assert list(columns) == list(features)
     # Without `features`, as `map` makes a dataset of them.
@@ -111,7 +113,8 @@ def test_columns_are_in_the_order_and_the_types_of_the_features(keep_levels: boo
 
 
 def test_no_rows() -> None:
-    columns = build_columns([], np.zeros(0), np.zeros((2, 0)), np.zeros((2, 0)), keep_levels=True)
+    empty = dict.fromkeys(["confidence", "loss"], np.zeros((2, 0)))
+    columns = build_columns([], np.zeros(0), empty, SCHEDULE, keep_levels=True)
     assert {name: len(values) for name, values in columns.items()} == dict.fromkeys(
         score_features(keep_levels=True), 0
     )
@@ -120,5 +123,6 @@ def test_no_rows() -> None:
 def test_the_mean_of_many_levels_is_taken_in_double_precision() -> None:
     # In float32 a running sum of 0.1 over 2^16 levels is off by 1e-3.
     levels = np.full((2**16, 1), 0.1, dtype=np.float32)
-    columns = build_columns(["ok"], np.array([1]), levels, levels)
+    measures = {"confidence": levels, "loss": levels}
+    columns = build_columns(["ok"], np.array([1]), measures, np.arange(2**16) / 2**16)
     assert columns["dlc_confidence"][0] == np.float32(0.1)

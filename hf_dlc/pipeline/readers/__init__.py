@@ -1,1 +1,1 @@
-"""Files of rows, as they really come."""
+"""Readers of files: lines, CSV, JSON, and the files of a folder."""

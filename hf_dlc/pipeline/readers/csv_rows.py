@@ -1,4 +1,4 @@
-"""Rows of CSV files: every field is the text that stands there, and every row has the fields of the header."""
+"""Rows of CSV files, read for `read_text_files`: every field is the text that stands there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from datasets import Features, Value
 
-from .text_files import FileError, read_lines
+from .lines import FileError, read_lines
 
 
 logger = logging.getLogger(__name__)
@@ -24,21 +24,7 @@ _QUOTING = "A text with a separator, a quote or a line break stands in quotes, a
 
 
 def find_features(paths: Sequence[Path], notes: list[str]) -> tuple[Features, list[set[str]]]:
-    """
-    The columns of CSV files.
-
-    Args:
-        paths (`Sequence[Path]`):
-            The files.
-        notes (`list[str]`):
-            Takes what should be said of them.
-
-    Returns:
-        `tuple[Features, list[set[str]]]`: All columns, as text, and the names that each file has.
-
-    Raises:
-        FileError: If a header cannot be read.
-    """
+    """The columns of CSV files, all of them text; none if there are no rows."""
     headers = [_header(path) for path in paths]
     with_rows = [next(itertools.islice(_records(path), 1, None), None) is not None for path in paths]
     if not any(with_rows):
@@ -48,21 +34,7 @@ def find_features(paths: Sequence[Path], notes: list[str]) -> tuple[Features, li
 
 
 def read_tables(path: Path, features: Features) -> Iterator[pa.Table]:
-    """
-    The rows of a CSV file, some at a time.
-
-    Args:
-        path (`Path`):
-            The file.
-        features ([`~datasets.Features`]):
-            What [`find_features`] found.
-
-    Yields:
-        `pa.Table`: Text, and null where a field is empty or the file lacks the column.
-
-    Raises:
-        FileError: If a row does not have the fields of the header, or if its quotes are wrong.
-    """
+    """The rows of a CSV file, which must have the fields of its header; an empty field is null."""
     header = _header(path)
     rows = itertools.islice(_records(path), 1, None)
     while batch := list(itertools.islice(rows, _ROWS_PER_TABLE)):
@@ -122,7 +94,7 @@ def _is_tsv(path: Path) -> bool:
 
 
 def _say(error: csv.Error) -> str:
-    """What is wrong, in words that do not speak of Python."""
+    """A complaint of Python's, in words for people."""
     if str(error).startswith("new-line character"):
         return "a carriage return stands outside of quotes"
     return str(error).replace("unexpected end of data", "a quote is opened and never closed")

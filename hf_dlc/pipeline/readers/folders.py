@@ -1,4 +1,4 @@
-"""Which files of a folder hold rows, of which kind they are, and to which splits they belong, as `datasets` has it."""
+"""Files with rows in a folder: their kinds, and the splits that they belong to, as `datasets` has it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-# What a name ends in, and what reads it.
+# Endings of names, and the kinds of files that they stand for.
 KINDS = {
     ".json": "json",
     ".jsonl": "json",
@@ -34,7 +34,7 @@ _NO_ROWS = {"config.json", "dataset_info.json", "dataset_infos.json", "dataset_d
 
 class FolderFiles(NamedTuple):
     """
-    What is in a folder and in those within it, in the order of the names; nothing that is hidden.
+    Files of a folder and of those within it, in the order of their names; hidden ones are left out.
 
     Args:
         rows (`list[Path]`):
@@ -51,7 +51,7 @@ class FolderFiles(NamedTuple):
 
 
 def kind_of(path: Path) -> str | None:
-    """What reads a file: `"json"`, `"csv"`, `"parquet"` or `"arrow"`; `None` if nothing does."""
+    """Kind of a file: `"json"`, `"csv"`, `"parquet"` or `"arrow"`; `None` if it is of no kind that is read."""
     name = path.name.lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
@@ -92,7 +92,7 @@ def is_image_folder(found: FolderFiles, folder: Path) -> bool:
 def splits_of(files: Sequence[Path], folder: Path) -> dict[str, list[Path]]:
     """
     The splits of a folder, told from names as `datasets` does: first from shards in `data/`, then from folders, then
-    from files. A split that one of these tells takes no files from a later one. Without any such name there is one
+    from files. A split that one of these has told takes no files from a later one. Without such names there is one
     split, `"train"`.
 
     Args:

@@ -1,4 +1,4 @@
-"""Rows of JSON files, one to a line or all in a list: values are what stands there, whatever rows come later."""
+"""Rows of JSON files, read for `read_text_files`: one to a line or all in a list, values as they stand there."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Features, Json, List, Value
+from datasets import Features, Value
 from datasets.table import table_cast
-from datasets.utils.json import ujson_dumps, ujson_loads
 
-from .text_files import FileError, read_lines
+from .json_types import NAMES, Kind, stored_type, stored_value
+from .lines import FileError, read_lines
 
 
 Row = dict[str, Any]
@@ -21,15 +21,6 @@ Row = dict[str, Any]
 _ROWS_PER_TABLE = 1000
 _WRAPPERS = ("data", "rows", "examples", "instances", "records", "items")  # of an object around a list of rows
 _TURN_KEYS = {"role", "from", "content", "value"}
-_NAMES = {
-    type(None): "null",
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-}
 _INCOMPLETE = object()
 
 
@@ -37,20 +28,10 @@ def find_features(paths: Sequence[Path], notes: list[str]) -> tuple[Features, li
     """
     The columns of JSON files and their types, for which all rows are looked at.
 
-    Args:
-        paths (`Sequence[Path]`):
-            The files.
-        notes (`list[str]`):
-            Takes what should be said of them.
-
-    Returns:
-        `tuple[Features, list[set[str]]]`: The types, and the names that each file has. A column that holds numbers
-        in one row and text in another is text; what holds objects of several kinds is [`~datasets.Json`].
-
-    Raises:
-        FileError: If a row cannot be read.
+    A column that holds numbers in one row and text in another is text; what holds objects of several kinds is
+    [`~datasets.Json`].
     """
-    kinds: dict[str, _Kind] = {}
+    kinds: dict[str, Kind] = {}
     columns: list[set[str]] = []
     for path in paths:
         names: set[str] = set()
@@ -58,7 +39,7 @@ def find_features(paths: Sequence[Path], notes: list[str]) -> tuple[Features, li
             names |= row.keys()
             for name, value in row.items():
                 if name not in kinds:
-                    kinds[name] = _Kind()
+                    kinds[name] = Kind()
                 if value is not None:
                     kinds[name].see(value, f"{path}, {place}")
         columns.append(names)
@@ -67,22 +48,8 @@ def find_features(paths: Sequence[Path], notes: list[str]) -> tuple[Features, li
 
 
 def read_tables(path: Path, features: Features) -> Iterator[pa.Table]:
-    """
-    The rows of a JSON file, some at a time.
-
-    Args:
-        path (`Path`):
-            The file.
-        features ([`~datasets.Features`]):
-            What [`find_features`] found.
-
-    Yields:
-        `pa.Table`: Rows of these types.
-
-    Raises:
-        FileError: If a row cannot be read.
-    """
-    stored = Features({name: _stored(feature) for name, feature in features.items()})
+    """The rows of a JSON file; half of a surrogate pair, which no text of Arrow can hold, is an error."""
+    stored = Features({name: stored_type(feature) for name, feature in features.items()})
     schema = stored.arrow_schema
     plain = {name for name, feature in features.items() if feature == stored[name] != Value("string")}
     rows = _rows(path)
@@ -90,117 +57,12 @@ def read_tables(path: Path, features: Features) -> Iterator[pa.Table]:
         columns = {name: [row.get(name) for _, row in batch] for name in features}
         try:
             for name in features.keys() - plain:
-                columns[name] = [_encode(value, features[name]) for value in columns[name]]
+                columns[name] = [stored_value(value, features[name]) for value in columns[name]]
             arrays = [pa.array(columns[field.name], field.type) for field in schema]
         except UnicodeEncodeError:
             _refuse_surrogates(path, batch)
             raise
         yield table_cast(pa.Table.from_arrays(arrays, schema=schema), features.arrow_schema)
-
-
-# ---- types --------------------------------------------------------------------------------------------------------
-
-
-class _Kind:
-    """What the values at one place of all rows are."""
-
-    def __init__(self) -> None:
-        self.first: dict[type, str] = {}  # where the first value of each type is
-        self.fields: dict[str, _Kind] = {}
-        self.item: _Kind | None = None
-        self.is_varied = False  # objects with other fields than the first: they are kept as JSON
-        self.is_large = False  # whole numbers beyond 64 bits
-
-    def see(self, value: Any, place: str) -> None:
-        """Take another value, not null, into account."""
-        kind = type(value)
-        if kind not in self.first:
-            self.first[kind] = place
-        if kind is list:
-            self.item = self.item or _Kind()
-            for one in value:
-                if one is not None:
-                    self.item.see(one, place)
-        elif kind is dict and not self.is_varied:
-            self._see_fields(value, place)
-        elif kind is int and not -(2**63) <= value < 2**63:
-            self.is_large = True
-
-    def _see_fields(self, value: Row, place: str) -> None:
-        if not self.fields:
-            self.fields = {name: _Kind() for name in value}
-        if not value or value.keys() != self.fields.keys():
-            self.is_varied = True
-            return
-        for name, one in value.items():
-            if one is not None:
-                self.fields[name].see(one, place)
-
-    def feature(self, is_column: bool = False) -> Any:
-        """The type that holds all of them, as `datasets` has it where it reads the file at all."""
-        kinds = frozenset(self.first)
-        if kinds == {list}:
-            return List(self.item.feature())
-        if kinds == {dict} and not self.is_varied:
-            return {name: kind.feature() for name, kind in self.fields.items()}
-        if kinds & {list, dict}:
-            return Json()
-        if self.is_large or kinds not in _SCALARS:
-            return Value("string") if is_column else Json()
-        return Value(_SCALARS[kinds])
-
-    def note(self, name: str) -> str | None:
-        """What to say of a column that holds values of several types."""
-        if len(self.first) <= 1 or frozenset(self.first) in _SCALARS:
-            return None
-        found = " and ".join(f"{_NAMES[kind]} ({place})" for kind, place in self.first.items())
-        is_text = self.feature(is_column=True) == Value("string")
-        return f"the column {name!r} holds {found}: {'all is read as text' if is_text else 'kept so'}"
-
-
-_SCALARS: dict[frozenset[type], str] = {
-    frozenset(): "null",
-    frozenset({str}): "string",
-    frozenset({bool}): "bool",
-    frozenset({int}): "int64",
-    frozenset({float}): "float64",
-    frozenset({int, float}): "float64",
-}
-
-
-def _stored(feature: Any) -> Any:
-    """A type in which what is kept as JSON is the text that it is stored as."""
-    if isinstance(feature, Json):
-        return Value("string")
-    if isinstance(feature, List):
-        return List(_stored(feature.feature))
-    if isinstance(feature, dict):
-        return {name: _stored(one) for name, one in feature.items()}
-    return feature
-
-
-def _encode(value: Any, feature: Any) -> Any:
-    """A value as it is stored."""
-    if value is None or (type(value) is str and not isinstance(feature, Json)):
-        return value
-    if isinstance(feature, Json):
-        return _json_text(value)
-    if feature == Value("string"):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(feature, List):
-        return [_encode(one, feature.feature) for one in value]
-    if isinstance(feature, dict):
-        return {name: _encode(value[name], one) for name, one in feature.items()}
-    return value
-
-
-def _json_text(value: Any) -> str:
-    """
-    As `datasets` writes it, so that digests of rows stay what they were, but where it would lose something: text that
-    looks like a number, and the last digits of one.
-    """
-    text = ujson_dumps(value)
-    return text if ujson_loads(text) == value else json.dumps(value, ensure_ascii=False)
 
 
 def _refuse_surrogates(path: Path, batch: Sequence[tuple[str, Row]]) -> None:
@@ -213,9 +75,6 @@ def _refuse_surrogates(path: Path, batch: Sequence[tuple[str, Row]]) -> None:
                     f"{path}, {place}: the column {name!r} holds half of a surrogate pair, "
                     f"\\u{ord(error.object[error.start]):x}, which is no character."
                 ) from error
-
-
-# ---- rows ---------------------------------------------------------------------------------------------------------
 
 
 def _rows(path: Path, notes: list[str] | None = None) -> Iterator[tuple[str, Row]]:
@@ -239,7 +98,7 @@ def _rows(path: Path, notes: list[str] | None = None) -> Iterator[tuple[str, Row
 
 
 def _is_row(path: Path, first: str) -> bool:
-    """Whether the first of several lines is a row, right or wrong, rather than the begin of one long value."""
+    """Whether the first of several lines is a row, right or wrong, rather than the start of one long value."""
     begin = first.strip()
     if begin in ("[", "{"):
         return False
@@ -286,7 +145,7 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_constant)
 
 def _object(path: Path, value: Any, number: int) -> Row:
     if type(value) is not dict:
-        raise FileError(f"{path}, line {number}: a row must be a JSON object, got {_NAMES[type(value)]}.")
+        raise FileError(f"{path}, line {number}: a row must be a JSON object, got {NAMES[type(value)]}.")
     return value
 
 
@@ -306,12 +165,12 @@ def _document_rows(path: Path, value: Any, notes: list[str]) -> Iterator[tuple[s
             notes.append(f"{path}: the rows are the field {name!r}; not read: {', '.join(others)}")
         value = value[name]
     if not isinstance(value, list):
-        raise FileError(f"{path} must hold rows, which are JSON objects, got {_NAMES[type(value)]}.")
+        raise FileError(f"{path} must hold rows, which are JSON objects, got {NAMES[type(value)]}.")
     if value and all(isinstance(one, str) for one in value):
         value = [{"text": one} for one in value]
     for number, row in enumerate(value):
         if not isinstance(row, dict):
-            raise FileError(f"{path}, row {number}: a row must be a JSON object, got {_NAMES[type(row)]}.")
+            raise FileError(f"{path}, row {number}: a row must be a JSON object, got {NAMES[type(row)]}.")
         yield f"row {number}", row
 
 
@@ -324,7 +183,7 @@ def _wrapper(value: Row) -> str | None:
 
 
 def _pandas_table(value: Row) -> str | None:
-    """How pandas has laid out a table, if it has written the value."""
+    """The layout of a table that pandas has written; `None` if the value is no such table."""
     if value.keys() == {"columns", "index", "data"}:
         return "split"
     if value.keys() == {"schema", "data"}:

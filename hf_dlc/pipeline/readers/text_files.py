@@ -1,18 +1,12 @@
-"""CSV and JSON files as they stand: text stays text, and what cannot be read is named by its file and its line."""
+"""CSV and JSON files as they stand: text stays text, and they are read once into the cache of `datasets`."""
 
 from __future__ import annotations
 
-import bz2
-import codecs
-import gzip
-import io
 import logging
-import lzma
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import pyarrow as pa
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
@@ -20,17 +14,55 @@ from datasets import ArrowBasedBuilder, BuilderConfig, Dataset, DatasetInfo, Fea
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
+from . import csv_rows, json_rows
+from .lines import FileError
+
 
 logger = logging.getLogger(__name__)
 
 # Part of the key by which `datasets` caches what was read: to be raised when the same file is read otherwise.
 _READER_VERSION = "2"
 
-_UTF_16_OR_32 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
+
+class Reader(Protocol):
+    """A module that reads files of one kind."""
+
+    def find_features(self, paths: Sequence[Path], notes: list[str]) -> tuple[Features, list[set[str]]]:
+        """
+        Find the columns of files and their types.
+
+        Args:
+            paths (`Sequence[Path]`):
+                The files.
+            notes (`list[str]`):
+                Takes what should be said of them.
+
+        Returns:
+            `tuple[Features, list[set[str]]]`: All columns with their types, and the names that each file has.
+
+        Raises:
+            FileError: If a file cannot be read.
+        """
+
+    def read_tables(self, path: Path, features: Features) -> Iterator[pa.Table]:
+        """
+        Read the rows of a file, some at a time.
+
+        Args:
+            path (`Path`):
+                The file.
+            features ([`~datasets.Features`]):
+                From `find_features`, for this file and others.
+
+        Yields:
+            `pa.Table`: Rows of these types, with null where a value is missing or the file lacks the column.
+
+        Raises:
+            FileError: If a row cannot be read.
+        """
 
 
-class FileError(ValueError):
-    """A file that cannot be read; the message names the file and the place in it."""
+_READERS: dict[str, Reader] = {"csv": csv_rows, "json": json_rows}
 
 
 def read_text_files(paths: Sequence[Path], kind: str) -> Dataset:
@@ -74,7 +106,7 @@ class _Config(BuilderConfig):
 
 
 class _TextFiles(ArrowBasedBuilder):
-    """What `datasets` does for its own kinds of files: a cache on disk, filled by one process at a time."""
+    """Files in the cache of `datasets`, which one process at a time fills. Its name and module are in their info."""
 
     BUILDER_CONFIG_CLASS = _Config
 
@@ -89,23 +121,15 @@ class _TextFiles(ArrowBasedBuilder):
         return [SplitGenerator(name="train", gen_kwargs={"paths": paths})]
 
     def _generate_tables(self, paths: Sequence[Path]) -> Iterator[tuple[Key, pa.Table]]:
-        tables = _reader(self.config.kind)[1]
+        reader = _READERS[self.config.kind]
         for place, path in enumerate(paths):
-            for number, table in enumerate(tables(path, self.info.features)):
+            for number, table in enumerate(reader.read_tables(path, self.info.features)):
                 yield Key(place, number), table
-
-
-def _reader(kind: str) -> tuple[Callable[..., Any], Callable[..., Iterator[pa.Table]]]:
-    """What finds the columns of files of a kind, and what reads them."""
-    from hf_dlc.pipeline.readers import csv_rows, json_rows
-
-    module = json_rows if kind == "json" else csv_rows
-    return module.find_features, module.read_tables
 
 
 def _features(paths: Sequence[Path], kind: str, notes: list[str]) -> Features:
     """The columns of all files. A file may lack some, but no two may each have some that the other lacks."""
-    features, columns = _reader(kind)[0](paths, notes)
+    features, columns = _READERS[kind].find_features(paths, notes)
     known = [(path, names) for path, names in zip(paths, columns, strict=True) if names]
     for path, names in known:
         first, others = known[0]
@@ -117,72 +141,3 @@ def _features(paths: Sequence[Path], kind: str, notes: list[str]) -> Features:
     if not features:
         raise FileError(f"{', '.join(map(str, paths[:3]))}: there are no rows.")
     return features
-
-
-# ---- lines --------------------------------------------------------------------------------------------------------
-
-
-def _open_zstandard(path: Path) -> BinaryIO:
-    return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
-
-
-_OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zst": _open_zstandard,
-}
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """
-    The lines of a text file, which may be compressed, with their ends.
-
-    Args:
-        path (`Path`):
-            Where it is.
-
-    Yields:
-        `str`: A line; only a line feed ends one.
-
-    Raises:
-        FileError: If a line is no UTF-8, or if the file cannot be decompressed.
-    """
-    try:
-        with _OPENERS.get(path.suffix.lower(), _open)(path) as file:
-            for number, line in enumerate(file, 1):
-                yield _decode(path, number, line)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
-        raise FileError(f"{path} cannot be decompressed: {error}.") from error
-    except OSError as error:
-        if error.errno is None:  # bz2 and Arrow have no class of their own for it
-            raise FileError(f"{path} cannot be decompressed: {error}.") from error
-        raise
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
-
-
-def _decode(path: Path, number: int, line: bytes) -> str:
-    if number == 1:
-        if line.startswith(_UTF_16_OR_32):
-            raise FileError(f"{path} is UTF-16, and must be UTF-8. Convert it: {_convert(path, 'UTF-16')}")
-        line = line.removeprefix(codecs.BOM_UTF8)
-    if b"\0" in line:
-        raise FileError(
-            f"{path}, line {number}: there is a zero byte, so this is no UTF-8 text. If it is UTF-16, convert it: "
-            f"{_convert(path, 'UTF-16LE')}"
-        )
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FileError(
-            f"{path}, line {number}, byte {error.start + 1}: 0x{line[error.start]:02x} is no UTF-8. If the file is "
-            f"Latin-1 or Windows-1252, convert it: {_convert(path, 'WINDOWS-1252')}"
-        ) from error
-
-
-def _convert(path: Path, encoding: str) -> str:
-    """The command that does it."""
-    return f"iconv -f {encoding} -t UTF-8 {path.name} > utf8_{path.name}"

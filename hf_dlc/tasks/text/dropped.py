@@ -1,4 +1,4 @@
-"""What of a conversation is not in the text that a chat template makes of it, found by looking for it there."""
+"""Parts of a conversation that a chat template drops: they are looked for in the text that it renders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .layouts import text_in
-from .messages import json_or_text, name_and_arguments
+from .rows import json_or_text, name_and_arguments
 
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _LONGEST_EXAMPLE = 80
 
 
 class Report:
-    """What was found out about the rows that went through a chat template. Each kind of finding is logged once."""
+    """Findings about the rows that went through a chat template. Each kind of finding is logged once."""
 
     def __init__(self) -> None:
         self._found: set[str] = set()
@@ -141,8 +141,10 @@ class _Text:
 
     def lacks_of_turn(self, message: Mapping[str, Any]) -> str | None:
         """
-        What is missing of a content. Turns stand one after the other, so that the answer `yes` is not found in another
-        turn; except for system turns, which some templates move.
+        The part of a content that is missing.
+
+        Turns stand one after the other, so that the answer `yes` is not found in another turn; except for system
+        turns, which some templates move.
         """
         content = message["content"]
         if message["role"] == "system":
@@ -170,7 +172,7 @@ class _Text:
         return end is not None
 
     def _find(self, part: str, start: int) -> int | None:
-        """Where the part ends; `None` if it is not there."""
+        """The end of the part in the text; `None` if it is not there."""
         part = part.strip()
         if not self._is_squashed:
             place = self._text.find(part, start)
@@ -188,7 +190,7 @@ class _Text:
 
 
 def _forms(part: str) -> Iterator[str]:
-    """How a template may write a text: with other white space, or escaped within JSON or a Python literal."""
+    """Forms in which a template may write a text: with other white space, or escaped in JSON or a Python literal."""
     yield _squashed(part)
     for written in (json.dumps(part, ensure_ascii=False), json.dumps(part), repr(part)):
         yield _squashed(written[1:-1])

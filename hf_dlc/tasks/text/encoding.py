@@ -13,51 +13,34 @@ Rows to token ids and target marks, as TRL's `SFTTrainer` builds `input_ids` and
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from datasets.formatting.formatting import LazyBatch, LazyDict
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
+from hf_dlc.tasks.reading import DatasetReading
 
-from .chat import ChatTemplate, Draft, RefusedRowError, Span, label_of
 from .layouts import Reading, is_media, read_columns, rows_of, split_batch
-from .messages import (
-    ALPACA_PROMPT,
-    ALPACA_PROMPT_WITH_INPUT,
-    Instruction,
-    PlainText,
-    Row,
-    Skipped,
-    TokenRow,
-    parse_row,
-)
-from .reading import DatasetReading, ReadingLog
+from .parsing import parse_row
+from .plain_rows import plain_batches, plain_columns
+from .reading_log import ReadingLog
+from .rows import ALPACA_PROMPT, ALPACA_PROMPT_WITH_INPUT, Instruction, PlainText, Row, Skipped, TokenRow
+from .shared_heads import head_of, sample_rows, shared_heads
+from .template import Draft, RefusedRowError, Span, label_of
+from .template_option import TemplateOption, chat_of, name_of, name_of_chat, no_template
 
 
 logger = logging.getLogger(__name__)
 
 # Raised when the encoding of some row changes, so that scores of different versions are never mixed.
 ENCODING_VERSION = 2
-
-# A shorter head than this is not worth a pass of its own and attention to keys from elsewhere.
-_SHORTEST_PREFIX = 8
-
-# What stands for a picture or a sound, which is not decoded: no text.
-_NOT_DECODED = {"bytes": None, "path": None}
-
-# What users begin with, in kinds of characters that a tokenizer treats apart.
-_OPENINGS = ("Name it.", "7 + 5", "(a)", "«Ça»", "中文")
-
-Template = str | os.PathLike[str] | Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Encoding(NamedTuple):
@@ -73,9 +56,9 @@ class Encoding(NamedTuple):
         status (`str`):
             `"ok"`, `"truncated"`, or the reason why there is nothing to score.
         prefix (`int`, *optional*, defaults to 0):
-            Index into [`RowEncoder.prefixes`] of the tokens that this row begins with; 0 is no token.
+            Index into [`RowEncoder.shared_heads`] of the tokens that this row begins with; 0 is no token.
         prefix_length (`int`, *optional*, defaults to 0):
-            Number of tokens of that prefix.
+            Number of tokens of that head.
         why (`str`, *optional*, defaults to `""`):
             Of a skipped row, what is wrong with it and what would be accepted.
     """
@@ -127,8 +110,8 @@ class RowEncoder:
             Whether it logs what it reads of a dataset.
 
     Raises:
-        ValueError: If `template` is neither a known word nor an existing file, if it is `"chat"` and the tokenizer has
-            no chat template, if `max_length` is below 2, or if both a callable and `columns` are given.
+        ValueError: If `template` is neither a known word nor an existing file, or is `"chat"` without a chat template
+            of the tokenizer; if `max_length` is below 2; or if both a callable and `columns` are given.
 
     Example:
     ```python
@@ -145,7 +128,7 @@ class RowEncoder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        template: Template = "auto",
+        template: TemplateOption = "auto",
         max_length: int = 1024,
         layout: str = "auto",
         columns: Mapping[str, str] | None = None,
@@ -165,9 +148,9 @@ class RowEncoder:
 
     def begin_dataset(self) -> None:
         """Forget what was said of the rows so far: the next ones are those of another dataset."""
-        self._chat = _chat_of(self.tokenizer, self.template)
+        self._chat = chat_of(self.tokenizer, self.template)
         self._readings: dict[tuple[str, ...], Reading] = {}  # by the names of columns
-        self._log = ReadingLog(_name_of_chat(self.template) if self._chat else None, self.columns)
+        self._log = ReadingLog(name_of_chat(self.template) if self._chat else None, self.columns)
 
     def for_preview(self) -> RowEncoder:
         """An encoder of the same settings, which has read nothing yet."""
@@ -175,7 +158,7 @@ class RowEncoder:
 
     @property
     def reading(self) -> DatasetReading | None:
-        """What was read of the rows since the dataset began; `None` before the first one."""
+        """The reading of the rows since the dataset began; `None` before the first one."""
         reading = self._log.result()
         if reading is None or self._chat is None:
             return reading
@@ -207,7 +190,7 @@ class RowEncoder:
         if callable(self.template):
             return rows_of(rows, None)
         if isinstance(rows, LazyDict):
-            columns, is_batch = _readable(rows), isinstance(rows, LazyBatch)
+            columns, is_batch = plain_columns(rows), isinstance(rows, LazyBatch)
             return (split_batch(columns) if is_batch else [columns]), is_batch
         return rows_of(rows, self.layout, self.columns)
 
@@ -235,9 +218,7 @@ class RowEncoder:
         media = [name for name, feature in dataset.features.items() if is_media(feature)]
         if len(dataset):  # a fault of the columns shows before any row is read
             self._require_text(self._reading_of(tuple(dataset.column_names)), media)
-        for batch in plain.remove_columns(media).iter(batch_size=size):
-            columns = {name: _by_name(values, dataset.features[name]) for name, values in batch.items()}
-            yield [{**row, **dict.fromkeys(media, _NOT_DECODED)} for row in split_batch(columns)]
+        yield from plain_batches(plain, media, size)
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[Encoding]:
         """
@@ -265,14 +246,14 @@ class RowEncoder:
 
     def describe(self) -> dict[str, Any]:
         """
-        What of the settings changes an encoding, for fingerprints.
+        Settings that change an encoding, for fingerprints.
 
         Returns:
             `dict[str, Any]`: JSON types only, the same in every Python process.
         """
         return {
             "version": ENCODING_VERSION,
-            "template": _name_of(self.template),
+            "template": name_of(self.template),
             "chat_template": _one_or_all(self._chat.texts) if self._chat else None,
             "training_template": _one_or_all(self._chat.training_texts) if self._chat else None,
             "alpaca_prompts": [ALPACA_PROMPT, ALPACA_PROMPT_WITH_INPUT],
@@ -280,7 +261,7 @@ class RowEncoder:
             "layout": self.layout,
             "columns": self.columns,
             "eos_token": self.tokenizer.eos_token,
-            "prefixes": [prefix.tolist() for prefix in self.prefixes],
+            "prefixes": [head.tolist() for head in self.shared_heads],
         }
 
     def _parse(self, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -330,7 +311,7 @@ class RowEncoder:
         if isinstance(row, PlainText):
             return self._plain_draft(row)
         if self._chat is None:
-            raise ValueError(_no_template(self.tokenizer, self.template))
+            raise ValueError(no_template(self.tokenizer, self.template))
         try:
             return self._chat.draft(row)
         except RefusedRowError as refused:
@@ -385,108 +366,35 @@ class RowEncoder:
             )
         status = TRUNCATED if len(input_ids) > self.max_length else OK
         ids, targets = np.asarray(input_ids[: self.max_length], np.int32), targets[: self.max_length].copy()
-        prefix = self._prefix_of(ids, targets)
-        return Encoding(ids, targets, status, prefix, len(self.prefixes[prefix]))
+        head = head_of(ids, int(targets.argmax()), self.shared_heads)
+        return Encoding(ids, targets, status, head, len(self.shared_heads[head]))
 
     @cached_property
-    def prefixes(self) -> list[np.ndarray]:
+    def shared_heads(self) -> list[np.ndarray]:
         """
         The constant heads of the template (preamble, default system prompt) as token ids, behind an empty one.
 
-        They follow from the template alone, never from other rows, so that a row has the same prefix in any company.
+        They follow from the template alone, never from other rows, so that a row has the same head in any company.
         """
-        if self._chat is None and self.tokenizer.eos_token is None:
-            return [np.empty(0, np.int32)]  # only rows with token ids can be scored, and they have no template
-        heads = [_common_head([self._ids(draft) for draft in drafts]) for drafts in self._sample_drafts()]
-        found = {head.tobytes(): head for head in heads if len(head) >= _SHORTEST_PREFIX}
-        return [np.empty(0, np.int32), *sorted(found.values(), key=len, reverse=True)]
+        return shared_heads(self._samples())
 
-    def _sample_drafts(self) -> Iterator[list[Draft]]:
-        """Rows without and with input that differ from the first character on that is the user's."""
-        for has_input in (False, True):
-            rows = [Instruction(text, text if has_input else "", "Yes.") for text in _OPENINGS]
+    def _samples(self) -> Iterator[list[np.ndarray]]:
+        """Token ids of made-up rows, for each wording of the template."""
+        if self._chat is None and self.tokenizer.eos_token is None:
+            return  # only rows with token ids can be scored, and they have no template
+        for rows in sample_rows():
             try:
-                yield [
+                drafts = [
                     self._chat.sample(row.conversation()) if self._chat else self._plain_draft(row.plain_text())
                     for row in rows
                 ]
             except RefusedRowError as refused:  # a template that wants more than one exchange
-                logger.debug("no prefix is shared: %s", refused)
-
-    def _ids(self, draft: Draft) -> np.ndarray:
-        batch = self.tokenizer([draft.text], add_special_tokens=not draft.rendered, verbose=False)
-        return np.asarray(batch["input_ids"][0], np.int32)
-
-    def _prefix_of(self, ids: np.ndarray, targets: np.ndarray) -> int:
-        first_target = int(targets.argmax())  # the token before it must be computed with the row
-        return next(
-            (
-                index
-                for index, prefix in enumerate(self.prefixes)
-                if index and len(prefix) < first_target and np.array_equal(ids[: len(prefix)], prefix)
-            ),
-            0,
-        )
-
-
-def _chat_of(tokenizer: PreTrainedTokenizerBase, template: Template) -> ChatTemplate | None:
-    """The chat template that `template` asks for; `None` is the Alpaca prompt."""
-    if isinstance(template, str) and template == "alpaca":
-        return None
-    if callable(template) or template == "auto":
-        return ChatTemplate(tokenizer) if tokenizer.chat_template else None
-    if template == "chat":
-        if not tokenizer.chat_template:
-            raise ValueError(_no_template(tokenizer, template))
-        return ChatTemplate(tokenizer)
-    path = Path(template)
-    if not path.is_file():
-        raise ValueError(
-            "`template` must be 'auto', 'chat', 'alpaca', a callable, or the path of a Jinja file, but there is no "
-            f"file {str(template)[:200]!r}."
-        )
-    return ChatTemplate(tokenizer, path.read_text(encoding="utf-8"))
-
-
-def _no_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> str:
-    why = "has no chat template" if template != "alpaca" else "is used with template='alpaca', which has no turns"
-    return (
-        f"Messages need a chat template, but the tokenizer {label_of(tokenizer)} {why}. Pass "
-        "`template='path/to/chat_template.jinja'`, or `template=` as a callable that maps a row to a prompt and a "
-        "completion."
-    )
-
-
-def _name_of(template: Template) -> str:
-    """A word or `"file"` (whose text counts, not its path), and for a callable a digest of its code."""
-    if callable(template):
-        from datasets.fingerprint import Hasher  # heavy, and needed for callables only
-
-        return f"callable {Hasher.hash(template)}"
-    return str(template) if template in ("auto", "chat", "alpaca") else "file"
-
-
-def _name_of_chat(template: Template) -> str:
-    is_file = not callable(template) and template not in ("auto", "chat")
-    return f"turns of the chat template {Path(template).name}" if is_file else "turns of the tokenizer's chat template"
-
-
-def _readable(rows: LazyDict) -> dict[str, Any]:
-    """What `map` hands over, a row or a batch, without decoding pictures and sound."""
-    features = rows.formatter.features or {}
-    hidden = [_NOT_DECODED] * rows.pa_table.num_rows if isinstance(rows, LazyBatch) else _NOT_DECODED
-    return {
-        name: hidden if is_media(features.get(name)) else _by_name(rows[name], features.get(name)) for name in rows
-    }
-
-
-def _by_name(values: Any, feature: Any) -> Any:
-    """A class, or a column of classes, by name: its number says nothing."""
-    if not isinstance(feature, ClassLabel):
-        return values
-    if isinstance(values, list):
-        return [_by_name(value, feature) for value in values]
-    return None if values is None or values < 0 else feature.int2str(values)
+                logger.debug("no head is shared: %s", refused)
+                continue
+            batches = (
+                self.tokenizer([draft.text], add_special_tokens=not draft.rendered, verbose=False) for draft in drafts
+            )
+            yield [np.asarray(batch["input_ids"][0], np.int32) for batch in batches]
 
 
 def _skipped(status: str, why: str) -> Encoding:
@@ -510,19 +418,12 @@ def _packed(rows: list[Encoding]) -> list[Encoding]:
     ]
 
 
-def _common_head(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The first tokens that all rows have in common."""
-    size = min(map(len, rows))
-    same = np.all([row[:size] == rows[0][:size] for row in rows], axis=0)
-    return rows[0][: size if same.all() else int(same.argmin())]
-
-
 def _common_prefix(ids: list[int], others: list[int]) -> int:
     """
     How many first tokens are the same.
 
-    Tokens may merge across the end of the prompt, and a template may end the prompt in a way that the whole row does
-    not repeat, so the end of the prompt is where the two part, not `len(ids)`.
+    The end of the prompt is where the two part, not `len(ids)`: tokens may merge across it, and a template may end a
+    prompt otherwise than in the whole row.
     """
     size = min(len(ids), len(others))
     differ = np.asarray(ids[:size]) != np.asarray(others[:size])

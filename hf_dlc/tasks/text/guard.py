@@ -26,8 +26,8 @@ _ROW, _BATCH = 23, 40
 # into memory.
 _MANY, _FEW = (16, 3, 2, 1), (3, 2, 1)
 
-# Later tokens are changed in so many last places. In a row of 23 tokens the change begins at the last token of a block
-# of 8 or more tokens each time, and mostly of 2 and 4, in case the tokens of a block see each other.
+# Later tokens are changed in so many last places, in case the tokens of a block see each other. In a row of 23 tokens
+# the change begins each time at the last token of a block of 8 or more tokens, and mostly of 2 and 4.
 _CHANGED = (1, 8, 16)
 
 # Options of configs with a number of tokens in them, where a model may begin to compute otherwise. Of keys that are
@@ -249,7 +249,7 @@ class Guard:
     def _change_in_batch(
         self, row: torch.Tensor, states: torch.Tensor, length: int, numbers: Sequence[int] = _FEW
     ) -> float:
-        """How far the states of a row move when it is padded, beside as many others of a batch as fit into memory."""
+        """The change in the states of a row when it is padded, beside as many others as fit into memory."""
         for rows in numbers:
             try:
                 found = self._run(self._batch_with(row, length, rows))[max(0, rows - 2), : len(row)]
@@ -285,7 +285,7 @@ def turns_of(config: dict[str, Any]) -> list[int]:
 
 
 def too_long(tokens: int, positions: float, name: str) -> str:
-    """What to tell of a row that a model has no positions for."""
+    """Error message for a row that a model has no positions for."""
     return (
         f"a row of {tokens} tokens is longer than the {positions} positions that {name} has learned. Pass "
         f"max_length={positions}."

@@ -1,8 +1,8 @@
-"""Log-probabilities of labels by a model's own output head, in bounded memory."""
+"""Measures of tokens by a model's own output head, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from hf_dlc.scores.base import Measure
 
 
 # Logits that exist at once: more tokens make the head faster, until their logits fall out of caches, and an allocator
@@ -46,9 +48,16 @@ class OutputHead:
         self.body = body
         self._multiplies: bool | None = None  # whether the model does no more than its head; None: not known yet
 
-    def log_probs(self, states: torch.Tensor, labels: torch.Tensor, output_type: type, parts: int = 1) -> torch.Tensor:
+    def measure(
+        self,
+        states: torch.Tensor,
+        labels: torch.Tensor,
+        output_type: type,
+        measures: Sequence[Measure],
+        parts: int = 1,
+    ) -> dict[str, torch.Tensor]:
         """
-        Log-probabilities of labels.
+        Numbers of tokens, from what the model says of them.
 
         Args:
             states (`torch.Tensor` of shape `(tokens, hidden size)`):
@@ -57,17 +66,21 @@ class OutputHead:
                 Token id that follows each.
             output_type (`type`):
                 What the body returns.
+            measures (`Sequence[Measure]`):
+                What is measured. One that needs the whole distribution takes more time on a CPU.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the states, in order, that meet weights of their own.
 
         Returns:
-            `torch.Tensor` of shape `(tokens,)`: float32, on the labels' device.
+            `dict[str, torch.Tensor]`: By the name of each measure float32 of shape `(tokens,)`, on the labels' device.
 
         Raises:
             ValueError: If the logits are not computed from the body.
         """
         parts = parts if self._has_layers else 1  # else the weights that differ are all in the body
-        by_words = len(labels) > 0 and states.device.type == "cpu" and self._is_a_product(states, output_type, parts)
+        by_words = len(labels) > 0 and states.device.type == "cpu"
+        by_words = by_words and not any(measure.of_distribution for measure in measures)
+        by_words = by_words and self._is_a_product(states, output_type, parts)
         parts = 1 if by_words else parts
         weight = self.model.get_output_embeddings().weight
         precision = "half" if weight.element_size() < 4 else "full"
@@ -75,17 +88,22 @@ class OutputHead:
         states, labels = states.unflatten(0, (parts, -1)), labels.unflatten(0, (parts, -1))
         size = max(1, size // parts)
         step = max(1, size // _SIZES)
-        log_probs = torch.empty(labels.shape, dtype=torch.float32, device=labels.device)
+        room = {"dtype": torch.float32, "device": labels.device}
+        measured = {measure.name: torch.empty(labels.shape, **room) for measure in measures}
         for start in range(0, labels.shape[1], size):
             chunk = slice(start, start + size)
-            count = labels[:, chunk].shape[1]
+            targets = labels[:, chunk]
+            count = targets.shape[1]
             padded = F.pad(states[:, chunk], (0, 0, 0, -count % step))
             if by_words:
-                log_probs[:, chunk] = self._word_by_word(padded[0], labels[0, chunk])
+                log_probs = self._word_by_word(padded[0], targets[0])
+                numbers = {measure.name: measure.numbers(log_probs) for measure in measures}
             else:
                 logits = self.logits(padded, output_type)[:, :count]
-                log_probs[:, chunk] = _log_probs(logits.flatten(0, 1), labels[:, chunk].flatten()).view(parts, count)
-        return log_probs.flatten()
+                numbers = _numbers(logits.flatten(0, 1), targets.flatten(), measures)
+            for name, values in numbers.items():
+                measured[name][:, chunk] = values.view(targets.shape)
+        return {name: values.flatten() for name, values in measured.items()}
 
     @cached_property
     def _has_layers(self) -> bool:
@@ -142,12 +160,16 @@ class OutputHead:
         return logits
 
 
-def _log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of the labels in float32, on the labels' device; of `logits`, `(tokens, vocabulary)`."""
+def _numbers(logits: torch.Tensor, labels: torch.Tensor, measures: Sequence[Measure]) -> dict[str, torch.Tensor]:
+    """Numbers of the labels in float32, on the labels' device; of `logits`, `(tokens, vocabulary)`."""
     size = max(1, _LOGITS_IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    pairs = zip(logits.split(size), labels.to(logits.device).split(size), strict=True)
-    parts = [F.cross_entropy(part.float(), targets, reduction="none") for part, targets in pairs]
-    return -torch.cat(parts).to(labels.device)
+    parts = []
+    for part, targets in zip(logits.split(size), labels.to(logits.device).split(size), strict=True):
+        distribution = part.float().log_softmax(dim=1)
+        log_probs = distribution.gather(1, targets[:, None])[:, 0]
+        parts.append([measure.numbers(log_probs, distribution) for measure in measures])
+    together = (torch.cat(values).to(labels.device) for values in zip(*parts, strict=True))
+    return dict(zip((measure.name for measure in measures), together, strict=True))
 
 
 def _log_sum_exp_(logits: torch.Tensor) -> torch.Tensor:

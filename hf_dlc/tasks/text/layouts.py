@@ -113,12 +113,6 @@ class Reading:
     columns: dict[str, str] = field(hash=False)
     unread: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        read = ", ".join(
-            repr(column) if part == column else f"{column!r} as {part}" for part, column in self.columns.items()
-        )
-        return f"rows are read as {self.layout}: {read}"
-
 
 def read_columns(names: Iterable[str], layout: str = "auto", columns: Mapping[str, str] | None = None) -> Reading:
     """

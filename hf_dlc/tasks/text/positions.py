@@ -1,4 +1,4 @@
-"""How many tokens a language model has positions for, and rotary positions that depend on the length of a row."""
+"""Positions of a language model: how many it has, and rotary ones that depend on the length of a row."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def rotary_rules(model: PreTrainedModel) -> BatchRules:
     """
     Rules for the micro-batches of models whose rotary positions depend on the number of tokens of a forward pass.
 
-    `longrope` has other frequencies for all tokens once there are more than a number of them, and `dynamic` ones have
-    other frequencies for each number of tokens beyond the one that the model was trained with.
+    `longrope` has other frequencies for all tokens once there are more than a number of them. `dynamic` ones have
+    others for each number of tokens beyond the one that the model was trained with.
     """
     boundaries = set()
     for parameters in _rope_parameters(model.config.to_dict().get("rope_parameters")):

@@ -1,4 +1,4 @@
-"""A causal language model as a task: forward pass over a micro-batch, confidence and loss of each row's targets."""
+"""A causal language model as a task: forward pass over a micro-batch, measures of each row's target tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hf_dlc.tasks.base import BatchRules, BatchScores, Share
+from hf_dlc.scores.base import Measure
+from hf_dlc.scores.dlc import CONFIDENCE
+from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
 
 from .encoding import Encoding, RowEncoder
@@ -24,7 +28,6 @@ from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
-from .reading import DatasetReading
 
 
 if TYPE_CHECKING:
@@ -39,6 +42,9 @@ _SAMPLE_TOKENS = 23
 
 # Tokens behind a prefix, of rows that are computed with and without its keys and values from elsewhere.
 _BEHIND_PREFIX = (9, 17, 4)
+
+# In the place of the confidence, whose geometric mean is exp of the mean of this.
+_LOG_CONFIDENCE = Measure(CONFIDENCE.name, of_token=lambda log_probs: log_probs)
 
 
 class CausalLMTask:
@@ -56,6 +62,10 @@ class CausalLMTask:
     Raises:
         ValueError: If the model is not a decoder-only language model.
     """
+
+    kind = "causal-lm"
+    views = frozenset({"full"})
+    default_schedules: Mapping[str, tuple[float, ...]] = {}
 
     def __init__(self, model: PreTrainedModel, encoder: RowEncoder, token_mean: str = "arithmetic") -> None:
         if not isinstance(model, PreTrainedModel):
@@ -81,12 +91,12 @@ class CausalLMTask:
 
     @property
     def _body(self) -> PreTrainedModel:
-        """What the head calls."""
+        """The body, which the head calls."""
         return self._head.body
 
     @property
     def rules(self) -> BatchRules:
-        """What micro-batches the model may be given, as far as `check` has found out."""
+        """Rules of the micro-batches that the model may be given, as far as `check` has found out."""
         return self._rules
 
     @rules.setter
@@ -96,17 +106,23 @@ class CausalLMTask:
     @property
     def num_prefixes(self) -> int:
         """Heads of the template, the empty one included."""
-        return len(self.encoder.prefixes)
+        return len(self.encoder.shared_heads)
 
     @property
     def reading(self) -> DatasetReading | None:
-        """What is read of the rows; `None` before the first one."""
+        """The reading of the rows; `None` before the first one."""
         return self.encoder.reading
 
     @property
     def is_dated(self) -> bool:
         """Some templates write the day into every row."""
         return "strftime_now" in (self.encoder.template_text or "")
+
+    @cached_property
+    def probe(self) -> RowEncoder:
+        """An encoder of instruction rows as the options say, without a function that expects rows of its own."""
+        template = "auto" if callable(self.encoder.template) else self.encoder.template
+        return RowEncoder(self.encoder.tokenizer, template, self.encoder.max_length, says=False)
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[Encoding], bool]:
         """Encode a row or a batch; the second value is whether it was a batch."""
@@ -124,6 +140,13 @@ class CausalLMTask:
         batches = encoder.batches_of(dataset, _ROWS_PER_ENCODING)
         shown = preview_text(encoder.tokenizer, [row for rows in batches for row in encoder.encode(rows)])
         return f"{encoder.reading}\n{shown}" if encoder.reading else shown
+
+    def tokenize(self, dataset: Dataset) -> tuple[list[Encoding], dict[str, list[Any]]]:
+        """All rows, and the columns of those that can be scored, for a trainer."""
+        rows = self.encode_dataset(dataset)
+        places = [place for place, row in enumerate(rows) if row.length]
+        labels = [np.where(rows[place].targets, rows[place].input_ids, -100) for place in places]
+        return rows, {"input_ids": [rows[place].input_ids for place in places], "labels": labels, "row": places}
 
     def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
         """The rows: all that they need is in them."""
@@ -190,7 +213,7 @@ class CausalLMTask:
             )
 
     def _logits_of(self, input_ids: torch.Tensor) -> torch.Tensor | None:
-        """What the head makes of the states of a row, `(1, tokens)`; nothing if they are not enough for it."""
+        """Logits of the head for a row, `(1, tokens)`; `None` if its states are not enough for it."""
         outputs = self._run_body(input_ids, use_cache=False)
         try:
             return self._head.logits(outputs.last_hidden_state, type(outputs))[0]
@@ -217,7 +240,7 @@ class CausalLMTask:
 
     def describe(self) -> dict[str, Any]:
         """What of the template and the layout changes a score."""
-        return self.encoder.describe()
+        return {"template": self.encoder.describe()}
 
     def shares(self, prefix: int) -> bool:
         """
@@ -231,7 +254,7 @@ class CausalLMTask:
         return self._shares[prefix]
 
     def _gives_the_same(self, prefix: int) -> bool:
-        head = self.encoder.prefixes[prefix]
+        head = self.encoder.shared_heads[prefix]
         if self.rules.plain_up_to < len(head) or self._rotary_rules != BatchRules():
             return False  # what the model makes of a prefix depends on how long the row is
         try:
@@ -248,14 +271,14 @@ class CausalLMTask:
     @torch.inference_mode()
     def _agrees(self, prefix: int) -> bool:
         """Whether rows of several lengths get the same states behind what the model has made of their prefix."""
-        head = self.encoder.prefixes[prefix]
+        head = self.encoder.shared_heads[prefix]
         cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return False
         tails = [self._made_up(count, seed=count) for count in _BEHIND_PREFIX]
         ids = [np.concatenate([head, tail]).astype(head.dtype) for tail in tails]
         rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", prefix, len(head)) for row in ids]
-        whole, behind = self.forward(rows).states, self.forward(rows, self.run_prefix(prefix)).states
+        whole, behind = self.forward(rows).states, self.forward(rows, prefix=self.run_prefix(prefix)).states
         with self.rounded() as epsilon:
             rounded = self.forward(rows).states
         return is_rounding(behind, whole, rounded, epsilon)
@@ -267,7 +290,7 @@ class CausalLMTask:
 
         Args:
             prefix (`int`):
-                Index into `encoder.prefixes`.
+                Index into `encoder.shared_heads`.
             copies (`int`, *optional*, defaults to 1):
                 Number of rows that go through the model, where they meet different weights.
 
@@ -275,7 +298,7 @@ class CausalLMTask:
             [`~transformers.DynamicCache`]: For each layer keys and values, of shape
             `(copies, heads, tokens, head size)`; a forward pass adds nothing to them.
         """
-        ids = torch.from_numpy(self.encoder.prefixes[prefix]).long().expand(copies, -1)
+        ids = torch.from_numpy(self.encoder.shared_heads[prefix]).long().expand(copies, -1)
         cache = self._run_body(ids, use_cache=True).past_key_values
         cache.layers = [_behind_layer(layer) for layer in cache.layers]
         return cache
@@ -289,21 +312,29 @@ class CausalLMTask:
             return self._body(input_ids=input_ids.to(self._device), **options)
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[Encoding], prefix: DynamicCache | None = None, parts: int = 1) -> BatchScores:
+    def forward(
+        self,
+        rows: Sequence[Encoding],
+        measures: Sequence[Measure] = (),
+        prefix: DynamicCache | None = None,
+        parts: int = 1,
+    ) -> RowMeasures:
         """
-        Score a micro-batch with the weights as they are now.
+        Measure a micro-batch with the weights as they are now.
 
         Args:
             rows (`Sequence[Encoding]`):
                 Rows with at least one target token each.
+            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+                What is measured; the head is left out where nothing is.
             prefix ([`~transformers.DynamicCache`], *optional*):
                 What `run_prefix` returned for the prefix of these rows, which then is not computed again.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
-            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` holds the hidden states that predict
-            the target tokens, of shape `(target tokens, hidden size)`.
+            [`RowMeasures`]: Each measure as the mean over a row's target tokens; `states` holds the hidden states that
+            predict these tokens, of shape `(target tokens, hidden size)`.
         """
         start = 0 if prefix is None else rows[0].prefix_length
         length = self._padded_length(rows, start)
@@ -315,10 +346,15 @@ class CausalLMTask:
         outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
-        log_probs = self._head.log_probs(states, input_ids[:, 1:][predicting], type(outputs), parts)
-        loss = -_row_means(log_probs, predicting)
-        confidence = loss.neg().exp() if self.token_mean == "geometric" else _row_means(log_probs.exp(), predicting)
-        return BatchScores(confidence, loss, states)
+        if not measures:
+            return RowMeasures({}, states)
+        is_geometric = self.token_mean == "geometric"
+        asked = [_LOG_CONFIDENCE if is_geometric and measure == CONFIDENCE else measure for measure in measures]
+        numbers = self._head.measure(states, input_ids[:, 1:][predicting], type(outputs), asked, parts)
+        values = {name: _row_means(of_tokens, predicting) for name, of_tokens in numbers.items()}
+        if is_geometric and CONFIDENCE in measures:
+            values[CONFIDENCE.name].exp_()
+        return RowMeasures(values, states)
 
     def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
         """Tokens behind the first `start` ones, padding included."""
@@ -372,7 +408,7 @@ def check_architecture(config: PreTrainedConfig, name: str) -> None:
 
 def _body_of(model: PreTrainedModel) -> PreTrainedModel:
     """
-    What a model's head calls: its base model, or the decoder in it where that is an encoder-decoder's (OPT, BART).
+    The body that a model's head calls: its base model, or the decoder in it (OPT, BART).
 
     Some classes name as their base what they have only in company (Llama 4 beside images); then the one model in them
     that has the input embeddings is it.

@@ -99,7 +99,7 @@ class ImageRow(NamedTuple):
 
     @property
     def length(self) -> int:
-        """What the image costs, in tokens; 0 for a skipped row."""
+        """Cost of the image, in tokens; 0 for a skipped row."""
         return self.size if self.status == OK else 0
 
     @property
@@ -226,7 +226,7 @@ class ImageEncoder:
         self.columns = dict(columns or {})
 
     def describe(self) -> dict[str, Any]:
-        """What changes a row, as JSON types."""
+        """Settings that change a row, as JSON types."""
         return {"version": ENCODING_VERSION, "columns": self.columns}
 
     def find_columns(self, names: Sequence[str], images: Sequence[str], classes: Sequence[str]) -> tuple[str, str]:
@@ -366,7 +366,7 @@ class _Images(torch.utils.data.Dataset):
 
 
 def _why_unreadable(row: ImageRow) -> str:
-    """What is wrong with an image, for which it is opened again: another process may have tried to read it."""
+    """The fault of an image, for which it is opened again: another process may have tried to read it."""
     try:
         open_image(row.source[row.index])
     except MemoryError:
@@ -387,7 +387,7 @@ def _as_it_is(sample: Any) -> Any:
 
 
 def _size(pixels: torch.Tensor) -> int:
-    """What an image costs, in tokens."""
+    """Cost of an image, in tokens."""
     return max(1, pixels.shape[-2] * pixels.shape[-1] // _PIXELS_PER_TOKEN)
 
 

@@ -1,4 +1,4 @@
-"""Which image models can be scored, what of them is the body, and how it pools its features."""
+"""Image models: those that can be scored, their body, and how it pools its features."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForImageClassification, PreTrainedC
 from transformers.backbone_utils import BackboneMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
-from hf_dlc.masking.targets import classifier_body
+from hf_dlc.utils.models import classifier_body, is_image_classifier
 
 
 # Families of bodies for which transformers has no classifier.
@@ -45,7 +45,7 @@ def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bo
             Names of its class, as far as they are known: a model of images and text may have a classifier of images.
     """
     if any(getattr(config, f"{kind}_config", None) is not None for kind in ("text", "vision", "audio")):
-        return any(map(has_head, architectures)) and _takes_pixels(config)
+        return any(map(is_image_classifier, architectures)) and _takes_pixels(config)
     if config.is_encoder_decoder:
         return False
     if type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING or "pixel_values" in (_main_input(config) or ""):
@@ -55,7 +55,7 @@ def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bo
 
 
 def _main_input(config: PreTrainedConfig) -> str | None:
-    """What the class that belongs to a configuration calls its input."""
+    """Name of the input of the class that belongs to a configuration."""
     for mapping in (MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING):
         if type(config) in mapping:
             found = mapping[type(config)]
@@ -95,13 +95,13 @@ def check_image_model(config: PreTrainedConfig, name: str) -> None:
 
 
 def timm_message(name: str) -> str:
-    """What there is to say of an image model of timm, with timm or without it."""
+    """Error message for an image model of timm, with timm installed or without it."""
     return f"{name} is an image model of timm, in a wrapper. Load one of transformers' own, such as a ViT or a ResNet."
 
 
 def image_class(config: PreTrainedConfig) -> Any:
     """Class that loads what an image model's configuration describes: the classifier, or the body where no head is."""
-    if any(map(has_head, config.architectures or [])):
+    if any(map(is_image_classifier, config.architectures or [])):
         return AutoModelForImageClassification
     # The vision part of some models of images and text has a class, and no place in the automatic one.
     return AutoModel if type(config) in MODEL_MAPPING else getattr(transformers, config.architectures[0])
@@ -109,7 +109,7 @@ def image_class(config: PreTrainedConfig) -> Any:
 
 def body_of(model: PreTrainedModel) -> PreTrainedModel:
     """
-    What features come from; the classifier itself where its layers stand in it, beside the head.
+    The part that features come from; the classifier itself where its layers stand in it, beside the head.
 
     Raises:
         ValueError: If it takes no pixels, or is none of transformers' own.
@@ -119,7 +119,7 @@ def body_of(model: PreTrainedModel) -> PreTrainedModel:
             f"{type(model).__name__} is a backbone, which gives maps for detection and no last hidden state. Load the "
             "classifier that it is a part of."
         )
-    is_classifier = has_head(type(model).__name__)
+    is_classifier = is_image_classifier(type(model).__name__)
     part = classifier_body(model) if is_classifier else model.base_model
     body = model if part is None or not (is_classifier or "pixel_values" in _inputs(part)) else part
     if not isinstance(body, PreTrainedModel) or "pixel_values" not in _inputs(body):
@@ -163,7 +163,7 @@ def full_pooling(body: PreTrainedModel, pooling: str) -> str:
         averages = getattr(body.config, "use_mean_pooling", False) or "class_embedding" in _last_names(body)
         pooling = "cls" if has_cls and not averages else "mean"
     modules = dict(body.named_modules())
-    if has_head(kind) and "@" not in pooling and "encoder" in modules:
+    if is_image_classifier(kind) and "@" not in pooling and "encoder" in modules:
         pooling += "@encoder"  # the classifier itself puts out logits
     if (module := pooling.partition("@")[2]) not in modules:
         raise ValueError(f"pooling must name a module of {kind}, got {module!r}.")
@@ -177,8 +177,3 @@ def has_class_token(body: PreTrainedModel) -> bool:
 
 def _last_names(body: PreTrainedModel) -> set[str]:
     return {name.rpartition(".")[2] for name, _ in body.named_parameters()}
-
-
-def has_head(architecture: str) -> bool:
-    """Whether a class of models has a trained classifier, by its name: DeiT's distilled one has a longer name."""
-    return "ForImageClassification" in architecture

@@ -143,17 +143,13 @@ class Prototypes:
         """Whether nothing is left of the class of an image if the image is taken out of it."""
         return self.counts[label] <= self._fitted_as(digest)[label]
 
-    def log_probs(
-        self, features: torch.Tensor, labels: torch.Tensor, digests: Sequence[bytes], logits: Logits = "inverse"
-    ) -> torch.Tensor:
+    def log_probs(self, features: torch.Tensor, digests: Sequence[bytes], logits: Logits = "inverse") -> torch.Tensor:
         """
-        Log-probability of the class of each image.
+        Log-probabilities of all classes, of each image.
 
         Args:
             features (`torch.Tensor` of shape `(images, features)`):
                 Features under the weights as they are now.
-            labels (`torch.Tensor` of shape `(images,)`):
-                Index of the class of each; the class must have other fitted images.
             digests (`Sequence[bytes]`):
                 Digest of each.
             logits (`str`, *optional*, defaults to `"inverse"`):
@@ -161,16 +157,17 @@ class Prototypes:
                 Dataset Pruning", ICLR 2025; `"temperature"`: - distance / temperature.
 
         Returns:
-            `torch.Tensor` of shape `(images,)`: Log-probabilities, float64.
+            `torch.Tensor` of shape `(images, classes)`: Log-probabilities, float64; minus infinity for a class without
+            another fitted image.
         """
         if features.device.type == "mps":  # which has no double precision
-            features, labels = features.cpu(), labels.cpu()
+            features = features.cpu()
         # Of what has overflowed, all distances would be the same.
         features = features.double().masked_fill(~features.isfinite(), torch.nan)
         distances = self._distances(features, digests)
         scores = 1 / distances if logits == "inverse" else -distances / self.temperature
         scores = scores.masked_fill(distances.isnan(), -torch.inf)
-        return F.log_softmax(scores, dim=1).gather(1, labels[:, None])[:, 0]
+        return F.log_softmax(scores, dim=1)
 
     def _distances(self, features: torch.Tensor, digests: Sequence[bytes]) -> torch.Tensor:
         """Distances to the means of all classes, `(images, classes)`; NaN where no other image is in a class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +18,15 @@ from datasets.formatting.formatting import LazyBatch, LazyDict
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
-from hf_dlc.tasks.base import BatchRules, BatchScores, Share
-from hf_dlc.tasks.text.reading import DatasetReading
+from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.reading import DatasetReading
+from hf_dlc.utils.models import is_image_classifier
 from hf_dlc.utils.rounding import epsilon_of, rounded_input
 
 from .images import ImageEncoder, ImageRow
-from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, has_head, is_image_model
+from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, is_image_model
 from .prototypes import Logits, Prototypes
 
 
@@ -38,7 +41,7 @@ _OF_LABELS = (MISSING_LABEL, UNKNOWN_LABEL)
 
 class ImageClassificationTask:
     """
-    What rows mean to an image model.
+    The task of image classification: rows are images with labels.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -59,6 +62,14 @@ class ImageClassificationTask:
         ValueError: If the model is no image model, or lacks what an option asks for.
     """
 
+    kind = "image-classification"
+    views = frozenset({"full"})
+    default_schedules: Mapping[str, tuple[float, ...]] = {
+        "magnitude": (0.0, 0.2, 0.4, 0.6),
+        "random": (0.0, 0.05, 0.1, 0.2),
+    }
+    probe = None
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -76,11 +87,11 @@ class ImageClassificationTask:
             raise ValueError(
                 f"{name} must give named outputs, got return_dict=False. Set model.config.return_dict = True."
             )
-        if head == "classifier" and not has_head(name):
+        if head == "classifier" and not is_image_classifier(name):
             raise ValueError(f"{name} has no classifier head. Pass head='prototype'.")
         self.model = model
         self.encoder = encoder
-        self.head = ("classifier" if has_head(name) else "prototype") if head == "auto" else head
+        self.head = ("classifier" if is_image_classifier(name) else "prototype") if head == "auto" else head
         if self.head == "classifier":
             check_head(model)
         self.pooling = full_pooling(self.body, pooling)
@@ -110,13 +121,22 @@ class ImageClassificationTask:
 
     def describe(self) -> dict[str, Any]:
         """What, besides weights and processor, changes a score."""
-        return {
+        images = {
             **self.encoder.describe(),
             "head": self.head,
             "pooling": self.pooling,
             "logits": self.logits if self.head == "prototype" else None,
             "prototypes": self.prototypes and self.prototypes.key,
         }
+        return {"images": images}
+
+    def preview(self, dataset: Dataset) -> str:
+        """Refused: images have no text."""
+        raise ValueError("images have no text to show. Look at the images and labels of the dataset.")
+
+    def tokenize(self, dataset: Dataset) -> tuple[list[ImageRow], dict[str, list[Any]]]:
+        """Refused: images have no tokens."""
+        raise ValueError("images have no tokens. Train on them with the model's image processor.")
 
     @property
     def num_prefixes(self) -> int:
@@ -151,10 +171,14 @@ class ImageClassificationTask:
         """Images have no beginning in common."""
         return False
 
+    def run_prefix(self, prefix: int, copies: int = 1) -> None:
+        """Refused, as none is shared."""
+        raise ValueError(f"images have no beginning in common, got prefix={prefix}.")
+
     @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
         """
-        What the model makes of images before any head.
+        Features of images, before any head.
 
         Args:
             rows (`Sequence[ImageRow]`):
@@ -191,31 +215,37 @@ class ImageClassificationTask:
         return hidden[:, max(0, hidden.shape[1] - patches) :]
 
     @torch.inference_mode()
-    def forward(self, rows: Sequence[ImageRow], prefix: Any = None, parts: int = 1) -> BatchScores:
+    def forward(
+        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+    ) -> RowMeasures:
         """
-        Score a micro-batch with the weights as they are now.
+        Measure a micro-batch with the weights as they are now.
 
         Args:
             rows (`Sequence[ImageRow]`):
                 Rows with their pixels.
+            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+                What is measured.
             prefix (`None`):
                 Images have none.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
-            [`BatchScores`]: Confidence and loss of shape `(len(rows),)`; `states` are logits or features.
+            [`RowMeasures`]: Each measure of shape `(len(rows),)`; `states` are logits or features.
         """
-        labels = torch.tensor([row.label for row in rows], device=self.model.device)
         if self.head == "classifier":
             pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
             outputs = self.model(pixel_values=pixels)
             states = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
-            log_probs = states.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
+            distribution = states.log_softmax(dim=1)
         else:
             states = self.features(rows)
-            log_probs = self.prototypes.log_probs(states, labels, [row.digest for row in rows], self.logits)
-        return BatchScores(log_probs.exp().float(), -log_probs.float(), states)
+            distribution = self.prototypes.log_probs(states, [row.digest for row in rows], self.logits)
+        labels = torch.tensor([row.label for row in rows], device=distribution.device)
+        log_probs = distribution.gather(1, labels[:, None])[:, 0]
+        values = {measure.name: measure.numbers(log_probs, distribution).float() for measure in measures}
+        return RowMeasures(values, states)
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[ImageRow], bool]:
         """
@@ -272,6 +302,43 @@ class ImageClassificationTask:
         values = {value for value in labels if value is not None}
         classes = tuple(names) if names else tuple(sorted(values, key=lambda value: (str(type(value)), value)))
         return self.encoder.encode(source, _label_indices(labels, classes), share), classes
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether classes are told by prototypes, which must be learned first."""
+        return self.head == "prototype"
+
+    def fit(self, rows: Sequence[ImageRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
+        """
+        Learn class prototypes.
+
+        Raises:
+            ValueError: If there are fewer than two classes with readable images.
+        """
+        kept = np.flatnonzero(np.isfinite(features).all(axis=1) & [row.length > 0 for row in rows])
+        if len({rows[place].label for place in kept}) < 2:
+            raise ValueError(
+                f"prototypes need readable images of at least two classes, got {len(kept)} of {len(rows)} rows with "
+                f"image, label and features, of fewer classes: {dict(Counter(row.status for row in rows))}. Pass "
+                "other rows."
+            )
+        labels, digests = zip(*((rows[place].label, rows[place].digest) for place in kept), strict=True)
+        self.prototypes = Prototypes.fit(classes, np.array(labels), digests, features[kept], key)
+
+    def saved(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """The prototypes as arrays and texts; both are empty where there are none."""
+        if self.prototypes is None:
+            return {}, {}
+        return self.prototypes.arrays, {"classes": json.dumps(self.prototypes.classes), "key": self.prototypes.key}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+        """
+        Take the prototypes that `saved` returned.
+
+        Raises:
+            ValueError: If the arrays do not belong together.
+        """
+        self.prototypes = Prototypes.from_arrays(json.loads(texts["classes"]), arrays, texts["key"])
 
     def feed(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
         """The same rows, with their pixels."""

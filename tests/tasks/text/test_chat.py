@@ -14,9 +14,11 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import INVALID_ROW, OK
-from hf_dlc.tasks.text.chat import FAMILIES, TEMPLATES_FOLDER, ChatTemplate, Draft, warn_once
+from hf_dlc.tasks.text.chat import ChatTemplate, warn_once
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
-from hf_dlc.tasks.text.messages import Conversation, Turn
+from hf_dlc.tasks.text.rows import Conversation, Turn
+from hf_dlc.tasks.text.template import Draft
+from hf_dlc.tasks.text.training_templates import FAMILIES, TEMPLATES_FOLDER
 from tests.conftest import CHATML
 
 
@@ -505,6 +507,7 @@ class TestCalls:
         [warning] = messages_in(caplog)
         assert warning.startswith("The chat template renders no tool calls: they are put into the content as JSON")
 
+    @pytest.mark.slow
     def test_smollm2_itself(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
         [encoding] = RowEncoder(smollm2_tokenizer).encode([{"messages": CALLING[:2]}])
         said = '{"name": "weather", "arguments": {"city": "Zürich"}}<|im_end|>\n'

@@ -17,9 +17,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
-from hf_dlc.tasks.text.chat import FAMILIES, TEMPLATES_FOLDER, warn_once
+from hf_dlc.tasks.text.chat import warn_once
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
-from hf_dlc.tasks.text.messages import Instruction
+from hf_dlc.tasks.text.rows import Instruction
+from hf_dlc.tasks.text.training_templates import FAMILIES, TEMPLATES_FOLDER
 from tests.conftest import SHARED
 
 
@@ -165,6 +166,7 @@ class TestLayouts:
 
 
 class TestBoundary:
+    @pytest.mark.slow
     def test_tokens_merge_across_the_end_of_the_prompt(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
         for prompt, completion in [("Answer: ", "Yes"), ("x = ", "  y"), ("Total:  ", "five"), ("un", "happy")]:
             encoding = encode(smollm2_tokenizer, {"prompt": prompt, "completion": completion})
@@ -174,6 +176,7 @@ class TestBoundary:
             assert encoding.input_ids.tolist() == whole
             assert encoding.targets.tolist() == [max(shared, 1) <= i for i in range(len(whole))]
 
+    @pytest.mark.slow
     def test_a_merge_moves_the_boundary_into_the_prompt(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
         encoding = encode(smollm2_tokenizer, {"prompt": "x = ", "completion": "  y"})
         assert learned(smollm2_tokenizer, encoding) == ["   y<|im_end|>"]
@@ -487,6 +490,7 @@ class TestTrainingTemplates:
         assert text_of(tokenizer, encoding) == text
         assert learned(tokenizer, encoding) == targets
 
+    @pytest.mark.slow
     def test_smollm2_is_recognised(self, smollm2_tokenizer: PreTrainedTokenizerBase) -> None:
         encoder = RowEncoder(smollm2_tokenizer)
         own = (TEMPLATES_FOLDER / "smollm2.jinja").read_text(encoding="utf-8")
@@ -583,6 +587,7 @@ REAL_SETS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REAL_SETS)
 def test_real_sets(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if not (TEXT_SETS / name).is_file():
@@ -595,6 +600,7 @@ def test_real_sets(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         assert row.targets.any() == (row.status in (OK, TRUNCATED))
 
 
+@pytest.mark.slow
 def test_real_tokenizer_without_a_chat_template() -> None:
     folder = SHARED / "models" / "aidreams_260k"
     if not folder.is_dir():

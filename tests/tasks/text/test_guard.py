@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.tasks.text.guard import made_up, special_tokens, turns_of
 from tests.conftest import ALPACA_ROWS
-from tests.matrix.families import CAUSAL, SIZES, build_causal, shrink
+from tests.laws.matrix.families import CAUSAL, SIZES, build_causal, shrink
 from tests.tasks.text.test_positions import own_losses, row
 
 
@@ -343,7 +343,7 @@ def test_the_model_is_measured_once(make_scorer: Callable, monkeypatch: pytest.M
     scorer.model.base_model.register_forward_pre_hook(
         lambda _module, _inputs, options: sizes.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
-    scorer._check_model(scorer._task.encode(ALPACA_ROWS))
+    scorer._parts.engine.check(scorer._task.encode(ALPACA_ROWS))
     assert sum(rows * tokens for rows, tokens in sizes) < 1500
     assert {(1, 23), (16, 40)} <= set(sizes)
     sizes.clear()

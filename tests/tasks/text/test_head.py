@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPoolingAndCrossAttentions
 
 from hf_dlc.masking import Masker
+from hf_dlc.scores.base import Measure
 from hf_dlc.tasks.text import head as head_module
 from hf_dlc.tasks.text.head import OutputHead
 
@@ -35,6 +37,13 @@ def make_head(monkeypatch: pytest.MonkeyPatch) -> Callable[..., OutputHead]:
     return make
 
 
+LOG_PROB = Measure("log p", of_token=lambda log_probs: log_probs)
+
+
+def log_probs(head: OutputHead, *arguments: Any, parts: int = 1) -> torch.Tensor:
+    return head.measure(*arguments, [LOG_PROB], parts)[LOG_PROB.name]
+
+
 def ask(head: OutputHead) -> tuple[torch.Tensor, torch.Tensor]:
     """What the head says of eight tokens, and what the model's own logits say."""
     states, labels = 9 * torch.randn(8, 16), torch.tensor([0, 6, 7, 13, 20, 48, 49, 49])
@@ -42,7 +51,7 @@ def ask(head: OutputHead) -> tuple[torch.Tensor, torch.Tensor]:
         output_type = type(head.body(input_ids=torch.zeros((1, 2), dtype=torch.int64)))
         logits = head.logits(states[None], output_type)[0].float()
         expected = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
-        return head.log_probs(states, labels, output_type), expected
+        return log_probs(head, states, labels, output_type), expected
 
 
 def count_calls(model: PreTrainedModel) -> list[int]:
@@ -135,7 +144,7 @@ def test_in_half_precision_sums_are_not(make_head: Callable[..., OutputHead]) ->
     head.model.to(torch.bfloat16)
     states, labels = torch.randn(8, 16).bfloat16(), torch.arange(8)
     with torch.inference_mode():
-        found = head.log_probs(states, labels, BaseModelOutputWithPast)
+        found = log_probs(head, states, labels, BaseModelOutputWithPast)
         logits = F.linear(states, head.model.lm_head.weight).float()
     expected = logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -154,8 +163,8 @@ def test_parts_that_meet_other_weights(is_cut: bool, monkeypatch: pytest.MonkeyP
     states, labels = 30 * torch.randn(7, 16), torch.arange(7)
     output_type = BaseModelOutputWithPoolingAndCrossAttentions
     with torch.no_grad(), masker.session((0.0, 0.5)) as session:
-        expected = [head.log_probs(states, labels, output_type) for level in range(2) if session.set_level(level)]
+        expected = [log_probs(head, states, labels, output_type) for level in range(2) if session.set_level(level)]
     with torch.no_grad(), masker.side_by_side():
-        found = head.log_probs(states.repeat(2, 1), labels.repeat(2), output_type, parts=2)
+        found = log_probs(head, states.repeat(2, 1), labels.repeat(2), output_type, parts=2)
     torch.testing.assert_close(found, torch.cat(expected))
     assert not torch.allclose(*expected, atol=1e-3)

@@ -9,7 +9,7 @@ import transformers  # before datasets, which else prints two import notes
 from datasets import Dataset, IterableDataset
 
 from hf_dlc.tasks.text.layouts import is_batch, read_columns, refuse_other_responses, rows_of, split_batch, text_in
-from hf_dlc.tasks.text.messages import parse_row
+from hf_dlc.tasks.text.parsing import parse_row
 
 
 assert transformers.__version__

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.tasks.text.positions import learned_positions
 from tests.conftest import VOCAB_SIZE, weights
-from tests.matrix.families import PADDING, POSITIONS, build_causal
+from tests.laws.matrix.families import PADDING, POSITIONS, build_causal
 
 
 _SMALL = {"vocab_size": VOCAB_SIZE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}

@@ -19,7 +19,8 @@ from hf_dlc.tasks.base import LENGTH_STEP
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import CHATML, VOCAB_SIZE
-from tests.matrix.families import build_causal
+from tests.laws.matrix.families import build_causal
+from tests.ways import WAYS
 
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
@@ -74,7 +75,7 @@ def scorer_of(make_model: Callable, with_system: PreTrainedTokenizerBase) -> Cal
 
 
 def heads(tokenizer: PreTrainedTokenizerBase, **options: Any) -> list[str]:
-    return [tokenizer.decode(prefix) for prefix in RowEncoder(tokenizer, **options).prefixes]
+    return [tokenizer.decode(prefix) for prefix in RowEncoder(tokenizer, **options).shared_heads]
 
 
 class TestOfATemplate:
@@ -106,13 +107,13 @@ class TestOfATemplate:
     def test_rows_do_not_change_it(self, with_system: PreTrainedTokenizerBase) -> None:
         encoder = RowEncoder(with_system)
         rows = [{"instruction": "The same words in all rows.", "output": "The same."}] * 20
-        assert {row.prefix_length for row in encoder.encode(rows)} == {len(encoder.prefixes[1])}
-        assert heads(with_system) == [with_system.decode(prefix) for prefix in encoder.prefixes]
+        assert {row.prefix_length for row in encoder.encode(rows)} == {len(encoder.shared_heads[1])}
+        assert heads(with_system) == [with_system.decode(prefix) for prefix in encoder.shared_heads]
 
 
 def is_sound(encoder: RowEncoder, row: Encoding) -> bool:
     """What must hold of any row: it begins with its prefix, and the model computes what predicts its first target."""
-    prefix = encoder.prefixes[row.prefix]
+    prefix = encoder.shared_heads[row.prefix]
     return (
         row.prefix_length == len(prefix)
         and np.array_equal(row.input_ids[: len(prefix)], prefix)
@@ -168,19 +169,19 @@ class TestOfARow:
 
     @pytest.mark.parametrize("left", [-2, -1, 0, 1, 2, 30])
     def test_truncated_rows(self, with_system: PreTrainedTokenizerBase, left: int) -> None:
-        size = len(RowEncoder(with_system).prefixes[1])
+        size = len(RowEncoder(with_system).shared_heads[1])
         encoder = RowEncoder(with_system, max_length=size + left)
         rows = encoder.encode(
             [{"instruction": "", "output": "Yes, " * 40}, {"instruction": "So " * 90, "output": "x"}]
         )
         assert all(is_sound(encoder, row) for row in rows)
         assert [row.prefix for row in rows if row.status == "truncated"] == [1] * (left == 30)
-        assert len(encoder.prefixes[1]) == size  # of the template, whatever rows are cut to
+        assert len(encoder.shared_heads[1]) == size  # of the template, whatever rows are cut to
 
     def test_targets_within_the_head(self, with_system: PreTrainedTokenizerBase) -> None:
         """Rows of token ids may begin like the template and learn from any of it."""
         encoder = RowEncoder(with_system)
-        head = encoder.prefixes[1].tolist()
+        head = encoder.shared_heads[1].tolist()
         ids = [*head, 5, 6, 7]
         first_targets = [1, len(head) - 1, len(head), len(head) + 1, len(head) + 2]
         rows = [{"input_ids": ids, "labels": [-100] * first + ids[first:]} for first in first_targets]
@@ -223,13 +224,6 @@ def body_calls(scorer: DLCScorer) -> Iterator[list[tuple[int, int]]]:
         yield calls
 
 
-WAYS: dict[str, Callable[[DLCScorer, Dataset], Dataset]] = {
-    "map row by row": lambda scorer, dataset: dataset.map(scorer),
-    "map batched": lambda scorer, dataset: dataset.map(scorer, batched=True),
-    "score": lambda scorer, dataset: scorer.score(dataset),
-}
-
-
 def found(scored: Dataset, name: str) -> np.ndarray:
     return np.array(scored.with_format(None)[f"dlc_{name}"][:], dtype=np.float64)
 
@@ -249,7 +243,7 @@ class TestScores:
             scored = WAYS[way](scorer, dataset)
         if way != "map row by row":
             assert (1, 35) in calls
-        elif scorer._masker.fits_side_by_side:  # else a row has each level to itself, and nobody to share with
+        elif scorer._parts.masker.fits_side_by_side:  # else a row has each level to itself, and nobody to share with
             assert (3, 35) in calls
         with unshared():
             expected = WAYS[way](scorer_of(model, tokens_per_batch=150), dataset)
@@ -299,7 +293,7 @@ class TestScores:
             assert_same(scored, make().score(Dataset.from_list(rows)))
 
     def test_truncated_and_tokenised_rows(self, scorer_of: Callable) -> None:
-        head = scorer_of()._task.encoder.prefixes[1].tolist()
+        head = scorer_of()._task.encoder.shared_heads[1].tolist()
         rows = [
             {"input_ids": [*head, *range(5, 9 + i)], "labels": [-100] * 37 + list(range(7, 9 + i))} for i in range(9)
         ]
@@ -316,7 +310,7 @@ class TestWhatIsComputed:
     def test_once_a_level(self, scorer_of: Callable, way: str) -> None:
         scorer, dataset = scorer_of(tokens_per_batch=60), Dataset.from_list(ROWS)
         encoded = scorer._task.encode(ROWS)
-        scorer._check_model(encoded)  # asked now, as both compute samples
+        scorer._parts.engine.check(encoded)  # asked now, as both compute samples
         assert scorer._task.shares(1)
         with body_calls(scorer) as calls:
             WAYS[way](scorer, dataset)
@@ -328,7 +322,7 @@ class TestWhatIsComputed:
 
     def test_once_for_all_rows_and_levels_row_by_row(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
-        scorer._check_model(scorer._task.encode(ROWS))
+        scorer._parts.engine.check(scorer._task.encode(ROWS))
         scorer(ROWS[0])  # finds out whether levels can stand side by side
         with body_calls(scorer) as calls:
             for row in ROWS[1:]:
@@ -341,10 +335,10 @@ class TestWhatIsComputed:
     def test_not_for_few_rows_nor_for_long_ones(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
         short, long = scorer._task.encode(ROWS), scorer._task.encode([{**ROWS[0], "output": "And " * 300}] * 10)
-        assert scorer._shared_prefixes(short[:8]) == [1]
-        assert scorer._shared_prefixes(short[:7]) == []
-        assert scorer._shared_prefixes(long) == []
-        assert scorer._shared_prefixes([]) == []
+        assert scorer._parts.engine.shared_prefixes(short[:8]) == [1]
+        assert scorer._parts.engine.shared_prefixes(short[:7]) == []
+        assert scorer._parts.engine.shared_prefixes(long) == []
+        assert scorer._parts.engine.shared_prefixes([]) == []
 
     def test_keys_of_one_level_are_not_used_at_another(
         self, scorer_of: Callable, monkeypatch: pytest.MonkeyPatch
@@ -354,7 +348,7 @@ class TestWhatIsComputed:
         expected = scorer_of().score(dataset)
 
         def set_level(self: LevelLoop, level: int) -> None:
-            self._masked = self.levels.set_level(level).masked
+            self._level, self._masked = level, self.session.set_level(level).masked
 
         monkeypatch.setattr(LevelLoop, "_set_level", set_level)
         stale = scorer_of().score(dataset)

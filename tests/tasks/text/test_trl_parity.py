@@ -17,8 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import OK, TRUNCATED
-from hf_dlc.tasks.text.chat import TEMPLATES_FOLDER
 from hf_dlc.tasks.text.encoding import RowEncoder
+from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
 
 
 # TRL's own configuration still uses a name that transformers is about to drop.
@@ -341,6 +341,7 @@ def read_rows(name: str, count: int) -> list[dict[str, Any]]:
         return [json.loads(line) for line, _ in zip(lines, range(count), strict=False)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_length", [1024, 64])
 def test_real_alpaca(smollm2_tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
     rows = [row for row in read_rows("alpaca_2k.jsonl", 100) if not re.search("no ?input", row["input"].lower())]
@@ -355,6 +356,7 @@ def test_real_alpaca(smollm2_tokenizer: PreTrainedTokenizerBase, trl_labels: Lab
     assert ours == in_the_loss(trl_labels(as_messages, smollm2_tokenizer, max_length=max_length))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_length", [1024, 64])
 def test_real_prompts_and_completions(
     smollm2_tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int
@@ -364,6 +366,7 @@ def test_real_prompts_and_completions(
     assert ours == in_the_loss(trl_labels(rows, smollm2_tokenizer, max_length=max_length))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_length", [1024, 64])
 def test_real_conversations(smollm2_tokenizer: PreTrainedTokenizerBase, trl_labels: Labels, max_length: int) -> None:
     rows = read_rows("mtbench101_messages.jsonl", 100)

@@ -154,6 +154,7 @@ def test_the_first_reasons_are_told(processor: BaseImageProcessor, caplog: pytes
     assert "/nothing/0.png" in caplog.text
 
 
+@pytest.mark.slow
 def test_processors_of_torchvision(processor: BaseImageProcessor, tmp_path: Path) -> None:
     """Where both are installed: each is read without noise, and they see nearly the same."""
     pytest.importorskip("torchvision", reason="images are resized by torchvision")

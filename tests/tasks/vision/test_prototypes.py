@@ -37,7 +37,7 @@ def expected(feature: np.ndarray, label: int, own: int | None) -> float:
 
 
 def log_prob(fitted: Prototypes, feature: np.ndarray, label: int, digest: bytes, logits: str = "inverse") -> float:
-    return float(fitted.log_probs(torch.from_numpy(feature)[None], torch.tensor([label]), [digest], logits))
+    return float(fitted.log_probs(torch.from_numpy(feature)[None], [digest], logits)[0, label])
 
 
 @pytest.mark.parametrize("row", range(9))
@@ -54,7 +54,7 @@ def test_a_new_image_subtracts_nothing(fitted: Prototypes) -> None:
 
 
 def test_batches_are_rows(fitted: Prototypes) -> None:
-    together = fitted.log_probs(torch.from_numpy(FEATURES[:9]), torch.from_numpy(LABELS[:9]), DIGESTS[:9])
+    together = fitted.log_probs(torch.from_numpy(FEATURES[:9]), DIGESTS[:9])[range(9), LABELS[:9]]
     alone = [log_prob(fitted, FEATURES[i], int(LABELS[i]), DIGESTS[i]) for i in range(9)]
     np.testing.assert_allclose(together, alone, rtol=1e-12)
 

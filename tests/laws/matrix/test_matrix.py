@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -14,10 +15,10 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from hf_dlc.masking import targets
-from hf_dlc.scorer import scorer
+from hf_dlc.scorer import rowwise
 from hf_dlc.tasks.text.head import OutputHead
-from tests.matrix.families import BODIES, CAUSAL, IMAGES, MOST_USED, REFUSED, UNBUILDABLE
-from tests.matrix.measure import Result, measure, measure_causal
+from tests.laws.matrix.families import BODIES, CAUSAL, IMAGES, MOST_USED, REFUSED, UNBUILDABLE
+from tests.laws.matrix.measure import Result, measure, measure_causal
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -51,13 +52,21 @@ class TestFaultsAreSeen:
         return "; ".join(measure_causal("llama").faults)
 
     def test_another_loss(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        log_probs = OutputHead.log_probs
-        monkeypatch.setattr(OutputHead, "log_probs", lambda *arguments: log_probs(*arguments) * 1.001)
+        measure = OutputHead.measure
+
+        def off(*arguments: Any) -> dict[str, torch.Tensor]:
+            return {name: values * 1.001 for name, values in measure(*arguments).items()}
+
+        monkeypatch.setattr(OutputHead, "measure", off)
         assert "level_0 off by" in self.faults()
 
     def test_another_score_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        run_row = scorer.run_row
-        monkeypatch.setattr(scorer, "run_row", lambda *arguments: run_row(*arguments) * 1.001)
+        run_row = rowwise.run_row
+
+        def off(*arguments: Any) -> dict[str, np.ndarray]:
+            return {name: values * 1.001 for name, values in run_row(*arguments).items()}
+
+        monkeypatch.setattr(rowwise, "run_row", off)
         assert "row_by_row" in self.faults()
 
     def test_a_masked_head(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """
 Writes what is measured of each family as a table in Markdown.
 
-    python -m tests.matrix_table matrix.md [family ...]
+    python -m tests.laws.matrix.table matrix.md [family ...]
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from types import FrameType
 
 import datasets
 
-from tests.matrix.families import BODIES, CAUSAL, IMAGES, UNBUILDABLE
-from tests.matrix.measure import Result, measure
+from tests.laws.matrix.families import BODIES, CAUSAL, IMAGES, UNBUILDABLE
+from tests.laws.matrix.measure import Result, measure
 
 
 SECONDS = 300  # of a family

@@ -10,7 +10,8 @@ import torch
 
 from hf_dlc.scores.columns import EMPTY_RESPONSE, INVALID_ROW, NO_TARGET
 from hf_dlc.tasks.text.layouts import read_columns
-from hf_dlc.tasks.text.messages import Conversation, Instruction, PlainText, Row, Skipped, TokenRow, Turn, parse_row
+from hf_dlc.tasks.text.parsing import parse_row
+from hf_dlc.tasks.text.rows import Conversation, Instruction, PlainText, Row, Skipped, TokenRow, Turn
 
 
 ASK = {"role": "user", "content": "Hi"}

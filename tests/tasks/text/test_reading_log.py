@@ -19,7 +19,7 @@ ROW = {"question": "How many?", "context": "A table.", "answer": "Two.", "hint":
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    caplog.set_level(logging.INFO, logger="hf_dlc.tasks.text.reading")
+    caplog.set_level(logging.INFO, logger="hf_dlc.tasks.text.reading_log")
     return caplog
 
 

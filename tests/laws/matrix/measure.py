@@ -23,7 +23,18 @@ from transformers.pytorch_utils import Conv1D
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import CHATML, VOCAB_SIZE, build_tokenizer
-from tests.matrix.families import BODIES, CAUSAL, CLASSES, EXPERTS, GATES, IMAGE_SIZE, IMAGES, POSITIONS, UNSHIFTED
+from tests.insides import computes_side_by_side, masker_of, task_of
+from tests.laws.matrix.families import (
+    BODIES,
+    CAUSAL,
+    CLASSES,
+    EXPERTS,
+    GATES,
+    IMAGE_SIZE,
+    IMAGES,
+    POSITIONS,
+    UNSHIFTED,
+)
 
 
 SCHEDULE = "0, 0.1, 0.3"
@@ -161,13 +172,8 @@ def _measure_losses(result: Result, model: PreTrainedModel, scorer: DLCScorer, u
             _gap(_losses_of_rows(sharer), own),
         ),
     )
-    result.notes.append("head shared" if sharer._task.shares(1) else "head not shared")
-    result.notes.append("levels side by side" if _is_side_by_side(by_row) else "levels in turn")
-
-
-def _is_side_by_side(scorer: DLCScorer) -> bool:
-    known = scorer._side_by_side
-    return bool(known[1] if isinstance(known, tuple) else known)  # alone, or behind the weights that it holds for
+    result.notes.append("head shared" if task_of(sharer).shares(1) else "head not shared")
+    result.notes.append("levels side by side" if computes_side_by_side(by_row) else "levels in turn")
 
 
 def _losses_of_rows(scorer: DLCScorer) -> np.ndarray:
@@ -203,7 +209,7 @@ def own_losses(model: PreTrainedModel, scorer: DLCScorer, rows: Sequence[tuple[l
     """Of shape `(rows, levels)`: what the model itself says of each row alone under the same masks."""
     found = np.empty((len(rows), len(scorer.schedule_)))
     remembers = "dynamic" in str(model.config)  # rotary positions that stay as the longest row left them
-    with torch.no_grad(), scorer._masker.session(scorer.schedule_) as session:
+    with torch.no_grad(), masker_of(scorer).session(scorer.schedule_) as session:
         for level in range(found.shape[1]):
             session.set_level(level)
             found[:, level] = [own_loss(copy.deepcopy(model) if remembers else model, *row) for row in rows]
@@ -285,7 +291,7 @@ def _limit(model: PreTrainedModel) -> int:
 
 def _measure_masks(result: Result, model: PreTrainedModel, scorer: DLCScorer) -> None:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    masked = {names[id(target.parameter)] for target in scorer._masker.targets}
+    masked = {names[id(target.parameter)] for target in masker_of(scorer).targets}
     expected = {names[id(parameter)] for parameter in weights_to_mask(model)}
     if over := sorted(masked - expected):
         result.wrong.append(f"masked against the rule: {_short(over)}")
@@ -410,15 +416,15 @@ def _measure_image_losses(result: Result, model: PreTrainedModel, scorer: DLCSco
         result.level_0 = _gap(alone, _own_image_losses(model, scorer, dataset))
     if np.ptp(alone[:, 0]) < 1e-3 or np.abs(alone[:, 0] - alone[:, 2]).max() < 1e-4:
         result.wrong.append("rows or levels are too much alike to tell anything")
-    result.notes.append(f"{scorer._task.head}, {scorer._task.pooling}" if scorer.needs_fit else "classifier")
-    result.notes.append("levels side by side" if _is_side_by_side(scorer) else "levels in turn")
+    result.notes.append(f"{task_of(scorer).head}, {task_of(scorer).pooling}" if scorer.needs_fit else "classifier")
+    result.notes.append("levels side by side" if computes_side_by_side(scorer) else "levels in turn")
 
 
 def _own_image_losses(model: PreTrainedModel, scorer: DLCScorer, dataset: Dataset) -> np.ndarray:
     pixels = [scorer.processor(images=image, return_tensors="pt")["pixel_values"] for image in dataset["image"]]
     labels = dataset["label"][:]
     found = np.empty((len(labels), len(scorer.schedule_)))
-    with torch.no_grad(), scorer._masker.session(scorer.schedule_) as session:
+    with torch.no_grad(), masker_of(scorer).session(scorer.schedule_) as session:
         for level in range(found.shape[1]):
             session.set_level(level)
             for row, (pixel_values, label) in enumerate(zip(pixels, labels, strict=True)):

@@ -1,20 +1,19 @@
-"""What is read of a dataset: said while its rows are encoded, and kept for the record of the run."""
+"""The log of what is read of a dataset of text while its rows are encoded."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from hf_dlc.tasks.reading import DatasetReading, listed
+
 from .layouts import Reading, refuse_other_responses, text_in
-from .messages import Conversation, Instruction, PlainText, Row, Skipped, TokenRow
+from .rows import Conversation, Instruction, PlainText, Row, Skipped, TokenRow
 
 
 logger = logging.getLogger(__name__)
-
-_SHOWN = 12  # names of columns in a message
 
 _LEARNED = {
     "tokenized": "the tokens that labels or masks name",
@@ -25,47 +24,6 @@ _LEARNED = {
     "question_answer": "the response",
     "text": "the whole text",
 }
-
-
-@dataclass(frozen=True)
-class DatasetReading:
-    """
-    What was read of a dataset.
-
-    Args:
-        layout (`str`):
-            One of `hf_dlc.tasks.text.layouts.LAYOUTS`.
-        columns (`dict[str, str]`):
-            From a part of a row to the column that it was read from.
-        template (`str`):
-            What the rows went through: a chat template, the Alpaca prompt, or nothing.
-        learned (`str`):
-            What in a row is scored, because training would learn from it.
-        unread (`tuple[str, ...]`):
-            Columns that were not read.
-        unread_text (`tuple[str, ...]`):
-            Those among them that hold text, pictures or sound.
-        dropped (`tuple[str, ...]`):
-            Parts of messages that the chat template does not show.
-        unknown_roles (`tuple[str, ...]`):
-            Roles of messages that the chat template does not know.
-    """
-
-    layout: str
-    columns: dict[str, str]
-    template: str
-    learned: str
-    unread: tuple[str, ...] = ()
-    unread_text: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    unknown_roles: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        unread = f"; not read: {_listed(self.unread)}" if self.unread else ""
-        dropped = f"; not shown by the template: {', '.join(self.dropped)}" if self.dropped else ""
-        line = f"{Reading(self.layout, self.columns)}; {self.template}; learned: {self.learned}"
-        roles = f"; unknown to the template: the roles {_listed(self.unknown_roles)}" if self.unknown_roles else ""
-        return f"{line}{unread}{dropped}{roles}"
 
 
 class ReadingLog:
@@ -110,7 +68,7 @@ class ReadingLog:
                 "the layout %r does not read these columns, which hold text, pictures or sound: %s. Map those that "
                 "belong to the rows with `columns=`, or leave them out on purpose by mapping them to 'ignore'.",
                 reading.layout,
-                _listed(new),
+                listed(new),
             )
         self._look_at_systems(reading.columns.get("system"), rows, parsed)
         if not self.knows_types:
@@ -161,7 +119,7 @@ class ReadingLog:
         return Reading(reading.layout, read, (*reading.unread, *idle.values())) if idle else reading
 
     def result(self) -> DatasetReading | None:
-        """What was read of rows with the latest columns; `None` before the first row."""
+        """The reading of rows with the latest columns; `None` before the first row."""
         return self._describe(self._latest) if self._latest else None
 
     def _describe(self, reading: Reading) -> DatasetReading:
@@ -176,7 +134,7 @@ class ReadingLog:
         )
 
     def _template(self, kinds: set[type]) -> str:
-        """What rows of these kinds go through; a dataset may hold several."""
+        """The template of rows of these kinds, in words; a dataset may hold several."""
         names = {TokenRow: "token ids", PlainText: "raw text", Conversation: self._chat}
         names[Instruction] = self._chat or "the Alpaca prompt"
         found = [str(name) for kind, name in names.items() if kind in kinds]
@@ -187,8 +145,3 @@ def _has_another_system(row: Row, system: Any) -> bool:
     if not isinstance(row, Conversation) or not isinstance(system, str) or not system.strip():
         return False
     return row.turns[0].role == "system" and row.turns[0].content.strip() != system.strip()
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -1,0 +1,29 @@
+"""What a run measures: for each measure a number of every row at every level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hf_dlc.scores.base import Measure
+
+
+Values = dict[str, np.ndarray]  # by the name of the measure float32 of shape (levels, rows)
+
+
+def no_values(measures: Sequence[Sequence[Measure]], rows: int) -> Values:
+    """
+    Zeros, to be filled in: what stays zero was not measured.
+
+    Args:
+        measures (`Sequence[Sequence[Measure]]`):
+            For each level what is measured.
+        rows (`int`):
+            Number of rows.
+
+    Returns:
+        `dict[str, np.ndarray]`: By the name of the measure float32 of shape `(levels, rows)`.
+    """
+    names = dict.fromkeys(measure.name for at_level in measures for measure in at_level)
+    return {name: np.zeros((len(measures), rows), dtype=np.float32) for name in names}

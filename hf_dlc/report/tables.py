@@ -1,0 +1,355 @@
+"""Sections of a report: tables, lists and examples of scored rows and of what was kept of them."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, Dataset, Image, Value
+
+from hf_dlc.scores.base import Score
+from hf_dlc.scores.columns import SCORED_STATUSES, score_features
+from hf_dlc.scores.table import SCORES
+
+from .render import Example, Examples, Lines, Name, Section, Table, one_line
+from .statistics import auroc, spearman, within_groups
+
+
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_INTERVALS = 10
+_MOST_GROUPS = 20
+_FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
+_PLAIN_LOSS = "plain loss"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """
+    A number of each row, and what it means.
+
+    Args:
+        meaning ([`Score`]):
+            Its line of the table of scores.
+        values (`np.ndarray` of shape `(rows,)`):
+            The numbers, NaN for a row without a score.
+        text (`str`):
+            What it is, in words.
+    """
+
+    meaning: Score
+    values: np.ndarray
+    text: str
+
+    @property
+    def hardness(self) -> np.ndarray:
+        """The numbers, turned so that harder is higher."""
+        return -self.values if self.meaning.easy == "high" else self.values
+
+    @property
+    def ranks(self) -> pd.Series:
+        """Share of the scored rows that are easier, or as easy."""
+        return pd.Series(self.hardness).rank(pct=True)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """
+    Scored rows, and which of them were kept: all that sections are made of.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            The rows with their scores.
+        is_kept (`np.ndarray` of shape `(rows,)`):
+            Which of them were kept.
+        column (`str`):
+            Column by which rows were selected.
+        column_prefix (`str`):
+            What the names of the score columns begin with.
+        group_by (`str`, *optional*):
+            Column within whose groups rows were selected.
+        scores (`dict[str, Scores]`):
+            The scores of the table by their names, and plain loss (level 0) where the levels are known.
+        tokens (`np.ndarray` of shape `(rows,)`):
+            Target tokens of each row.
+    """
+
+    scored: Dataset
+    is_kept: np.ndarray
+    column: str
+    column_prefix: str
+    group_by: str | None
+    scores: dict[str, Scores]
+    tokens: np.ndarray
+
+    @classmethod
+    def read(
+        cls, scored: Dataset, kept: np.ndarray, column: str, column_prefix: str, group_by: str | None = None
+    ) -> Rows:
+        """Read the score columns; `kept` holds the indices of the kept rows."""
+        is_kept = np.zeros(len(scored), dtype=bool)
+        is_kept[kept] = True
+        scores = {
+            name: Scores(score, read_column(scored, f"{column_prefix}_{name}"), score.text)
+            for name, score in SCORES.items()
+        }
+        if f"{column_prefix}_level_loss" in scored.column_names:
+            levels = scored[f"{column_prefix}_level_loss"]
+            plain = np.array([losses[0] for losses in levels], dtype=np.float64)
+            scores[_PLAIN_LOSS] = Scores(SCORES["loss"], plain, "loss while no weight is masked")
+        tokens = read_column(scored, f"{column_prefix}_tokens")
+        return cls(scored, is_kept, column, column_prefix, group_by, scores, tokens)
+
+    @property
+    def are_responses(self) -> bool:
+        """Whether rows have more than the one target that an image has."""
+        return not len(self.tokens) or self.tokens.max() != 1
+
+
+def all_sections(rows: Rows, flag_column: str | None, examples: int) -> Iterator[Section]:
+    """
+    Make the sections of a report, in order.
+
+    Args:
+        rows ([`Rows`]):
+            What they are about.
+        flag_column (`str`, *optional*):
+            Boolean column whose rows should stand out.
+        examples (`int`):
+            Rows that are shown of each kind.
+
+    Returns:
+        `Iterator[Section]`: Those for which there is something to say.
+    """
+    yield _overview(rows)
+    yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
+    yield _quantile_table(rows)
+    yield _interval_table(rows)
+    yield _correlation_table(rows)
+    if rows.is_kept.any():
+        yield _overlap_table(rows)
+    if rows.group_by is not None:
+        yield _group_table(rows)
+    if flag_column:
+        yield _flag_table(rows, flag_column)
+    show, order = _Shower(rows), _easiest_first(rows)
+    yield show("Easiest rows", order[:examples])
+    yield show("Hardest rows", order[::-1][:examples])
+    others = {
+        "Rows that plain loss ranks otherwise": _disagreements(rows),
+        "Rows without a score": np.flatnonzero(np.isnan(rows.scores["confidence"].values)),
+    }
+    yield from (show(title, places[:examples]) for title, places in others.items() if len(places))
+
+
+def read_column(dataset: Dataset, name: str) -> np.ndarray:
+    """Return a column of numbers as float64."""
+    return np.asarray(dataset.with_format("numpy")[name][:], dtype=np.float64)
+
+
+def read_flags(dataset: Dataset, name: str) -> np.ndarray:
+    """Return a column of true and false; all that a CSV file holds is text, of which "False" would be true."""
+    kind, values = dataset.features[name], dataset[name][:]
+    if getattr(kind, "dtype", None) in ("bool", "int64"):
+        return np.asarray(values, dtype=bool)
+    wrong = [value for value in values if value not in _FLAGS] if kind == Value("string") else [kind]
+    if wrong:
+        raise ValueError(f"flag_column must hold true and false, but {name!r} holds {wrong[0]}.")
+    return np.array([_FLAGS[value] for value in values], dtype=bool)
+
+
+def _easiest_first(rows: Rows) -> np.ndarray:
+    """Scored rows by confidence, or by their rank in their group."""
+    hardness = rows.scores["confidence"].hardness
+    if rows.group_by is not None:
+        groups = pd.Series(rows.scored.with_format(None)[rows.group_by][:])
+        # As the rank of ease, the easiest row of each group has 100%, however many rows the group has.
+        hardness = -pd.Series(-hardness).groupby(groups, dropna=False).rank(pct=True).to_numpy()
+    order = np.argsort(hardness, kind="stable")
+    return order[~np.isnan(hardness[order])]
+
+
+def _disagreements(rows: Rows) -> np.ndarray:
+    """Rows by how differently confidence and plain loss rank them, most differently first."""
+    if _PLAIN_LOSS not in rows.scores:
+        return np.empty(0, dtype=np.int64)
+    distance = (rows.scores["confidence"].ranks - rows.scores[_PLAIN_LOSS].ranks).abs().to_numpy()
+    order = np.argsort(-distance, kind="stable")
+    return order[distance[order] > 0]
+
+
+def _overview(rows: Rows) -> Lines:
+    count, kept, tokens = len(rows.scored), rows.is_kept, rows.tokens
+    counts = dict(Counter(rows.scored[f"{rows.column_prefix}_status"]).most_common())
+    skipped = {status: number for status, number in counts.items() if status not in SCORED_STATUSES}
+    share = f"{kept.sum() / count:.1%}" if count else "-"
+    targets = f", {tokens[kept].sum():,.0f} of {tokens.sum():,.0f} target tokens" if rows.are_responses else ""
+    named = [part for status, number in skipped.items() for part in (", ", f"{number:,} ", Name(status))][1:]
+    lines = [
+        [f"{count:,} rows, {count - sum(skipped.values()):,} scored"],
+        ["skipped: ", *(named or ["none"])],
+        [f"truncated: {counts.get('truncated', 0):,}"],
+        [f"kept: {kept.sum():,} rows ({share}){targets}"],
+    ]
+    return Lines(["Rows"], lines)
+
+
+def _meaning(name: str, score: Scores) -> str:
+    """What a score is, in which range, and which of its values are easy rows."""
+    low, high, unit = score.meaning.low, score.meaning.high, score.meaning.unit
+    bounds = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
+    return f"{name}: {score.text} ({' '.join([bounds, unit]).strip()}, {score.meaning.easy} values are easy rows)"
+
+
+def _shown(values: np.ndarray) -> Callable[[float], str]:
+    """Numbers with as many digits as tell the values apart, and at least three."""
+    known = values[~np.isnan(values)]
+    spread = float(known.max() - known.min()) if known.size else 0.0
+    digits = 3 if spread <= 0 or not math.isfinite(spread) else min(9, max(3, 2 - math.floor(math.log10(spread))))
+    return f"{{:.{digits}f}}".format
+
+
+def _quantile_table(rows: Rows) -> Table:
+    lines = [
+        [name, *map(_shown(score.values), np.nanquantile(score.values, _QUANTILES))]
+        for name, score in rows.scores.items()
+        if not np.isnan(score.values).all()
+    ]
+    return Table(["Score quantiles"], ["score", *(f"{quantile:.0%}" for quantile in _QUANTILES)], lines)
+
+
+def _tenths(values: np.ndarray) -> list[np.ndarray]:
+    """Places of the tenths of the rows by rank, highest score first; rows without a score are in none."""
+    order = np.argsort(-values, kind="stable")
+    order = order[~np.isnan(values[order])]
+    return np.array_split(order, min(_INTERVALS, len(order))) if len(order) else []
+
+
+def _interval_table(rows: Rows) -> Table:
+    """What was kept of each tenth of the rows."""
+    values = read_column(rows.scored, rows.column)
+    lines, shown = [], _shown(values)
+    for part in _tenths(values):
+        bounds = f"{shown(values[part[0]])} to {shown(values[part[-1]])}"
+        lines.append([bounds, *_kept_and_dropped(len(part), rows.is_kept[part].sum())])
+    header = ["interval", "rows", "kept", "dropped", "kept share"]
+    return Table(["Kept and dropped by ", Name(rows.column)], header, lines)
+
+
+def _kept_and_dropped(size: int, kept: int) -> list[str]:
+    return [f"{size:,}", f"{kept:,}", f"{size - kept:,}", f"{kept / size:.0%}"]
+
+
+def _correlation_table(rows: Rows) -> Table:
+    """Within groups where there are any: scores of different classes of images do not compare."""
+    others = {"response length": rows.tokens} if rows.are_responses else {}
+    if _PLAIN_LOSS in rows.scores:
+        others[_PLAIN_LOSS] = rows.scores[_PLAIN_LOSS].values
+    group_by = rows.group_by
+    groups = np.zeros(len(rows.scored)) if group_by is None else rows.scored.with_format(None)[group_by][:]
+    lines = [
+        [name, *(f"{within_groups(spearman, score.values, other, groups):+.3f}" for other in others.values())]
+        for name, score in rows.scores.items()
+    ]
+    title = ["Spearman correlation"] if group_by is None else ["Spearman correlation within ", Name(group_by)]
+    return Table(title, ["score", *others], lines)
+
+
+def _overlap_table(rows: Rows) -> Table:
+    """How many of the kept rows simpler rules would have kept, if they had kept as many."""
+    is_scored = ~np.isnan(rows.scores["confidence"].values)
+    count, rivals = int(rows.is_kept.sum()), {}
+    if rows.are_responses:
+        rivals["longest responses"] = -rows.tokens
+    if _PLAIN_LOSS in rows.scores:
+        plain = rows.scores[_PLAIN_LOSS].values
+        rivals |= {"lowest plain loss": plain, "highest plain loss": -plain}
+    lines = [["random rows (expected)", f"{count / max(1, is_scored.sum()):.0%}"]]
+    for name, values in rivals.items():
+        order = np.argsort(np.where(is_scored, values, np.inf), kind="stable")[:count]
+        lines.append([name, f"{rows.is_kept[order].mean():.0%}"])
+    return Table(["Kept rows that other rules would keep"], ["rule", "overlap"], lines)
+
+
+def group_counts(scored: Dataset, is_kept: np.ndarray, group_by: str) -> pd.DataFrame:
+    """Rows (`size`) and kept rows (`sum`) of each group, by its name, largest first."""
+    feature = scored.features[group_by]
+    groups = pd.Series([_readable(value, feature) for value in scored.with_format(None)[group_by][:]], dtype=object)
+    counts = pd.DataFrame({"group": groups.map(lambda value: value if isinstance(value, str) else one_line(value))})
+    counts = counts.assign(kept=is_kept).groupby("group")["kept"].agg(["size", "sum"])
+    return counts.sort_values("size", ascending=False, kind="stable")
+
+
+def _group_table(rows: Rows) -> Table:
+    counts = group_counts(rows.scored, rows.is_kept, rows.group_by)
+    shown, rest = counts[:_MOST_GROUPS], counts[_MOST_GROUPS:]
+    lines = [[Name(group), *_kept_and_dropped(size, kept)] for group, size, kept in shown.itertuples()]
+    if len(rest):
+        lines.append([f"{len(rest):,} others", *_kept_and_dropped(*rest.sum())])
+    title = ["Kept and dropped by ", Name(rows.group_by)]
+    return Table(title, ["group", "rows", "kept", "dropped", "kept share"], lines)
+
+
+def _flag_table(rows: Rows, flag_column: str) -> Table:
+    """How well each score, turned so that harder is higher, tells the flagged rows from the others."""
+    flags = read_flags(rows.scored, flag_column)
+    lines = [
+        [name, f"{auroc(score.hardness, flags):.3f}", f"{score.ranks[flags].median():.0%}"]
+        for name, score in rows.scores.items()
+    ]
+    title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,})"]
+    return Table(title, ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"], lines)
+
+
+class _Shower:
+    """Shows rows with their scores, their rank, whether they were kept, and what became of others with such scores."""
+
+    def __init__(self, rows: Rows) -> None:
+        scored, column_prefix = rows.scored, rows.column_prefix
+        self.scores, self.is_kept = rows.scores, rows.is_kept
+        self.kept_shares = np.full(len(scored), np.nan)
+        for part in _tenths(read_column(scored, rows.column)):
+            self.kept_shares[part] = rows.is_kept[part].mean()
+        self.statuses = scored[f"{column_prefix}_status"][:]
+        self.easier_than = pd.Series(-rows.scores["confidence"].hardness).rank(pct=True).to_numpy()
+        self.shown = {name: _shown(score.values) for name, score in rows.scores.items()}
+        hidden = set(score_features(column_prefix, keep_levels=True)).intersection(scored.column_names)
+        self.rows = _undecoded(scored.remove_columns(sorted(hidden)))
+
+    def __call__(self, title: str, indices: np.ndarray) -> Examples:
+        return Examples([title], [self._example(index) for index in indices.tolist()])
+
+    def _example(self, index: int) -> Example:
+        fields = [
+            (one_line(name), one_line(_readable(value, self.rows.features[name])))
+            for name, value in (self.rows[index] if self.rows.column_names else {}).items()
+        ]
+        if np.isnan(self.easier_than[index]):
+            return Example([f"row {index}: ", Name(self.statuses[index])], fields)
+        values = ", ".join(f"{name} {self.shown[name](score.values[index])}" for name, score in self.scores.items())
+        share = self.kept_shares[index]
+        state, share = ("kept", share) if self.is_kept[index] else ("dropped", 1 - share)
+        reason = "" if np.isnan(share) else f", like {share:.0%} of its tenth"
+        return Example([f"row {index}: {values}; easier than {self.easier_than[index]:.0%}; {state}{reason}"], fields)
+
+
+def _undecoded(dataset: Dataset) -> Dataset:
+    """Images as they are stored: not all can be decoded."""
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
+
+
+def _readable(value: Any, feature: Any) -> Any:
+    """The name of an image and of its folder, which is no path of this machine, and the name of a class."""
+    if isinstance(feature, Image) and value is not None:
+        return "/".join(Path(value["path"] or "").parts[-2:]) or f"image of {len(value['bytes'] or b''):,} bytes"
+    if isinstance(feature, ClassLabel) and value in range(feature.num_classes):
+        return feature.int2str(value)
+    return value

@@ -1,0 +1,199 @@
+"""The engine that `map` and `score` share: a task, the masks of its model, and what was found out about both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hf_dlc.execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit
+from hf_dlc.execution.plan import MicroBatch, cost, cut_batches
+from hf_dlc.execution.values import Values, no_values
+from hf_dlc.masking import Masker
+from hf_dlc.masking.session import MaskingSession
+from hf_dlc.scores.base import Measure, Pass, measures_by_pass
+from hf_dlc.scores.table import SCORES
+from hf_dlc.tasks.base import BatchRules, EncodedRow, Task
+
+
+# Tokens of a micro-batch, padding included, where `tokens_per_batch` is "auto"; in float32, where each takes twice the
+# memory, half as many.
+_AUTO_TOKENS = {"cpu": 2048, "accelerator": 16384}
+
+# What a micro-batch costs on top of its tokens, as a part of the budget. Measured on a CPU: as much time as about 100
+# tokens in bfloat16 and, at half the budget, as about 30 in float32, where a token takes three times as long.
+_OVERHEAD_PARTS = {"half": 16, "full": 32}
+
+# Rows repay running their prefix on its own if they are at least as many as this, and if the plan then costs at most
+# this share of what it costs otherwise: attention to keys from elsewhere has a cost of its own, and there is more
+# padding where rows of different prefixes are kept apart.
+_ROWS_PER_PREFIX = 8
+_WORTH_A_PREFIX = 0.95
+
+
+class ScoringMasker(Masker):
+    """
+    A masker that keeps the model in eval mode for as long as nobody else may use it.
+
+    Two scorers may share a model that is being trained: the mode changes only while the model is locked.
+    """
+
+    @contextmanager
+    def session(self, fractions: Sequence[float] = ()) -> Iterator[MaskingSession]:
+        """As that of [`Masker`], in eval mode."""
+        with super().session(fractions) as session, _eval_mode(self.model):
+            yield session
+
+    @contextmanager
+    def unmasked(self) -> Iterator[None]:
+        """As that of [`Masker`], in eval mode."""
+        with super().unmasked(), _eval_mode(self.model):
+            yield
+
+    @contextmanager
+    def side_by_side(self) -> Iterator[Any]:
+        """As that of [`Masker`], in eval mode."""
+        with super().side_by_side() as levels, _eval_mode(self.model):
+            yield levels
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards the mode of every module as it was."""
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class Engine:
+    """
+    Plans micro-batches and runs them through the model at every level.
+
+    Args:
+        task ([`Task`]):
+            What encodes and scores rows.
+        masker ([`ScoringMasker`]):
+            What masks the weights of the task's model.
+        tokens_per_batch (`int` or `str`, *optional*, defaults to `"auto"`):
+            Tokens of a micro-batch, padding included.
+
+    Attributes:
+        limit ([`TokenLimit`]):
+            What memory was found to hold so far.
+    """
+
+    def __init__(self, task: Task, masker: ScoringMasker, tokens_per_batch: int | str = "auto") -> None:
+        self.task, self.masker = task, masker
+        self.limit = TokenLimit()
+        self._tokens_per_batch = tokens_per_batch
+        self._checked: tuple[Any, int] = None, 0  # weights that were measured, and tokens of the longest row then
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens of a micro-batch, as the user sets them, or as suits the device and dtype of the model."""
+        if self._tokens_per_batch != "auto":
+            return self._tokens_per_batch
+        tokens = _AUTO_TOKENS["cpu" if self.masker.model.device.type == "cpu" else "accelerator"]
+        return tokens if self._is_half else tokens // 2
+
+    @property
+    def _is_half(self) -> bool:
+        return self.masker.model.dtype.itemsize < 4
+
+    def check(self, encoded: Sequence[EncodedRow]) -> None:
+        """
+        Measure the model before it scores these rows: it may look ahead, or take a row in a batch for another one.
+
+        Raises:
+            ValueError: If the model cannot be scored with.
+        """
+        longest = max((row.length for row in encoded), default=0)
+        if not longest:
+            return
+        with self.masker.unmasked():
+            weights = self.masker.weights_state()
+            if self._checked[0] != weights or self._checked[1] < longest:
+                self.task.check(longest, weights)
+                self._checked = weights, longest
+
+    def use_rules(self, rules: BatchRules) -> None:
+        """Take the rules that another process has found, which may differ from what this one finds later."""
+        self.task.rules = rules
+        self._checked = None, 0
+
+    def plan(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:
+        """Micro-batches of rows that the model was checked with."""
+        return self.cut(encoded, self.tokens_per_batch, self.shared_prefixes(encoded))
+
+    def cut(
+        self, encoded: Sequence[EncodedRow], tokens_per_batch: int, shared_prefixes: Sequence[int]
+    ) -> list[MicroBatch]:
+        """Micro-batches where the budget, and the prefixes that are computed apart from their rows, are settled."""
+        prefixes, heads, lengths = (
+            np.array([(row.prefix, row.prefix_length, row.length) for row in encoded], dtype=np.int64).reshape(-1, 3).T
+        )
+        rules = self.task.rules
+        is_shared = np.isin(prefixes, shared_prefixes) & (lengths <= rules.plain_up_to)
+        padded = rules.padded(lengths, np.where(is_shared, heads, 0))
+        prefixes = np.where(is_shared, prefixes, 0)
+        return cut_batches(padded, tokens_per_batch, prefixes, self._overhead(tokens_per_batch), rules.groups(lengths))
+
+    def _overhead(self, tokens_per_batch: int) -> int:
+        """What a micro-batch costs on top of its tokens, in tokens."""
+        return tokens_per_batch // _OVERHEAD_PARTS["half" if self._is_half else "full"]
+
+    def shared_prefixes(self, encoded: Sequence[EncodedRow]) -> list[int]:
+        """The prefixes that are worth to be computed apart from their rows, where the model can do so."""
+        numbers, counts = np.unique([row.prefix for row in encoded], return_counts=True)
+        frequent = [number for number in numbers[counts >= _ROWS_PER_PREFIX].tolist() if number]
+        if not frequent:
+            return []
+        with self.masker.unmasked():
+            usable = [number for number in frequent if self.task.shares(number)]
+        plans = [self.cut(encoded, self.tokens_per_batch, prefixes) for prefixes in ([], usable)]
+        whole, apart = (cost(plan, self._overhead(self.tokens_per_batch)) for plan in plans)
+        return usable if apart <= _WORTH_A_PREFIX * whole else []
+
+    def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
+        """All passes that the scores ask for at these levels, and what is measured in each."""
+        return measures_by_pass(SCORES.values(), fractions, self.task.views)
+
+    def run(
+        self,
+        encoded: Sequence[EncodedRow],
+        work: Sequence[Sequence[MicroBatch]],
+        passes: Mapping[Pass, Sequence[Measure]],
+        reporter: Reporter | None = None,
+        chunk_seconds: float = CHUNK_SECONDS,
+    ) -> Values:
+        """
+        Score micro-batches: `map` hands over those of its batch, `score` its share of those of the dataset.
+
+        Args:
+            encoded (`Sequence[EncodedRow]`):
+                All rows.
+            work (`Sequence[Sequence[MicroBatch]]`):
+                For each pass the micro-batches to score.
+            passes (`Mapping[Pass, Sequence[Measure]]`):
+                What [`Engine.passes`] returns.
+            reporter ([`Reporter`], *optional*):
+                Told of micro-batches and chunks that are done.
+            chunk_seconds (`float`, *optional*, defaults to 60):
+                Work between two chunks.
+
+        Returns:
+            `dict[str, np.ndarray]`: By the name of each measure float32 of shape `(passes, rows)`.
+        """
+        measures = list(passes.values())
+        if not any(work):  # nothing but skipped rows: leave the model alone
+            return no_values(measures, len(encoded))
+        with self.masker.session([one.masked_fraction for one in passes]) as session:
+            return LevelLoop(self.task, session, encoded, work, measures, self.limit, reporter, chunk_seconds).run()

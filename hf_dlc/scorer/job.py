@@ -1,0 +1,165 @@
+"""What `score` and `estimate` do with whole datasets: begin or resume a run, settle it, plan, run sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from accelerate import PartialState
+from datasets import Dataset
+
+from hf_dlc.execution.estimate import RunEstimate, estimate_run
+from hf_dlc.execution.journal import Journal, JournalError
+from hf_dlc.execution.loop import Reporter
+from hf_dlc.execution.peers import Peers, watch_peers
+from hf_dlc.execution.plan import MicroBatch
+from hf_dlc.execution.processes import check_same, on_main_process, process_state
+from hf_dlc.execution.sharded import run_sharded
+from hf_dlc.execution.values import Values
+from hf_dlc.scores.base import passes_to_json
+from hf_dlc.tasks.base import BatchRules, EncodedRow, Share
+from hf_dlc.utils.digests import json_digest
+from hf_dlc.utils.versions import versions
+
+from .engine import Engine
+from .fingerprint import Subject, calibration_key, description, identity
+from .parts import Parts
+from .rows import MeasuredRows, share_of
+from .schedule import Schedule
+
+
+def score_dataset(parts: Parts, dataset: Dataset, run_dir: str | Path | None, chunk_seconds: float) -> MeasuredRows:
+    """
+    Score a dataset, this process its share of the rows.
+
+    Args:
+        parts ([`Parts`]):
+            The scorer.
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+        run_dir (`str` or `Path`, *optional*):
+            Folder of the journal.
+        chunk_seconds (`float`):
+            Seconds of work between two writes to the journal.
+
+    Returns:
+        [`MeasuredRows`]: All rows and what was measured of them.
+
+    Raises:
+        JournalError: If the journal is that of another run, is in use, or cannot be read or written.
+        PeerError: If another process has failed or is gone.
+    """
+    state, journal = process_state(), Journal(run_dir) if run_dir else None
+    with ExitStack() as stack:
+        peers = stack.enter_context(watch_peers(state))
+        parts.check_fit()
+        encoded = parts.rows.encode(dataset, share_of(state, peers, parts.engine.tokens_per_batch))
+        if journal is not None:
+            hold = partial(stack.enter_context, journal.hold())
+            on_main_process(hold, state, peers, share=lambda _: None)
+        subject = parts.subject(encoded)
+        settings = _begin(parts.engine, parts.schedule, subject, journal, state, peers)
+        values = _run(parts.engine, parts.schedule, encoded, settings, journal, state, peers, chunk_seconds)
+        return MeasuredRows(encoded, values, parts.schedule.fractions)
+
+
+def estimate_datasets(parts: Parts, datasets: Sequence[Dataset]) -> RunEstimate:
+    """What it costs to score datasets; their rows are kept until they are scored."""
+    parts.check_fit()
+    engine, measures = parts.engine, list(parts.engine.passes(parts.schedule.fractions).values())
+    parts.rows.keep_only(datasets)
+    alone = Share(0, 1, engine.tokens_per_batch, lambda values: values)  # the others may not estimate anything
+    encoded = [row for dataset in datasets for row in parts.rows.encode(dataset, alone, keep=True)]
+    engine.check(encoded)
+    plan, processes = engine.plan(encoded), process_state().num_processes
+    with engine.masker.unmasked():
+        return estimate_run(engine.task, engine.masker, encoded, plan, measures, processes, engine.limit)
+
+
+def _run(
+    engine: Engine,
+    schedule: Schedule,
+    encoded: Sequence[EncodedRow],
+    settings: dict[str, Any],
+    journal: Journal | None,
+    state: PartialState,
+    peers: Peers | None,
+    chunk_seconds: float,
+) -> Values:
+    """Do what was settled, or what is left of it."""
+    if schedule.fixed is None and settings["schedule"]:
+        schedule.calibrated = settings["schedule"]
+    engine.use_rules(BatchRules.from_json(settings["batch_rules"]))
+    batches = engine.cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
+    passes = engine.passes(schedule.fractions)
+
+    def compute(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> Values:
+        return engine.run(encoded, work, passes, reporter, chunk_seconds)
+
+    return run_sharded(compute, batches, list(passes.values()), len(encoded), journal, state, peers)
+
+
+def _begin(
+    engine: Engine,
+    schedule: Schedule,
+    subject: Subject,
+    journal: Journal | None,
+    state: PartialState,
+    peers: Peers | None,
+) -> dict[str, Any]:
+    """Make sure that all processes are about to do the run that the journal belongs to, and settle the rest."""
+    settle = partial(_settle, engine, schedule, subject)
+    if journal is None and state.num_processes == 1:
+        return settle()
+    run_identity = identity(subject)
+    check_same({name: json_digest(value) for name, value in run_identity.items()}, state)
+    if journal is None:
+        return on_main_process(settle, state, peers)
+    info = {"versions": versions(), **description(subject)}
+
+    def begin() -> tuple[dict[str, Any], str]:
+        return journal.begin(run_identity, settle, info), journal.run
+
+    settings, run = on_main_process(begin, state, peers)
+    journal.join(run)
+    _check_settings(settings, engine, schedule.levels)
+    return settings
+
+
+def _settle(engine: Engine, schedule: Schedule, subject: Subject) -> dict[str, Any]:
+    """Find out what holds for the whole run: another device or number of threads might find otherwise."""
+    engine.check(subject.rows)
+    fractions: Sequence[float] = ()
+    if any(row.length for row in subject.rows):  # else the model is left alone
+        fractions = schedule.settle(partial(calibration_key, subject), partial(description, subject))
+    return {
+        "schedule": list(fractions),
+        "passes": passes_to_json(engine.passes(fractions)),
+        "tokens_per_batch": engine.tokens_per_batch,
+        "shared_prefixes": engine.shared_prefixes(subject.rows),
+        "batch_rules": engine.task.rules.to_json(),
+    }
+
+
+def _check_settings(settings: dict[str, Any], engine: Engine, levels: int) -> None:
+    """What was settled may come back from a file that somebody has edited."""
+    schedule, tokens, prefixes = (settings.get(name) for name in ("schedule", "tokens_per_batch", "shared_prefixes"))
+    try:
+        is_sound = len(schedule) in (0, levels) and schedule == sorted(map(float, schedule))
+        is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
+        is_sound &= type(tokens) is int and tokens > 0
+        is_sound &= all(type(index) is int and index in range(engine.task.num_prefixes) for index in prefixes)
+        is_sound &= settings.get("passes") == passes_to_json(engine.passes(schedule))
+        BatchRules.from_json(settings.get("batch_rules"))
+    except (KeyError, TypeError, ValueError):
+        is_sound = False
+    if not is_sound:
+        raise JournalError(
+            "the settings in the journal.json must be a schedule of masked fractions, the passes that the scores ask "
+            f"for, a positive tokens_per_batch, known shared_prefixes and batch_rules, got {str(settings)[:400]}. "
+            "Restore that file, or delete the folder to start anew."
+        )

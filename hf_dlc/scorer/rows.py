@@ -1,0 +1,144 @@
+"""Rows on their way in and out: which are taken, how they are kept once encoded, and the columns they come to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+
+from hf_dlc.execution.peers import Peers
+from hf_dlc.execution.processes import check_same, process_state, sum_over_processes
+from hf_dlc.execution.skipped import count_skipped, first_skipped, in_words
+from hf_dlc.execution.values import Values
+from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
+from hf_dlc.tasks.base import EncodedRow, Share, Task
+from hf_dlc.utils.digests import processor_digest
+
+from .model import ModelHandle
+
+
+logger = logging.getLogger(__name__)
+
+
+class RowSource:
+    """
+    Encodes rows, and keeps those of a dataset for the next call: from `fit` and `estimate` to `score`.
+
+    Args:
+        task ([`Task`]):
+            What encodes.
+        handle ([`ModelHandle`]):
+            What holds the processor with which rows are encoded.
+    """
+
+    def __init__(self, task: Task, handle: ModelHandle) -> None:
+        self._task, self._handle = task, handle
+        self._kept: dict[tuple[str, str], list[EncodedRow]] = {}
+        self._told_reasons: set[str] = set()  # why rows that came through `map` have no score
+
+    def from_map(self, rows: Mapping[str, Any]) -> tuple[list[EncodedRow], bool]:
+        """Encode a row or a batch as `map` hands them over; the second value is whether it was a batch."""
+        self._kept.clear()  # nobody waits for it any more
+        encoded, is_batch = self._task.encode_rows(rows)
+        for row in encoded:
+            if row.why and row.status not in self._told_reasons:
+                self._told_reasons.add(row.status)
+                logger.warning("a row has no score (%s), nor will others like it: %s", row.status, row.why)
+        return encoded, is_batch
+
+    def encode(self, dataset: Dataset, share: Share, keep: bool = False) -> list[EncodedRow]:
+        """Encode a dataset, unless that was done for the call before; with `keep`, the next call may have it too."""
+        key = self._key(dataset)
+        encoded = self._kept.pop(key, None)
+        known = np.array([encoded is not None], dtype=np.float32)
+        if share.add_up(known).sum() < share.count:  # all processes read together, or none does
+            encoded = self._task.encode_dataset(dataset, share)
+        if keep:
+            self._kept[key] = encoded
+        return encoded
+
+    def keep(self, dataset: Dataset, encoded: list[EncodedRow]) -> None:
+        """Keep these rows, and no others."""
+        self._kept = {self._key(dataset): encoded}
+
+    def keep_only(self, datasets: Iterable[Dataset]) -> None:
+        """Forget the rows of all other datasets."""
+        asked = set(map(self._key, datasets))
+        self._kept = {key: rows for key, rows in self._kept.items() if key in asked}
+
+    def tokenize(self, dataset: Dataset) -> Dataset:
+        """The rows that can be scored, as a trainer wants them."""
+        encoded, columns = self._task.tokenize(dataset)
+        report_skipped([row.status for row in encoded], encoded)
+        features = Features({"input_ids": List(Value("int64")), "labels": List(Value("int64")), "row": Value("int64")})
+        return Dataset.from_dict(columns, features=features)
+
+    def _key(self, dataset: Dataset) -> tuple[str, str]:
+        return dataset._fingerprint, processor_digest(self._handle.processor)
+
+
+def share_of(state: PartialState, peers: Peers | None, tokens_per_batch: int) -> Share:
+    """This process's part in what all processes encode."""
+
+    def add_up(values: np.ndarray) -> np.ndarray:
+        if peers is not None:
+            peers.meet()
+        check_same({"number of rows": str(len(values))}, state)
+        return sum_over_processes(values, state)
+
+    return Share(state.process_index, state.num_processes, tokens_per_batch, add_up)
+
+
+def require_dataset(dataset: Any, who: str = "score", wanted: str = "Dataset or DatasetDict") -> None:
+    """
+    Refuse what is no dataset, with what to do.
+
+    Raises:
+        TypeError: If `dataset` is no `Dataset`.
+    """
+    if isinstance(dataset, Dataset):
+        return
+    advice = (
+        "Score a stream with stream.map(scorer, batched=True)."
+        if isinstance(dataset, IterableDataset | IterableDatasetDict)
+        else "Make one with Dataset.from_list or load_dataset."
+    )
+    advice = "Take one split of it." if isinstance(dataset, DatasetDict) else advice
+    raise TypeError(f"{who} needs a datasets.{wanted}, got {type(dataset).__name__}. {advice}")
+
+
+class MeasuredRows(NamedTuple):
+    """Rows, and what the model said of them."""
+
+    rows: Sequence[EncodedRow]
+    values: Values  # in the order of the passes
+    fractions: Sequence[float]  # masked fraction of each level
+
+
+def columns_of(measured: MeasuredRows, column_prefix: str, keep_levels: bool) -> dict[str, Any]:
+    """The score columns of rows."""
+    statuses = [row.status for row in measured.rows]
+    tokens = np.array([row.target_tokens for row in measured.rows], dtype=np.int64)
+    return build_columns(statuses, tokens, measured.values, measured.fractions, column_prefix, keep_levels)
+
+
+def with_scores(dataset: Dataset, measured: MeasuredRows, column_prefix: str, keep_levels: bool) -> Dataset:
+    """The dataset with its score columns; the main process says how many rows have no score."""
+    columns = columns_of(measured, column_prefix, keep_levels)
+    if process_state().is_main_process:
+        report_skipped(columns[f"{column_prefix}_status"], measured.rows)
+    return with_columns(dataset, columns, score_features(column_prefix, keep_levels))
+
+
+def report_skipped(statuses: Sequence[str], encoded: Sequence[EncodedRow]) -> None:
+    """Say how many rows have no score and why, and how many were cut."""
+    if skipped := count_skipped(statuses):
+        words = in_words(skipped, first_skipped(encoded))
+        logger.warning("%d of %d rows have no score: %s", sum(skipped.values()), len(statuses), words)
+    if truncated := statuses.count(TRUNCATED):
+        logger.warning("%d of %d rows were cut to max_length", truncated, len(statuses))

@@ -1,0 +1,106 @@
+"""The path of `dataset.map(scorer)`, row by row: levels are held between calls and computed side by side."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hf_dlc.execution.agreement import why_not_side_by_side
+from hf_dlc.execution.loop import run_row
+from hf_dlc.execution.plan import MicroBatch
+from hf_dlc.execution.values import Values
+from hf_dlc.scores.base import Measure, Pass
+from hf_dlc.tasks.base import EncodedRow
+
+from .engine import Engine
+
+
+logger = logging.getLogger(__name__)
+
+
+class RowByRow:
+    """
+    Scores one row at a time, with the weights of all levels in memory where there is room.
+
+    Args:
+        engine ([`Engine`]):
+            What scores where a row must meet one level after the other.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._warned_of_memory = False
+        self._agrees: tuple[Any, bool] = None, False  # whether a row can meet all levels at once, of what weights
+        self._prefixes: tuple[Any, dict[int, Any]] = None, {}  # what the model makes of them, with what weights
+
+    def run(
+        self,
+        encoded: Sequence[EncodedRow],
+        work: Sequence[Sequence[MicroBatch]],
+        passes: Mapping[Pass, Sequence[Measure]],
+    ) -> Values:
+        """
+        Score a row at all levels, in one forward pass if that gives what one pass a level gives.
+
+        Args:
+            encoded (`Sequence[EncodedRow]`):
+                The row.
+            work (`Sequence[Sequence[MicroBatch]]`):
+                For each pass its micro-batch.
+            passes (`Mapping[Pass, Sequence[Measure]]`):
+                What [`Engine.passes`] returns.
+
+        Returns:
+            `dict[str, np.ndarray]`: What [`Engine.run`] returns.
+        """
+        task, masker = self._engine.task, self._engine.masker
+        [row], fractions = encoded, [one.masked_fraction for one in passes]
+        if not self._hold_levels(fractions) or task.rules.is_alone(row.length) or not self.agrees(fractions):
+            return self._engine.run(encoded, work, passes)
+        [row] = task.feed(encoded)
+        with masker.unmasked():
+            shares = row.length <= task.rules.plain_up_to and task.shares(row.prefix)
+        with masker.side_by_side() as levels:
+            prefix = self._run_prefix(row.prefix, len(levels)) if shares else None
+            return run_row(task, levels, list(passes.values()), row, prefix)
+
+    def _hold_levels(self, fractions: Sequence[float]) -> bool:
+        """Keep the weights of all levels for the rows to come, and tell whether there is room."""
+        masker = self._engine.masker
+        fits = masker.fits_in_memory(fractions)
+        if fits:
+            masker.hold_levels(fractions)
+        elif not self._warned_of_memory:
+            self._warned_of_memory = True
+            logger.warning(
+                "scoring row by row masks the model anew for every row: the masked weights of %d levels do not fit "
+                "into a quarter of the free memory. Pass batched=True to dataset.map.",
+                len(fractions),
+            )
+        return fits
+
+    def agrees(self, fractions: Sequence[float]) -> bool:
+        """Whether the held levels may stand side by side; found out anew for other weights."""
+        masker = self._engine.masker
+        weights, agrees = self._agrees
+        if weights is None or weights is not masker.noticed_state:
+            reason = "not every masked weight is that of one plain linear layer"
+            if masker.fits_side_by_side:
+                reason = why_not_side_by_side(self._engine.task, masker, fractions)
+            if reason:
+                name = type(masker.model).__name__
+                logger.info("row by row, %s takes a forward pass for each level: %s", name, reason)
+            agrees = reason is None
+            self._agrees = masker.noticed_state, agrees
+        return agrees
+
+    def _run_prefix(self, prefix: int, levels: int) -> Any:
+        """What the model makes of a prefix at all held levels; kept for the rows to come."""
+        masker = self._engine.masker
+        weights, known = self._prefixes
+        if weights is not masker.noticed_state:
+            self._prefixes = masker.noticed_state, (known := {})
+        if prefix not in known:
+            known[prefix] = self._engine.task.run_prefix(prefix, levels)
+        return known[prefix]

@@ -1,0 +1,178 @@
+"""The table of selectors: what is known of each, and that a new one needs nothing but a line in it."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_dlc import FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline.compare import compare_selections
+from hf_dlc.pipeline.options import SelectionArguments, make_selector
+from hf_dlc.selection import table
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.candidates import Candidates
+from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
+
+
+@dataclass
+class LongestSelector(Selector):
+    """Take the rows with the most target tokens."""
+
+    name: ClassVar[str] = "longest"
+    needs: ClassVar[tuple[str, ...]] = ("tokens",)
+
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+        return [np.argsort(-candidates.tokens, kind="stable")]
+
+    def _rule(self, column: str) -> str:
+        return "The rows with the longest responses were taken"
+
+
+@pytest.fixture
+def longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SELECTORS, "longest", LongestSelector())
+
+
+def scored_rows() -> Dataset:
+    columns = {"confidence": [0.1, 0.4, 0.3, float("nan"), 0.2], "loss": [5.0, 2.0, 3.0, float("nan"), 4.0]}
+    dataset = Dataset.from_dict({f"dlc_{name}": values for name, values in columns.items()})
+    return dataset.add_column("dlc_tokens", [3, 9, 1, 0, 7]).add_column("topic", list("abaab"))
+
+
+def test_names_are_those_of_the_command_line() -> None:
+    assert {name: selector.name for name, selector in SELECTORS.items()} == {name: name for name in SELECTORS}
+    assert list(SELECTORS) == ["flexrand", "random", "easiest", "hardest"]
+    assert DEFAULT_SELECTOR in SELECTORS
+
+
+SENTENCES = [
+    (
+        FlexRandSelector(keep=0.5, split=0.75, group_by="topic"),
+        "Half of the budget was drawn at random from the easiest 75% of the rows by <dlc_confidence>, half from the "
+        "others, within the groups of <topic>.",
+    ),
+    (RandomSelector(keep=3), "Rows were drawn at random."),
+    (RandomSelector(keep=3, group_by="topic"), "Rows were drawn at random, within the groups of <topic>."),
+    (TopKSelector(keep=3), "The easiest rows by <dlc_confidence> were taken."),
+    (TopKSelector(keep=3, which="hardest", column="x_loss"), "The hardest rows by <x_loss> were taken."),
+]
+
+
+@pytest.mark.parametrize(("selector", "sentence"), SENTENCES, ids=lambda value: getattr(value, "name", ""))
+def test_sentences(selector: Selector, sentence: str) -> None:
+    assert selector.sentence("<{}>".format) == sentence
+    assert selector.sentence() == sentence.replace("<", "`").replace(">", "`")
+
+
+@pytest.mark.parametrize("selector", [selector for selector, _ in SENTENCES], ids=lambda selector: selector.name)
+def test_a_selector_comes_back_from_its_record(selector: Selector) -> None:
+    record = {"selector": type(selector).__name__, **asdict(selector)}
+    assert selector_from_record(json.loads(json.dumps(record))) == selector
+    assert selector_from_record({**record, "of_a_later_version": 3}) == selector
+
+
+def test_records_of_other_selectors() -> None:
+    assert selector_from_record({"selector": "FlexRandSelector", "keep": 2, "split": None}).split == 0.5
+    for record in ({"selector": "MySelector", "keep": 0.5}, {}):
+        with pytest.raises(ValueError, match="selector must be one of FlexRandSelector, RandomSelector, TopKSelector"):
+            selector_from_record(record)
+
+
+def test_options_are_parameters() -> None:
+    options = SelectionArguments(
+        keep="5", split_share=0.75, selection_seed=3, easy="low", group_by="topic", min_per_group=1
+    )
+    shared = {"keep": 5, "column": "x_confidence", "tokens_column": "x_tokens"}
+    shared |= {"group_by": "topic", "min_per_group": 1}
+    made = [make_selector(replace(options, selector=name), "x") for name in SELECTORS]
+    assert made == [
+        FlexRandSelector(**shared, split=0.75, seed=3, easy="low"),
+        RandomSelector(**shared, seed=3),
+        TopKSelector(**shared, easy="low"),
+        TopKSelector(**shared, easy="low", which="hardest"),
+    ]
+    assert [selector.keep for selector in SELECTORS.values()] == [None] * 4  # those of the table are left alone
+
+
+def test_a_selector_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "options.yaml").write_text("selector: best\n", encoding="utf-8")
+    for arguments in (["--selector", "best"], ["--config", str(tmp_path / "options.yaml")]):
+        with pytest.raises(SystemExit) as caught:
+            parse_config_and_args([SelectionArguments], arguments)
+        assert caught.value.code == 2
+        message = capsys.readouterr().err
+        assert "best" in message
+        assert all(name in message for name in SELECTORS)
+
+
+# ---- a new selector ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("longest")
+def test_a_new_selector_needs_a_line_and_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    [options] = parse_config_and_args([SelectionArguments], ["--selector", "longest", "--keep", "2"])
+    selector = make_selector(options)
+    assert isinstance(selector, LongestSelector)
+    assert selector.read_indices(scored_rows()).tolist() == [1, 4]
+    found = {row["selector"]: row for row in compare_selections(scored_rows(), options)}
+    assert list(found)[-1] == "longest"
+    assert found["longest"]["tokens"] == 16
+    record = {"selector": "LongestSelector", **asdict(selector)}
+    assert selector_from_record(record).sentence() == "The rows with the longest responses were taken."
+    with pytest.raises(SystemExit):
+        parse_config_and_args([SelectionArguments], ["--help"])
+    assert "{flexrand,random,easiest,hardest,longest}" in capsys.readouterr().out
+
+
+def test_a_selector_gets_what_it_needs() -> None:
+    tokens = [3, 9, 1, 0, 7]
+    assert LongestSelector(keep=2).get_indices([0.1, 0.4, 0.3, np.nan, 0.2], tokens=tokens).tolist() == [1, 4]
+    unscored = scored_rows().select_columns("dlc_tokens")
+    with pytest.raises(
+        ValueError, match=r"1 or more whole tokens, got 0\.0 in row 3"
+    ):  # no column says that it is skipped
+        LongestSelector(keep=2, column=None).read_indices(unscored)
+    assert LongestSelector(keep=2, column=None).read_indices(unscored.select([0, 1, 2])).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="LongestSelector needs the tokens of every row: pass tokens="):
+        LongestSelector(keep=2).get_indices([0.1, 0.4])
+    with pytest.raises(ValueError, match="Column 'length' not found"):
+        LongestSelector(keep=2, tokens_column="length").read_indices(scored_rows())
+
+
+@pytest.mark.parametrize("make", [LongestSelector, *(type(selector) for selector in SELECTORS.values())])
+def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Candidates] = {}
+    pools = make._pools
+
+    def watch(self: Selector, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+        seen[group] = candidates
+        return pools(self, candidates, group)
+
+    monkeypatch.setattr(make, "_pools", watch)
+    make(keep=2, group_by="topic").read_indices(scored_rows())
+    assert {group: one.rows for group, one in seen.items()} == {"str:a": 3, "str:b": 2}
+    np.testing.assert_array_equal(seen["str:a"].scores, [0.1, 0.3, np.nan])
+    assert seen["str:a"].scored.tolist() == [True, True, False]
+    assert all(one.groups is None for one in seen.values())
+    assert (seen["str:b"].tokens is not None) == (make is LongestSelector)
+
+
+def test_candidates_of_a_group_have_their_features() -> None:
+    every = Candidates(3, features=np.arange(6).reshape(3, 2))
+    assert every.of_group(np.array([2, 0])).features.tolist() == [[4, 5], [0, 1]]
+    assert every.of_group(np.array([2])).scored.tolist() == [True]
+
+
+def test_examples() -> None:
+    result: Any = doctest.testmod(table)
+    assert result.attempted > 0
+    assert result.failed == 0

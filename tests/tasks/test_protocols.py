@@ -1,0 +1,84 @@
+"""The protocols of tasks: what scoring calls of a task is in them, and both tasks have all of it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, LlamaConfig, PreTrainedConfig, T5Config, ViTConfig
+
+import hf_dlc
+from hf_dlc.tasks.base import Embedder, Fittable, Task
+from hf_dlc.tasks.table import TASKS, kind_for
+from hf_dlc.tasks.text.task import CausalLMTask
+from hf_dlc.tasks.vision.task import ImageClassificationTask
+
+
+HOME = Path(hf_dlc.__file__).parent
+
+# What a task is called where it is used: `task`, `self.task`, `self._task`, `engine.task`, `it.task` and the like.
+NAMES = {"task", "_task"}
+
+
+def members(protocol: type) -> set[str]:
+    """Names that a protocol asks for."""
+    return {name for name in {*protocol.__annotations__, *vars(protocol)} if not name.startswith("_")}
+
+
+def used(code: str) -> Iterator[str]:
+    """Names of what code takes of a task."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute):
+            owner = node.value
+            name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", None)
+            if name in NAMES:
+                yield node.attr
+
+
+KNOWN = members(Task) | members(Fittable) | members(Embedder)
+
+
+@pytest.mark.parametrize("room", ["scorer", "execution"])
+def test_nothing_else_is_called(room: str) -> None:
+    files = sorted((HOME / room).glob("*.py"))
+    found = {name: path.name for path in files for name in used(path.read_text(encoding="utf-8"))}
+    assert found  # else nothing was looked at
+    assert {name: file for name, file in found.items() if name not in KNOWN} == {}
+
+
+def test_what_the_protocols_lack_is_noticed() -> None:
+    assert set(used("self.task.forward(rows); task.head; engine.task.pooling = 1")) - KNOWN == {"head", "pooling"}
+
+
+@pytest.mark.parametrize("task", [CausalLMTask, ImageClassificationTask])
+def test_tasks_have_all_members(task: type) -> None:
+    of_instances = {"reading", "rules", "prototypes"}  # set when one is made
+    assert members(Task) - set(dir(task)) <= of_instances
+
+
+def test_only_the_image_task_learns_and_embeds() -> None:
+    assert members(Fittable) | members(Embedder) <= {*dir(ImageClassificationTask), "prototypes"}
+    assert not members(Fittable) & set(dir(CausalLMTask))
+
+
+def test_no_member_is_there_that_nobody_calls() -> None:
+    files = [*(HOME / "scorer").glob("*.py"), *(HOME / "execution").glob("*.py"), *(HOME / "tasks").rglob("*.py")]
+    called = {name for path in files for name in used(path.read_text(encoding="utf-8"))}
+    of_later = {"views"}  # for scores that show the model a part of a row
+    assert KNOWN - called - of_later == set()
+
+
+@pytest.mark.parametrize(
+    ("config", "architectures", "kind"),
+    [
+        (LlamaConfig(), ["LlamaForCausalLM"], "causal-lm"),
+        (ViTConfig(), ["ViTForImageClassification"], "image-classification"),
+        (ViTConfig(), [], "image-classification"),
+        (T5Config(), ["T5ForConditionalGeneration"], "causal-lm"),  # which refuses it
+        (BertConfig(), [], "causal-lm"),
+    ],
+)
+def test_the_table_tells_the_kind_of_a_model(config: PreTrainedConfig, architectures: list[str], kind: str) -> None:
+    assert kind_for(config, architectures) is TASKS[kind]

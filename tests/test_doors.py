@@ -1,0 +1,166 @@
+"""The doors between the rooms of the package: which room may import which, and what no file may do."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import hf_dlc
+
+
+HOME = Path(hf_dlc.__file__).parent
+
+# A room may import what stands on a lower floor: nothing of a floor above, and nothing of its neighbours.
+FLOORS = (
+    {"config", "errors"},
+    {"utils"},
+    {"scores"},
+    {"selection"},
+    {"tasks", "masking"},
+    {"execution"},
+    {"scorer", "report"},
+    {"pipeline"},
+    {"hub"},
+    {"study"},
+    {"cli"},
+)
+# Rooms that see less than all that is below them.
+SEEN = {
+    "report": {"errors", "scores", "utils"},
+    "execution": {"errors", "scores", "tasks", "utils"},
+}
+ROOMS_WITH_CONFIG = {"config", "scorer", "pipeline", "hub", "study", "cli"}
+KINDS = {"text", "vision"}  # of tasks: each a room within a room
+
+
+def name_of(file: Path) -> str:
+    """Dotted name of the module in a file."""
+    parts = file.relative_to(HOME.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(file): file for file in sorted(HOME.rglob("*.py"))}
+TREES = {module: ast.parse(file.read_text(encoding="utf-8")) for module, file in FILES.items()}
+
+
+def room_of(module: str) -> str:
+    """Room that a module is in; empty for the package itself, whose public names are of all rooms."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def kind_of(module: str) -> str | None:
+    """Kind of tasks that a module is about, if it is about one."""
+    parts = module.split(".")
+    return parts[2] if parts[1:2] == ["tasks"] and len(parts) > 2 and parts[2] in KINDS else None
+
+
+def imports_of(module: str) -> Iterator[tuple[str, str]]:
+    """Each module of ours that a module imports from, and the name, also where this is lazy or for types only."""
+    package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Import):
+            found = [(alias.name, "") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package.rsplit(".", node.level - 1)[0] if node.level else ""
+            base = ".".join(filter(None, (start, node.module)))
+            full = [(f"{base}.{alias.name}", alias.name) for alias in node.names]
+            found = [(path, "") if path in FILES else (base, name) for path, name in full]
+        else:
+            continue
+        yield from ((path, name) for path, name in found if path.split(".")[0] == "hf_dlc")
+
+
+IMPORTS = [(module, *found) for module in FILES for found in imports_of(module)]
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_names(module: str) -> set[str]:
+    """Names of functions, classes, variables and members that a file defines for itself."""
+    found = set()
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            found.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return set(filter(is_private, found))
+
+
+def test_imports_of_the_package_are_found() -> None:
+    assert ("hf_dlc.scores.table", "hf_dlc.scores.base", "Score") in IMPORTS
+    assert ("hf_dlc.scorer.scorer", "hf_dlc.config", "DLCConfig") in IMPORTS
+    assert ("hf_dlc.report.plots", "hf_dlc.report.report", "PruneReport") in IMPORTS  # for types only
+    assert ("hf_dlc.report.report", "hf_dlc.report.plots", "plot_report") in IMPORTS  # lazy
+    assert ("hf_dlc.utils.versions", "hf_dlc", "__version__") in IMPORTS
+
+
+def test_imports_go_down() -> None:
+    floors = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    assert {room_of(module) for module in FILES} - {""} <= floors.keys()
+    wrong = []
+    for module, path, name in IMPORTS:
+        room, other = room_of(module), room_of(path)
+        if room in ("", other) or (path, name) == ("hf_dlc", "__version__"):
+            continue
+        if other == "" or floors[other] >= floors[room] or other not in SEEN.get(room, floors):
+            wrong.append(f"{module} imports {path}.{name}")
+    assert not wrong
+
+
+def test_kinds_of_tasks_know_neither_each_other_nor_are_known_to_the_engine() -> None:
+    assert {kind_of(module) for module in FILES} == {None, *KINDS}
+    wrong = [
+        f"{module} imports {path}"
+        for module, path, _ in IMPORTS
+        if kind_of(path) and (room_of(module) == "execution" or kind_of(module) not in (None, kind_of(path)))
+    ]
+    assert not wrong
+
+
+def test_only_upper_rooms_see_the_config() -> None:
+    seen_by = {room_of(module) for module, _, name in IMPORTS if name == "DLCConfig"}
+    assert seen_by - {""} <= ROOMS_WITH_CONFIG
+
+
+def test_scores_and_selectors_need_no_torch() -> None:
+    modules = [module for module in FILES if room_of(module) in ("scores", "selection")]
+    program = "\n".join([*(f"import {module}" for module in modules), "import sys", "print(*sys.modules)"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = done.stdout.split()
+    assert "hf_dlc.selection.flexrand" in imported
+    assert not {"torch", "transformers"}.intersection(imported)
+
+
+def test_private_names_stay_in_their_files() -> None:
+    own = {module: private_names(module) for module in FILES}
+    every = set().union(*own.values())
+    assert len(every) > 100
+    wrong = [f"{module} imports {path}.{name}" for module, path, name in IMPORTS if is_private(name)]
+    for module, tree in TREES.items():
+        used = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+        wrong += [
+            f"{module}, line {node.lineno}: {ast.unparse(node)}" for node in used if node.attr in every - own[module]
+        ]
+    assert not wrong
+
+
+def test_no_name_of_a_module_decides_behaviour() -> None:
+    """Who asks where an error comes from, or imports by name round these doors, has such a name as text."""
+    name = re.compile(rf"hf_dlc\.(({'|'.join(set().union(*FLOORS))})\b[\w.]*)?")
+    wrong = []
+    for module, tree in TREES.items():
+        rows = [node.elts for node in ast.walk(tree) if isinstance(node, ast.List | ast.Tuple)]
+        started = [two for row in rows for one, two in itertools.pairwise(row) if ast.unparse(one) == "'-m'"]
+        wrong += [
+            f"{module}, line {node.lineno}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and name.fullmatch(str(node.value)) and node not in started
+        ]
+    assert not wrong
