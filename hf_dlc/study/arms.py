@@ -31,7 +31,7 @@ _NEARLY_RANDOM = 0.9  # share of the rows of an arm that random rows of the same
 
 
 class Cell(NamedTuple):
-    """One model that is trained."""
+    """A cell of a study: one model that is trained."""
 
     arm: str
     matching: str  # what subsets have equally many of
@@ -100,7 +100,7 @@ def shared_with_random(scored: Dataset, cell: Cell) -> float:
 
 
 def screening_cells(options: StudyArguments) -> list[Cell]:
-    """Every arm once, at one budget."""
+    """Cells of the screening: every arm once, at one budget."""
     arms, budget = ["random", *options.arms], options.screening_budget
     return [Cell(arm, matching, budget, 0) for arm in arms for matching in options.matching_names]
 
