@@ -137,8 +137,10 @@ def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
 
 
 def confirming_cells(options: StudyArguments, finalists: Sequence[str]) -> list[Cell]:
-    """All rows, random rows and the finalists at every budget; seed by seed, so that a study that is stopped has
-    compared something.
+    """
+    Cells of the confirming stage: all rows, and random rows and the finalists at every budget.
+
+    They come seed by seed, so that a study that is stopped has compared something.
     """
     subsets = [(matching, budget) for matching in options.matching_names for budget in options.budgets]
     return [
