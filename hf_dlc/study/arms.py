@@ -31,7 +31,7 @@ _NEARLY_RANDOM = 0.9  # share of the rows of an arm that random rows of the same
 
 
 class Cell(NamedTuple):
-    """One model that is trained."""
+    """A cell of a study: one model that is trained."""
 
     arm: str
     matching: str  # what subsets have equally many of
@@ -100,7 +100,7 @@ def shared_with_random(scored: Dataset, cell: Cell) -> float:
 
 
 def screening_cells(options: StudyArguments) -> list[Cell]:
-    """Every arm once, at one budget."""
+    """Cells of the screening: every arm once, at one budget."""
     arms, budget = ["random", *options.arms], options.screening_budget
     return [Cell(arm, matching, budget, 0) for arm in arms for matching in options.matching_names]
 
@@ -137,8 +137,10 @@ def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
 
 
 def confirming_cells(options: StudyArguments, finalists: Sequence[str]) -> list[Cell]:
-    """All rows, random rows and the finalists at every budget; seed by seed, so that a study that is stopped has
-    compared something.
+    """
+    Cells of the confirming stage: all rows, and random rows and the finalists at every budget.
+
+    They come seed by seed, so that a study that is stopped has compared something.
     """
     subsets = [(matching, budget) for matching in options.matching_names for budget in options.budgets]
     return [

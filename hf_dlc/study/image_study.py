@@ -155,7 +155,7 @@ class ImageStudy:
         held_out, label = read_dataset(DataArguments(**beside)), self.label
         if scored.features.get(label) is None or scored.features[label] != held_out.features.get(label):
             raise ValueError(
-                f"the held-out images must have the classes of the scored ones, in the same order, in a column "
+                "the held-out images must have the classes of the scored ones, in the same order, in a column "
                 f"{label!r}."
             )
         if not isinstance(scored.features[label], ClassLabel):
@@ -173,9 +173,9 @@ class ImageStudy:
             head = {"head": "prototype", "pooling": config["pooling"], "columns": config["columns"]}
         scorer = DLCScorer.from_pretrained(model, revision=revision, model_kwargs=kwargs, dtype="float32", **head)
         images = (scorer, self.scored, self.held_out, self.label)
-        return (
-            frozen_parts(*images) if self.options.frozen else whole_parts(*images, model, revision=revision, **kwargs)
-        )
+        if self.options.frozen:
+            return frozen_parts(*images)
+        return whole_parts(*images, model, revision=revision, **kwargs)
 
 
 def write_image_report(results: dict[str, float], output: Path) -> str:

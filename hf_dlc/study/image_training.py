@@ -46,7 +46,7 @@ class Parts:
 
 
 class LinearHead(nn.Module):
-    """What is trained on frozen features."""
+    """Linear classifier, which is trained on frozen features."""
 
     def __init__(self, features: int, classes: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def whole_parts(
 
 
 def _require_all_read(is_unread: Sequence[bool]) -> None:
-    """An accuracy on a part of the held-out images would not say so."""
+    """Refuse to measure on a part of the held-out images: the accuracy would not say so."""
     if unread := int(np.sum(is_unread)):
         raise ValueError(f"{unread} of the {len(is_unread)} held-out images cannot be read, or have no label.")
 

@@ -58,7 +58,7 @@ def write_report(results: StudyResults, output: Path) -> str:
 
 
 def _heading(results: StudyResults) -> str:
-    """Heading with the options of the study and the size of its parts."""
+    """Title, pool, model, masking and finalists."""
     options, tokens = results.options, results.target_tokens
     limit = "" if options.longest_row is None else f" of at most {options.longest_row} tokens"
     layers = "all layers" if options.lora_layers is None else f"the last {options.lora_layers} layers"

@@ -1,4 +1,4 @@
-"""What a study has found: of every cell all that was measured."""
+"""Findings of a study: all that was measured of every cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OF_A_CELL = {"rows", "tokens", "seconds", "shared", "identity"}  # all else is 
 @dataclass(frozen=True)
 class StudyResults:
     """
-    Results of a study: its options, its cells and their measurements.
+    Findings of a study, from which its report is written.
 
     Args:
         dataset (`str`):

@@ -172,7 +172,7 @@ class Study:
         return found
 
     def _identity_of(self, cell: Cell) -> str:
-        """Digest of the study and of the chosen rows: an arm chooses others by the scores of another masking."""
+        """Digest of all that makes a cell, its rows too: scores of another masking make an arm choose others."""
         return json_digest([self._identity, choose_rows(self.scored[0], cell).tolist()])
 
     def _wait_for(self, paths: Sequence[Path]) -> None:

@@ -32,7 +32,7 @@ _HARNESS_BATCH_SIZES, _HARNESS_WARMUP_ROWS = (1, 8, 16), 16
 
 class Contender(ABC):
     """
-    Somebody who scores rows level by level.
+    A contender, which scores rows level by level.
 
     Args:
         job (`Job`):
@@ -64,7 +64,7 @@ class Contender(ABC):
         return {"weights_bytes": sum(parameter.nbytes for parameter in self.model.parameters())}
 
     def check(self) -> dict[str, Any]:
-        """Scores for comparison, of who has any."""
+        """Scores for comparison, where the contender has any."""
         return {}
 
     def have_turn(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Contender(ABC):
 
 
 class PlainlyMasked(Contender):
-    """Somebody who masks with what torch offers, from a saved copy of the weights."""
+    """A contender that masks with what torch offers, from a saved copy of the weights."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -103,7 +103,7 @@ class PlainlyMasked(Contender):
 
 
 class Naive(PlainlyMasked):
-    """What one writes without thinking of speed: a row at a time, all logits, a Python loop over the tokens."""
+    """Code as one writes it without thinking of speed: a row at a time, all logits, a Python loop over the tokens."""
 
     @torch.no_grad()
     def score(self, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +150,7 @@ def mask_smallest(model: PreTrainedModel, fraction: float) -> None:
 
 
 class HfDlc(Contender):
-    """hf_dlc from rows of text to columns, so that its time has the encoding in it, which that of the others lacks."""
+    """hf_dlc from rows of text to columns: its time has the encoding in it, that of the others has not."""
 
     def score(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         with masking_timed(self.masking):

@@ -78,7 +78,7 @@ def _measure_contenders(bench: Bench) -> dict[str, Any]:
 
 
 def _measure_scale(bench: Bench) -> dict[str, Any] | None:
-    """Many rows against few."""
+    """Time many rows against few."""
     if bench.many_rows is None:
         return None
     rows = bench.many_rows.shuffle(seed=0).select(range(bench.options.scale_rows))
@@ -86,7 +86,7 @@ def _measure_scale(bench: Bench) -> dict[str, Any] | None:
 
 
 def _measure_run(bench: Bench) -> dict[str, Any]:
-    """Runs of the usual kind: random masks, four levels, and enough rows that hardly any padding is needed."""
+    """Time runs of the usual kind: random masks, four levels, and enough rows that hardly any padding is needed."""
     rows, plain = bench.save("run", repeated(bench.dataset, bench.options.run_rows)), bench.folder / "plain.jinja"
     plain.write_text(_NO_TEMPLATE, encoding="utf-8")
     templates = {"template": bench.options.template, "no template": str(plain)}
@@ -98,7 +98,7 @@ def _measure_run(bench: Bench) -> dict[str, Any]:
 
 
 def _measure_processes(bench: Bench) -> dict[str, Any]:
-    """One process and two, in turns, one thread each."""
+    """Time one process and two, in turns, one thread each."""
     rows = bench.save("processes", repeated(bench.dataset, bench.options.process_rows))
     job = bench.job(rows, num_threads=1)
     seconds: dict[str, list[float]] = {"1": [], "2": []}
@@ -111,7 +111,7 @@ def _measure_processes(bench: Bench) -> dict[str, Any]:
 
 
 def _measure_selection(bench: Bench) -> dict[str, Any]:
-    """FlexRand on many scores."""
+    """Time FlexRand on many scores."""
     options = bench.options
     job = Job(selection_rows=options.selection_rows, rounds=options.rounds, num_threads=bench.num_threads)
     return _send("selection", bench, job)

@@ -41,7 +41,7 @@ def _section(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def _heading(results: dict[str, Any]) -> str:
-    """Heading with the options, the model and the machine."""
+    """Title, machine, model, versions and rows."""
     options, known = results["options"], results["versions"]
     lines = [
         "# Benchmark",
@@ -87,7 +87,7 @@ def _notes(part: dict[str, Any]) -> str:
 
 
 def _contender_row(part: dict[str, Any], key: str) -> list[str]:
-    """Cells of a contender in the table."""
+    """Cells of a contender: speed, memory and agreement."""
     entry = part["entries"][key]
     name = LABELS[entry["contender"]]
     if "batch_size" in entry:

@@ -70,7 +70,7 @@ def memory_ratio(entry: dict[str, Any], name: str) -> float | None:
 
 
 def masking_share(entry: dict[str, Any]) -> float | None:
-    """Masking against the whole time, in the median round; `None` for who does not mask."""
+    """Masking against the whole time, in the median round; `None` where there are no masks."""
     if entry["contender"] == "limit":
         return None
     apart = entry["contender"] == "harness"

@@ -76,7 +76,7 @@ def contender_verdicts(results: dict[str, Any]) -> list[Verdict]:
 
 
 def label(key: str) -> str:
-    """A contender for people."""
+    """Name of a contender and its dtype, for people."""
     name, dtype = key.split("-")
     return f"{LABELS[name]}, {dtype}"
 
@@ -87,7 +87,7 @@ def judge_run(part: dict[str, Any]) -> list[Verdict]:
 
 
 def judge_one_run(name: str, part: dict[str, Any]) -> list[Verdict]:
-    """What a run may cost depends on what its rows share."""
+    """Judge one run: what it may cost depends on what its rows share."""
     share = part["masking_seconds"] / part["seconds"]
     run = f"{part['rows']:,} rows at {part['levels']} levels, {name}"
     asked = SHARE_OF_LIMIT if part["shared_head"] >= _SHARED_HEAD else SHARE_OF_LIMIT_ALONE
