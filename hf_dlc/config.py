@@ -132,8 +132,8 @@ class DLCConfig:
         max_length (`int`, *optional*, defaults to 1024):
             Rows are cut to their first `max_length` tokens, as in training.
         template (`str` or `Callable`, *optional*, defaults to `"auto"`):
-            `"auto"` (chat template if the tokenizer has one, else the Alpaca prompt), `"chat"`, `"alpaca"`, the path
-            of a Jinja template file, or, in Python only, a function from a row to a row of a known layout.
+            `"chat"`, `"alpaca"`, or the path of a Jinja template file. `"auto"` is the chat template if the tokenizer
+            has one, else the Alpaca prompt. In Python only, a function from a row to a row of a known layout.
         layout (`str`, *optional*, defaults to `"auto"`):
             Layout of the rows if it should not be told from the column names.
         columns (`dict[str, str]`, *optional*):
@@ -152,10 +152,10 @@ class DLCConfig:
             Of an image model: `"classifier"`, the trained head; `"prototype"`, the mean features of each class, which
             [`DLCScorer.fit`] learns; `"auto"`, the trained head if there is one.
         pooling (`str`, *optional*, defaults to `"auto"`):
-            Features that are compared with prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or
-            places; of the output of a named module as in `"mean@layers.8"`; `"auto"`, what the classifiers of the
-            family read: the first token where they take it (ViT, DeiT, DINO, CvT, PVT), else the mean (also of BEiT,
-            data2vec, CLIP, which have a first token and average the patches).
+            Features that are compared with prototypes: `"cls"`, the first token, or `"mean"`, the mean over patches or
+            places. `"mean@layers.8"` takes the output of the module of that name. `"auto"` takes what the classifiers
+            of the family read. This is the first token for ViT, DeiT, DINO, CvT and PVT, else the mean. BEiT, data2vec
+            and CLIP, too, average the patches, though they have a first token.
         prototype_logits (`str`, *optional*, defaults to `"inverse"`):
             `"inverse"`, 1 / distance, as in the paper; `"temperature"`, - distance / a temperature learned by `fit`.
 

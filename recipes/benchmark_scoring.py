@@ -15,8 +15,8 @@ The parts, chosen with `--parts`:
 
     contenders   the same rows and masks for everybody: naive code, lm-evaluation-harness, hf_dlc, and a bare forward
                  pass without heads, masks and padding as the limit
-    run          runs of four levels, of rows with the template and of the same rows without, which share hardly any
-                 beginning: the share of the masks in them, and their time against the bare forward pass
+    run          runs of four levels, with the template and without, where rows share hardly any beginning: the share
+                 of the masks in them, and their time against the bare forward pass
     scale        seconds a row of many rows against those of an eighth of them; the estimate against the run
     processes    two processes of one thread against one
     selection    FlexRand on ten million scores

@@ -304,7 +304,7 @@ class Journal:
         return lock
 
     def _sign(self) -> None:
-        """For the message of whoever comes second; what a killed run left must not name the wrong one."""
+        """Say whose folder this is, for whoever comes second; what a killed run left must not name the wrong one."""
         with suppress(OSError):
             self._owner.unlink()
         with suppress(JournalError):

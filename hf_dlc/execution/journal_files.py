@@ -351,7 +351,7 @@ def _plain(name: str) -> str:
 
 
 def _is_folder(path: Path) -> bool:
-    """Not by a link."""
+    """Whether a path is a folder itself, and no link to one."""
     return stat.S_ISDIR(path.lstat().st_mode)
 
 

@@ -91,7 +91,7 @@ class Peers:
             self._store.set(f"{self._job}/failed", message.encode("utf-8", "replace").decode())
 
     def close(self) -> None:
-        """Stop watching."""
+        """Tell the other processes that this one leaves, and stop watching them."""
         with suppress(DistStoreError, RuntimeError):
             self._store.set(f"{self._job}/left/{self._me}", "")
         self._over.set()

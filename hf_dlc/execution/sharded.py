@@ -97,7 +97,7 @@ def _left_to_do(
     """
     The micro-batches of a level, or the parts that they were cut into, of which a row is missing.
 
-    Cuts are replayed one by one, each on the parts that were left when it was made: the parts then are those of the
+    Cuts are replayed one by one, each on the parts that were left when it was made. The parts then are those of the
     run that made them, and so are the scores, bit for bit.
     """
     parts = list(batches)

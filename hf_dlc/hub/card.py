@@ -318,7 +318,7 @@ def _scoring(subset: Subset) -> str | None:
 
 
 def _meaning(column: str, score: Score) -> str:
-    """What a score column holds."""
+    """The meaning of a score column in words."""
     low, high = math.isfinite(score.low), math.isfinite(score.high)
     bounds = [f"from {score.low:g} to {score.high:g}"] if low and high else [f"at least {score.low:g}"] if low else []
     unit = [f"in {score.unit}"] if score.unit else []
@@ -372,7 +372,7 @@ def _call(*values: Any, **options: Any) -> str:
 
 
 def _command(words: Sequence[str]) -> str:
-    """For a shell, on one line."""
+    """The command for a shell, on one line."""
     return shlex.join("".join(c for c in str(word) if c.isprintable()) for word in words)
 
 

@@ -125,7 +125,7 @@ def _crossing(points: Sequence[_Point], share: float) -> int:
 
 
 def _nearest(points: Sequence[_Point], share: float) -> _Point:
-    """Of the two points around the first crossing, the one whose share is nearer; never the unmasked one."""
+    """The nearer of the two points around the first crossing of `share`; never the unmasked one."""
     after = _crossing(points, share)
     candidates = points[max(after - 1, 1) : after + 1]
     return min(candidates, key=lambda point: abs(point[1] - share))

@@ -170,8 +170,8 @@ def find_targets(model: nn.Module, target_modules: str | Sequence[str] = "all-li
 
     - the output head: what `get_output_embeddings` returns, what an image classifier has outside its body or as its
       last linear layer, and what is called `score` or ends in `classifier`;
-    - embeddings: the weights of `nn.Embedding`, also where they are tied, and what makes vectors of patches of pixels:
-      a part of something whose name begins with `patch_embed`, `convolution_embed` or `vision_embed`, or an
+    - embeddings: the weights of `nn.Embedding`, also where they are tied, and what makes vectors of patches of pixels.
+      This is a part of something whose name begins with `patch_embed`, `convolution_embed` or `vision_embed`, or an
       `nn.Conv2d` of pixels whose stride is its size. (The stem of a CNN, whose windows overlap, is no embedding);
     - routers: linear layers that are, or are a part of, something with the word `router` in its name or at the end of
       its class, or that are called `gate`, `wg` or `shared_expert_gate`. (The `gate_proj` of an MLP is no router.)

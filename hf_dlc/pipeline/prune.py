@@ -165,7 +165,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Output folder."""
+        """Folder of the results."""
         return Path(self.options.output_dir)
 
     @property

@@ -54,10 +54,10 @@ def read_dataset(options: DataArguments) -> Dataset:
 
     Args:
         options (`DataArguments`):
-            `dataset` is a .json, .jsonl, .csv, .tsv, .parquet or .arrow file, which may be compressed, or a pattern
-            of several; a folder of such files, one that `save_to_disk` wrote, or one with a folder of images for each
-            class; or a repository on the Hub. `split` may be a slice, as in `"train[:50%]"`, or a sum of some. What
-            has no splits has one, `"train"`.
+            `dataset` is a repository on the Hub, a file or a folder. Files are .json, .jsonl, .csv, .tsv, .parquet or
+            .arrow, may be compressed, and may be given as a pattern. A folder has such files, or one folder of images
+            for each class, or is one that `save_to_disk` wrote. `split` may be a slice, as in `"train[:50%]"`, or a
+            sum of some. What has no splits has one, `"train"`.
 
     Returns:
         [`~datasets.Dataset`]: The rows, at least one.

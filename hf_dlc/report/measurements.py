@@ -157,7 +157,7 @@ def _word_distance(texts: Sequence[str], is_kept: np.ndarray) -> float:
 
 
 def _relative_entropy(left: pd.Series, right: pd.Series) -> float:
-    """In bits."""
+    """Kullback-Leibler divergence of `left` from `right`, in bits."""
     present = left > 0
     return float((left[present] * np.log2(left[present] / right[present])).sum())
 

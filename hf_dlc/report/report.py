@@ -197,7 +197,7 @@ def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
 
 
 def _row_digests(dataset: Dataset, names: list[str]) -> Sequence[Any]:
-    """By the columns of single values, which is fast; where there are none, as with messages alone, by all."""
+    """Digests of rows by the columns of single values, which is fast; without such columns, by all."""
     single = [name for name in names if isinstance(dataset.features[name], (Value, ClassLabel))]
     if not single:
         return content_digests(dataset, names)

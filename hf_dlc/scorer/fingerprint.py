@@ -62,7 +62,7 @@ class Subject:
 
     @property
     def task(self) -> Task:
-        """What encodes and scores rows."""
+        """The task of the engine, which encodes and scores rows."""
         return self.engine.task
 
     @cached_property
@@ -113,7 +113,7 @@ class Fact:
     described: str = ""
 
     def value(self, subject: Subject) -> Any:
-        """What it is now."""
+        """The value that the fact has now."""
         return getattr(subject.config, self.name) if self.read is None else self.read(subject)
 
 

@@ -144,6 +144,6 @@ def _features(
 
 
 def _num_features(task: Task, rows: Sequence[EncodedRow]) -> int:
-    """Of the first row that has any: a process without a micro-batch must know too, to add up."""
+    """Number of features of a row: a process without a micro-batch must know it too, to add up."""
     first = next((row for row in rows if row.length), None)
     return task.features(list(task.feed([first]))).shape[1] if first is not None else 0

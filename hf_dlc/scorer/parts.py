@@ -42,7 +42,7 @@ class Parts:
 
     @cached_property
     def task(self) -> Task:
-        """What encodes and scores rows."""
+        """The task, which encodes and scores rows."""
         task = build_task(self.handle.model, self.handle.processor, vars(self.config))
         if self._sent.get("prototypes") is not None:
             task.prototypes = self._sent["prototypes"]
@@ -50,23 +50,23 @@ class Parts:
 
     @cached_property
     def masker(self) -> ScoringMasker:
-        """What masks the weights."""
+        """The masker of the model's weights."""
         names = ("masking", "seed", "scope", "target_modules")
         return ScoringMasker(self.handle.model, **{name: getattr(self.config, name) for name in names})
 
     @cached_property
     def engine(self) -> Engine:
-        """What runs rows through the model."""
+        """The engine, which runs rows through the model."""
         return Engine(self.task, self.masker, self.config.tokens_per_batch)
 
     @cached_property
     def row_by_row(self) -> RowByRow:
-        """What does so with rows that come one by one."""
+        """The path of rows that come one by one."""
         return RowByRow(self.engine)
 
     @cached_property
     def schedule(self) -> Schedule:
-        """The levels."""
+        """The masked fractions of the levels, calibrated when they are needed."""
         return Schedule(self.engine, self.config.mask_schedule, self.config.calibration_shares)
 
     @cached_property
@@ -76,7 +76,7 @@ class Parts:
 
     @cached_property
     def rows(self) -> RowSource:
-        """What hands over encoded rows."""
+        """The source of encoded rows."""
         return RowSource(self.task, self.handle)
 
     def subject(self, rows: Sequence[EncodedRow] = ()) -> fingerprint.Subject:

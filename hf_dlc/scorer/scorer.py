@@ -31,8 +31,9 @@ from .rows import MeasuredRows, columns_of, require_dataset, with_scores
 class DLCScorer:
     """
     Scores rows by Distorting-based Learning Complexity: how sure a pre-trained model is of a row's response while a
-    growing share of its weights is masked (Jiang et al., "Exploring Learning Complexity for Efficient Downstream
-    Dataset Pruning", ICLR 2025).
+    growing share of its weights is masked.
+
+    The source is Jiang et al., "Exploring Learning Complexity for Efficient Downstream Dataset Pruning", ICLR 2025.
 
     At each level of masked weights, the confidence of a row is the mean of p(token) over its target tokens and its
     loss the mean of -log p(token) in nats. Of an image they are p(label) and -log p(label), by the trained head of

@@ -77,10 +77,11 @@ def relative_gain(loss: np.ndarray) -> np.ndarray:
     """
     The share of a row's loss that the masked weights take away when they come back, a mean over the masked levels.
 
-    A masked model reads the same row with less capacity, so a row whose loss hardly falls from there to the unmasked
-    model is one that capacity does not help with: noise, or an answer to something else. With L0 the unmasked loss and
-    Lk that of a masked level, a level gives (Lk - L0) / max(Lk, L0), which is 1 - L0 / Lk where masking raises the
-    loss, as it mostly does, and the same with the sign turned where it lowers it.
+    A masked model reads the same row with less capacity. Capacity does not help with a row whose loss hardly falls
+    from there to the unmasked model: noise, or an answer to something else.
+
+    With L0 the unmasked loss and Lk that of a masked level, a level gives (Lk - L0) / max(Lk, L0). This is 1 - L0 / Lk
+    where masking raises the loss, as it mostly does, and Lk / L0 - 1 where masking lowers it.
 
     Args:
         loss (`np.ndarray` of shape `(levels, rows)`):

@@ -55,7 +55,7 @@ class FlexRandSelector(Selector):
         group_by (`str`, *optional*):
             Column of strings, integers or `None`s, such as a class or a source. The rule is then applied within each
             group, and the groups get parts of the budget in proportion to their rows (or target tokens), exact by
-            largest remainder; ties go to the key that sorts first. A group without enough scored rows gives
+            largest remainder. Ties go to the key that sorts first. A group without enough scored rows gives
             what it has. Without `min_per_group`, small groups may get nothing. The order in which a group's rows are
             drawn does not depend on the other groups.
         tokens_column (`str`, *optional*, defaults to `"dlc_tokens"`):

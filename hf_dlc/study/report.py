@@ -58,7 +58,7 @@ def write_report(results: StudyResults, output: Path) -> str:
 
 
 def _heading(results: StudyResults) -> str:
-    """What was compared."""
+    """The lines that say what was compared."""
     options, tokens = results.options, results.target_tokens
     limit = "" if options.longest_row is None else f" of at most {options.longest_row} tokens"
     layers = "all layers" if options.lora_layers is None else f"the last {options.lora_layers} layers"

@@ -18,7 +18,7 @@ _OF_A_CELL = {"rows", "tokens", "seconds", "shared", "identity"}  # all else is 
 @dataclass(frozen=True)
 class StudyResults:
     """
-    What a study has found.
+    Results of a study.
 
     Args:
         dataset (`str`):

@@ -172,7 +172,7 @@ class Study:
         return found
 
     def _identity_of(self, cell: Cell) -> str:
-        """Of the chosen rows, too: the same arm chooses others by the scores of another masking."""
+        """Identity of a cell, with its chosen rows: the same arm chooses others by the scores of another masking."""
         return json_digest([self._identity, choose_rows(self.scored[0], cell).tolist()])
 
     def _wait_for(self, paths: Sequence[Path]) -> None:

@@ -71,7 +71,7 @@ class BatchRules(NamedTuple):
         return np.where(self._are_alone(lengths), computed, np.maximum(padded, computed))
 
     def groups(self, lengths: np.ndarray) -> np.ndarray:
-        """For each row a number; only rows of the same number may share a micro-batch."""
+        """Give each row a number; only rows of the same number may share a micro-batch."""
         return np.where(self._are_alone(lengths), -1 - np.arange(len(lengths)), self._kinds(lengths))
 
     @property

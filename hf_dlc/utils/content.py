@@ -63,5 +63,5 @@ def _image_bytes(value: dict[str, Any]) -> bytes | str | None:
 
 
 def _text(value: Any) -> str:
-    """Of what JSON does not know: bytes, times, decimals."""
+    """Text for what JSON does not know: bytes, times, decimals."""
     return xxhash.xxh3_128_hexdigest(value) if isinstance(value, bytes) else str(value)

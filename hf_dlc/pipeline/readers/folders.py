@@ -81,8 +81,8 @@ def is_image_folder(found: FolderFiles, folder: Path) -> bool:
     """
     Whether a folder is one of images rather than one of rows.
 
-    Files with rows come first. Only where images are in several folders, as those of classes are, does a file with
-    rows not make it a folder of rows, unless its name is that of a split: it may list the classes.
+    A file with rows makes it a folder of rows. There is one exception, since such a file may list the classes: images
+    are in several folders, as those of classes are, and the name of the file is not that of a split.
     """
     classes = {path.parent for path in found.images} - {folder} - {path.parent for path in found.rows}
     is_named = any(_split_of_name(path, folder) for path in found.rows)

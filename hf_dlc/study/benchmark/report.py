@@ -41,7 +41,7 @@ def _section(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -
 
 
 def _heading(results: dict[str, Any]) -> str:
-    """What was measured, and where."""
+    """The lines that say what was measured, and where."""
     options, known = results["options"], results["versions"]
     lines = [
         "# Benchmark",
@@ -87,7 +87,7 @@ def _notes(part: dict[str, Any]) -> str:
 
 
 def _contender_row(part: dict[str, Any], key: str) -> list[str]:
-    """One contender."""
+    """A contender's row of the table."""
     entry = part["entries"][key]
     name = LABELS[entry["contender"]]
     if "batch_size" in entry:

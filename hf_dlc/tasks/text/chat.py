@@ -76,7 +76,7 @@ class ChatTemplate:
 
     @property
     def training_texts(self) -> list[str | None]:
-        """For each of `texts` the template with markers; `None` where there is none."""
+        """The template with markers for each of `texts`; `None` where there is none."""
         return [template.training_text for template in self._templates]
 
     @property

@@ -1,13 +1,13 @@
 """
 Rows to token ids and target marks, as TRL's `SFTTrainer` builds `input_ids` and `labels` from the same rows.
 
-- Raw text (`prompt_completion` of strings, `text`, and the Alpaca prompt): the tokenizer's own special tokens, EOS
-  after the completion unless it ends with it; the targets begin where the tokens of the prompt and of the whole part.
+- Raw text (`prompt_completion` of strings, `text`, and the Alpaca prompt): the tokenizer's own special tokens, and EOS
+  after the completion unless it ends with it. The targets begin where the tokens of the prompt and of the whole part.
 - A prompt and its completion as messages, and an instruction through the chat template: the same, the prompt rendered
   with the generation prompt.
 - A conversation: the assistant turns, found by the `{% generation %}` markers of the template. A template without
-  markers is replaced by the training variant in `hf_dlc/templates` that renders the same; if there is none, each turn
-  is found by rendering the conversation up to it.
+  markers is replaced by the training variant in `hf_dlc/tasks/text/templates` that renders the same. If there is none,
+  each turn is found by rendering the conversation up to it.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class RowEncoder:
             The tokenizer; it needs neither a padding token nor a chat template.
         template (`str`, `os.PathLike` or `Callable`, *optional*, defaults to `"auto"`):
             What is put around instructions and messages. `"auto"` is the chat template of the tokenizer if it has one,
-            else the Alpaca prompt; `"chat"` insists on the chat template, `"alpaca"` on the Alpaca prompt; a path of a
-            Jinja file is read once and used in place of the tokenizer's chat template. A callable maps a row to a row
+            else the Alpaca prompt. `"chat"` insists on the chat template, `"alpaca"` on the Alpaca prompt. A Jinja
+            file is read once and used in place of the tokenizer's chat template. A callable maps a row to a row
             of a known layout, such as `{"prompt": ..., "completion": ...}`, which is then read as with `"auto"`.
             A prompt and a completion that are strings are used raw in any case.
         max_length (`int`, *optional*, defaults to 1024):

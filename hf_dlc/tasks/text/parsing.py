@@ -9,9 +9,9 @@ Rows of a dataset, read by their layout: which text there is, and which of it is
 | `alpaca`, `question_answer` | [`Instruction`] |
 | `text` | [`PlainText`] |
 
-What can be read without guessing is read: messages as JSON text or as a dict of lists, a single message in the place
-of a list, numbers and UTF-8 bytes in the place of text. A row that cannot be used becomes a [`Skipped`], which says
-why.
+What can be read without guessing is read. Messages may be JSON text or a dict of lists, and a single message may stand
+in the place of a list. Numbers and UTF-8 bytes may stand in the place of text. A row that cannot be used becomes a
+[`Skipped`], which says why.
 """
 
 from __future__ import annotations

@@ -247,7 +247,8 @@ class CausalLMTask:
         Whether the keys and values of a prefix can be computed once and used by all rows that begin with it.
 
         They cannot where a layer keeps something else than the keys and values of all tokens (sliding windows,
-        recurrent states), nor where a model goes wrong with keys from elsewhere: a sample row is computed both ways.
+        recurrent states), nor where a model goes wrong with keys from elsewhere. To see this, a sample row is computed
+        both ways.
         """
         if prefix not in self._shares:
             self._shares[prefix] = prefix != 0 and self._gives_the_same(prefix)

@@ -188,9 +188,9 @@ class Prototypes:
         return _divide(self.sums, self.counts)
 
     def _best_temperature(self) -> float:
-        """By the loss on the fitted images, each left out of its class; one that is alone in it tells nothing."""
+        """The temperature of least loss on the fitted images, each left out of its class."""
         known = zip(map(np.ndarray.tobytes, self.digests), self.labels, strict=True)
-        chosen = np.flatnonzero([not self.is_alone(*image) for image in known])
+        chosen = np.flatnonzero([not self.is_alone(*image) for image in known])  # one alone in its class tells nothing
         chosen = np.random.default_rng(0).permutation(chosen)[:_TEMPERATURE_IMAGES]
         if not chosen.size:
             return 1.0

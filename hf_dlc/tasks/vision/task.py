@@ -52,8 +52,8 @@ class ImageClassificationTask:
             `"classifier"`, the trained head of the model; `"prototype"`, the mean features of each class of a fitted
             set; `"auto"`, the trained head if there is one.
         pooling (`str`, *optional*, defaults to `"auto"`):
-            For prototypes: `"cls"`, the first token; `"mean"`, the mean over patches or places; each also of the
-            module of a name, as in `"mean@layers.8"`; `"auto"` is what the classifiers of the family read: the first
+            For prototypes: `"cls"`, the first token, or `"mean"`, the mean over patches or places. Each may be of the
+            module of a name, as in `"mean@layers.8"`. `"auto"` is what the classifiers of the family read: the first
             token where they take it, else the mean.
         logits (`str`, *optional*, defaults to `"inverse"`):
             For prototypes, see [`Prototypes.log_probs`].
@@ -140,7 +140,7 @@ class ImageClassificationTask:
 
     @property
     def num_prefixes(self) -> int:
-        """Only the empty one."""
+        """Images share the empty beginning only."""
         return 1
 
     @property
