@@ -318,7 +318,7 @@ def test_shell_of_readme_is_understood(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", re.findall(r"`((?:accelerate|ACCELERATE|python|torchrun|hf-dlc) [^`]+)`", "".join(PAGES.values()))
+    "line", re.findall(r"`((?:accelerate|ACCELERATE_\w+=\S+|python|torchrun|hf-dlc) [^`]+)`", "".join(PAGES.values()))
 )
 def test_commands_in_the_text_of_readme(line: str) -> None:
     check_options(line)

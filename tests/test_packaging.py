@@ -159,6 +159,22 @@ def test_constraints_pin_every_direct_dependency(pyproject: dict[str, Any]) -> N
         assert requirement.specifier.contains(specifier.version), f"{pin} does not satisfy {requirement}"
 
 
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / name for name in ("README.md", "CHANGELOG.md", "recipes/README.md", "recipes/studies/README.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8"))]
+    inner = [(page, *link.partition("#")[::2]) for page, link in links if not link.startswith("https://")]
+    assert len(inner) > 20
+    assert [link for page, link, _ in inner if not (page.parent / link).exists()] == []
+    anchors = [(page.parent / link if link else page, anchor) for page, link, anchor in inner if anchor]
+    assert [anchor for page, anchor in anchors if anchor not in headings(page)] == []
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 def test_badges_say_what_pyproject_says(pyproject: dict[str, Any]) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     badges = dict(re.findall(r"https://img\.shields\.io/badge/(\w+)-(.+?)-blue\)", readme))
