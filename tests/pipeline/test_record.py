@@ -59,6 +59,8 @@ def test_a_file_of_an_earlier_version_comes_out_as_it_was(old: dict[str, Any]) -
 def test_a_field_that_is_not_there_stays_away(old: dict[str, Any], field: str) -> None:
     del old[field]
     assert RunRecord.from_json(old).to_json() == old
+    assert RunRecord.from_json({"reading": None}).to_json() == {"reading": None}  # of images
+    assert RunRecord.from_json({"dataset": None}).dataset.name is None
 
 
 def test_fields_of_a_later_version_are_kept(old: dict[str, Any]) -> None:
