@@ -14,7 +14,7 @@ from datasets.utils import disable_progress_bars, tqdm
 from transformers import PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector
-from hf_dlc.masking import Masker
+from hf_dlc.masking.levels import TargetMasks
 from hf_dlc.scores.columns import score_features
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS
@@ -160,8 +160,8 @@ class TestRowByRow:
     def test_masks_are_made_once(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         scorer = make_scorer()
         masked = []
-        mask = Masker._mask
-        monkeypatch.setattr(Masker, "_mask", lambda self, *args: masked.append(args) or mask(self, *args))
+        mask = TargetMasks.mask
+        monkeypatch.setattr(TargetMasks, "mask", lambda self, *args: masked.append(args) or mask(self, *args))
         DATASET.map(scorer, load_from_cache_file=False)
         assert len(masked) == 2  # the two masked levels, for all rows
 

@@ -80,7 +80,7 @@ def naive(scorer: DLCScorer) -> np.ndarray:
     entropies = np.zeros((SCORED, len(scorer.schedule_)))
     for row in scorer.tokenize(ROWS):
         ids, wanted = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"][1:]) != -100
-        with torch.inference_mode(), scorer._masker.session(scorer.schedule_) as session:
+        with torch.inference_mode(), scorer._parts.masker.session(scorer.schedule_) as session:
             for level in range(len(scorer.schedule_)):
                 session.set_level(level)
                 p = scorer.model(input_ids=ids).logits[0, :-1][wanted].double().softmax(dim=1)
