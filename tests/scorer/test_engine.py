@@ -59,6 +59,6 @@ def test_who_waits_for_a_model_in_training_is_not_handed_it_in_that_mode(
 def test_without_work_the_model_is_left_alone(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_scorer()._parts.engine
     monkeypatch.setattr(engine, "masker", None)
-    found = engine.run([], [[], [], []], ())
-    assert found.shape == (2, 3, 0)
-    assert found.dtype == np.float32
+    found = engine.run([], [[], [], []], engine.passes([0.0, 0.1, 0.3]))
+    assert {values.shape for values in found.values()} == {(3, 0)}
+    assert {values.dtype for values in found.values()} == {np.dtype("float32")}
