@@ -27,5 +27,7 @@ def score_of(column: str) -> Score | None:
     ('low', None)
     ```
     """
+    # Any beginning will do, `train_loss` too: the column of a selector names no prefix, and users choose their own.
+    # Columns of other programs have always been ordered so; an explicit `easy=` of the selector goes before.
     fitting = [score for score in SCORES.values() if str(column).endswith(f"_{score.name}")]
     return max(fitting, key=lambda score: len(score.name), default=None)
