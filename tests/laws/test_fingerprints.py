@@ -29,9 +29,12 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Rows of every forward pass through a model."""
     counted: list[int] = []
     forward = CausalLMTask.forward
-    monkeypatch.setattr(
-        CausalLMTask, "forward", lambda self, rows, *prefix: counted.append(len(rows)) or forward(self, rows, *prefix)
-    )
+
+    def count(self: CausalLMTask, rows: list[Any], *others: Any, **options: Any) -> Any:
+        counted.append(len(rows))
+        return forward(self, rows, *others, **options)
+
+    monkeypatch.setattr(CausalLMTask, "forward", count)
     return counted
 
 
