@@ -20,8 +20,7 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 import xxhash
 from datasets import Dataset, Features, Value
 
-from hf_dlc.scores.columns import score_features, with_columns
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.columns import missing_columns, present_scores, score_features, with_columns
 from hf_dlc.utils.content import content_digests
 
 
@@ -70,20 +69,19 @@ class Scores:
 
         Args:
             scored ([`~datasets.Dataset`]):
-                Dataset with score columns.
+                Dataset with score columns. Those of an earlier version may lack scores that came later.
             column_prefix (`str`, *optional*, defaults to `"dlc"`):
                 Beginning of the names of the score columns.
             keep_levels (`bool`, *optional*, defaults to `False`):
-                Whether the per-level columns are taken along.
+                Whether the per-level columns of these scores are taken along.
 
         Returns:
             [`Scores`]
 
         Raises:
-            ValueError: If a score column is missing.
+            ValueError: If there is no score, or if the tokens, the status or a per-level column is missing.
         """
-        names = list(score_features(column_prefix, keep_levels))
-        if missing := [name for name in names if name not in scored.column_names]:
+        if missing := missing_columns(scored.column_names, column_prefix, keep_levels):
             got = ", ".join(scored.column_names)
             raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
         columns = tuple(sorted(set(scored.column_names) - _score_columns(scored.column_names)))
@@ -91,7 +89,8 @@ class Scores:
             raise ValueError(
                 "scored must have columns beside the scores, by which its rows can be found again, got none."
             )
-        table = scored.with_format(None).select_columns(names)
+        present = present_scores(scored.column_names, column_prefix)
+        table = scored.with_format(None).select_columns(list(score_features(column_prefix, keep_levels, present)))
         return cls(
             with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE), columns, column_prefix
         )
@@ -100,7 +99,8 @@ class Scores:
         """Hex digest of the scores and of the rows that they belong to, in whatever order these are."""
         found = xxhash.xxh3_128(json.dumps([self.columns, self.column_prefix]).encode("ascii"))
         order = np.argsort(np.array(self.table[DIGEST][:]), kind="stable")
-        for name in (DIGEST, *score_features(self.column_prefix)):
+        present = present_scores(self.table.column_names, self.column_prefix)
+        for name in (DIGEST, *score_features(self.column_prefix, scores=present)):
             found.update(json.dumps(np.array(self.table[name][:])[order].tolist()).encode("ascii"))
         return found.hexdigest()
 
@@ -113,7 +113,7 @@ class Scores:
     @classmethod
     def read(cls, path: str | Path) -> Scores:
         """
-        Inverse of `write`.
+        Inverse of `write`, also of an earlier version, which knew fewer scores.
 
         Raises:
             ScoresError: If the file holds no scores.
@@ -124,7 +124,8 @@ class Scores:
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise ScoresError(f"{path} holds no scores that hf_dlc wrote.") from error
         table = Dataset.from_parquet(str(path), keep_in_memory=True)
-        if missing := {DIGEST, *score_features(column_prefix)} - set(table.column_names):
+        missing = [] if DIGEST in table.column_names else [DIGEST]
+        if missing := [*missing, *missing_columns(table.column_names, column_prefix)]:
             raise ScoresError(f"{path} must have the columns {', '.join(sorted(missing))}, and has not.")
         return cls(table, columns, column_prefix)
 
@@ -170,10 +171,9 @@ class Scores:
 
 
 def _score_columns(names: Sequence[str]) -> set[str]:
-    """Columns that scorers wrote, with whatever prefix: they are no part of a row's content."""
+    """Columns that scorers of any version wrote, with whatever prefix: they are no part of a row's content."""
     found: set[str] = set()
-    ending = f"_{next(iter(SCORES))}"
-    for prefix in (name.removesuffix(ending) for name in names if name.endswith(ending)):
-        if set(score_features(prefix)) <= set(names):
+    for prefix in (name.removesuffix("_status") for name in names if name.endswith("_status")):
+        if not missing_columns(names, prefix):
             found |= set(score_features(prefix, keep_levels=True))
     return found

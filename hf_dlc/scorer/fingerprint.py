@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from hf_dlc.config import DLCConfig
+from hf_dlc.scores.table import SCORES
 from hf_dlc.tasks.base import EncodedRow, Task, rows_digest
 from hf_dlc.utils.digests import json_digest, model_digest, processor_digest
 
@@ -149,6 +150,8 @@ FACTS: tuple[Fact, ...] = (
     Fact("tokens_per_batch", "run", NO, YES, NO, NO),
     Fact("keep_levels", "run", NO, YES, NO, NO),
     Fact("prefix", "run", NO, YES, NO, NO),
+    # A journal has the passes that the scores ask for in its settings.
+    Fact("scores", "run", NO, YES, NO, NO, lambda it: tuple(SCORES)),
     Fact("source", "run", NO, YES, NO, NO, lambda it: it.handle.source and it.handle.source.without_token()),
     # `datasets` knows the rows itself, and takes what was mapped on another day for the same.
     Fact("rows", "run", YES, NO, NO, NO, lambda it: {"number": len(it.rows), "digest": rows_digest(it.rows)}),

@@ -68,7 +68,8 @@ class Score(Protocol):
     """
     What becomes of a row's measures: a column `{column_prefix}_{name}` of float32, with a range and an orientation.
 
-    A new score is a file that holds a class like this, and a line in the table `SCORES`.
+    A new score is a file that holds a class like this, and a line in the table `SCORES`. [`OverLevels`] and
+    [`mean_over_levels`] are for scores that are means over the levels.
     """
 
     name: str
@@ -82,8 +83,36 @@ class Score(Protocol):
     def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
         """The passes that it needs, where `schedule` has the masked fraction of each level."""
 
-    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
-        """From the measures by name, each of shape `(passes, rows)` in the order of `passes`, to `(rows,)` float32."""
+    def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """
+        The score of each row, as float32 of shape `(rows,)`.
+
+        Args:
+            values (`Mapping[str, np.ndarray]`):
+                By the name of the measure its values, of shape `(passes, rows)` in the order of `passes`.
+        """
+
+
+class OverLevels:
+    """Base of scores that ask for a pass at each level."""
+
+    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
+        """One for each level."""
+        return tuple(map(Pass, schedule))
+
+
+def mean_over_levels(values: np.ndarray) -> np.ndarray:
+    """
+    Mean of a measure over the levels, taken in double precision.
+
+    Args:
+        values (`np.ndarray` of shape `(levels, rows)`):
+            The measure of each row at each level.
+
+    Returns:
+        `np.ndarray` of shape `(rows,)`: float32, NaN where a level has NaN.
+    """
+    return values.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def measures_by_pass(
@@ -101,12 +130,13 @@ def measures_by_pass(
         schedule (`Sequence[float]`):
             Masked fraction of each level.
         views (`Collection[str]`, *optional*, defaults to `("full",)`):
-            The views that the task has of a row.
+            The views that the task has of a row. No task has more than the default one today.
         weights (`Collection[str]`, *optional*, defaults to `("base",)`):
-            The weights that there are.
+            The weights that there are. There are no others today.
 
     Returns:
-        `dict[Pass, tuple[Measure, ...]]`: Passes in ascending order of their masked fractions.
+        `dict[Pass, tuple[Measure, ...]]`: Passes with the base weights first, of them those with the full view first,
+        and of these in ascending order of their masked fractions.
 
     Raises:
         ValueError: If a score asks for a view or for weights that are not there, or measures something else under the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,9 @@ NAN_SCORE = "nan_score"  # the model gave NaN for this row
 SCORED_STATUSES = frozenset({OK, TRUNCATED})
 
 
-def score_features(column_prefix: str = "dlc", keep_levels: bool = False) -> Features:
+def score_features(
+    column_prefix: str = "dlc", keep_levels: bool = False, scores: Collection[str] | None = None
+) -> Features:
     """
     Feature types of the score columns, in the order in which they are written.
 
@@ -41,35 +43,85 @@ def score_features(column_prefix: str = "dlc", keep_levels: bool = False) -> Fea
             What the column names begin with.
         keep_levels (`bool`, *optional*, defaults to `False`):
             Whether the per-level columns are there as well.
+        scores (`Collection[str]`, *optional*):
+            Names of the scores that are there; by default all of the table `SCORES`.
 
     Returns:
-        [`~datasets.Features`]: `{column_prefix}_{name}` (`float32`) of each score of the table `SCORES`,
+        [`~datasets.Features`]: `{column_prefix}_{name}` (`float32`) of each of these scores in the order of the table,
         `{column_prefix}_tokens` (`int32`), `{column_prefix}_status` (`string`) and, with `keep_levels`,
         `{column_prefix}_level_{name}` (lists of `float32`, level 0 first) of each of their measures.
 
     Example:
     ```python
-    >>> list(score_features())
-    ['dlc_confidence', 'dlc_loss', 'dlc_gain', 'dlc_tokens', 'dlc_status']
+    >>> list(score_features("easy", scores=["loss"]))
+    ['easy_loss', 'easy_tokens', 'easy_status']
     ```
     """
     from datasets import Features, List, Value
 
-    features = {f"{column_prefix}_{name}": Value("float32") for name in SCORES}
+    names = [name for name in SCORES if scores is None or name in scores]
+    features = {f"{column_prefix}_{name}": Value("float32") for name in names}
     features |= {f"{column_prefix}_tokens": Value("int32"), f"{column_prefix}_status": Value("string")}
     if keep_levels:
-        features |= {f"{column_prefix}_level_{name}": List(Value("float32")) for name in _measure_names()}
+        features |= {f"{column_prefix}_level_{name}": List(Value("float32")) for name in _measure_names(names)}
     return Features(features)
 
 
-def _measure_names() -> list[str]:
-    return list(dict.fromkeys(measure.name for score in SCORES.values() for measure in score.measures))
+def present_scores(names: Collection[str], column_prefix: str = "dlc") -> list[str]:
+    """
+    Scores whose columns are there. Rows that an earlier version scored lack the scores that came later.
+
+    Args:
+        names (`Collection[str]`):
+            Names of all columns of a dataset.
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the names of the score columns begin with.
+
+    Returns:
+        `list[str]`: Names in the table `SCORES`, in its order.
+
+    Example:
+    ```python
+    >>> present_scores(["text", "dlc_loss", "dlc_tokens", "dlc_status"])
+    ['loss']
+    ```
+    """
+    return [name for name in SCORES if f"{column_prefix}_{name}" in names]
+
+
+def missing_columns(names: Collection[str], column_prefix: str = "dlc", keep_levels: bool = False) -> list[str]:
+    """
+    Columns that scored rows must have and these have not: those of tokens and status, and at least one score.
+
+    Args:
+        names (`Collection[str]`):
+            Names of all columns of a dataset.
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the names of the score columns begin with.
+        keep_levels (`bool`, *optional*, defaults to `False`):
+            Whether they must have the per-level columns of the scores that are there.
+
+    Returns:
+        `list[str]`: Names of columns, in the order of [`score_features`]; all scores where no score is there.
+
+    Example:
+    ```python
+    >>> missing_columns(["text", "dlc_loss", "dlc_tokens"])
+    ['dlc_status']
+    ```
+    """
+    scores = present_scores(names, column_prefix) or None
+    return [name for name in score_features(column_prefix, keep_levels, scores) if name not in names]
+
+
+def _measure_names(scores: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(measure.name for name in scores for measure in SCORES[name].measures))
 
 
 def build_columns(
     statuses: Sequence[str],
     tokens: np.ndarray,
-    measures: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
     schedule: Sequence[float],
     column_prefix: str = "dlc",
     keep_levels: bool = False,
@@ -82,7 +134,7 @@ def build_columns(
             Status of each row as the encoding left it.
         tokens (`np.ndarray` of shape `(rows,)`):
             Target tokens of each row.
-        measures (`Mapping[str, np.ndarray]`):
+        values (`Mapping[str, np.ndarray]`):
             By the name of the measure float32 of shape `(passes, rows)`, in the order of [`~base.measures_by_pass`].
             What stands there for skipped rows is ignored, and so is a measure in a pass that does not ask for it.
         schedule (`Sequence[float]`):
@@ -103,13 +155,13 @@ def build_columns(
     finite = np.ones(len(scored), dtype=bool)
     for one, asked in wanted.items():
         for measure in asked:
-            finite &= np.isfinite(measures[measure.name][place[one]])
+            finite &= np.isfinite(values[measure.name][place[one]])
     kept = scored & finite
     statuses = np.where(scored & ~finite, NAN_SCORE, np.asarray(statuses, dtype=object))
-    known = {name: np.full((len(wanted), len(scored)), np.nan, dtype=np.float32) for name in _measure_names()}
+    known = {name: np.full((len(wanted), len(scored)), np.nan, dtype=np.float32) for name in _measure_names(SCORES)}
     for one, asked in wanted.items():
         for measure in asked:
-            known[measure.name][place[one], kept] = measures[measure.name][place[one], kept]
+            known[measure.name][place[one], kept] = values[measure.name][place[one], kept]
     columns: dict[str, Any] = {}
     for name, score in SCORES.items():
         places = [place[one] for one in score.passes(schedule)]
@@ -118,8 +170,8 @@ def build_columns(
     columns[f"{column_prefix}_status"] = statuses.tolist()
     if keep_levels:
         nothing = np.full(len(scored), np.nan, dtype=np.float32)
-        for name, values in known.items():
-            levels = [values[place[one]] if one in place else nothing for one in map(Pass, schedule)]
+        for name, of_passes in known.items():
+            levels = [of_passes[place[one]] if one in place else nothing for one in map(Pass, schedule)]
             columns[f"{column_prefix}_level_{name}"] = list(np.stack(levels, axis=1))
     return columns
 

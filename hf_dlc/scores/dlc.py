@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from .base import Measure, Pass
+from .base import Measure, OverLevels, mean_over_levels
 
 
 CONFIDENCE = Measure("confidence", of_token=lambda log_probs: log_probs.exp())
@@ -16,15 +16,7 @@ LOSS = Measure("loss", of_token=lambda log_probs: -log_probs)
 _LEAST_LOSS = 0.01
 
 
-class _OverLevels:
-    """Base of the three scores: a pass for each level."""
-
-    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
-        """One for each level."""
-        return tuple(map(Pass, schedule))
-
-
-class Confidence(_OverLevels):
+class Confidence(OverLevels):
     """Mean over the levels of the confidence: the mean p(token) of the target tokens."""
 
     name = "confidence"
@@ -34,12 +26,12 @@ class Confidence(_OverLevels):
     text = "mean over all levels of masked weights of the mean probability of the target tokens"
     measures = (CONFIDENCE,)
 
-    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+    def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """The mean over the levels."""
-        return _mean(measures["confidence"])
+        return mean_over_levels(values["confidence"])
 
 
-class Loss(_OverLevels):
+class Loss(OverLevels):
     """Mean over the levels of the loss: the mean -log p(token) of the target tokens."""
 
     name = "loss"
@@ -49,12 +41,12 @@ class Loss(_OverLevels):
     text = "mean over all levels of masked weights of the mean negative log-probability of the target tokens"
     measures = (LOSS,)
 
-    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+    def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """The mean over the levels."""
-        return _mean(measures["loss"])
+        return mean_over_levels(values["loss"])
 
 
-class Gain(_OverLevels):
+class Gain(OverLevels):
     """The share of the loss that the masked weights take away when they come back ([`relative_gain`])."""
 
     name = "gain"
@@ -64,13 +56,9 @@ class Gain(_OverLevels):
     text = "mean over the masked levels of the share of the loss that the weights take away when they come back"
     measures = (LOSS,)
 
-    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+    def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """The mean over the masked levels; NaN where none is masked."""
-        return relative_gain(measures["loss"])
-
-
-def _mean(levels: np.ndarray) -> np.ndarray:
-    return levels.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return relative_gain(values["loss"])
 
 
 def relative_gain(loss: np.ndarray) -> np.ndarray:

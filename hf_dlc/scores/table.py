@@ -27,5 +27,7 @@ def score_of(column: str) -> Score | None:
     ('low', None)
     ```
     """
+    # A selector knows the name of its column but not the prefix, which users choose. So any prefix is accepted, and
+    # `train_loss` is read as a loss too. It stays so because users may rely on it; `easy=` of a selector overrides it.
     fitting = [score for score in SCORES.values() if str(column).endswith(f"_{score.name}")]
     return max(fitting, key=lambda score: len(score.name), default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from hf_dlc.pipeline.score_file import DIGEST, Scores, ScoresError
+from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import OK, score_features, with_columns
+from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.content import content_digests
 
 
@@ -22,10 +25,11 @@ def score(rows: Dataset, prefix: str = "dlc", keep_levels: bool = False) -> Data
     """Rows with scores that tell each from all others."""
     count = len(rows)
     numbers = np.arange(count, dtype=np.float32)
-    values: list[Any] = [numbers, numbers + 0.5, numbers, np.arange(count) + 3, [OK] * count]
     features = score_features(prefix, keep_levels)
-    values += [np.stack([numbers, numbers], axis=1).tolist()] * (len(features) - len(values))
-    return with_columns(rows, dict(zip(features, values, strict=True)), features)
+    columns: dict[str, Any] = dict.fromkeys(features, np.stack([numbers, numbers], axis=1).tolist())
+    columns |= {f"{prefix}_{name}": numbers for name in SCORES} | {f"{prefix}_loss": numbers + 0.5}
+    columns |= {f"{prefix}_tokens": np.arange(count) + 3, f"{prefix}_status": [OK] * count}
+    return with_columns(rows, columns, features)
 
 
 def png(color: int) -> bytes:
@@ -144,8 +148,55 @@ def test_scores_need_rows() -> None:
     scored = score(many_types())
     with pytest.raises(ValueError, match="must have columns beside the scores"):
         Scores.of(scored.select_columns(list(score_features())))
-    with pytest.raises(ValueError, match="must have the columns dlc_gain, got"):
-        Scores.of(scored.remove_columns("dlc_gain"))
+    for name in ("dlc_tokens", "dlc_status"):
+        with pytest.raises(ValueError, match=f"must have the columns {name}, got"):
+            Scores.of(scored.remove_columns(name))
+    with pytest.raises(ValueError, match="must have the columns dlc_confidence, dlc_loss, dlc_gain"):
+        Scores.of(scored.remove_columns([f"dlc_{name}" for name in SCORES]))
+    with pytest.raises(ValueError, match="must have the columns dlc_level_confidence, dlc_level_loss"):
+        Scores.of(scored, keep_levels=True)
+
+
+@pytest.mark.parametrize("keep_levels", [False, True])
+def test_scores_of_a_version_that_knew_fewer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_levels: bool
+) -> None:
+    rows, path = many_types(), tmp_path / "scores.parquet"
+    scored = score(rows, keep_levels=True)
+    before = Scores.of(scored, keep_levels=keep_levels)
+    before.write(path)
+
+    class Entropy(type(SCORES["loss"])):
+        name = "entropy"
+        measures = (Measure("entropy", of_distribution=abs),)
+
+    monkeypatch.setitem(SCORES, "entropy", Entropy())
+    assert "dlc_entropy" in score_features()
+    read = Scores.read(path)
+    assert read.digest() == before.digest()
+    found = read.join(rows)
+    assert list(found.column_names) == [*rows.column_names, *before.table.column_names[:-1]]
+    again = Scores.of(scored, keep_levels=keep_levels)
+    assert again.columns == before.columns
+    assert again.digest() == before.digest()
+
+
+def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "scores.parquet"
+    scores = Scores.of(score(many_types()))
+    for names, missing in (([DIGEST], "content_digest"), (["dlc_status"], "dlc_status")):
+        replace(scores, table=scores.table.remove_columns(names)).write(path)
+        with pytest.raises(ScoresError, match=f"must have the columns {missing}, and has not"):
+            Scores.read(path)
+    replace(scores, table=scores.table.remove_columns([f"dlc_{name}" for name in SCORES])).write(path)
+    with pytest.raises(ScoresError, match="must have the columns dlc_confidence"):
+        Scores.read(path)
+
+
+def test_columns_of_an_earlier_scorer_are_no_content() -> None:
+    rows = many_types()
+    earlier = score(rows, "easy", keep_levels=True).remove_columns(["easy_gain", "easy_level_confidence"])
+    assert Scores.of(score(earlier)).columns == tuple(sorted(rows.column_names))
 
 
 def test_columns_of_another_scorer_are_no_content(tmp_path: Path) -> None:

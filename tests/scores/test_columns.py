@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hf_dlc.scores.columns import build_columns, score_features
+from hf_dlc import DLCScorer
+from hf_dlc.scores.base import mean_over_levels
+from hf_dlc.scores.columns import build_columns, missing_columns, present_scores, score_features
 from hf_dlc.scores.dlc import relative_gain
+from hf_dlc.scores.table import SCORES
+from tests.conftest import ROOT
 
 
 NAN = float("nan")
@@ -23,21 +28,61 @@ def build(**options: Any) -> dict[str, Any]:
 
 
 def test_features() -> None:
-    assert score_features() == Features(
-        {
-            "dlc_confidence": Value("float32"),
-            "dlc_loss": Value("float32"),
-            "dlc_gain": Value("float32"),
-            "dlc_tokens": Value("int32"),
-            "dlc_status": Value("string"),
-        }
-    )
+    scores = {f"dlc_{name}": Value("float32") for name in SCORES}
+    assert score_features() == Features({**scores, "dlc_tokens": Value("int32"), "dlc_status": Value("string")})
+    assert list(score_features()) == [*scores, "dlc_tokens", "dlc_status"]
+    assert list(SCORES)[:3] == ["confidence", "loss", "gain"]  # a new score goes behind them
+
+
+def test_features_of_some_scores() -> None:
+    assert list(score_features(scores=["gain", "confidence"])) == [
+        "dlc_confidence",
+        "dlc_gain",
+        "dlc_tokens",
+        "dlc_status",
+    ]
+    assert list(score_features(keep_levels=True, scores=["gain"]))[-1:] == ["dlc_level_loss"]
+    assert "dlc_level_confidence" not in score_features(keep_levels=True, scores=["gain"])
 
 
 def test_features_of_levels() -> None:
     features = score_features("easy", keep_levels=True)
-    assert list(features)[5:] == ["easy_level_confidence", "easy_level_loss"]
+    measures = dict.fromkeys(measure.name for score in SCORES.values() for measure in score.measures)
+    assert list(features) == [*score_features("easy"), *(f"easy_level_{name}" for name in measures)]
+    assert list(measures)[:2] == ["confidence", "loss"]
     assert features["easy_level_loss"] == List(Value("float32"))
+
+
+NAMES = ["text", "dlc_gain", "dlc_loss", "dlc_tokens", "dlc_status", "dlc_level_loss", "easy_confidence"]
+
+
+def test_scores_that_are_there() -> None:
+    assert present_scores(NAMES) == ["loss", "gain"]
+    assert present_scores(NAMES, "easy") == ["confidence"]
+    assert present_scores(NAMES, "my") == []
+
+
+def test_columns_that_are_missing() -> None:
+    assert missing_columns(NAMES) == missing_columns(NAMES, keep_levels=True) == []
+    assert missing_columns(NAMES[:-2], keep_levels=True) == ["dlc_level_loss"]
+    assert missing_columns(NAMES, "easy") == ["easy_tokens", "easy_status"]
+    assert missing_columns(["dlc_status"]) == [name for name in score_features() if name != "dlc_status"]
+
+
+@pytest.mark.parametrize("text", [(ROOT / "README.md").read_text(encoding="utf-8"), DLCScorer.__doc__])
+def test_every_score_is_described(text: str) -> None:
+    """A score has a line in README and in the docstring of the scorer, which says what its values mean."""
+    entries = re.split(r"^ *[|-] ", text, flags=re.MULTILINE)
+    for name, score in SCORES.items():
+        found = [entry for entry in entries if entry.startswith(f"`dlc_{name}`")]
+        assert len(found) == 1, name
+        assert ("**higher = easier**" if score.easy == "high" else "**higher = harder**") in found[0]
+
+
+def test_readme_names_the_columns_of_levels() -> None:
+    columns = re.findall(r"^\| `dlc_level_.*", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for measure in (measure for score in SCORES.values() for measure in score.measures):
+        assert any(f"`dlc_level_{measure.name}`" in line for line in columns), measure.name
 
 
 def test_a_score_is_the_mean_over_levels() -> None:
@@ -123,6 +168,6 @@ def test_no_rows() -> None:
 def test_the_mean_of_many_levels_is_taken_in_double_precision() -> None:
     # In float32 a running sum of 0.1 over 2^16 levels is off by 1e-3.
     levels = np.full((2**16, 1), 0.1, dtype=np.float32)
-    measures = {"confidence": levels, "loss": levels}
-    columns = build_columns(["ok"], np.array([1]), measures, np.arange(2**16) / 2**16)
+    assert mean_over_levels(levels).tolist() == [np.float32(0.1)]
+    columns = build_columns(["ok"], np.array([1]), {"confidence": levels, "loss": levels}, np.arange(2**16) / 2**16)
     assert columns["dlc_confidence"][0] == np.float32(0.1)

@@ -13,12 +13,13 @@ import pytest
 import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, Image
+from datasets.fingerprint import Hasher
 from PIL import Image as Pillow
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.journal import JournalError
 from hf_dlc.execution.loop import LevelLoop
-from hf_dlc.scores.base import Measure, Pass, measures_by_pass, passes_to_json
+from hf_dlc.scores.base import Measure, OverLevels, Pass, mean_over_levels, measures_by_pass, passes_to_json
 from hf_dlc.scores.columns import score_features
 from hf_dlc.scores.dlc import CONFIDENCE, LOSS
 from hf_dlc.scores.table import SCORES
@@ -33,7 +34,7 @@ SCORED = len(ALPACA_ROWS)
 ENTROPY = Measure("entropy", of_distribution=lambda log_p: -(log_p.exp() * log_p.clip(min=-1e4)).sum(-1))
 
 
-class Entropy:
+class Entropy(OverLevels):
     """Mean over the levels of the mean entropy of what is predicted where the target tokens stand."""
 
     name = "entropy"
@@ -43,11 +44,8 @@ class Entropy:
     text = "mean over all levels of masked weights of the mean entropy of what is predicted for the target tokens"
     measures = (ENTROPY,)
 
-    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
-        return tuple(map(Pass, schedule))
-
-    def reduce(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
-        return measures["entropy"].mean(axis=0, dtype=np.float64).astype(np.float32)
+    def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        return mean_over_levels(values["entropy"])
 
 
 class UnmaskedEntropy(Entropy):
@@ -125,6 +123,19 @@ def test_the_other_scores_stay(
     after = make_scorer(keep_levels=True, **options).score(ROWS)
     for name, most in (("confidence", 1e-5), ("loss", 1e-4), ("gain", 1e-4), ("level_loss", 1e-4)):
         np.testing.assert_allclose(column(after, name), column(before, name), atol=most, rtol=0)
+
+
+def test_rows_that_were_mapped_before_are_mapped_again(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`datasets` keeps what it mapped: it must not return columns of the scores that there were."""
+    before = Hasher.hash(make_scorer())
+    assert Hasher.hash(make_scorer()) == before
+    rows = Dataset.from_list(ALPACA_ROWS)
+    mapped = rows.map(make_scorer(), batched=True)
+    monkeypatch.setitem(SCORES, "entropy", Entropy())
+    assert Hasher.hash(make_scorer()) != before
+    again = rows.map(make_scorer(), batched=True)
+    assert again._fingerprint != mapped._fingerprint
+    assert "dlc_entropy" in again.column_names
 
 
 def test_a_level_costs_the_distribution_only_where_it_is_asked_for(
