@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +60,52 @@ def score_features(column_prefix: str = "dlc", keep_levels: bool = False) -> Fea
     if keep_levels:
         features |= {f"{column_prefix}_level_{name}": List(Value("float32")) for name in _measure_names()}
     return Features(features)
+
+
+def present_scores(names: Collection[str], column_prefix: str = "dlc") -> list[str]:
+    """
+    Scores whose columns are there. Rows that an earlier version scored lack the scores that came later.
+
+    Args:
+        names (`Collection[str]`):
+            Names of all columns of a dataset.
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the names of the score columns begin with.
+
+    Returns:
+        `list[str]`: Names in the table `SCORES`, in its order.
+
+    Example:
+    ```python
+    >>> present_scores(["text", "dlc_loss", "dlc_tokens", "dlc_status"])
+    ['loss']
+    ```
+    """
+    return [name for name in SCORES if f"{column_prefix}_{name}" in names]
+
+
+def missing_columns(names: Collection[str], column_prefix: str = "dlc") -> list[str]:
+    """
+    Columns that scored rows must have and these have not: those of tokens and status, and at least one score.
+
+    Args:
+        names (`Collection[str]`):
+            Names of all columns of a dataset.
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the names of the score columns begin with.
+
+    Returns:
+        `list[str]`: Names of columns, in the order of [`score_features`]; all scores where no score is there.
+
+    Example:
+    ```python
+    >>> missing_columns(["text", "dlc_loss", "dlc_tokens"])
+    ['dlc_status']
+    ```
+    """
+    scores = [f"{column_prefix}_{name}" for name in SCORES] if not present_scores(names, column_prefix) else []
+    others = [f"{column_prefix}_tokens", f"{column_prefix}_status"]
+    return [*scores, *(name for name in others if name not in names)]
 
 
 def _measure_names() -> list[str]:
