@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, Value
 
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.columns import missing_columns
 from hf_dlc.utils.content import content_digests
 
 from .render import Section, to_html, to_markdown
@@ -114,7 +114,10 @@ class PruneReport:
         """
         if not isinstance(scored, Dataset):
             raise TypeError(f"scored must be a Dataset, got {type(scored).__name__}. Pass one of its splits.")
-        _check_score_columns(scored, column, prefix)
+        missing = [name for name in (column,) if name not in scored.column_names]
+        if missing := dict.fromkeys([*missing, *missing_columns(scored.column_names, prefix)]):
+            got = ", ".join(scored.column_names)
+            raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
         check_group_and_flag_columns(scored, group_by, flag_column)
         kept = _places(scored, pruned) if isinstance(pruned, Dataset) else _indices(pruned, len(scored))
         rows = Rows.read(scored, kept, column, prefix, group_by)
@@ -150,17 +153,6 @@ class PruneReport:
         from .plots import plot_report
 
         return plot_report(self.scored, self.kept, self.column, self.prefix, self.schedule, self.group_by)
-
-
-def _check_score_columns(scored: Dataset, column: str, column_prefix: str) -> None:
-    """Make sure that there are the columns of a scored dataset; of the scores, one is enough."""
-    scores, names = [f"{column_prefix}_{name}" for name in SCORES], scored.column_names
-    needed = [column, *(f"{column_prefix}_{name}" for name in ("tokens", "status"))]
-    missing = [name for name in needed if name not in names]
-    if not any(name in names for name in scores):
-        missing.append(" or ".join(scores))
-    if missing:
-        raise ValueError(f"scored must have the columns {', '.join(missing)}, got {', '.join(names)}.")
 
 
 def check_group_and_flag_columns(dataset: Dataset, group_by: str | None, flag_column: str | None) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, Image, Value
 
 from hf_dlc.scores.base import Score
-from hf_dlc.scores.columns import SCORED_STATUSES, score_features
+from hf_dlc.scores.columns import SCORED_STATUSES, present_scores, score_features
 from hf_dlc.scores.table import SCORES
 
 from .render import Example, Examples, Lines, Name, Section, Table, one_line
@@ -98,9 +98,8 @@ class Rows:
         is_kept = np.zeros(len(scored), dtype=bool)
         is_kept[kept] = True
         scores = {
-            name: Scores(score, read_column(scored, f"{column_prefix}_{name}"), score.text)
-            for name, score in SCORES.items()
-            if f"{column_prefix}_{name}" in scored.column_names  # a run of another version may lack some
+            name: Scores(SCORES[name], read_column(scored, f"{column_prefix}_{name}"), SCORES[name].text)
+            for name in present_scores(scored.column_names, column_prefix)
         }
         if f"{column_prefix}_level_loss" in scored.column_names:
             levels = scored[f"{column_prefix}_level_loss"]

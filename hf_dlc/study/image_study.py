@@ -22,7 +22,7 @@ from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
 from hf_dlc.utils.files import write_json
 
-from .image_training import Parts, frozen_parts, train_classifier, whole_parts
+from .image_training import ClassifierOptions, TrainingSetup, frozen_setup, train_classifier, whole_setup
 from .markdown import table
 from .plots import draw_accuracies
 from .statistics import mean_and_error
@@ -35,7 +35,7 @@ _FLEXRAND = re.compile(r"flexrand@(0?\.\d+)")
 
 
 @dataclass
-class ImageStudyArguments(Options):
+class ImageStudyArguments(ClassifierOptions):
     """What to train, on which subsets, and how."""
 
     run_dir: str = field(default="runs/prune-images", metadata={"help": "What prune_images.py wrote."})
@@ -46,9 +46,6 @@ class ImageStudyArguments(Options):
     arms: str = field(default=",".join(ARMS), metadata={"help": "What is compared."})
     seeds: int = field(default=3, metadata={"help": "Number of seeds."})
     frozen: bool = field(default=True, metadata={"help": "Train a linear head on frozen features."})
-    epochs: float = field(default=30.0, metadata={"help": "Passes over each subset."})
-    learning_rate: float = field(default=3e-3, metadata={"help": "Of AdamW, with a cosine schedule."})
-    batch_size: int = field(default=64, metadata={"help": "Images a step."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code of the model's repository."})
     output_dir: str = field(default="runs/finetune-images", metadata={"help": "Folder for the results."})
 
@@ -113,12 +110,12 @@ class ImageStudy:
             raise ValueError(
                 f"{path} holds results of other settings: {known['settings']}. Pass another --output_dir."
             )
-        parts = self._parts()
+        setup = self._setup()
         for arm, keep, seed in options.cells:
             name = f"{arm} {keep:g} {seed}"
             if name not in known["accuracy"]:
                 rows = self.choose_rows(arm, keep, seed)
-                known["accuracy"][name] = train_classifier(parts, rows, options, seed)
+                known["accuracy"][name] = train_classifier(setup, rows, options, seed)
                 write_json(path, known)
                 logger.info("%s: %d rows, accuracy %.4f", name, len(rows), known["accuracy"][name])
         return known["accuracy"]
@@ -163,7 +160,7 @@ class ImageStudy:
         is_scored = ~np.isnan(scored.with_format("numpy")[self.record.selection_column][:])
         return scored.select(np.flatnonzero(is_scored)), held_out
 
-    def _parts(self) -> Parts:
+    def _setup(self) -> TrainingSetup:
         """What is trained, from the model that the run scored with, in float32."""
         run, config = self.record.options, self.record.config
         model, revision = run["model"], run["model_revision"]
@@ -174,8 +171,8 @@ class ImageStudy:
         scorer = DLCScorer.from_pretrained(model, revision=revision, model_kwargs=kwargs, dtype="float32", **head)
         images = (scorer, self.scored, self.held_out, self.label)
         if self.options.frozen:
-            return frozen_parts(*images)
-        return whole_parts(*images, model, revision=revision, **kwargs)
+            return frozen_setup(*images)
+        return whole_setup(*images, model, revision=revision, **kwargs)
 
 
 def write_image_report(results: dict[str, float], output: Path) -> str:
