@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,13 +14,15 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import ClassLabel, Dataset, concatenate_datasets
 
 from hf_dlc.pipeline.folder import read_manifest
-from hf_dlc.pipeline.options import DataArguments, Options
+from hf_dlc.pipeline.options import DataArguments, SelectionArguments, make_selector
 from hf_dlc.pipeline.score_file import SCORES_NAME
 from hf_dlc.pipeline.sources import read_dataset, split_of
 from hf_dlc.scorer.scorer import DLCScorer
-from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.table import SELECTORS
 from hf_dlc.utils.files import write_json
 
+from .arms import parse_rule
 from .image_training import ClassifierOptions, TrainingSetup, frozen_setup, train_classifier, whole_setup
 from .markdown import table
 from .plots import draw_accuracies
@@ -30,8 +31,12 @@ from .statistics import mean_and_error
 
 logger = logging.getLogger(__name__)
 
-ARMS = ("full", "random", "flexrand", "easiest", "hardest")
-_FLEXRAND = re.compile(r"flexrand@(0?\.\d+)")
+ARMS = ("full", "random", *(name for name in SELECTORS if name != "random"))
+
+
+def _parse_arm(arm: str) -> tuple[Selector, dict[str, float]]:
+    """The selector of an arm other than all rows; a value of its own comes after an @, as in flexrand@0.25."""
+    return parse_rule(*arm.split("@", 1))
 
 
 @dataclass
@@ -51,8 +56,11 @@ class ImageStudyArguments(ClassifierOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if unknown := [arm for arm in self.arms.split(",") if arm not in ARMS and not _FLEXRAND.fullmatch(arm)]:
-            raise ValueError(f"arms must be among {', '.join(ARMS)} and flexrand@<split>, got {', '.join(unknown)}.")
+        for arm in (arm for arm in self.arms.split(",") if arm != "full"):
+            try:
+                _parse_arm(arm)
+            except ValueError as error:
+                raise ValueError(f"arms must be among {', '.join(ARMS)} and flexrand@<split>, got {arm}.") from error
         if not self.eval_dataset:
             raise ValueError("eval_dataset must name held-out images, got nothing.")
 
@@ -122,18 +130,13 @@ class ImageStudy:
 
     def choose_rows(self, arm: str, keep: float, seed: int) -> np.ndarray:
         """Numbers of the rows of an arm among the scored images, equally many of each class for all arms."""
-        options = self.record.options
-        within = {"keep": keep, "column": self.record.selection_column}
-        within |= {name: options[name] for name in ("group_by", "min_per_group")}
         if arm == "full":
             return np.arange(len(self.scored))
-        if arm == "random":
-            return RandomSelector(**within, seed=seed).read_indices(self.scored)
-        if arm.startswith("flexrand"):
-            own = _FLEXRAND.fullmatch(arm)
-            split = float(own[1]) if own else options["split_share"]
-            return FlexRandSelector(**within, split=split, seed=seed).read_indices(self.scored)
-        return TopKSelector(**within, which=arm).read_indices(self.scored)
+        (named, values), run = _parse_arm(arm), self.record.options
+        chosen = {name: run[name] for name in SelectionArguments.__dataclass_fields__ if name in run}
+        chosen |= {"selector": named.name, "keep": keep, "keep_tokens": None, "selection_seed": seed}
+        selector = make_selector(SelectionArguments(**{**chosen, "column": self.record.selection_column}))
+        return replace(selector, **values).read_indices(self.scored)
 
     def _read_images(self) -> tuple[Dataset, Dataset]:
         """The scored images, in the order in which they were scored, and the held-out ones."""
