@@ -36,9 +36,8 @@ def compare_selections(
             What the names of the score columns begin with.
 
     Returns:
-        `list[dict]`: For each selector its name, the number of rows and target tokens that it keeps, the mean of
-        each score that there is of them, and the share of them that the selector of `options` keeps as well
-        (`overlap`).
+        `list[dict]`: For each selector its name, the number of rows and target tokens that it keeps, and the mean of
+        each score that there is. `overlap` is the share of these rows that the selector of `options` keeps as well.
 
     Raises:
         ValueError: For the reasons for which a selector raises it.

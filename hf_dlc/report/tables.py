@@ -74,7 +74,7 @@ class Rows:
         group_by (`str`, *optional*):
             Column within whose groups rows were selected.
         scores (`dict[str, Scores]`):
-            The scores that there are columns of by their names, and plain loss (level 0) where the levels are known.
+            The scores that are present, by their names, and plain loss (level 0) where the levels are known.
         is_scored (`np.ndarray` of shape `(rows,)`):
             Which of the rows have a score.
         tokens (`np.ndarray` of shape `(rows,)`):

@@ -39,6 +39,13 @@ def _parse_arm(arm: str) -> tuple[Selector, dict[str, float]]:
     return parse_rule(*arm.split("@", 1))
 
 
+def _is_arm(arm: str) -> bool:
+    try:
+        return arm == "full" or bool(_parse_arm(arm))
+    except ValueError:
+        return False
+
+
 @dataclass
 class ImageStudyArguments(ClassifierOptions):
     """What to train, on which subsets, and how."""
@@ -56,11 +63,8 @@ class ImageStudyArguments(ClassifierOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for arm in (arm for arm in self.arms.split(",") if arm != "full"):
-            try:
-                _parse_arm(arm)
-            except ValueError as error:
-                raise ValueError(f"arms must be among {', '.join(ARMS)} and flexrand@<split>, got {arm}.") from error
+        if unknown := [arm for arm in self.arms.split(",") if not _is_arm(arm)]:
+            raise ValueError(f"arms must be among {', '.join(ARMS)} and flexrand@<split>, got {', '.join(unknown)}.")
         if not self.eval_dataset:
             raise ValueError("eval_dataset must name held-out images, got nothing.")
 
