@@ -39,8 +39,8 @@ from hf_dlc.cli.exits import run_program
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.study.benchmark.bench import describe, prepare
 from hf_dlc.study.benchmark.options import BenchmarkArguments
-from hf_dlc.study.benchmark.parts import MEASURING
 from hf_dlc.study.benchmark.report import report, write_results
+from hf_dlc.study.benchmark.trials import MEASURING
 
 
 logger = logging.getLogger(__name__)

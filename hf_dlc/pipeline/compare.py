@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_dlc.scores.columns import present_scores
+from hf_dlc.scores.table import SCORES
 from hf_dlc.selection.table import SELECTORS
 
 from .options import SelectionArguments, make_selector
@@ -14,6 +16,9 @@ from .options import SelectionArguments, make_selector
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+_BEFORE_OVERLAP = ("confidence", "loss")  # their columns have always stood there; those of other scores come behind
 
 
 def compare_selections(
@@ -31,21 +36,20 @@ def compare_selections(
             What the names of the score columns begin with.
 
     Returns:
-        `list[dict]`: For each selector its name, the number of rows and target tokens that it keeps, their mean
-        confidence and loss, and the share of them that the selector of `options` keeps as well (`overlap`).
+        `list[dict]`: For each selector its name, the number of rows and target tokens that it keeps, and the mean of
+        each score that there is. `overlap` is the share of these rows that the selector of `options` keeps as well.
 
     Raises:
         ValueError: For the reasons for which a selector raises it.
     """
-    columns = {
-        name: scored.with_format("numpy")[f"{column_prefix}_{name}"][:] for name in ("tokens", "confidence", "loss")
-    }
+    scores = present_scores(scored.column_names, column_prefix)
+    columns = {name: scored.with_format("numpy")[f"{column_prefix}_{name}"][:] for name in ("tokens", *scores)}
     chosen = set(make_selector(options, column_prefix).read_indices(scored).tolist())
     variants = [make_selector(replace(options, selector=name), column_prefix).variants() for name in SELECTORS]
     rows = []
     for name, selector in (pair for one in variants for pair in one.items()):
         kept = selector.read_indices(scored)
-        means = {key: float(np.mean(columns[key][kept], dtype=np.float64)) for key in ("confidence", "loss")}
+        means = {key: float(np.mean(columns[key][kept], dtype=np.float64)) for key in scores}
         overlap = len(chosen.intersection(kept.tolist())) / len(kept)
         counts = {"rows": len(kept), "tokens": int(columns["tokens"][kept].sum(dtype=np.int64))}
         rows.append({"selector": name, **counts, **means, "overlap": overlap})
@@ -54,13 +58,14 @@ def compare_selections(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A comparison as Markdown."""
-    lines = [
-        "| selector | rows | target tokens | mean confidence | mean loss | overlap |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['selector']} | {row['rows']:,} | {row['tokens']:,} | {row['confidence']:.3f} | {row['loss']:.3f} | "
-        f"{row['overlap']:.0%} |"
-        for row in rows
-    ]
+    scores = [name for name in SCORES if name in rows[0]]
+    means = [name for name in scores if name in _BEFORE_OVERLAP]
+    more = [name for name in scores if name not in _BEFORE_OVERLAP]
+    header = ["selector", "rows", "target tokens", *(f"mean {name}" for name in means), "overlap"]
+    header += [f"mean {name}" for name in more]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in rows:
+        cells = [row["selector"], f"{row['rows']:,}", f"{row['tokens']:,}", *(f"{row[name]:.3f}" for name in means)]
+        cells += [f"{row['overlap']:.0%}", *(f"{row[name]:.3f}" for name in more)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from datasets import Dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
@@ -16,10 +17,6 @@ from matplotlib.ticker import LogFormatter
 from hf_dlc.scores.table import SCORES
 
 from .tables import group_counts
-
-
-if TYPE_CHECKING:
-    from .report import PruneReport
 
 
 _KEPT, _DROPPED, _LINE = "#2f6db5", "#b4bcc8", "#c2410c"
@@ -30,8 +27,8 @@ _MOST_GROUPS = 12
 _PANEL = (5.4, 3.7)  # inches
 
 
-class _Rows(NamedTuple):
-    """What the panels show, of the rows that have a score."""
+class _Drawn(NamedTuple):
+    """Values that the panels show, of the rows that have a score."""
 
     score: np.ndarray
     name: str
@@ -42,24 +39,42 @@ class _Rows(NamedTuple):
     groups: pd.DataFrame | None  # of all rows, with a score or not
 
 
-def plot_report(report: PruneReport) -> Figure:
+def plot_report(
+    scored: Dataset,
+    kept: np.ndarray,
+    column: str,
+    column_prefix: str,
+    schedule: Sequence[float] | None = None,
+    group_by: str | None = None,
+) -> Figure:
     """
-    Draw a report.
+    Draw scored rows and what was kept of them.
 
     Args:
-        report ([`PruneReport`]):
-            The report.
+        scored ([`~datasets.Dataset`]):
+            The rows with their scores.
+        kept (`np.ndarray`):
+            Indices of the kept rows.
+        column (`str`):
+            Column by which rows were selected.
+        column_prefix (`str`):
+            What the names of the score columns begin with.
+        schedule (`Sequence[float]`, *optional*):
+            Masked fraction of each level.
+        group_by (`str`, *optional*):
+            Column within whose groups rows were selected.
 
     Returns:
         `matplotlib.figure.Figure`: A panel for each thing that the dataset has columns for.
     """
-    rows = _read(report)
-    panels: list[Callable[[Axes, _Rows], None]] = [_histogram]
+    rows = _read(scored, kept, column, column_prefix, schedule, group_by)
+    panels: list[Callable[[Axes, _Drawn], None]] = [_histogram]
     panels += [partial(_path, measure=measure) for measure, values in rows.levels.items() if values.shape[1:] > (1,)]
     if rows.tokens.size and rows.tokens.max() > 1:
         panels.append(_against_length)
     if "loss" in rows.levels:
-        panels.append(_against_plain_loss)
+        plain = {"x": rows.levels["loss"][:, 0], "label": "plain loss in nats", "title": "Score against plain loss"}
+        panels.append(partial(_against, **plain))
     if rows.groups is not None:
         panels.append(_groups)
     columns = min(2, len(panels))
@@ -75,26 +90,33 @@ def plot_report(report: PruneReport) -> Figure:
     return figure
 
 
-def _read(report: PruneReport) -> _Rows:
-    scored, prefix = report.scored.with_format("numpy"), report.prefix
-    score = np.asarray(scored[report.column][:], dtype=np.float64)
+def _read(
+    scored: Dataset,
+    kept: np.ndarray,
+    column: str,
+    column_prefix: str,
+    schedule: Sequence[float] | None,
+    group_by: str | None,
+) -> _Drawn:
+    numbers = scored.with_format("numpy")
+    score = np.asarray(numbers[column][:], dtype=np.float64)
     known = np.isfinite(score)
     is_kept = np.zeros(len(score), dtype=bool)
-    is_kept[report.kept] = True
+    is_kept[kept] = True
     measures = dict.fromkeys(measure.name for score in SCORES.values() for measure in score.measures)
-    names = {measure: f"{prefix}_level_{measure}" for measure in measures}
+    names = {measure: f"{column_prefix}_level_{measure}" for measure in measures}
     levels = {
         measure: np.array(scored.with_format(None)[name][:], dtype=np.float64)[known]
         for measure, name in names.items()
         if name in scored.column_names and known.any()
     }
-    fractions = None if report.schedule is None else np.array(report.schedule)
-    tokens = np.asarray(scored[f"{prefix}_tokens"][:])[known]
-    groups = report.group_by and group_counts(report.scored, is_kept, report.group_by)
-    return _Rows(score[known], report.column, is_kept[known], tokens, levels, fractions, groups)
+    fractions = None if schedule is None else np.array(schedule)
+    tokens = np.asarray(numbers[f"{column_prefix}_tokens"][:])[known]
+    groups = group_by and group_counts(scored, is_kept, group_by)
+    return _Drawn(score[known], column, is_kept[known], tokens, levels, fractions, groups)
 
 
-def _histogram(axes: Axes, rows: _Rows) -> None:
+def _histogram(axes: Axes, rows: _Drawn) -> None:
     """How many rows have which score, and the share of each bar that was kept."""
     # With fewer rows fewer bars, or the kept share would be that of single rows.
     edges = np.histogram_bin_edges(rows.score, min(_MOST_BINS, 1 + math.isqrt(len(rows.score))))
@@ -113,9 +135,11 @@ def _histogram(axes: Axes, rows: _Rows) -> None:
     axes.legend(frameon=False, loc="upper right", ncols=2)
 
 
-def _path(axes: Axes, rows: _Rows, measure: str) -> None:
+def _path(axes: Axes, rows: _Drawn, measure: str) -> None:
     """Mean of a measure over the rows at each level, with bands in which half and nine tenths of the rows are."""
     levels, fractions, score = rows.levels[measure], rows.fractions, SCORES.get(measure)
+    if score is not None and measure not in {of.name for of in score.measures}:
+        score = None  # it has the name by chance, and its range and its unit are not those of the measure
     known = fractions is not None and len(fractions) == levels.shape[1]
     x = fractions if known else np.arange(levels.shape[1])
     for low, high, name, color in ((5, 95, "90% of the rows", _WIDE), (25, 75, "50% of the rows", _NARROW)):
@@ -125,34 +149,30 @@ def _path(axes: Axes, rows: _Rows, measure: str) -> None:
     axes.set_xlabel("masked fraction of the weights" if known else "level")
     axes.set_title(f"{measure.capitalize()} along the levels")
     axes.set_ylabel(f"{measure} in {score.unit}" if score is not None and score.unit else measure)
-    if score is not None:  # the levels of a measure have the range of the score of that name
+    if score is not None:  # a score with the name of its measure is a mean of it, in the same range
         axes.set_ylim(*(bound if math.isfinite(bound) else None for bound in (score.low, score.high)))
     axes.legend(frameon=False)
 
 
-def _against_length(axes: Axes, rows: _Rows) -> None:
-    _scatter(axes, rows, rows.tokens)
+def _against_length(axes: Axes, rows: _Drawn) -> None:
+    _against(axes, rows, rows.tokens, "target tokens", "Score against response length")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(LogFormatter())  # 60 in the place of 6 × 10¹
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
-    axes.set(xlabel="target tokens", ylabel=_plain(rows.name), title="Score against response length")
 
 
-def _against_plain_loss(axes: Axes, rows: _Rows) -> None:
-    _scatter(axes, rows, rows.levels["loss"][:, 0])
-    axes.set(xlabel="plain loss in nats", ylabel=_plain(rows.name), title="Score against plain loss")
-
-
-def _scatter(axes: Axes, rows: _Rows, x: np.ndarray) -> None:
+def _against(axes: Axes, rows: _Drawn, x: np.ndarray, label: str, title: str) -> None:
+    """The score of rows against another number of them."""
     shown = np.random.default_rng(0).permutation(len(x))[:_MOST_POINTS]
     size = 7 if len(shown) > _FEW_POINTS else 18
     for is_kept, color, name in ((False, _DROPPED, "dropped"), (True, _KEPT, "kept")):
         part = shown[rows.is_kept[shown] == is_kept]
         axes.scatter(x[part], rows.score[part], s=size, color=color, alpha=0.6, linewidths=0, label=name)
     axes.legend(frameon=False, markerscale=2)
+    axes.set(xlabel=label, ylabel=_plain(rows.name), title=title)
 
 
-def _groups(axes: Axes, rows: _Rows) -> None:
+def _groups(axes: Axes, rows: _Drawn) -> None:
     """The largest groups, largest at the top."""
     counts = rows.groups[:_MOST_GROUPS][::-1]
     names = [_plain(name) for name in counts.index]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from datasets import ClassLabel, Dataset, Value
 
-from hf_dlc.scores.columns import score_features
+from hf_dlc.scores.columns import missing_columns
 from hf_dlc.utils.content import content_digests
 
 from .render import Section, to_html, to_markdown
@@ -114,7 +114,8 @@ class PruneReport:
         """
         if not isinstance(scored, Dataset):
             raise TypeError(f"scored must be a Dataset, got {type(scored).__name__}. Pass one of its splits.")
-        if missing := [name for name in (column, *score_features(prefix)) if name not in scored.column_names]:
+        missing = [name for name in (column,) if name not in scored.column_names]
+        if missing := dict.fromkeys([*missing, *missing_columns(scored.column_names, prefix)]):
             got = ", ".join(scored.column_names)
             raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
         check_group_and_flag_columns(scored, group_by, flag_column)
@@ -151,7 +152,7 @@ class PruneReport:
         """
         from .plots import plot_report
 
-        return plot_report(self)
+        return plot_report(self.scored, self.kept, self.column, self.prefix, self.schedule, self.group_by)
 
 
 def check_group_and_flag_columns(dataset: Dataset, group_by: str | None, flag_column: str | None) -> None:

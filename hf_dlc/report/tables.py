@@ -14,7 +14,7 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, Image, Value
 
 from hf_dlc.scores.base import Score
-from hf_dlc.scores.columns import SCORED_STATUSES, score_features
+from hf_dlc.scores.columns import SCORED_STATUSES, present_scores, score_features
 from hf_dlc.scores.table import SCORES
 
 from .render import Example, Examples, Lines, Name, Section, Table, one_line
@@ -74,7 +74,9 @@ class Rows:
         group_by (`str`, *optional*):
             Column within whose groups rows were selected.
         scores (`dict[str, Scores]`):
-            The scores of the table by their names, and plain loss (level 0) where the levels are known.
+            The scores that are present, by their names, and plain loss (level 0) where the levels are known.
+        is_scored (`np.ndarray` of shape `(rows,)`):
+            Which of the rows have a score.
         tokens (`np.ndarray` of shape `(rows,)`):
             Target tokens of each row.
     """
@@ -85,6 +87,7 @@ class Rows:
     column_prefix: str
     group_by: str | None
     scores: dict[str, Scores]
+    is_scored: np.ndarray
     tokens: np.ndarray
 
     @classmethod
@@ -95,15 +98,21 @@ class Rows:
         is_kept = np.zeros(len(scored), dtype=bool)
         is_kept[kept] = True
         scores = {
-            name: Scores(score, read_column(scored, f"{column_prefix}_{name}"), score.text)
-            for name, score in SCORES.items()
+            name: Scores(SCORES[name], read_column(scored, f"{column_prefix}_{name}"), SCORES[name].text)
+            for name in present_scores(scored.column_names, column_prefix)
         }
         if f"{column_prefix}_level_loss" in scored.column_names:
             levels = scored[f"{column_prefix}_level_loss"]
             plain = np.array([losses[0] for losses in levels], dtype=np.float64)
             scores[_PLAIN_LOSS] = Scores(SCORES["loss"], plain, "loss while no weight is masked")
+        is_scored = np.isin(scored[f"{column_prefix}_status"][:], list(SCORED_STATUSES))
         tokens = read_column(scored, f"{column_prefix}_tokens")
-        return cls(scored, is_kept, column, column_prefix, group_by, scores, tokens)
+        return cls(scored, is_kept, column, column_prefix, group_by, scores, is_scored, tokens)
+
+    @property
+    def main(self) -> Scores:
+        """The score by which rows are shown in order: confidence, or else the first that there is."""
+        return self.scores.get("confidence") or next(iter(self.scores.values()))
 
     @property
     def are_responses(self) -> bool:
@@ -142,7 +151,7 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int) -> Iterator
     yield show("Hardest rows", order[::-1][:examples])
     others = {
         "Rows that plain loss ranks otherwise": _disagreements(rows),
-        "Rows without a score": np.flatnonzero(np.isnan(rows.scores["confidence"].values)),
+        "Rows without a score": np.flatnonzero(~rows.is_scored),
     }
     yield from (show(title, places[:examples]) for title, places in others.items() if len(places))
 
@@ -164,8 +173,8 @@ def read_flags(dataset: Dataset, name: str) -> np.ndarray:
 
 
 def _easiest_first(rows: Rows) -> np.ndarray:
-    """Scored rows by confidence, or by their rank in their group."""
-    hardness = rows.scores["confidence"].hardness
+    """Scored rows by the main score, or by their rank in their group."""
+    hardness = rows.main.hardness
     if rows.group_by is not None:
         groups = pd.Series(rows.scored.with_format(None)[rows.group_by][:])
         # As the rank of ease, the easiest row of each group has 100%, however many rows the group has.
@@ -175,10 +184,10 @@ def _easiest_first(rows: Rows) -> np.ndarray:
 
 
 def _disagreements(rows: Rows) -> np.ndarray:
-    """Rows by how differently confidence and plain loss rank them, most differently first."""
+    """Rows by how differently the main score and plain loss rank them, most differently first."""
     if _PLAIN_LOSS not in rows.scores:
         return np.empty(0, dtype=np.int64)
-    distance = (rows.scores["confidence"].ranks - rows.scores[_PLAIN_LOSS].ranks).abs().to_numpy()
+    distance = (rows.main.ranks - rows.scores[_PLAIN_LOSS].ranks).abs().to_numpy()
     order = np.argsort(-distance, kind="stable")
     return order[distance[order] > 0]
 
@@ -262,8 +271,8 @@ def _correlation_table(rows: Rows) -> Table:
 
 def _overlap_table(rows: Rows) -> Table:
     """How many of the kept rows simpler rules would have kept, if they had kept as many."""
-    is_scored = ~np.isnan(rows.scores["confidence"].values)
-    count, rivals = int(rows.is_kept.sum()), {}
+    is_scored, count = rows.is_scored, int(rows.is_kept.sum())
+    rivals = {}
     if rows.are_responses:
         rivals["longest responses"] = -rows.tokens
     if _PLAIN_LOSS in rows.scores:
@@ -311,12 +320,12 @@ class _Shower:
 
     def __init__(self, rows: Rows) -> None:
         scored, column_prefix = rows.scored, rows.column_prefix
-        self.scores, self.is_kept = rows.scores, rows.is_kept
+        self.scores, self.is_kept, self.is_scored = rows.scores, rows.is_kept, rows.is_scored
         self.kept_shares = np.full(len(scored), np.nan)
         for part in _tenths(read_column(scored, rows.column)):
             self.kept_shares[part] = rows.is_kept[part].mean()
         self.statuses = scored[f"{column_prefix}_status"][:]
-        self.easier_than = pd.Series(-rows.scores["confidence"].hardness).rank(pct=True).to_numpy()
+        self.easier_than = pd.Series(-rows.main.hardness).rank(pct=True).to_numpy()
         self.shown = {name: _shown(score.values) for name, score in rows.scores.items()}
         hidden = set(score_features(column_prefix, keep_levels=True)).intersection(scored.column_names)
         self.rows = _undecoded(scored.remove_columns(sorted(hidden)))
@@ -329,7 +338,7 @@ class _Shower:
             (one_line(name), one_line(_readable(value, self.rows.features[name])))
             for name, value in (self.rows[index] if self.rows.column_names else {}).items()
         ]
-        if np.isnan(self.easier_than[index]):
+        if not self.is_scored[index]:
             return Example([f"row {index}: ", Name(self.statuses[index])], fields)
         values = ", ".join(f"{name} {self.shown[name](score.values[index])}" for name, score in self.scores.items())
         share = self.kept_shares[index]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from hf_dlc.scores.table import SCORES
-from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.table import SELECTORS
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from .options import StudyArguments
 
 METRICS = ("loss per row", "loss per token")  # of the held-out rows; the first decides
 
@@ -25,8 +23,6 @@ COLUMNS = {
     "plain": ("plain", "low"),
     "length": ("dlc_tokens", "low"),
 }
-_RANKS = [*SCORES, "plain"]
-_ARM = re.compile(rf"({'|'.join(_RANKS)}) (easiest|hardest|flexrand (0?\.\d+))")
 _NEARLY_RANDOM = 0.9  # share of the rows of an arm that random rows of the same seed have, too
 
 
@@ -44,65 +40,135 @@ class Cell(NamedTuple):
         return f"{self.arm} {self.matching} {self.budget:g} {self.seed}".replace(" ", "_")
 
 
-def parse_arm(arm: str) -> tuple[str, str, float]:
+class Arm(NamedTuple):
+    """What an arm ranks by, a name in `COLUMNS` or `""`, and what selects, `None` where all rows are taken."""
+
+    ranked_by: str
+    selector: Selector | None
+
+
+def parse_rule(name: str, value: str | None = None) -> tuple[Selector, dict[str, float]]:
+    """
+    Find the selector that a rule names.
+
+    Args:
+        name (`str`):
+            The name of a selector.
+        value (`str`, *optional*):
+            What the rule gives for the parameter in which the variants of the selector differ.
+
+    Returns:
+        `tuple[Selector, dict[str, float]]`: The selector of the table, and the parameter with its value.
+
+    Raises:
+        ValueError: If there is no such selector, or if the value is none that it takes.
+
+    Example:
+    ```python
+    >>> parse_rule("flexrand", "0.25")[1], parse_rule("easiest")[1]
+    ({'split': 0.25}, {})
+    ```
+    """
+    if name not in SELECTORS:
+        raise ValueError(f"a rule must begin with one of {', '.join(SELECTORS)}, got {name!r}.")
+    selector = SELECTORS[name]
+    if value is None:
+        return selector, {}
+    first, *others = selector.variants().values()
+    varied = [
+        option.name
+        for option in fields(selector)
+        if any(getattr(one, option.name) != getattr(first, option.name) for one in others)
+    ]
+    if not varied:
+        raise ValueError(f"{name} takes no value, got {value!r}.")
+    values = {varied[0]: float(value)}
+    replace(selector, **values).check()
+    return selector, values
+
+
+def parse_arm(arm: str) -> Arm:
     """
     Take the name of an arm apart.
 
     Args:
         arm (`str`):
-            `"random"`, `"full"`, `"longest"`, or what it ranks by and how it chooses, as in `"loss flexrand 0.25"`.
+            `"full"`, `"longest"`, the rule of a selector that needs no scores, such as `"random"`, or what it ranks by
+            and the rule of a selector that does, as in `"loss flexrand 0.25"`.
 
     Returns:
-        `tuple[str, str, float]`: A name in `COLUMNS` or `""`, the rule, and the split of FlexRand or 0.
+        `Arm`
 
     Raises:
         ValueError: If it is none of these.
 
     Example:
     ```python
-    >>> parse_arm("loss flexrand 0.25"), parse_arm("longest")
-    (('loss', 'flexrand', 0.25), ('length', 'hardest', 0.0))
+    >>> arm = parse_arm("loss flexrand 0.25")
+    >>> arm.ranked_by, arm.selector.split
+    ('loss', 0.25)
+    >>> parse_arm("longest").ranked_by, parse_arm("random").ranked_by
+    ('length', '')
     ```
     """
-    if arm in ("random", "full"):
-        return "", arm, 0.0
+    if arm == "full":
+        return Arm("", None)
     if arm == "longest":
-        return "length", "hardest", 0.0
-    if found := _ARM.fullmatch(arm):
-        return found[1], found[2].split()[0], float(found[3] or 0)
-    *others, last = map(repr, _RANKS)
-    raise ValueError(
-        f"an arm must be 'longest' or begin with {', '.join(others)} or {last} and go on with 'easiest', 'hardest' or "
-        f"'flexrand' and a split, got {arm!r}."
+        return Arm("length", SELECTORS["hardest"])
+    ranks = [*SCORES, "plain"]
+    first, _, rest = arm.partition(" ")
+    ranked_by, rule = (first, rest) if first in ranks else ("", arm)
+    *others, last = map(repr, ranks)
+    *rules, last_rule = (repr(name) for name, selector in SELECTORS.items() if "scores" in selector.needs)
+    error = ValueError(
+        f"an arm must be 'longest' or begin with {', '.join(others)} or {last} and go on with {', '.join(rules)} or "
+        f"{last_rule}, and a value where the selector has variants, as in 'loss flexrand 0.25', got {arm!r}."
     )
+    try:
+        selector, values = parse_rule(*rule.split(" ", 1))
+    except ValueError:
+        raise error from None
+    is_open = not values and len(selector.variants()) > 1
+    if is_open or ("scores" in selector.needs) != bool(ranked_by):
+        raise error
+    return Arm(ranked_by, replace(selector, **values))
+
+
+def default_arms() -> list[str]:
+    """All arms of all selectors and scores, beside random rows: of selectors with variants, each of these."""
+    varied, others, unranked = [], [], []
+    for name, selector in SELECTORS.items():
+        variants = list(selector.variants())
+        if "scores" in selector.needs:
+            (varied if len(variants) > 1 else others).extend(variants)
+        elif name != "random":
+            unranked.extend(variants)
+    return [
+        "longest",
+        *(f"plain {rule}" for rule in others),
+        *(f"{name} {rule}" for rules in (varied, others) for name in SCORES for rule in rules),
+        *unranked,
+    ]
 
 
 def choose_rows(scored: Dataset, cell: Cell) -> np.ndarray:
     """Row numbers, in the scored pool, of the rows that a cell trains on."""
-    ranked_by, rule, split = parse_arm(cell.arm)
-    if rule == "full":
+    ranked_by, selector = parse_arm(cell.arm)
+    if selector is None:
         return np.arange(len(scored))
-    budget: dict[str, Any] = {"keep": cell.budget}
+    options: dict[str, Any] = {"keep": cell.budget, "seed": cell.seed}
     if cell.matching == "tokens":
-        budget = {"keep_tokens": round(cell.budget * sum(scored["dlc_tokens"]))}
-    if rule == "random":
-        return RandomSelector(**budget, seed=cell.seed).read_indices(scored)
-    column, easy = COLUMNS[ranked_by]
-    if rule == "flexrand":
-        return FlexRandSelector(**budget, column=column, easy=easy, split=split, seed=cell.seed).read_indices(scored)
-    return TopKSelector(**budget, column=column, easy=easy, which=rule).read_indices(scored)
+        options |= {"keep": None, "keep_tokens": round(cell.budget * sum(scored["dlc_tokens"]))}
+    if ranked_by:
+        options["column"], options["easy"] = COLUMNS[ranked_by]
+    known = {option.name for option in fields(selector)}
+    return replace(selector, **{name: options[name] for name in options if name in known}).read_indices(scored)
 
 
 def shared_with_random(scored: Dataset, cell: Cell) -> float:
     """Share of the rows of a cell that random rows of the same seed and budget have, too."""
     random = choose_rows(scored, cell._replace(arm="random"))
     return float(np.isin(choose_rows(scored, cell), random).mean())
-
-
-def screening_cells(options: StudyArguments) -> list[Cell]:
-    """Cells of the screening: every arm once, at one budget."""
-    arms, budget = ["random", *options.arms], options.screening_budget
-    return [Cell(arm, matching, budget, 0) for arm in arms for matching in options.matching_names]
 
 
 def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
@@ -134,20 +200,3 @@ def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
     if not losses:
         raise ValueError("arms must choose others than random rows, got none that does. Name --finalists.")
     return sorted(losses, key=lambda arm: (losses[arm], arm))[:count]
-
-
-def confirming_cells(options: StudyArguments, finalists: Sequence[str]) -> list[Cell]:
-    """
-    Cells of the confirming stage: all rows, and random rows and the finalists at every budget.
-
-    They come seed by seed, so that a study that is stopped has compared something.
-    """
-    subsets = [(matching, budget) for matching in options.matching_names for budget in options.budgets]
-    return [
-        cell
-        for seed in options.confirming_seeds
-        for cell in (
-            Cell("full", "rows", 1.0, seed),
-            *(Cell(arm, *subset, seed) for subset in subsets for arm in ("random", *finalists)),
-        )
-    ]

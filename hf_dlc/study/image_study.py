@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,14 +14,16 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import ClassLabel, Dataset, concatenate_datasets
 
 from hf_dlc.pipeline.folder import read_manifest
-from hf_dlc.pipeline.options import DataArguments, Options
+from hf_dlc.pipeline.options import DataArguments, SelectionArguments, make_selector
 from hf_dlc.pipeline.score_file import SCORES_NAME
 from hf_dlc.pipeline.sources import read_dataset, split_of
 from hf_dlc.scorer.scorer import DLCScorer
-from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.table import SELECTORS
 from hf_dlc.utils.files import write_json
 
-from .image_training import Parts, frozen_parts, train_classifier, whole_parts
+from .arms import parse_rule
+from .image_training import ClassifierOptions, TrainingSetup, frozen_setup, train_classifier, whole_setup
 from .markdown import table
 from .plots import draw_accuracies
 from .statistics import mean_and_error
@@ -30,12 +31,23 @@ from .statistics import mean_and_error
 
 logger = logging.getLogger(__name__)
 
-ARMS = ("full", "random", "flexrand", "easiest", "hardest")
-_FLEXRAND = re.compile(r"flexrand@(0?\.\d+)")
+ARMS = ("full", "random", *(name for name in SELECTORS if name != "random"))
+
+
+def _parse_arm(arm: str) -> tuple[Selector, dict[str, float]]:
+    """The selector of an arm other than all rows; a value of its own comes after an @, as in flexrand@0.25."""
+    return parse_rule(*arm.split("@", 1))
+
+
+def _is_arm(arm: str) -> bool:
+    try:
+        return arm == "full" or bool(_parse_arm(arm))
+    except ValueError:
+        return False
 
 
 @dataclass
-class ImageStudyArguments(Options):
+class ImageStudyArguments(ClassifierOptions):
     """What to train, on which subsets, and how."""
 
     run_dir: str = field(default="runs/prune-images", metadata={"help": "What prune_images.py wrote."})
@@ -46,15 +58,12 @@ class ImageStudyArguments(Options):
     arms: str = field(default=",".join(ARMS), metadata={"help": "What is compared."})
     seeds: int = field(default=3, metadata={"help": "Number of seeds."})
     frozen: bool = field(default=True, metadata={"help": "Train a linear head on frozen features."})
-    epochs: float = field(default=30.0, metadata={"help": "Passes over each subset."})
-    learning_rate: float = field(default=3e-3, metadata={"help": "Of AdamW, with a cosine schedule."})
-    batch_size: int = field(default=64, metadata={"help": "Images a step."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code of the model's repository."})
     output_dir: str = field(default="runs/finetune-images", metadata={"help": "Folder for the results."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if unknown := [arm for arm in self.arms.split(",") if arm not in ARMS and not _FLEXRAND.fullmatch(arm)]:
+        if unknown := [arm for arm in self.arms.split(",") if not _is_arm(arm)]:
             raise ValueError(f"arms must be among {', '.join(ARMS)} and flexrand@<split>, got {', '.join(unknown)}.")
         if not self.eval_dataset:
             raise ValueError("eval_dataset must name held-out images, got nothing.")
@@ -113,30 +122,25 @@ class ImageStudy:
             raise ValueError(
                 f"{path} holds results of other settings: {known['settings']}. Pass another --output_dir."
             )
-        parts = self._parts()
+        setup = self._setup()
         for arm, keep, seed in options.cells:
             name = f"{arm} {keep:g} {seed}"
             if name not in known["accuracy"]:
                 rows = self.choose_rows(arm, keep, seed)
-                known["accuracy"][name] = train_classifier(parts, rows, options, seed)
+                known["accuracy"][name] = train_classifier(setup, rows, options, seed)
                 write_json(path, known)
                 logger.info("%s: %d rows, accuracy %.4f", name, len(rows), known["accuracy"][name])
         return known["accuracy"]
 
     def choose_rows(self, arm: str, keep: float, seed: int) -> np.ndarray:
         """Numbers of the rows of an arm among the scored images, equally many of each class for all arms."""
-        options = self.record.options
-        within = {"keep": keep, "column": self.record.selection_column}
-        within |= {name: options[name] for name in ("group_by", "min_per_group")}
         if arm == "full":
             return np.arange(len(self.scored))
-        if arm == "random":
-            return RandomSelector(**within, seed=seed).read_indices(self.scored)
-        if arm.startswith("flexrand"):
-            own = _FLEXRAND.fullmatch(arm)
-            split = float(own[1]) if own else options["split_share"]
-            return FlexRandSelector(**within, split=split, seed=seed).read_indices(self.scored)
-        return TopKSelector(**within, which=arm).read_indices(self.scored)
+        (named, values), run = _parse_arm(arm), self.record.options
+        chosen = {name: run[name] for name in SelectionArguments.__dataclass_fields__ if name in run}
+        chosen |= {"selector": named.name, "keep": keep, "keep_tokens": None, "selection_seed": seed}
+        selector = make_selector(SelectionArguments(**{**chosen, "column": self.record.selection_column}))
+        return replace(selector, **values).read_indices(self.scored)
 
     def _read_images(self) -> tuple[Dataset, Dataset]:
         """The scored images, in the order in which they were scored, and the held-out ones."""
@@ -163,7 +167,7 @@ class ImageStudy:
         is_scored = ~np.isnan(scored.with_format("numpy")[self.record.selection_column][:])
         return scored.select(np.flatnonzero(is_scored)), held_out
 
-    def _parts(self) -> Parts:
+    def _setup(self) -> TrainingSetup:
         """What is trained, from the model that the run scored with, in float32."""
         run, config = self.record.options, self.record.config
         model, revision = run["model"], run["model_revision"]
@@ -174,8 +178,8 @@ class ImageStudy:
         scorer = DLCScorer.from_pretrained(model, revision=revision, model_kwargs=kwargs, dtype="float32", **head)
         images = (scorer, self.scored, self.held_out, self.label)
         if self.options.frozen:
-            return frozen_parts(*images)
-        return whole_parts(*images, model, revision=revision, **kwargs)
+            return frozen_setup(*images)
+        return whole_setup(*images, model, revision=revision, **kwargs)
 
 
 def write_image_report(results: dict[str, float], output: Path) -> str:

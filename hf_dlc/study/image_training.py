@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +14,25 @@ from datasets import Dataset, Image
 from torch import nn
 from transformers import AutoModelForImageClassification, PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from hf_dlc.pipeline.options import Options
 from hf_dlc.tasks.vision.images import ImageReader
 
 
 if TYPE_CHECKING:
     from hf_dlc.scorer.scorer import DLCScorer
 
-    from .image_study import ImageStudyArguments
+
+@dataclass
+class ClassifierOptions(Options):
+    """How a classifier is trained; the same for whatever is compared."""
+
+    epochs: float = field(default=30.0, metadata={"help": "Passes over each subset."})
+    learning_rate: float = field(default=3e-3, metadata={"help": "Of AdamW, with a cosine schedule."})
+    batch_size: int = field(default=64, metadata={"help": "Images a step."})
 
 
 @dataclass
-class Parts:
+class TrainingSetup:
     """
     Examples, and how to make the model that is trained on them.
 
@@ -58,7 +66,7 @@ class LinearHead(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def frozen_parts(scorer: DLCScorer, scored: Dataset, evaluation: Dataset, label: str) -> Parts:
+def frozen_setup(scorer: DLCScorer, scored: Dataset, evaluation: Dataset, label: str) -> TrainingSetup:
     """
     Compute the features of the unmasked model once, for a linear head that is trained on them.
 
@@ -75,7 +83,7 @@ def frozen_parts(scorer: DLCScorer, scored: Dataset, evaluation: Dataset, label:
             Column of the labels in both.
 
     Returns:
-        `Parts`
+        `TrainingSetup`
 
     Raises:
         ValueError: If a held-out image cannot be read or has no label.
@@ -88,12 +96,12 @@ def frozen_parts(scorer: DLCScorer, scored: Dataset, evaluation: Dataset, label:
         for values, images in ((features, scored), (held_out, evaluation))
     ]
     classes = scored.features[label].num_classes
-    return Parts(*sets, lambda: LinearHead(features.shape[1], classes), torch.utils.data.default_collate)
+    return TrainingSetup(*sets, lambda: LinearHead(features.shape[1], classes), torch.utils.data.default_collate)
 
 
-def whole_parts(
+def whole_setup(
     scorer: DLCScorer, scored: Dataset, evaluation: Dataset, label: str, model: str, **model_kwargs: Any
-) -> Parts:
+) -> TrainingSetup:
     """
     Read pixels, for the whole model with a new head.
 
@@ -112,7 +120,7 @@ def whole_parts(
             More for its `from_pretrained`.
 
     Returns:
-        `Parts`
+        `TrainingSetup`
 
     Raises:
         ValueError: If a held-out image cannot be read or has no label.
@@ -136,7 +144,7 @@ def whole_parts(
     undecoded = Image(decode=False)  # read as for scoring: upright, and with all bits
     sets = [images.select_columns([image, label]).cast_column(image, undecoded) for images in (scored, evaluation)]
     _require_all_read([read(row[image]) is None or row[label] in (None, -1) for row in sets[1]])
-    return Parts(*sets, make_model, collate)
+    return TrainingSetup(*sets, make_model, collate)
 
 
 def _require_all_read(is_unread: Sequence[bool]) -> None:
@@ -145,16 +153,16 @@ def _require_all_read(is_unread: Sequence[bool]) -> None:
         raise ValueError(f"{unread} of the {len(is_unread)} held-out images cannot be read, or have no label.")
 
 
-def train_classifier(parts: Parts, rows: np.ndarray, options: ImageStudyArguments, seed: int) -> float:
+def train_classifier(setup: TrainingSetup, rows: np.ndarray, options: ClassifierOptions, seed: int) -> float:
     """
     Train a new model on some rows.
 
     Args:
-        parts (`Parts`):
+        setup (`TrainingSetup`):
             Examples, and how to make the model.
         rows (`np.ndarray`):
             Numbers of the rows to train on.
-        options (`ImageStudyArguments`):
+        options (`ClassifierOptions`):
             How to train.
         seed (`int`):
             Seed of the model and of the order of the rows.
@@ -180,11 +188,11 @@ def train_classifier(parts: Parts, rows: np.ndarray, options: ImageStudyArgument
             remove_unused_columns=False,
         )
         trainer = Trainer(
-            parts.make_model(),
+            setup.make_model(),
             arguments,
-            train_dataset=parts.train.select(rows),
-            eval_dataset=parts.evaluation,
-            data_collator=parts.collate,
+            train_dataset=setup.train.select(rows),
+            eval_dataset=setup.evaluation,
+            data_collator=setup.collate,
             compute_metrics=lambda output: {"accuracy": (output.predictions.argmax(-1) == output.label_ids).mean()},
         )
         trainer.remove_callback(PrinterCallback)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from hf_dlc.pipeline.options import Options
-from hf_dlc.scores.table import SCORES
 
-from .arms import parse_arm
+from .arms import Cell, default_arms, parse_arm
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -112,15 +112,7 @@ class StudyArguments(TrainingOptions):
     tasks: list[str] = field(
         default_factory=list, metadata={"help": "Tasks of lm-evaluation-harness to measure by as well."}
     )
-    arms: list[str] = field(
-        default_factory=lambda: [
-            "longest",
-            *(f"plain {rule}" for rule in ("easiest", "hardest")),
-            *(f"{name} flexrand {split}" for name in SCORES for split in (0.25, 0.5, 0.75)),
-            *(f"{name} {rule}" for name in SCORES for rule in ("easiest", "hardest")),
-        ],
-        metadata={"help": "What is screened, beside random rows."},
-    )
+    arms: list[str] = field(default_factory=default_arms, metadata={"help": "What is screened, beside random rows."})
     finalists: list[str] = field(default_factory=list, metadata={"help": "Confirm these, without screening."})
     num_finalists: int = field(default=3, metadata={"help": "Arms that go on from the screening."})
     screening_budget: float = field(default=0.3, metadata={"help": "Share of the pool in the screening."})
@@ -159,6 +151,28 @@ class StudyArguments(TrainingOptions):
     def confirming_seeds(self) -> range:
         """Seeds of the confirming stage: never that of the screening, whose luck must not speak for an arm."""
         return range(1, 1 + self.seeds)
+
+    @property
+    def screening_cells(self) -> list[Cell]:
+        """Cells of the screening: every arm once, at one budget."""
+        arms, budget = ["random", *self.arms], self.screening_budget
+        return [Cell(arm, matching, budget, 0) for arm in arms for matching in self.matching_names]
+
+    def confirming_cells(self, finalists: Sequence[str]) -> list[Cell]:
+        """
+        Cells of the confirming stage: all rows, and random rows and the finalists at every budget.
+
+        They come seed by seed, so that a study that is stopped has compared something.
+        """
+        subsets = [(matching, budget) for matching in self.matching_names for budget in self.budgets]
+        return [
+            cell
+            for seed in self.confirming_seeds
+            for cell in (
+                Cell("full", "rows", 1.0, seed),
+                *(Cell(arm, *subset, seed) for subset in subsets for arm in ("random", *finalists)),
+            )
+        ]
 
     @property
     def process(self) -> tuple[int, int]:

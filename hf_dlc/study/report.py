@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_dlc.scores.base import measures_by_pass
+from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.versions import versions
 
-from .arms import METRICS, Cell
+from .arms import METRICS, Cell, parse_arm
 from .markdown import table
 from .plots import draw_differences
 from .results import StudyResults
@@ -182,7 +184,7 @@ def _costs(results: StudyResults) -> str:
     """Target tokens and seconds of training, and the seconds of the scoring that an arm needs before."""
     budgets, matching, rows = results.options.budgets, results.matchings[0], []
     for arm in ("random", *results.finalists):
-        scoring = scoring_share(arm, len(results.scoring["fractions"])) * results.scoring["seconds"]
+        scoring = scoring_share(arm, results.scoring["fractions"]) * results.scoring["seconds"]
         # Medians: a machine that was busy for a while has trained some models more slowly.
         taken = [
             [np.median(results.values(arm, matching, budget, name)) for name in ("tokens", "seconds")]
@@ -201,7 +203,9 @@ def _costs(results: StudyResults) -> str:
     )
 
 
-def scoring_share(arm: str, levels: int) -> float:
-    """The share of the levels that an arm needs: plain loss is the first of them."""
-    statistic = arm.split()[0]
-    return {"random": 0.0, "longest": 0.0, "plain": 1 / levels}.get(statistic, 1.0)
+def scoring_share(arm: str, schedule: Sequence[float]) -> float:
+    """The share of all passes through the model that an arm needs; plain loss is one of them."""
+    ranked_by, every = parse_arm(arm).ranked_by, len(measures_by_pass(SCORES.values(), schedule))
+    if ranked_by in SCORES:
+        return len(SCORES[ranked_by].passes(schedule)) / every
+    return 1 / every if ranked_by == "plain" else 0.0

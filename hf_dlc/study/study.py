@@ -22,7 +22,7 @@ from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.files import write_json
 
-from .arms import METRICS, Cell, best_arms, choose_rows, confirming_cells, screening_cells, shared_with_random
+from .arms import METRICS, Cell, best_arms, choose_rows, shared_with_random
 from .measuring import harness_accuracies, held_out_losses, make_judge, read_beside, right_choices, unseen
 from .options import StudyArguments, TrainingOptions, options_of
 from .questions import read_question
@@ -74,9 +74,9 @@ class Study:
         """Score the pool, screen the arms where no finalists are named, and confirm the finalists."""
         options = self.options
         scored, scoring = self.scored
-        screening = {} if options.finalists else self.train_all(screening_cells(options))
+        screening = {} if options.finalists else self.train_all(options.screening_cells)
         finalists = options.finalists or best_arms(screening, options.num_finalists)
-        confirming = self.train_all(confirming_cells(options, finalists))
+        confirming = self.train_all(options.confirming_cells(finalists))
         return StudyResults(
             dataset=Path(options.dataset).name,
             options=options,

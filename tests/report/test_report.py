@@ -38,7 +38,9 @@ def scored_dataset(
     """Rows with the score columns that a scorer with two levels writes."""
     statuses = statuses or [OK] * len(confidence)
     values = np.array([confidence, np.array(confidence) / 2], dtype=np.float32)
-    measures, schedule = {"confidence": values, "loss": 1 - values}, np.arange(len(values)) / len(values)
+    names = {measure.name for score in SCORES.values() for measure in score.measures}
+    measures = dict.fromkeys(names, 1 - values) | {"confidence": values}
+    schedule = np.arange(len(values)) / len(values)
     scores = build_columns(statuses, np.arange(len(confidence)) + 3, measures, schedule, prefix, keep_levels)
     types = {**score_features(prefix, keep_levels), **(features or {})}
     if missing := set(columns) - set(types):
@@ -221,7 +223,9 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
     [title] = [title for title in tables(summary) if "wrong" in title]
     assert "(2 of 5)" in title
     _, *rows = tables(summary)[title]
-    assert [row[:2] for row in rows] == [[name, "1.000"] for name in ("confidence", "loss", "gain", "plain loss")]
+    assert [row[0] for row in rows] == [*SCORES, "plain loss"]
+    assert {row[0]: row[1] for row in rows}.items() >= dict.fromkeys(("confidence", "loss", "gain"), "1.000").items()
+    assert rows[-1][1] == "1.000"
     reversed_flags = scored_dataset({"wrong": flags[::-1]}, [0.1, 0.2, 0.7, 0.8, 0.9])
     summary = summarize(reversed_flags, [0], flag_column="wrong")
     assert tables(summary)[title][1][1] == "0.000"
@@ -230,7 +234,7 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
 def test_summary_says_what_scores_are() -> None:
     summary = summarize(scored_dataset({"output": list("ab")}, [0.1, 0.2], keep_levels=True), [0])
     lines = section(summary, "Scores").splitlines()[2:]
-    assert [line.split(":")[0] for line in lines if line] == ["- confidence", "- loss", "- gain", "- plain loss"]
+    assert [line.split(":")[0] for line in lines if line] == [f"- {name}" for name in (*SCORES, "plain loss")]
     assert f"- confidence: {SCORES['confidence'].text} (0 to 1, high values are easy rows)" in lines
     assert f"- loss: {SCORES['loss'].text} (0 or more nats, low values are easy rows)" in lines
     assert "- plain loss: loss while no weight is masked (0 or more nats, low values are easy rows)" in lines
@@ -255,6 +259,35 @@ def test_a_new_score_is_in_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ", doubt 5.000, " in section(summary, "Easiest rows")
     [panel] = [axes for axes in found.plot().axes if axes.get_title() == "Doubt along the levels"]
     assert (panel.get_ylabel(), panel.get_ylim()) == ("doubt in bits", (0.0, 9.0))
+
+
+def test_runs_without_some_of_the_scores() -> None:
+    """An earlier version has scored them, or another one will: the first score that is there stands for the row."""
+    columns, statuses = {"output": list("abcde")}, [OK, OK, EMPTY_RESPONSE, TRUNCATED, OK]
+    dataset = scored_dataset(columns, [0.1, 0.5, 0.2, 0.9, 0.3], statuses, keep_levels=True)
+    last = list(SCORES)[-1]
+    whole = tables(summarize(dataset, [3]))["Score quantiles"]
+    without = tables(summarize(dataset.remove_columns(f"dlc_{last}"), [3]))["Score quantiles"]
+    assert without == [row for row in whole if row[0] != last]
+    loss_only = dataset.remove_columns([f"dlc_{name}" for name in SCORES if name != "loss"])
+    found = report(loss_only, [3], column="dlc_loss")
+    summary = found.to_markdown()
+    assert [row[0] for row in tables(summary)["Score quantiles"]] == ["score", "loss", "plain loss"]
+    assert re.findall(r"^row (\d)", section(summary, "Easiest rows"), re.M) == ["3", "1", "4", "0"]
+    assert re.findall(r"^row (\d): (.*)$", section(summary, "Rows without a score"), re.M) == [
+        ("2", "`empty_response`")
+    ]
+    assert "Loss along the levels" in {axes.get_title() for axes in found.plot().axes}
+
+
+def test_a_measure_takes_no_range_of_a_score_of_another_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = scored_dataset({"output": ["a", "b"]}, [0.1, 0.2], keep_levels=True)
+    facts = {"easy": "low", "low": 0.0, "high": 9.0, "unit": "bits", "text": "what it is"}
+    score = SimpleNamespace(name="loss", **facts, measures=SCORES["confidence"].measures)
+    monkeypatch.setitem(SCORES, "loss", score)
+    [panel] = [axes for axes in report(dataset, [0]).plot().axes if axes.get_title() == "Loss along the levels"]
+    assert panel.get_ylabel() == "loss"
+    assert panel.get_ylim()[1] < 2
 
 
 def test_summary_compares_plain_loss_where_levels_are_known() -> None:
@@ -418,8 +451,12 @@ def test_rows_that_none_can_be(kept: list[Any]) -> None:
 
 def test_columns_that_cannot_be_used() -> None:
     dataset = rows_of_all_kinds().add_column("tags", [["a"]] * 40)
-    with pytest.raises(ValueError, match="must have the columns dlc_gain, got output, topic"):
-        report(dataset.remove_columns("dlc_gain"), [0])
+    for name in ("confidence", "tokens", "status"):  # confidence is what rows were selected by
+        with pytest.raises(ValueError, match=f"must have the columns dlc_{name}, got output, topic"):
+            report(dataset.remove_columns(f"dlc_{name}"), [0])
+    scores = [f"dlc_{name}" for name in SCORES]
+    with pytest.raises(ValueError, match=f"must have the columns {', '.join(scores)}, got output, topic"):
+        report(dataset.remove_columns(scores), [0], column="dlc_tokens")
     with pytest.raises(ValueError, match="group_by must be a column, got 'size'; there are output, topic"):
         report(dataset, [0], group_by="size")
     with pytest.raises(ValueError, match="group_by must hold single values, but 'tags'"):

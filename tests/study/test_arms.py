@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from datasets import Dataset
 
+from hf_dlc.scores.table import SCORES
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.candidates import Candidates
+from hf_dlc.selection.table import SELECTORS
 from hf_dlc.study.arms import (
     Cell,
     best_arms,
     choose_rows,
-    confirming_cells,
-    screening_cells,
+    default_arms,
+    parse_arm,
     shared_with_random,
 )
 from hf_dlc.study.options import StudyArguments
@@ -19,8 +26,8 @@ from hf_dlc.study.options import StudyArguments
 
 def test_what_was_screened_does_not_confirm() -> None:
     options = StudyArguments()
-    screening = screening_cells(options)
-    confirming = confirming_cells(options, ["longest"])
+    screening = options.screening_cells
+    confirming = options.confirming_cells(["longest"])
     assert not {cell.seed for cell in screening} & {cell.seed for cell in confirming}
     assert len({cell.seed for cell in confirming}) == options.seeds
 
@@ -53,6 +60,50 @@ def test_flexrand_in_halves_is_random_rows_with_another_name() -> None:
     assert shared["gain flexrand 0.5"] > 0.9
     assert shared["gain flexrand 0.75"] < 0.9
     assert 0.1 < shared["gain easiest"] < 0.5
+
+
+def test_all_selectors_and_scores_are_arms() -> None:
+    arms = default_arms()
+    assert arms[:3] == ["longest", "plain easiest", "plain hardest"]
+    of_score = ["flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "easiest", "hardest"]
+    assert set(arms[3:]) == {f"{score} {rule}" for score in SCORES for rule in of_score}
+    assert arms[3:6] == ["confidence flexrand 0.25", "confidence flexrand 0.5", "confidence flexrand 0.75"]
+    assert [" ".join(arm.split()[1:]) for arm in arms[-2:]] == ["easiest", "hardest"]
+
+
+@dataclass
+class MiddleSelector(Selector):
+    """The rows nearest to a value."""
+
+    name: ClassVar[str] = "middle"
+
+    _: KW_ONLY
+    value: float = 0.5
+
+    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+        return [np.argsort(np.abs(candidates.scores - self.value), kind="stable")]
+
+    def _rule(self, column: str) -> str:
+        return f"The rows with {column} nearest to {self.value}"
+
+    def variants(self) -> dict[str, Selector]:
+        return {f"{self.name} {value:g}": replace(self, value=value) for value in (0.2, 0.5)}
+
+
+def test_a_new_selector_is_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SELECTORS, "middle", MiddleSelector())
+    assert {"loss middle 0.2", "gain middle 0.5"} < set(StudyArguments().arms)
+    scored = Dataset.from_dict({"dlc_loss": np.arange(10) / 10, "dlc_tokens": [3] * 10})
+    for arm, expected in (("loss middle 0.2", [1, 2, 3]), ("loss middle 0.7", [6, 7, 8])):
+        assert choose_rows(scored, Cell(arm, "rows", 0.3, 0)).tolist() == expected
+    with pytest.raises(ValueError, match="go on with 'flexrand', 'easiest', 'hardest' or 'middle', and a value"):
+        parse_arm("loss middle")
+
+
+@pytest.mark.parametrize("arm", ["easiest", "loss random", "loss easiest 0.5", "loss easiest ", "loss flexrand 1.5"])
+def test_arms_that_name_no_whole_rule(arm: str) -> None:
+    with pytest.raises(ValueError, match="an arm must be"):
+        parse_arm(arm)
 
 
 @pytest.mark.parametrize("matching", ["rows", "tokens"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from hf_dlc.study.arms import Cell, confirming_cells
+from hf_dlc.scores.base import Pass
+from hf_dlc.scores.dlc import Loss
+from hf_dlc.scores.table import SCORES
+from hf_dlc.study.arms import Cell
 from hf_dlc.study.options import StudyArguments
 from hf_dlc.study.report import scoring_share, write_report
 from hf_dlc.study.results import StudyResults
@@ -20,7 +24,7 @@ def results_of(differences: dict[str, float], seeds: int = 6) -> StudyResults:
     """A study in which the arms are so much better than random rows, with some noise."""
     rng = np.random.default_rng(0)
     options = StudyArguments(seeds=seeds, budgets=[0.2])
-    cells = confirming_cells(options, list(differences))
+    cells = options.confirming_cells(list(differences))
     of_seed = rng.normal(0, 1, 1 + seeds)  # alike in all arms, so that only pairs can see the difference
 
     def outcome(cell: Cell) -> dict[str, float]:
@@ -107,5 +111,16 @@ def test_paired_comparison_is_that_of_scipy() -> None:
 
 
 def test_plain_loss_costs_one_level() -> None:
-    shares = [scoring_share(arm, 4) for arm in ("random", "longest", "plain easiest", "loss flexrand 0.5")]
-    assert shares == [0.0, 0.0, 0.25, 1.0]
+    arms = ("random", "longest", "plain easiest", "loss flexrand 0.5")
+    assert [scoring_share(arm, [0.0, 0.1, 0.2, 0.3]) for arm in arms] == [0.0, 0.0, 0.25, 1.0]
+
+
+def test_a_score_costs_the_passes_that_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ends(Loss):
+        name = "ends"
+
+        def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
+            return Pass(schedule[0]), Pass(schedule[-1])
+
+    monkeypatch.setitem(SCORES, "ends", Ends())
+    assert scoring_share("ends easiest", [0.0, 0.1, 0.2, 0.3]) == 0.5

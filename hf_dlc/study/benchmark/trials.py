@@ -1,4 +1,4 @@
-"""Parts of the benchmark, in the parent process: each sends workers off and gathers their samples."""
+"""Trials of the benchmark, in the parent process: each sends workers off and gathers their samples."""
 
 from __future__ import annotations
 
