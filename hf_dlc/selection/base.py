@@ -240,7 +240,8 @@ class Selector(ABC):
             raise ValueError("keep_tokens needs the number of target tokens of every row: pass tokens=.")
         for name in self.needs:
             if getattr(candidates, name) is None:
-                raise ValueError(f"{type(self).__name__} needs the {name} of every row: pass {name}=.")
+                advice = "pass tokens=" if name == "tokens" else "no column of the dataset can hold them yet"
+                raise ValueError(f"{type(self).__name__} needs the {name} of every row: {advice}.")
 
     def _budget(self, candidates: Candidates, scored: np.ndarray) -> tuple[int, np.ndarray]:
         """Return the budget, and what every row costs: 1 row, or its number of tokens."""
