@@ -38,6 +38,8 @@ from hf_dlc.cli import commands as cli
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline import demo
 from hf_dlc.pipeline.options import PruneArguments
+from hf_dlc.scores import columns
+from hf_dlc.scores.columns import score_features
 from hf_dlc.study.benchmark.options import BenchmarkArguments
 from hf_dlc.study.image_checks import CheckArguments
 from hf_dlc.study.image_study import ImageStudyArguments
@@ -53,9 +55,10 @@ from recipes import (
 from recipes.prune_images import ImageRecipeArguments
 from tests.conftest import ALPACA_ROWS, ROOT
 from tests.hub.hub_server import HubServer
+from tests.test_doors import FLOORS
 
 
-MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(hf_dlc.__path__, "hf_dlc.") if name != "hf_dlc.__main__")
+MODULES = sorted(name for _, name, _ in pkgutil.walk_packages(hf_dlc.__path__, "hf_dlc."))
 README, HANDBOOK, STUDIES = "README.md", "recipes/README.md", "recipes/studies/README.md"
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
@@ -229,6 +232,22 @@ def test_readme_tells_what_came_out_of_the_studies() -> None:
     assert "Training on all 20,855 target tokens: 198 s." in studies
 
 
+def test_readme_names_all_columns_and_statuses() -> None:
+    rows = [line.split("|") for page in (README, HANDBOOK) for line in PAGES[page].splitlines() if line[:1] == "|"]
+    told = {name for _, first, *_ in rows for name in re.findall(r"`(\w+)`", first)}
+    statuses = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
+    assert statuses > columns.SCORED_STATUSES
+    assert {*score_features(keep_levels=True), *statuses - columns.SCORED_STATUSES} <= told
+
+
+def test_readme_lists_the_rooms_in_the_order_of_the_floors() -> None:
+    floors = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+    _, _, table = PAGES[README].partition("| folder | job |")
+    rooms = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert set(rooms) == floors.keys() - {"config", "errors"}  # which are files
+    assert [floors[room] for room in rooms] == sorted((floors[room] for room in rooms), reverse=True)
+
+
 def test_all_languages_are_known() -> None:
     assert {language for _, language, _ in BLOCKS} == {"python", "bash"}
     assert all(text in "".join(blocks("python", README)) for text in SMALLER)
@@ -236,17 +255,21 @@ def test_all_languages_are_known() -> None:
 
 
 def test_python_of_readme(world: World) -> None:
-    """One block after the other, as a reader would type them; in the handbook, each block by itself."""
+    """
+    One block after the other, as a reader would type them into a new session; in the handbook, each block by itself.
+
+    All names are those that the page imports or makes, but for a scored dataset in the handbook, which says so.
+    """
     scored_by_cli = world.folder / "runs" / "mine"
     cli.main(["score", "--dataset", "rows.jsonl", "--model", "path/to/model", "--output_dir", str(scored_by_cli)])
     cli.main(["select", "--run_dir", str(scored_by_cli)])
-    names = dict(world.names)
+    names: dict[str, Any] = {}
     for text in blocks("python", README):
         for words, fewer in SMALLER.items():
             text = text.replace(words, fewer)
         exec(compile(text, f"{README}: {text.splitlines()[0]}", "exec"), names)
     for text in blocks("python", HANDBOOK):
-        exec(compile(text, f"{HANDBOOK}: {text.splitlines()[0]}", "exec"), dict(world.names))
+        exec(compile(text, f"{HANDBOOK}: {text.splitlines()[0]}", "exec"), {"scored": world.names["scored"]})
     assert {"datasets/me/alpaca-half", "datasets/me/alpaca-third"} <= set(world.server.repos)
 
 

@@ -77,10 +77,25 @@ def _count_up(length: int, device: torch.device) -> torch.Tensor:
 
 def hashes_of(matrix: WeightMatrix, seed: int, start: int, length: int, index: torch.Tensor) -> torch.Tensor:
     """
-    Hashes (int32) of the weights `start + index` of a matrix, `index` (integers in [0, `length`), flat) from a chunk.
+    Hashes of weights of a chunk of a matrix.
 
     The flat index in the parameter has 64 bits: the low word is hashed, the high word is part of the key. For one key
     the hash is a bijection of the low word, so that within 2^32 weights no two hashes are the same.
+
+    Args:
+        matrix (`WeightMatrix`):
+            Matrix that the chunk is from.
+        seed (`int`):
+            Seed of the hash.
+        start (`int`):
+            Flat index, in the matrix, of the first weight of the chunk.
+        length (`int`):
+            Number of weights of the chunk.
+        index (`torch.Tensor`):
+            Flat integers in [0, `length`): which weights of the chunk.
+
+    Returns:
+        `torch.Tensor`: int32, of the shape of `index`.
     """
     high_word, low_word = divmod(matrix.first_index + start, WORD)
     hashes = _mix(index.to(torch.int32, copy=True), low_word, _key(seed, matrix.name, high_word))

@@ -101,7 +101,7 @@ class Masker:
     @contextmanager
     def session(self, fractions: Sequence[float] = ()) -> Iterator[MaskingSession]:
         """
-        Time in which the weights may be masked; at its end, however it ends, they are what they were before.
+        Open a session in which the weights may be masked; at its end, however it ends, they are what they were before.
 
         One session at a time for a model: another thread waits for its turn. Ctrl-C during the restoring takes effect
         after it.
@@ -136,7 +136,7 @@ class Masker:
     @contextmanager
     def unmasked(self) -> Iterator[None]:
         """
-        Time in which the model has its own weights, since no thread may open a session on it.
+        Keep the model's own weights in place: until the end of the block no thread may open a session on it.
 
         Raises:
             RuntimeError: If this thread already has a session on the model.
@@ -193,7 +193,7 @@ class Masker:
         return self._weights_state
 
     def weights_state(self) -> tuple[object, ...]:
-        """Something that changes when the weights do, maskable or not; cheap, and of this process only."""
+        """A value that changes when the weights do, maskable or not; cheap, and of this process only."""
         return _state_of(list(self.model.parameters()))
 
     def _find_masks(self) -> TargetMasks:
@@ -220,8 +220,8 @@ class Masker:
     @contextmanager
     def side_by_side(self) -> Iterator[list[LevelReport]]:
         """
-        Time in which the model computes with all held levels at once: the first part of a batch with the weights of
-        level 0, the next part with those of level 1, and so on. The model's own weights stay as they are.
+        Let the model compute with all held levels at once: the first part of a batch with the weights of level 0, the
+        next part with those of level 1, and so on. The model's own weights stay as they are.
 
         For a row on its own this takes about two thirds of the time of one pass a level, most of which is overhead.
 
@@ -244,7 +244,12 @@ class Masker:
 
     @contextmanager
     def watch_reads(self) -> Iterator[set[str]]:
-        """Time in which it is seen which targets the model reads round their layers: their names."""
+        """
+        Watch which targets the model computes with by itself, and not by calling the layer that they belong to.
+
+        Yields:
+            `set[str]`: Names of these targets so far.
+        """
         with WatchedReads(self.targets) as watched:
             yield watched.names
 
@@ -256,7 +261,7 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
 
 def _state_of(parameters: Sequence[nn.Parameter]) -> tuple[object, ...]:
     """
-    Something that changes when the weights do: address, version and type of each parameter, and a few of its weights.
+    A value that changes when the weights do: address, version and type of each parameter, and a few of its weights.
 
     The version counter sees optimizers and `load_state_dict`. Code that writes through `data`, as merging adapters
     does, changes whole matrices without moving it; the few weights see that.

@@ -34,7 +34,7 @@ class UnmaskableModelError(ValueError):
 
 
 def refuse_adapter(name: str, module: nn.Module) -> None:
-    """Adapters, in which the masked weights would be a part of a sum."""
+    """Refuse adapters, in which the masked weights would be a part of a sum."""
     if "peft" in sys.modules:  # without peft imported there is none of it, and importing it takes seconds
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -52,7 +52,7 @@ def refuse_adapter(name: str, module: nn.Module) -> None:
 
 
 def refuse_tensor(name: str, tensor: torch.Tensor) -> None:
-    """A parameter that is not a plain tensor of floats, whole and in memory."""
+    """Refuse a parameter that is not a plain tensor of floats, whole and in memory."""
     inner = type(tensor.data)
     if inner.__name__ == "DTensor":
         raise UnmaskableModelError(
@@ -71,7 +71,7 @@ def refuse_tensor(name: str, tensor: torch.Tensor) -> None:
 
 
 def refuse_buffer(name: str, buffer: torch.Tensor) -> None:
-    """Packed weights, which are often buffers (`qweight`, `weight_packed`, `W_q`); position ids and masks are not."""
+    """Refuse packed weights, which are often buffers (`qweight`, `weight_packed`, `W_q`), but not position ids."""
     last = name.rpartition(".")[2]
     if "weight" in last:
         refuse_tensor(name, buffer)
@@ -89,7 +89,7 @@ def _is_packed(name: str, tensor: torch.Tensor) -> bool:
 
 
 def refuse_hidden_weights(name: str, module: nn.Module) -> None:
-    """Weights that are no parameters: in objects of C++, arrays, buffers, or tensors that are not registered."""
+    """Refuse weights that are no parameters: in objects of C++, arrays, buffers, or unregistered tensors."""
     kind = type(module)
     if kind.__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
         _refuse_quantised(name, f"a `{kind.__name__}` of {kind.__module__}")
@@ -115,7 +115,7 @@ def _is_matrix(value: Any) -> bool:
 
 
 def refuse_computed(name: str, module: nn.Module) -> None:
-    """A weight that is computed anew from others before each use: what was written into it would be lost."""
+    """Refuse a weight that is computed anew from others before each use: what was written into it would be lost."""
     if isinstance(module._parameters.get("weight"), nn.Parameter):
         return
     parts = {**module._parameters, **module._buffers, **module._modules}
@@ -127,14 +127,14 @@ def refuse_computed(name: str, module: nn.Module) -> None:
 
 
 def refuse_packed(name: str, module: nn.Linear) -> None:
-    """A weight of another shape than the layer has."""
+    """Refuse a weight of another shape than the layer has."""
     weight, shape = module.weight, (module.out_features, module.in_features)
     if tuple(weight.shape) != shape:
         _refuse_quantised(name, f"a packed weight of shape {tuple(weight.shape)} in place of {shape}")
 
 
 def refuse_hidden_experts(name: str, module: nn.Module) -> None:
-    """Some kernels take the experts out of the parameters (MXFP4): masking would pass them over in silence."""
+    """Refuse experts that a kernel has taken out of the parameters (MXFP4): masking would pass over them."""
     if not any(parameter.dim() >= 2 and "bias" not in key for key, parameter in module.named_parameters()):
         _refuse_quantised(name, "experts without weights among their parameters")
 

@@ -1,4 +1,4 @@
-"""A time in which the weights of a model are masked: one session at a time, and every weight comes back."""
+"""Sessions in which the weights of a model are masked: one at a time, and every weight comes back."""
 
 from __future__ import annotations
 

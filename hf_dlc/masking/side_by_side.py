@@ -19,11 +19,20 @@ from .targets import Target
 
 def plain_layers(model: nn.Module, targets: Sequence[Target]) -> list[nn.Linear | Conv1D] | None:
     """
-    The layers that compute with the targets, one for each target, or `None` if any is more than a plain linear layer.
+    The layers that compute with the targets, if all of them are plain linear layers.
 
     The arithmetic of a plain layer is known well enough to be done for all levels at once. The experts of a mixture,
     convolutions, subclasses, weights that several layers share, and layers whose `forward` something has replaced
     keep to one level at a time.
+
+    Args:
+        model (`torch.nn.Module`):
+            Model, wrapped or not.
+        targets (`Sequence[Target]`):
+            Masked parameters.
+
+    Returns:
+        `list[nn.Module]` or `None`: A layer for each target; `None` if any of them is more than a plain one.
     """
     users: dict[int, list[nn.Module]] = {}
     for module in model.modules():
@@ -76,9 +85,10 @@ def _forward(layer: nn.Linear | Conv1D, stack: torch.Tensor) -> Callable[[torch.
 
 class WatchedReads(TorchFunctionMode):
     """
-    Time in which it is seen which targets the model computes with itself, round the `forward` of their layers.
+    Watch which targets the model computes with by itself, and not by calling the layer that they belong to.
 
-    Mamba does so with some of its weights. While levels stand side by side, these are the weights of level 0 for all.
+    Mamba does so with some of its weights. Such a weight cannot stand side by side with its other levels: all parts of
+    the batch would meet that of level 0.
 
     Args:
         targets (`Sequence[Target]`):

@@ -164,7 +164,7 @@ def _half(words: torch.Tensor, half: int) -> torch.Tensor:
 
 @dataclass
 class _Search:
-    """A threshold on its way: its digits so far, and how many of the keys that begin so are masked."""
+    """Search for a threshold: its digits so far, and how many of the keys with them are to be masked."""
 
     remaining: int
     prefix: tuple[int, ...] = ()
@@ -183,7 +183,7 @@ class _Search:
 
 
 def _threshold(search: _Search, digits: Sequence[int]) -> Threshold:
-    """Threshold from the digits that were looked at; those that were not are as large as they can be."""
+    """Threshold made of the digits that were found; a digit that was not needed is as large as it can be."""
     if not search.prefix:
         return Threshold(-1)
     values = dict(zip(digits, search.prefix, strict=False))

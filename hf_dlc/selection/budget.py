@@ -30,6 +30,17 @@ def share_out(budget: int, weights: Sequence[int], caps: Sequence[int]) -> list[
     What a capped group cannot take is shared out over the others in the same proportions. Of equal remainders the
     earlier group gets the unit. The caps must add up to at least `budget`. Python integers are used because the
     product of two token counts can exceed 64 bits.
+
+    Args:
+        budget (`int`):
+            Units to share out.
+        weights (`Sequence[int]`):
+            Size of each group, by which its part is measured.
+        caps (`Sequence[int]`):
+            Most that each group can take.
+
+    Returns:
+        `list[int]`: Part of each group.
     """
     quotas = list(caps)
     open_groups = list(range(len(caps)))
@@ -50,9 +61,22 @@ def share_out(budget: int, weights: Sequence[int], caps: Sequence[int]) -> list[
 
 def share_out_at_least(budget: int, weights: Sequence[int], caps: Sequence[int], least: int) -> list[int]:
     """
-    As [`share_out`], but no group gets less than `least`, or than its cap where that is smaller.
+    Share `budget` out as [`share_out`] does, but give no group less than `least`, or its cap if that is smaller.
 
     The budget must be enough for that. Groups that are raised leave less for the others, in the same proportions.
+
+    Args:
+        budget (`int`):
+            Units to share out.
+        weights (`Sequence[int]`):
+            Size of each group, by which its part is measured.
+        caps (`Sequence[int]`):
+            Most that each group can take.
+        least (`int`):
+            Least that each group gets.
+
+    Returns:
+        `list[int]`: Part of each group.
     """
     floors = [min(least, cap) for cap in caps]
     quotas, raised = list(floors), set()

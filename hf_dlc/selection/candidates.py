@@ -52,14 +52,46 @@ class Candidates:
 
 
 def read_column(dataset: Dataset, name: str, advice: str) -> Sequence:
-    """Return a column, or say which columns there are and give `advice`."""
+    """
+    Return a column of a dataset.
+
+    Args:
+        dataset (`Dataset`):
+            Dataset in the format in which the column is wanted.
+        name (`str`):
+            Name of the column.
+        advice (`str`):
+            What to do if there is no such column, as a sentence that goes behind the names of all columns.
+
+    Returns:
+        `Sequence`: The column.
+
+    Raises:
+        ValueError: If there is no such column.
+    """
     if name not in dataset.column_names:
         raise ValueError(f"Column {name!r} not found; the dataset has {dataset.column_names}. {advice}")
     return dataset[name]
 
 
 def read_numbers(dataset: Dataset, name: str, parameter: str) -> np.ndarray:
-    """Return a column as float64; `parameter` is what the user can pass to name another one."""
+    """
+    Return a column of numbers, also one of text that holds numbers.
+
+    Args:
+        dataset (`Dataset`):
+            Dataset in any format.
+        name (`str`):
+            Name of the column.
+        parameter (`str`):
+            Parameter by which the user names another column, with `=` at its end.
+
+    Returns:
+        `np.ndarray`: float64, NaN where there is no value.
+
+    Raises:
+        ValueError: If there is no such column, or if a text is no number.
+    """
     # The dtype is given because the NumPy format alone rounds to float32; nulls become NaN.
     advice = f"Run dataset.map(scorer) first or pass {parameter} one of these."
     values = read_column(dataset.with_format("numpy", dtype=np.float64), name, advice)[:]

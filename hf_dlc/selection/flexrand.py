@@ -97,7 +97,9 @@ class FlexRandSelector(Selector):
     def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
         # One order for both intervals: a row that changes sides leaves the order of all others as it was.
         order = drawn_order(candidates.rows, self.seed, group)
-        n_easy = _easy_rows(np.count_nonzero(candidates.scored), self.split)
+        n_scored = np.count_nonzero(candidates.scored)
+        # At least one row on either side, as long as there are two.
+        n_easy = min(max(round(n_scored * float(self.split)), 1), max(n_scored - 1, 0))
         is_easy = _easiest(difficulty(candidates.scores, self.easy, self.column), n_easy)[order]
         return [order[is_easy], order[~is_easy]]
 
@@ -111,11 +113,6 @@ class FlexRandSelector(Selector):
         """Return the same selector with its own split and three others."""
         splits = sorted({0.25, 0.5, 0.75, self.split})
         return {f"{self.name} {split:g}": replace(self, split=split) for split in splits}
-
-
-def _easy_rows(n_scored: int, split: float) -> int:
-    """Size of the easy interval: at least one row on either side as long as there are two."""
-    return min(max(round(n_scored * float(split)), 1), max(n_scored - 1, 0))
 
 
 def _easiest(hardness: np.ndarray, n_easy: int) -> np.ndarray:

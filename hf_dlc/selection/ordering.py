@@ -13,7 +13,23 @@ from hf_dlc.scores.table import SCORES, score_of
 
 
 def difficulty(scores: np.ndarray, easy: str, column: str) -> np.ndarray:
-    """Scores turned so that smaller means easier; with `easy="auto"` the score in the column tells which way."""
+    """
+    Scores turned so that smaller means easier.
+
+    Args:
+        scores (`np.ndarray`):
+            Score of each row.
+        easy (`str`):
+            Which scores mean easy rows: `"high"`, `"low"`, or `"auto"`, by the score that the column holds.
+        column (`str`):
+            Name of the column.
+
+    Returns:
+        `np.ndarray`: The scores, or the scores with their signs turned.
+
+    Raises:
+        ValueError: If `easy` is something else, or if `"auto"` does not know the column.
+    """
     if easy == "auto":
         score = score_of(column)
         if score is None:
@@ -29,7 +45,23 @@ def difficulty(scores: np.ndarray, easy: str, column: str) -> np.ndarray:
 
 
 def drawn_order(n_rows: int, seed: int, group: str | None) -> np.ndarray:
-    """Return a random order of the rows of one group that depends on nothing but the arguments."""
+    """
+    Return a random order of the rows of one group that depends on nothing but the arguments.
+
+    Args:
+        n_rows (`int`):
+            Number of rows of the group.
+        seed (`int`):
+            Seed of the draw, at least 0.
+        group (`str`, *optional*):
+            Name of the group, from [`split_groups`]: another one gives another order.
+
+    Returns:
+        `np.ndarray`: The numbers from 0 to `n_rows - 1` in random order.
+
+    Raises:
+        ValueError: If `seed` is no such number.
+    """
     if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
         raise ValueError(f"seed must be a non-negative int, got {seed!r}.")
     entropy = [int(seed)]

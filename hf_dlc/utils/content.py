@@ -41,7 +41,7 @@ def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
 
 
 def _content(value: Any, feature: Any) -> Any:
-    """A value, in which images are their bytes."""
+    """Return a value with the bytes of images in place of them."""
     if value is None:
         return None
     if isinstance(feature, Image):
@@ -54,7 +54,7 @@ def _content(value: Any, feature: Any) -> Any:
 
 
 def _image_bytes(value: dict[str, Any]) -> bytes | str | None:
-    """Also of an image that is kept as a path, as long as it is there: the Hub returns it with its bytes."""
+    """Bytes of an image, read from its path where it has none, since the Hub returns it with its bytes."""
     if value["bytes"] is not None or value["path"] is None:
         return value["bytes"]
     with suppress(OSError):
@@ -63,5 +63,5 @@ def _image_bytes(value: dict[str, Any]) -> bytes | str | None:
 
 
 def _text(value: Any) -> str:
-    """Text in place of what JSON does not know: bytes, times, decimals."""
+    """Return a text for a value that JSON does not know, such as bytes, a time or a decimal."""
     return xxhash.xxh3_128_hexdigest(value) if isinstance(value, bytes) else str(value)

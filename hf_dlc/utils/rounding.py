@@ -64,6 +64,17 @@ def change_of(found: torch.Tensor, expected: torch.Tensor, epsilon: float) -> fl
 
     In float32 it is the largest of all positions. In half precision it is their mean, since there a single rounding
     may be enough for the router of a mixture to send a token to another expert.
+
+    Args:
+        found (`torch.Tensor`):
+            States of some tokens; the last dimension is that of the state.
+        expected (`torch.Tensor`):
+            States of the same tokens, computed in another way.
+        epsilon (`float`):
+            From [`epsilon_of`].
+
+    Returns:
+        `float`
     """
     change = relative_change(found, expected)
     return float(change.mean() if is_half(epsilon) else change.max())
@@ -85,7 +96,20 @@ def bound_ahead(bound: float, epsilon: float) -> float:
 
 
 def bound_of(rounded: torch.Tensor, expected: torch.Tensor, epsilon: float) -> float:
-    """The largest change that still is rounding."""
+    """
+    The largest change that still is rounding.
+
+    Args:
+        rounded (`torch.Tensor`):
+            The expected states, computed again within [`rounded_input`].
+        expected (`torch.Tensor`):
+            States of some tokens.
+        epsilon (`float`):
+            From [`epsilon_of`].
+
+    Returns:
+        `float`
+    """
     if torch.equal(rounded, expected):  # the model takes its embeddings round the module that was to round them
         return max(_ROUNDINGS * epsilon, min(_ROUNDINGS_UNSEEN * epsilon, _MOST_UNSEEN))
     return _ROUNDINGS * max(change_of(rounded, expected, epsilon), epsilon)
@@ -104,7 +128,7 @@ def epsilon_of(model: nn.Module) -> float:
 
 @contextmanager
 def rounded_input(embeddings: nn.Module, epsilon: float) -> Iterator[None]:
-    """Time in which what `embeddings` puts out is off by one rounding, up or down in a fixed order."""
+    """Change what `embeddings` puts out by one rounding, up or down in a fixed order, until the end of the block."""
 
     def off_by_one(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
         places = torch.arange(output.shape[-1] * output.shape[-2], device=output.device)

@@ -182,6 +182,14 @@ def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypa
     assert (seen["str:b"].tokens is not None) == (make is LongestSelector)
 
 
+def test_selector_by_features_says_that_there_are_none() -> None:
+    class ByFeatures(LongestSelector):
+        needs = ("features",)
+
+    with pytest.raises(ValueError, match="needs the features of every row: no column of the dataset can hold"):
+        ByFeatures(keep=1).get_indices([0.5, 0.1])
+
+
 def test_candidates_of_a_group_have_their_features() -> None:
     every = Candidates(3, features=np.arange(6).reshape(3, 2))
     assert every.of_group(np.array([2, 0])).features.tolist() == [[4, 5], [0, 1]]
