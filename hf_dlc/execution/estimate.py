@@ -174,10 +174,10 @@ def _seconds(
 
 
 def _timed(task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
-    prefix = task.run_prefix(batch.prefix) if batch.prefix else None
+    shared_head = task.run_shared_head(batch.shared_head) if batch.shared_head else None
     fed = list(task.feed([rows[row] for row in batch.rows]))
     start = time.perf_counter()
-    for values in task.forward(fed, measures, prefix).values.values():
+    for values in task.forward(fed, measures, shared_head).values.values():
         values.cpu()  # waits for an accelerator
     return time.perf_counter() - start
 

@@ -118,7 +118,7 @@ def _run(
     if schedule.fixed is None and settings["schedule"]:
         schedule.calibrated = settings["schedule"]
     engine.use_rules(BatchRules.from_json(settings["batch_rules"]))
-    batches = engine.cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
+    batches = engine.cut(encoded, settings["tokens_per_batch"], settings["shared_heads"])
     passes = engine.passes(schedule.fractions)
 
     def compute(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> Values:
@@ -164,19 +164,19 @@ def _settle(engine: Engine, schedule: Schedule, subject: Subject) -> dict[str, A
         "schedule": list(fractions),
         "passes": passes_to_json(engine.passes(fractions)),
         "tokens_per_batch": engine.tokens_per_batch,
-        "shared_prefixes": engine.shared_prefixes(subject.rows),
+        "shared_heads": engine.shared_heads(subject.rows),
         "batch_rules": engine.task.rules.to_json(),
     }
 
 
 def _check_settings(settings: dict[str, Any], engine: Engine, levels: int) -> None:
     """What was settled may come back from a file that somebody has edited."""
-    schedule, tokens, prefixes = (settings.get(name) for name in ("schedule", "tokens_per_batch", "shared_prefixes"))
+    schedule, tokens, shared_heads = (settings.get(name) for name in ("schedule", "tokens_per_batch", "shared_heads"))
     try:
         is_sound = len(schedule) in (0, levels) and schedule == sorted(map(float, schedule))
         is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
         is_sound &= type(tokens) is int and tokens > 0
-        is_sound &= all(type(index) is int and index in range(engine.task.num_prefixes) for index in prefixes)
+        is_sound &= all(type(index) is int and index in range(engine.task.num_shared_heads) for index in shared_heads)
         is_sound &= settings.get("passes") == passes_to_json(engine.passes(schedule))
         BatchRules.from_json(settings.get("batch_rules"))
     except (KeyError, TypeError, ValueError):
@@ -184,6 +184,6 @@ def _check_settings(settings: dict[str, Any], engine: Engine, levels: int) -> No
     if not is_sound:
         raise JournalError(
             "the settings in the journal.json must be a schedule of masked fractions, the passes that the scores ask "
-            f"for, a positive tokens_per_batch, known shared_prefixes and batch_rules, got {str(settings)[:400]}. "
+            f"for, a positive tokens_per_batch, known shared_heads and batch_rules, got {str(settings)[:400]}. "
             "Restore that file, or delete the folder to start anew."
         )

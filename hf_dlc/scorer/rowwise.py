@@ -32,7 +32,7 @@ class RowByRow:
         self._engine = engine
         self._warned_of_memory = False
         self._agrees: tuple[Any, bool] = None, False  # whether a row can meet all levels at once, of what weights
-        self._prefixes: tuple[Any, dict[int, Any]] = None, {}  # what the model makes of them, with what weights
+        self._shared_heads: tuple[Any, dict[int, Any]] = None, {}  # what the model makes of them, with what weights
 
     def run(
         self,
@@ -60,10 +60,10 @@ class RowByRow:
             return self._engine.run(encoded, work, passes)
         [row] = task.feed(encoded)
         with masker.unmasked():
-            shares = row.length <= task.rules.plain_up_to and task.shares(row.prefix)
+            shares = row.length <= task.rules.plain_up_to and task.shares(row.shared_head)
         with masker.side_by_side() as levels:
-            prefix = self._run_prefix(row.prefix, len(levels)) if shares else None
-            return run_row(task, levels, list(passes.values()), row, prefix)
+            shared_head = self._run_shared_head(row.shared_head, len(levels)) if shares else None
+            return run_row(task, levels, list(passes.values()), row, shared_head)
 
     def _hold_levels(self, fractions: Sequence[float]) -> bool:
         """Keep the weights of all levels for the rows to come, and tell whether there is room."""
@@ -95,12 +95,12 @@ class RowByRow:
             self._agrees = masker.noticed_state, agrees
         return agrees
 
-    def _run_prefix(self, prefix: int, levels: int) -> Any:
-        """What the model makes of a prefix at all held levels; kept for the rows to come."""
+    def _run_shared_head(self, shared_head: int, levels: int) -> Any:
+        """What the model makes of a shared head at all held levels; kept for the rows to come."""
         masker = self._engine.masker
-        weights, known = self._prefixes
+        weights, known = self._shared_heads
         if weights is not masker.noticed_state:
-            self._prefixes = masker.noticed_state, (known := {})
-        if prefix not in known:
-            known[prefix] = self._engine.task.run_prefix(prefix, levels)
-        return known[prefix]
+            self._shared_heads = masker.noticed_state, (known := {})
+        if shared_head not in known:
+            known[shared_head] = self._engine.task.run_shared_head(shared_head, levels)
+        return known[shared_head]

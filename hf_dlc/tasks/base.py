@@ -29,12 +29,12 @@ class EncodedRow(Protocol):
 
     status: str
     why: str  # what is wrong with a skipped row, in words
-    prefix: int  # which of the task's constant prefixes the row begins with; 0: none
-    prefix_length: int  # tokens of that prefix
+    shared_head: int  # which of the task's shared heads the row begins with; 0: none
+    shared_head_length: int  # its tokens
 
     @property
     def length(self) -> int:
-        """Number of tokens, those of the prefix included; 0 for a skipped row."""
+        """Number of tokens, those of the shared head included; 0 for a skipped row."""
 
     @property
     def target_tokens(self) -> int:
@@ -78,7 +78,7 @@ class Task(Protocol):
     views: frozenset[str]  # what of a row the model can be shown: "full", the whole row, and others
     default_schedules: Mapping[str, tuple[float, ...]]  # levels by kind of masking; calibrated where there are none
     reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
-    num_prefixes: int  # that rows may begin with, the empty one included
+    num_shared_heads: int  # that rows may begin with, the empty one included
     is_dated: bool  # whether a row may be encoded otherwise tomorrow
     rules: BatchRules  # what micro-batches the model may be given, as far as `check` has found out
     probe: Probe | None  # encodes the built-in rows that calibrate a schedule; None where none is calibrated
@@ -110,17 +110,17 @@ class Task(Protocol):
     def rounded(self) -> AbstractContextManager[float]:
         """Time in which the model's input is off by one rounding, whose size is the value."""
 
-    def shares(self, prefix: int) -> bool:
-        """Whether what the model makes of a prefix can be computed once for all rows that begin with it."""
+    def shares(self, shared_head: int) -> bool:
+        """Whether what the model makes of a shared head can be computed once for all rows that begin with it."""
 
-    def run_prefix(self, prefix: int, copies: int = 1) -> Any:
-        """Run the model on a prefix, with the weights as they are now; the result is for `forward`."""
+    def run_shared_head(self, shared_head: int, copies: int = 1) -> Any:
+        """Run the model on a shared head, with the weights as they are now; the result is for `forward`."""
 
     def forward(
-        self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+        self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), shared_head: Any = None, parts: int = 1
     ) -> RowMeasures:
         """
-        Measure a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
+        Measure a micro-batch with the weights as they are now, behind what `run_shared_head` returned.
 
         Where nothing is to be measured, the states are all that is computed. `parts` is the number of equal parts of
         the micro-batch that meet weights of their own.

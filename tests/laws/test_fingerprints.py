@@ -30,7 +30,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     forward = CausalLMTask.forward
     monkeypatch.setattr(
-        CausalLMTask, "forward", lambda self, rows, *prefix: counted.append(len(rows)) or forward(self, rows, *prefix)
+        CausalLMTask, "forward", lambda self, rows, *others: counted.append(len(rows)) or forward(self, rows, *others)
     )
     return counted
 

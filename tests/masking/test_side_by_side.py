@@ -120,7 +120,7 @@ class TestRows:
         scorer = make_scorer()
         forward, sizes = scorer._parts.task.forward, []
         monkeypatch.setattr(
-            scorer._parts.task, "forward", lambda rows, *prefix: sizes.append(len(rows)) or forward(rows, *prefix)
+            scorer._parts.task, "forward", lambda rows, *others: sizes.append(len(rows)) or forward(rows, *others)
         )
         first, second = scorer(self.ROW), scorer(self.ROW)
         assert sizes == [1, 1] * 3 + [3] + [3, 3]  # a made-up row at each level, and at all of them; then the rows

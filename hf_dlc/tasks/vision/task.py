@@ -139,8 +139,8 @@ class ImageClassificationTask:
         raise ValueError("images have no tokens. Train on them with the model's image processor.")
 
     @property
-    def num_prefixes(self) -> int:
-        """One, the empty prefix: images have no other."""
+    def num_shared_heads(self) -> int:
+        """One, the empty one: images have no shared head."""
         return 1
 
     @property
@@ -167,13 +167,13 @@ class ImageClassificationTask:
         with rounded_input(first, epsilon):
             yield epsilon
 
-    def shares(self, prefix: int) -> bool:
+    def shares(self, shared_head: int) -> bool:
         """Images have no beginning in common."""
         return False
 
-    def run_prefix(self, prefix: int, copies: int = 1) -> None:
+    def run_shared_head(self, shared_head: int, copies: int = 1) -> None:
         """Refused, as none is shared."""
-        raise ValueError(f"images have no beginning in common, got prefix={prefix}.")
+        raise ValueError(f"images have no beginning in common, got shared_head={shared_head}.")
 
     @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
@@ -216,7 +216,7 @@ class ImageClassificationTask:
 
     @torch.inference_mode()
     def forward(
-        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), shared_head: Any = None, parts: int = 1
     ) -> RowMeasures:
         """
         Measure a micro-batch with the weights as they are now.
@@ -226,7 +226,7 @@ class ImageClassificationTask:
                 Rows with their pixels.
             measures (`Sequence[Measure]`, *optional*, defaults to `()`):
                 What is measured.
-            prefix (`None`):
+            shared_head (`None`):
                 Images have none.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
