@@ -168,7 +168,12 @@ class LevelLoop:
                 done, deadline = [], time.monotonic() + self.chunk_seconds
 
     def _cut_what_is_left(self, level: int, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """At once and at all levels, as a replay does it: cut twice is not always what cut once to less would be."""
+        """
+        Cut all that is left, at all levels, to the limit, and return what is left of this level.
+
+        All is cut at once because a resumed run does so too. Two cuts do not always give what one cut gives, so the
+        order of cuts must be the same.
+        """
         left = [*[[]] * level, list(batches), *self.work[level + 1 :]]
         self.reporter.cut(self.limit.tokens, left)
         self.work = [[part for batch in at_level for part in self.limit.parts(batch)] for at_level in left]
@@ -179,7 +184,7 @@ class LevelLoop:
 
     def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures | None:
         """Measures of a micro-batch, or `None` if it does not fit into memory."""
-        return _or_none(lambda: self._forward(batch, rows))
+        return _or_none(partial(self._forward, batch, rows))
 
     def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures:
         if batch.shared_head and batch.shared_head not in self._shared_heads:

@@ -42,7 +42,7 @@ class Parts:
 
     @cached_property
     def task(self) -> Task:
-        """Task that rows of data mean to the model."""
+        """Task that the model is for: it encodes rows and runs the model on them."""
         task = build_task(self.handle.model, self.handle.processor, vars(self.config))
         if self._sent.get("prototypes") is not None:
             task.prototypes = self._sent["prototypes"]
@@ -71,7 +71,7 @@ class Parts:
 
     @cached_property
     def fit(self) -> Fit:
-        """Keeper of what was learned of a whole dataset."""
+        """What was learned of a whole dataset, such as class prototypes."""
         return Fit(self.task, self.masker)
 
     @cached_property

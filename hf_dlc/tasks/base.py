@@ -108,7 +108,7 @@ class Task(Protocol):
         """A few made-up rows, the same in every process, on which two ways of running the model can be compared."""
 
     def rounded(self) -> AbstractContextManager[float]:
-        """Time in which the model's input is off by one rounding, whose size is the value."""
+        """Context in which the input of the model is changed by one rounding; yields the size of the rounding."""
 
     def shares(self, shared_head: int) -> bool:
         """Whether what the model makes of a shared head can be computed once for all rows that begin with it."""

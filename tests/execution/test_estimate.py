@@ -24,7 +24,9 @@ def test_counts_are_those_of_the_run(make_scorer: Callable, monkeypatch: pytest.
     passes = []
     forward = CausalLMTask.forward
     monkeypatch.setattr(
-        CausalLMTask, "forward", lambda self, rows, *others: passes.append(len(rows)) or forward(self, rows, *others)
+        CausalLMTask,
+        "forward",
+        lambda self, rows, *rest, **more: passes.append(len(rows)) or forward(self, rows, *rest, **more),
     )
     scored = scorer.score(dataset)
     assert estimate.rows == 10

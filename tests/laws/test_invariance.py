@@ -60,7 +60,9 @@ def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     forward = CausalLMTask.forward
     monkeypatch.setattr(
-        CausalLMTask, "forward", lambda self, rows, *others: sizes.append(len(rows)) or forward(self, rows, *others)
+        CausalLMTask,
+        "forward",
+        lambda self, rows, *rest, **more: sizes.append(len(rows)) or forward(self, rows, *rest, **more),
     )
     return sizes
 

@@ -30,7 +30,9 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counted: list[int] = []
     forward = CausalLMTask.forward
     monkeypatch.setattr(
-        CausalLMTask, "forward", lambda self, rows, *others: counted.append(len(rows)) or forward(self, rows, *others)
+        CausalLMTask,
+        "forward",
+        lambda self, rows, *rest, **more: counted.append(len(rows)) or forward(self, rows, *rest, **more),
     )
     return counted
 

@@ -45,7 +45,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 class Guard:
     """
-    Measures a language model, as far as the rows ask for it.
+    Measures whether a language model reads from left to right and takes rows in batches, up to the longest row.
 
     Args:
         run (`Callable`):

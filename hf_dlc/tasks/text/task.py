@@ -185,7 +185,7 @@ class CausalLMTask:
         if self._guard is None or self._guard[0] != weights:
             self._shares.clear()
             self._look_at_positions()
-            guard = Guard(self._states, self.model, self._rules)
+            guard = Guard(lambda ids: self._run_body(ids, use_cache=False).last_hidden_state, self.model, self._rules)
             guard.check(0)
             self._rules = guard.rules
             self._check_logits()
@@ -193,9 +193,6 @@ class CausalLMTask:
         guard = self._guard[1]
         guard.check(longest)
         self._rules = guard.rules
-
-    def _states(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self._run_body(input_ids, use_cache=False).last_hidden_state
 
     def _check_logits(self) -> None:
         """Whether the model's own logits are what its head makes of the states that are scored."""
@@ -233,7 +230,7 @@ class CausalLMTask:
 
     @contextmanager
     def rounded(self) -> Iterator[float]:
-        """Time in which the model's input is off by one rounding, whose size is the value."""
+        """Context in which the input of the model is changed by one rounding; yields the size of the rounding."""
         epsilon = epsilon_of(self.model)
         with rounded_input(self.model.get_input_embeddings(), epsilon):
             yield epsilon
@@ -338,7 +335,7 @@ class CausalLMTask:
             predict these tokens, of shape `(target tokens, hidden size)`.
         """
         start = 0 if shared_head is None else rows[0].shared_head_length
-        length = self._padded_length(rows, start)
+        length = int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
         input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)
         targets = _pad([row.targets[start:] for row in rows], length, torch.bool).to(self._device)
         # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
@@ -356,10 +353,6 @@ class CausalLMTask:
         if is_geometric and CONFIDENCE in measures:
             values[CONFIDENCE.name].exp_()
         return RowMeasures(values, states)
-
-    def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
-        """Tokens behind the first `start` ones, padding included."""
-        return int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
 
     def _behind(self, shared_head: DynamicCache, length: int) -> dict[str, Any]:
         """Arguments of the body for rows of `length` tokens behind a shared head."""

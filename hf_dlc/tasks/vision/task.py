@@ -145,11 +145,11 @@ class ImageClassificationTask:
 
     @property
     def is_dated(self) -> bool:
-        """An image is the same tomorrow."""
+        """Always false: no image is encoded by the date."""
         return False
 
     def check(self, longest: int, weights: object) -> None:
-        """Nothing of an image comes after the rest, and nothing is padded."""
+        """Check nothing: an image is read whole, and images of a batch are not padded."""
 
     def samples(self) -> list[ImageRow]:
         """A made-up image, the same in every process."""
@@ -161,7 +161,7 @@ class ImageClassificationTask:
 
     @contextmanager
     def rounded(self) -> Iterator[float]:
-        """Time in which the model's input is off by one rounding, whose size is the value."""
+        """Context in which the input of the model is changed by one rounding; yields the size of the rounding."""
         epsilon = epsilon_of(self.model)
         first = next(module for module in self.model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
         with rounded_input(first, epsilon):
