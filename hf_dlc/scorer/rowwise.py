@@ -31,7 +31,7 @@ class RowByRow:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._warned_of_memory = False
-        self._agrees: tuple[Any, bool] = None, False  # whether a row can meet all levels at once, of what weights
+        self._side_by_side: tuple[Any, bool] = None, False  # of what weights, and whether levels can be side by side
         self._shared_heads: tuple[Any, dict[int, Any]] = None, {}  # what the model makes of them, with what weights
 
     def run(
@@ -56,7 +56,9 @@ class RowByRow:
         """
         task, masker = self._engine.task, self._engine.masker
         [row], fractions = encoded, [one.masked_fraction for one in passes]
-        if not self._hold_levels(fractions) or task.rules.is_alone(row.length) or not self.agrees(fractions):
+        if not self._hold_levels(fractions) or task.rules.is_alone(row.length):
+            return self._engine.run(encoded, work, passes)
+        if not self.can_run_side_by_side(fractions):
             return self._engine.run(encoded, work, passes)
         [row] = task.feed(encoded)
         with masker.unmasked():
@@ -80,10 +82,10 @@ class RowByRow:
             )
         return fits
 
-    def agrees(self, fractions: Sequence[float]) -> bool:
+    def can_run_side_by_side(self, fractions: Sequence[float]) -> bool:
         """Whether the held levels may stand side by side; found out anew for other weights."""
         masker = self._engine.masker
-        weights, agrees = self._agrees
+        weights, agrees = self._side_by_side
         if weights is None or weights is not masker.noticed_state:
             reason = "not every masked weight is that of one plain linear layer"
             if masker.fits_side_by_side:
@@ -92,7 +94,7 @@ class RowByRow:
                 name = type(masker.model).__name__
                 logger.info("row by row, %s takes a forward pass for each level: %s", name, reason)
             agrees = reason is None
-            self._agrees = masker.noticed_state, agrees
+            self._side_by_side = masker.noticed_state, agrees
         return agrees
 
     def _run_shared_head(self, shared_head: int, levels: int) -> Any:

@@ -26,7 +26,7 @@ from hf_dlc.config import CONFIG_NAME, DLCConfig
 from hf_dlc.utils.files import write_json
 
 from .fingerprint import calibration_key, fit_key
-from .model import looks_like_a_path
+from .model import ModelSource, looks_like_a_path
 from .parts import Parts
 
 
@@ -106,7 +106,7 @@ def save(parts: Parts, folder: Path) -> None:
         ValueError: If the model was handed over in memory, if the template is a function, or if the weights have
             changed since they were fitted with.
     """
-    source, subject = parts.handle.source, parts.subject()
+    source, state = parts.handle.source, parts.state()
     if source is None:
         raise ValueError(
             "a scorer can be saved only with a base model that can be loaded again, got a model in memory. Save "
@@ -118,30 +118,41 @@ def save(parts: Parts, folder: Path) -> None:
     write_json(folder / CONFIG_NAME, {**parts.config.to_dict(), **base})
     tensors, texts = parts.fit.saved()
     if texts:
-        texts["fit"] = fit_key(subject)
+        texts["fit"] = fit_key(state)
     if parts.schedule.calibrated is not None:
         tensors["schedule"] = np.array(parts.schedule.calibrated, dtype=np.float64)
-        texts["calibration"] = calibration_key(subject)
+        texts["calibration"] = calibration_key(state)
     (folder / STATE_NAME).unlink(missing_ok=True)  # of another scorer, perhaps
     if tensors:
         save_file(tensors, folder / STATE_NAME, metadata=texts)
 
 
-def restore(parts: Parts, path: Path) -> None:
-    """Take what was calibrated and fitted from a state file, as far as it is of these weights and options."""
-    if not path.is_file():
+def restore(parts: Parts, source: ModelSource, path: Path | None) -> None:
+    """
+    Take what was calibrated and fitted from a state file, as far as it is of these weights and options.
+
+    Args:
+        parts ([`Parts`]):
+            The scorer, of which the model was loaded.
+        source ([`ModelSource`]):
+            Where it was loaded from.
+        path (`Path`, *optional*):
+            What [`save`] wrote beside it; `None` if it is no saved scorer.
+    """
+    parts.handle.source = source
+    if path is None or not path.is_file():
         return
-    subject, tensors = parts.subject(), load_file(path)
-    with safe_open(path, "np") as state:
-        texts = state.metadata() or {}
+    state, tensors = parts.state(), load_file(path)
+    with safe_open(path, "np") as file:
+        texts = file.metadata() or {}
     if "schedule" in tensors and parts.schedule.fixed is None:
-        if texts.get("calibration") == calibration_key(subject):
+        if texts.get("calibration") == calibration_key(state):
             parts.schedule.calibrated = tensors["schedule"].tolist()
         else:
             logger.warning("the schedule in %s was calibrated for other weights or options; calibrating anew", path)
     if "classes" in texts:
-        if texts.get("fit") == fit_key(subject):
-            parts.fit.restore(tensors, texts, fit_key(subject))
+        if texts.get("fit") == fit_key(state):
+            parts.fit.restore(tensors, texts, fit_key(state))
         else:
             logger.warning("%s was fitted with other weights or options: call fit again", path)
 
@@ -149,6 +160,20 @@ def restore(parts: Parts, path: Path) -> None:
 def push(parts: Parts, repo_id: str, private: bool, create_pr: bool, revision: str | None, token: str | None) -> str:
     """
     Publish what `save` writes as a model repository.
+
+    Args:
+        parts ([`Parts`]):
+            The scorer.
+        repo_id (`str`):
+            Model repository; it is made if it is not there.
+        private (`bool`):
+            Whether the repository is private.
+        create_pr (`bool`):
+            Whether a pull request is opened in the place of writing into the branch.
+        revision (`str`, *optional*):
+            Branch to write into.
+        token (`str`, *optional*):
+            Token, by default the one that the Hub client knows.
 
     Returns:
         `str`: Address of the repository, or of the pull request.

@@ -79,6 +79,7 @@ class Task(Protocol):
     default_schedules: Mapping[str, tuple[float, ...]]  # levels by kind of masking; calibrated where there are none
     reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
     num_shared_heads: int  # that rows may begin with, the empty one included
+    learned: Any | None  # what `fit` has learned, to be pickled; None before, and where nothing is learned
     is_dated: bool  # whether a row may be encoded otherwise tomorrow
     rules: BatchRules  # what micro-batches the model may be given, as far as `check` has found out
     probe: Probe | None  # encodes the built-in rows that calibrate a schedule; None where none is calibrated
@@ -156,16 +157,23 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Fittable(Protocol):
-    """A task that may have to see all rows of a dataset before it can score one of them."""
-
-    needs_fit: bool  # whether this one has to
-    prototypes: Any | None  # what it has learned, to be pickled; None before
+class Embedder(Protocol):
+    """A task that makes a vector of each labelled row."""
 
     def encode_to_fit(
         self, dataset: Dataset, share: Share | None = None
     ) -> tuple[list[EncodedRow], tuple[str | int, ...]]:
         """Encode a dataset whose classes are to be learned from it; the second value is the classes."""
+
+    def features(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Features of rows that come from `feed`, float32 of shape `(rows, size)`, with the weights as they are."""
+
+
+@runtime_checkable
+class Fittable(Embedder, Protocol):
+    """A task that may have to see the features of all rows of a dataset before it can score one of them."""
+
+    needs_fit: bool  # whether this one has to
 
     def fit(self, rows: Sequence[EncodedRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
         """
@@ -198,14 +206,6 @@ class Fittable(Protocol):
         Raises:
             ValueError: If the arrays do not belong together.
         """
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """A task that makes a vector of each row."""
-
-    def features(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        """Features of rows that come from `feed`, float32 of shape `(rows, size)`, with the weights as they are."""
 
 
 def rows_digest(rows: Sequence[EncodedRow]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -111,6 +112,27 @@ TASKS: dict[str, TaskKind] = {
 def kind_for(config: PreTrainedConfig, architectures: Sequence[str]) -> TaskKind:
     """The kind of task that a model is for, by its configuration and the names of its classes."""
     return next(kind for kind in TASKS.values() if kind.accepts(config, architectures))
+
+
+def check_task(task: str | None, kind: str | None = None, name: str | Path = "") -> None:
+    """
+    Refuse the name of a task that is none, or that is not the task of a model.
+
+    Args:
+        task (`str`, *optional*):
+            What the user asks for; `None` is whatever the model is for.
+        kind (`str`, *optional*):
+            What the model is for, once that is known.
+        name (`str` or `Path`, *optional*, defaults to `""`):
+            Name of the model, for the message.
+
+    Raises:
+        ValueError: If `task` is unknown, or another one than `kind`.
+    """
+    if task not in (None, *TASKS):
+        raise ValueError(f"task must be None or one of {', '.join(sorted(TASKS))}, got {task!r}.")
+    if kind is not None and task not in (None, kind):
+        raise ValueError(f"{name} is a model for {kind}, got task={task!r}. Leave task out.")
 
 
 def build_task(model: PreTrainedModel, processor: Processor, options: Mapping[str, Any]) -> Task:

@@ -66,6 +66,7 @@ class CausalLMTask:
     kind = "causal-lm"
     views = frozenset({"full"})
     default_schedules: Mapping[str, tuple[float, ...]] = {}
+    learned = None
 
     def __init__(self, model: PreTrainedModel, encoder: RowEncoder, token_mean: str = "arithmetic") -> None:
         if not isinstance(model, PreTrainedModel):

@@ -304,6 +304,15 @@ class ImageClassificationTask:
         return self.encoder.encode(source, _label_indices(labels, classes), share), classes
 
     @property
+    def learned(self) -> Prototypes | None:
+        """The class prototypes, once they are fitted."""
+        return self.prototypes
+
+    @learned.setter
+    def learned(self, prototypes: Prototypes | None) -> None:
+        self.prototypes = prototypes
+
+    @property
     def needs_fit(self) -> bool:
         """Whether classes are told by prototypes, which must be learned first."""
         return self.head == "prototype"
