@@ -43,7 +43,7 @@ class ScoringMasker(Masker):
 
     @contextmanager
     def session(self, fractions: Sequence[float] = ()) -> Iterator[MaskingSession]:
-        """As that of [`Masker`], in eval mode."""
+        """The session of [`Masker`], in eval mode."""
         with super().session(fractions) as session, _eval_mode(self.model):
             yield session
 
@@ -202,7 +202,8 @@ class Engine:
                 Work between two chunks.
 
         Returns:
-            `dict[str, np.ndarray]`: By the name of each measure float32 of shape `(passes, rows)`.
+            `dict[str, np.ndarray]`: By the name of each measure float32 of shape `(levels, rows)`, a level for each
+            pass.
         """
         measures = list(passes.values())
         if not any(work):  # nothing but skipped rows: leave the model alone

@@ -121,10 +121,20 @@ class Task(Protocol):
         self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), shared_head: Any = None, parts: int = 1
     ) -> RowMeasures:
         """
-        Measure a micro-batch with the weights as they are now, behind what `run_shared_head` returned.
+        Measure a micro-batch with the weights as they are now.
 
-        Where nothing is to be measured, the states are all that is computed. `parts` is the number of equal parts of
-        the micro-batch that meet weights of their own.
+        Args:
+            rows (`Sequence[EncodedRow]`):
+                Rows from `feed` that can be scored.
+            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+                What is measured; where nothing is, the states are all that is computed.
+            shared_head (`Any`, *optional*):
+                What `run_shared_head` returned for the shared head of these rows, which then is not read again.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the micro-batch that meet weights of their own.
+
+        Returns:
+            [`RowMeasures`]: A number of each row for each measure, and the states.
         """
 
     def describe(self) -> dict[str, Any]:

@@ -321,6 +321,16 @@ class ImageClassificationTask:
         """
         Learn class prototypes.
 
+        Args:
+            rows (`Sequence[ImageRow]`):
+                What `encode_to_fit` returned.
+            classes (`tuple[str | int, ...]`):
+                The classes of these rows.
+            features (`np.ndarray` of shape `(rows, features)`):
+                Features of each, NaN where there are none.
+            key (`str`):
+                Digest of all that the rest follows from.
+
         Raises:
             ValueError: If there are fewer than two classes with readable images.
         """
