@@ -119,7 +119,7 @@ class DLCScorer:
         source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
         scorer = cls(*source.load(), config)
         check_task(task, scorer._parts.task.kind, found.model_id)
-        saving.restore(scorer._parts, source, found.state)
+        saving.restore(scorer._parts.state(), source, scorer._parts.schedule, scorer._parts.fit, found.state)
         return scorer
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -135,7 +135,7 @@ class DLCScorer:
             ValueError: If the model was handed over in memory, if the template is a function, or if the weights have
                 changed since they were fitted with.
         """
-        saving.save(self._parts, Path(folder))
+        saving.save(self._parts.state(), self._parts.schedule, self._parts.fit, Path(folder))
 
     def push_to_hub(
         self,
@@ -167,7 +167,7 @@ class DLCScorer:
             PublishError: If it could not be published.
             ValueError: If the base model is none that others can load, or as for `save_pretrained`.
         """
-        return saving.push(self._parts, repo_id, private, create_pr, revision, token)
+        return saving.push(self._parts.state(), self.save_pretrained, repo_id, private, create_pr, revision, token)
 
     @property
     def model(self) -> PreTrainedModel:
