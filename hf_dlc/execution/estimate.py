@@ -159,25 +159,21 @@ def _seconds_per_token(
     """Mean over the middles of three equal parts of the work; the longest micro-batch warms up."""
     if not batches:
         return 0.0
-    seconds_of = partial(_seconds, task, measures, rows, limit)
+
+    def seconds_of(batch: MicroBatch) -> float:  # of all its parts if it does not fit into memory
+        return sum(in_parts_that_fit([batch], limit, partial(_timed, task, measures, rows)))
+
     seconds_of(batches[0])
     ends = np.cumsum([batch.padded_tokens for batch in batches])
     sample = [batches[np.searchsorted(ends, ends[-1] * part)] for part in (1 / 6, 1 / 2, 5 / 6)]
     return float(np.mean([min(seconds_of(batch) for _ in range(2)) / batch.padded_tokens for batch in sample]))
 
 
-def _seconds(
-    task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], limit: TokenLimit, batch: MicroBatch
-) -> float:
-    """Time of a micro-batch, of all its parts if it does not fit into memory."""
-    return sum(in_parts_that_fit([batch], limit, partial(_timed, task, measures, rows)))
-
-
 def _timed(task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
-    prefix = task.run_prefix(batch.prefix) if batch.prefix else None
+    shared_head = task.run_shared_head(batch.shared_head) if batch.shared_head else None
     fed = list(task.feed([rows[row] for row in batch.rows]))
     start = time.perf_counter()
-    for values in task.forward(fed, measures, prefix).values.values():
+    for values in task.forward(fed, measures, shared_head).values.values():
         values.cpu()  # waits for an accelerator
     return time.perf_counter() - start
 

@@ -162,9 +162,11 @@ class Journal:
             manifest = {"format": _FORMAT, "identity": identity, "settings": as_json(settle())}
             self._files.write("", self._manifest_path.name, dump_json({**manifest, "info": as_json(info or {})}))
         elif different := _differences(manifest["identity"], identity):
+            more = len(different) - _SHOWN_DIFFERENCES
+            listed = "; ".join([*different[:_SHOWN_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])])
             raise JournalError(
-                f"{self.folder} holds the scores of another run: {_listed(different)}. Use another folder, or "
-                "delete that folder to start anew."
+                f"{self.folder} holds the scores of another run: {listed}. Use another folder, or delete that folder "
+                "to start anew."
             )
         self._files.make_parts()
         self._run = _run_digest(manifest)
@@ -259,7 +261,8 @@ class Journal:
         """
         batches = {int(level): [int(row) for row in first_rows] for level, first_rows in cut.batches.items()}
         data = dump_json({"run": self.run, "tokens": int(cut.tokens), "batches": batches}, indent=None)
-        self._files.write("cuts", f"cut-{self._next_cut():04d}-{digest_of(data)}.json", data)
+        number = 1 + self._files.largest_number("cuts", _CUT)  # damaged cuts keep their numbers
+        self._files.write("cuts", f"cut-{number:04d}-{digest_of(data)}.json", data)
 
     def discard(self) -> None:
         """
@@ -426,10 +429,6 @@ class Journal:
                 self._files.set_aside(path, f"{damage}. Scores that are computed again may differ in the last digits")
         return cuts
 
-    def _next_cut(self) -> int:
-        """One more than any cut before, those that were damaged included."""
-        return 1 + self._files.largest_number("cuts", _CUT)
-
 
 def _run_digest(manifest: dict[str, Any]) -> str:
     return digest_of(dump_json([manifest["identity"], manifest["settings"]]))
@@ -498,8 +497,3 @@ def _shown(value: Any) -> str:
         return "set"
     text = json.dumps(value, ensure_ascii=False, sort_keys=True)
     return text if len(text) <= _SHOWN_WIDTH else f"{text[: _SHOWN_WIDTH - 1]}…"
-
-
-def _listed(different: list[str]) -> str:
-    more = len(different) - _SHOWN_DIFFERENCES
-    return "; ".join([*different[:_SHOWN_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])])

@@ -109,7 +109,20 @@ class JournalFolder:
         return max((int(match[1]) for name in names if (match := pattern.fullmatch(_plain(name)))), default=0)
 
     def write(self, part: str, name: str, data: bytes) -> None:
-        """Write whole or not at all, also if the power fails: data, then name, then folder reach the disk."""
+        """
+        Write whole or not at all, also if the power fails: data, then name, then folder reach the disk.
+
+        Args:
+            part (`str`):
+                Folder in the journal; `""` is the journal itself.
+            name (`str`):
+                Name of the file in it.
+            data (`bytes`):
+                All that it holds.
+
+        Raises:
+            JournalError: If it cannot be written.
+        """
         folder = self.path / part
         draft = folder / f".draft-{secrets.token_hex(8)}.tmp"
         with self.writing():

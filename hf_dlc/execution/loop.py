@@ -118,7 +118,7 @@ class LevelLoop:
         self.values = no_values(measures, len(rows))
         self._level = 0  # the present one
         self._masked = 0  # weights set to zero at it
-        self._prefixes: dict[int, Any] = {}  # what the model made of each prefix at the present level
+        self._shared_heads: dict[int, Any] = {}  # what the model made of each shared head at the present level
         self._unmasked: tuple[MicroBatch, torch.Tensor] | None = None  # a micro-batch and its states at level 0
 
     def run(self) -> Values:
@@ -143,7 +143,7 @@ class LevelLoop:
 
     def _set_level(self, level: int) -> None:
         self._level, self._masked = level, self.session.set_level(level).masked
-        self._prefixes.clear()
+        self._shared_heads.clear()
 
     def _run_level(self, level: int) -> None:
         queue, done = deque(self.work[level]), []
@@ -168,7 +168,12 @@ class LevelLoop:
                 done, deadline = [], time.monotonic() + self.chunk_seconds
 
     def _cut_what_is_left(self, level: int, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
-        """At once and at all levels, as a replay does it: cut twice is not always what cut once to less would be."""
+        """
+        Cut all that is left, at all levels, to the limit, and return what is left of this level.
+
+        All is cut at once because a resumed run does so too. Two cuts do not always give what one cut gives, so the
+        order of cuts must be the same.
+        """
         left = [*[[]] * level, list(batches), *self.work[level + 1 :]]
         self.reporter.cut(self.limit.tokens, left)
         self.work = [[part for batch in at_level for part in self.limit.parts(batch)] for at_level in left]
@@ -179,12 +184,12 @@ class LevelLoop:
 
     def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures | None:
         """Measures of a micro-batch, or `None` if it does not fit into memory."""
-        return _or_none(lambda: self._forward(batch, rows))
+        return _or_none(partial(self._forward, batch, rows))
 
     def _forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures:
-        if batch.prefix and batch.prefix not in self._prefixes:
-            self._prefixes[batch.prefix] = self.task.run_prefix(batch.prefix)
-        return self.task.forward(rows, self.measures[self._level], self._prefixes.get(batch.prefix))
+        if batch.shared_head and batch.shared_head not in self._shared_heads:
+            self._shared_heads[batch.shared_head] = self.task.run_shared_head(batch.shared_head)
+        return self.task.forward(rows, self.measures[self._level], self._shared_heads.get(batch.shared_head))
 
     def _finish_chunk(self, level: int, done: list[tuple[MicroBatch, dict[str, torch.Tensor]]]) -> None:
         """Take the numbers from the device: once a chunk, for each time an accelerator waits for the host."""
@@ -263,7 +268,7 @@ def run_row(
     masked: Sequence[Masked],
     measures: Sequence[Sequence[Measure]],
     row: EncodedRow,
-    prefix: Any = None,
+    shared_head: Any = None,
 ) -> Values:
     """
     Measure one row at all levels in a single forward pass, with a model whose levels stand side by side.
@@ -277,8 +282,8 @@ def run_row(
             For each level what is measured.
         row (`EncodedRow`):
             The row.
-        prefix (`Any`, *optional*):
-            What the model made of the row's prefix, at all levels.
+        shared_head (`Any`, *optional*):
+            What the model made of the row's shared head, at all levels.
 
     Returns:
         `dict[str, np.ndarray]`: By the name of the measure float32 of shape `(levels, 1)`.
@@ -287,7 +292,7 @@ def run_row(
         RuntimeError: If masking weights leaves the model's hidden states as they were.
     """
     asked = {measure.name: measure for at_level in measures for measure in at_level}
-    found = task.forward([row] * len(masked), tuple(asked.values()), prefix, len(masked))
+    found = task.forward([row] * len(masked), tuple(asked.values()), shared_head, len(masked))
     unmasked, *others = found.states.unflatten(0, (len(masked), -1))
     for level, states in enumerate(others, start=1):
         _require_change(unmasked, states, masked[level].masked, level)

@@ -16,7 +16,7 @@ class Masked(Protocol):
 
 
 class Session(Protocol):
-    """Time in which the model can be put into the state of one level after another."""
+    """Open masks, under which the model takes the weights of one level after another."""
 
     def set_level(self, level: int) -> Masked:
         """Mask the weights of `level`; levels are asked for in ascending order."""
@@ -35,10 +35,10 @@ class Masks(Protocol):
     targets: Sequence[Target]
 
     def session(self, fractions: Sequence[float]) -> AbstractContextManager[Session]:
-        """Time in which one level after another can be set."""
+        """Context in which one level after another can be set."""
 
     def side_by_side(self) -> AbstractContextManager[Sequence[Masked]]:
-        """Time in which each part of a batch meets a level of its own."""
+        """Context in which each part of a batch is computed with the weights of a level of its own."""
 
     def watch_reads(self) -> AbstractContextManager[set[str]]:
-        """Time in which it is seen which masked weights the model reads round their layers."""
+        """Context that records which masked weights the model reads itself, not by way of their layers."""

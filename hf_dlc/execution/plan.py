@@ -14,7 +14,7 @@ class MicroBatch(NamedTuple):
 
     rows: np.ndarray  # positions in the dataset, longest row first
     lengths: np.ndarray  # tokens that the forward pass computes of each of them
-    prefix: int = 0  # what all rows begin with and is computed once a level for all of them; 0: nothing
+    shared_head: int = 0  # what all rows begin with and is computed once a level for all of them; 0: nothing
 
     @property
     def padded_tokens(self) -> int:
@@ -25,7 +25,7 @@ class MicroBatch(NamedTuple):
 def cut_batches(
     lengths: np.ndarray,
     tokens_per_batch: int,
-    prefixes: np.ndarray | None = None,
+    shared_heads: np.ndarray | None = None,
     overhead: int | None = None,
     groups: np.ndarray | None = None,
 ) -> list[MicroBatch]:
@@ -37,12 +37,12 @@ def cut_batches(
 
     Args:
         lengths (`np.ndarray` of shape `(rows,)`):
-            Tokens to compute of each row, those of its prefix left out; rows of length 0 are skipped rows and are
-            left out.
+            Tokens to compute of each row, those of its shared head left out; rows of length 0 are skipped rows, which
+            are left out.
         tokens_per_batch (`int`):
             Budget. A row longer than it gets a micro-batch of its own.
-        prefixes (`np.ndarray` of shape `(rows,)`, *optional*):
-            Prefix of each row; only rows with the same one go together.
+        shared_heads (`np.ndarray` of shape `(rows,)`, *optional*):
+            Shared head of each row; only rows with the same one go together.
         overhead (`int`, *optional*):
             What a micro-batch costs on top of its tokens, in tokens: once its padding would cost more, another one is
             begun. By default a 16th of the budget.
@@ -58,15 +58,15 @@ def cut_batches(
     [[1], [3, 0]]
     ```
     """
-    prefixes = np.zeros(len(lengths), dtype=np.int64) if prefixes is None else prefixes
+    shared_heads = np.zeros(len(lengths), dtype=np.int64) if shared_heads is None else shared_heads
     groups = np.zeros(len(lengths), dtype=np.int64) if groups is None else groups
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
-    kinds, kind_of = np.unique(np.stack([prefixes, groups])[:, order], axis=1, return_inverse=True)
+    kinds, kind_of = np.unique(np.stack([shared_heads, groups])[:, order], axis=1, return_inverse=True)
     together = np.split(order[np.argsort(kind_of, kind="stable")], np.cumsum(np.bincount(kind_of))[:-1])
     batches = []
-    for prefix, rows in zip(kinds[0].tolist(), together, strict=bool(len(order))):
-        batches += _cut(MicroBatch(rows, lengths[rows], prefix=prefix), tokens_per_batch, overhead)
+    for shared_head, rows in zip(kinds[0].tolist(), together, strict=bool(len(order))):
+        batches += _cut(MicroBatch(rows, lengths[rows], shared_head=shared_head), tokens_per_batch, overhead)
     return sorted(batches, key=lambda batch: -int(batch.lengths[0]))
 
 

@@ -1,4 +1,8 @@
-"""Numbers that a run measures: for each measure one of every row at every level."""
+"""
+Numbers that a run measures: for each measure one of every row at every level.
+
+In this room a level is a pass of the scorer, by its number: `execution` knows nothing else of a pass.
+"""
 
 from __future__ import annotations
 

@@ -27,11 +27,11 @@ _AUTO_TOKENS = {"cpu": 2048, "accelerator": 16384}
 # tokens in bfloat16 and, at half the budget, as about 30 in float32, where a token takes three times as long.
 _OVERHEAD_PARTS = {"half": 16, "full": 32}
 
-# Rows repay running their prefix on its own if they are at least as many as this, and if the plan then costs at most
-# this share of what it costs otherwise: attention to keys from elsewhere has a cost of its own, and there is more
-# padding where rows of different prefixes are kept apart.
-_ROWS_PER_PREFIX = 8
-_WORTH_A_PREFIX = 0.95
+# Rows repay running their shared head on its own if they are at least as many as this, and if the plan then costs at
+# most this share of what it costs otherwise: attention to keys from elsewhere has a cost of its own, and there is more
+# padding where rows of different shared heads are kept apart.
+_ROWS_PER_SHARED_HEAD = 8
+_WORTH_A_SHARED_HEAD = 0.95
 
 
 class ScoringMasker(Masker):
@@ -43,7 +43,7 @@ class ScoringMasker(Masker):
 
     @contextmanager
     def session(self, fractions: Sequence[float] = ()) -> Iterator[MaskingSession]:
-        """As that of [`Masker`], in eval mode."""
+        """The session of [`Masker`], in eval mode."""
         with super().session(fractions) as session, _eval_mode(self.model):
             yield session
 
@@ -131,36 +131,48 @@ class Engine:
 
     def plan(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:
         """Micro-batches of rows that the model was checked with."""
-        return self.cut(encoded, self.tokens_per_batch, self.shared_prefixes(encoded))
+        return self.cut(encoded, self.tokens_per_batch, self.shared_heads(encoded))
 
     def cut(
-        self, encoded: Sequence[EncodedRow], tokens_per_batch: int, shared_prefixes: Sequence[int]
+        self, encoded: Sequence[EncodedRow], tokens_per_batch: int, shared_heads: Sequence[int]
     ) -> list[MicroBatch]:
-        """Micro-batches where the budget, and the prefixes that are computed apart from their rows, are settled."""
-        prefixes, heads, lengths = (
-            np.array([(row.prefix, row.prefix_length, row.length) for row in encoded], dtype=np.int64).reshape(-1, 3).T
-        )
+        """
+        Micro-batches under a budget that is settled, with shared heads that are settled.
+
+        Args:
+            encoded (`Sequence[EncodedRow]`):
+                All rows.
+            tokens_per_batch (`int`):
+                Tokens of a micro-batch, padding included.
+            shared_heads (`Sequence[int]`):
+                The shared heads that are computed apart from their rows.
+
+        Returns:
+            `list[MicroBatch]`: Every row that can be scored exactly once.
+        """
+        numbers = [(row.shared_head, row.shared_head_length, row.length) for row in encoded]
+        heads, head_lengths, lengths = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
         rules = self.task.rules
-        is_shared = np.isin(prefixes, shared_prefixes) & (lengths <= rules.plain_up_to)
-        padded = rules.padded(lengths, np.where(is_shared, heads, 0))
-        prefixes = np.where(is_shared, prefixes, 0)
-        return cut_batches(padded, tokens_per_batch, prefixes, self._overhead(tokens_per_batch), rules.groups(lengths))
+        is_shared = np.isin(heads, shared_heads) & (lengths <= rules.plain_up_to)
+        padded = rules.padded(lengths, np.where(is_shared, head_lengths, 0))
+        heads = np.where(is_shared, heads, 0)
+        return cut_batches(padded, tokens_per_batch, heads, self._overhead(tokens_per_batch), rules.groups(lengths))
 
     def _overhead(self, tokens_per_batch: int) -> int:
         """What a micro-batch costs on top of its tokens, in tokens."""
         return tokens_per_batch // _OVERHEAD_PARTS["half" if self._is_half else "full"]
 
-    def shared_prefixes(self, encoded: Sequence[EncodedRow]) -> list[int]:
-        """The prefixes that are worth to be computed apart from their rows, where the model can do so."""
-        numbers, counts = np.unique([row.prefix for row in encoded], return_counts=True)
-        frequent = [number for number in numbers[counts >= _ROWS_PER_PREFIX].tolist() if number]
+    def shared_heads(self, encoded: Sequence[EncodedRow]) -> list[int]:
+        """The shared heads that are worth to be computed apart from their rows, where the model can do so."""
+        numbers, counts = np.unique([row.shared_head for row in encoded], return_counts=True)
+        frequent = [number for number in numbers[counts >= _ROWS_PER_SHARED_HEAD].tolist() if number]
         if not frequent:
             return []
         with self.masker.unmasked():
             usable = [number for number in frequent if self.task.shares(number)]
-        plans = [self.cut(encoded, self.tokens_per_batch, prefixes) for prefixes in ([], usable)]
+        plans = [self.cut(encoded, self.tokens_per_batch, heads) for heads in ([], usable)]
         whole, apart = (cost(plan, self._overhead(self.tokens_per_batch)) for plan in plans)
-        return usable if apart <= _WORTH_A_PREFIX * whole else []
+        return usable if apart <= _WORTH_A_SHARED_HEAD * whole else []
 
     def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
         """All passes that the scores ask for at these levels, and what is measured in each."""
@@ -190,7 +202,8 @@ class Engine:
                 Work between two chunks.
 
         Returns:
-            `dict[str, np.ndarray]`: By the name of each measure float32 of shape `(passes, rows)`.
+            `dict[str, np.ndarray]`: By the name of each measure float32 of shape `(levels, rows)`, a level for each
+            pass.
         """
         measures = list(passes.values())
         if not any(work):  # nothing but skipped rows: leave the model alone

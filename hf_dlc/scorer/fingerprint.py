@@ -30,9 +30,9 @@ from .schedule import probe_digest
 SCORE_VERSION = 4
 
 
-class Subject:
+class ScorerState:
     """
-    What facts are read from. Weights are hashed once, so that a subject is of use only as long as they stay the same.
+    A scorer as facts are read from it. Weights are hashed once, so it is of use only as long as they stay the same.
 
     No state of the weights that is cheaper to read is trusted here: the masker's marker looks at a few weights of each
     parameter, and code that writes through `data` may change others. It would be a fingerprint of other weights.
@@ -77,6 +77,11 @@ class Subject:
         """Digest of the tokenizer or image processor."""
         return processor_digest(self.handle.processor)
 
+    @property
+    def probe(self) -> str | None:
+        """Digest of the probe set, where a schedule is calibrated on it."""
+        return None if self.has_fixed_schedule else probe_digest()
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -101,7 +106,7 @@ class Fact:
         described (`str`, *optional*, defaults to `""`):
             What it is called in the description of a scorer, where it has a place there; all options have one.
 
-    In place of `True`, `None` says that another fact tells all that this one changes.
+    In place of `True`, `None` (`IMPLIED`) says that another fact holds all that this one changes.
     """
 
     name: str
@@ -110,20 +115,20 @@ class Fact:
     columns: bool | None
     calibration: bool | None
     fit: bool | None
-    read: Callable[[Subject], Any] | None = None
+    read: Callable[[ScorerState], Any] | None = None
     described: str = ""
 
-    def value(self, subject: Subject) -> Any:
+    def value(self, state: ScorerState) -> Any:
         """Value of the fact as it is now."""
-        return getattr(subject.config, self.name) if self.read is None else self.read(subject)
+        return getattr(state.config, self.name) if self.read is None else self.read(state)
 
 
-YES, NO, TOLD = True, False, None
+YES, NO, IMPLIED = True, False, None
 
 # The order within a part, and that of the parts, is that of the keys: those that were written before are still found.
 FACTS: tuple[Fact, ...] = (
     #     what                  about      scores columns calibration fit
-    Fact("score_version", "version", YES, YES, YES, YES, lambda it: SCORE_VERSION, "score_version"),
+    Fact("score_version", "version", YES, YES, YES, YES, lambda state: SCORE_VERSION, "score_version"),
     Fact("masking", "masks", YES, YES, YES, NO),
     Fact("seed", "masks", YES, YES, YES, NO),
     Fact("scope", "masks", YES, YES, YES, NO),
@@ -131,80 +136,76 @@ FACTS: tuple[Fact, ...] = (
     Fact("schedule", "levels", YES, YES, NO, NO),
     Fact("calibration_shares", "levels", YES, YES, YES, NO),
     Fact("token_mean", "levels", YES, YES, YES, NO),
-    Fact("template", "rows", YES, YES, TOLD, NO),
-    Fact("max_length", "rows", YES, YES, TOLD, NO),
+    Fact("template", "rows", YES, YES, IMPLIED, NO),
+    Fact("max_length", "rows", YES, YES, IMPLIED, NO),
     Fact("layout", "rows", YES, YES, NO, NO),
     Fact("columns", "rows", YES, YES, NO, NO),
     Fact("head", "rows", YES, YES, NO, NO),
     Fact("pooling", "rows", YES, YES, NO, YES),
     Fact("prototype_logits", "rows", YES, YES, NO, NO),
-    Fact("probe_encoding", "rows", NO, NO, YES, NO, lambda it: it.task.probe.describe()),
-    Fact("encoding", "rows", YES, YES, NO, NO, lambda it: it.task.describe()),
-    Fact("prototypes", "rows", TOLD, YES, NO, NO, lambda it: getattr(it.task, "prototypes", None)),
-    Fact("dtype", "rows", YES, YES, TOLD, TOLD),  # in which weights are loaded
-    Fact("model_dtype", "rows", YES, TOLD, YES, YES, lambda it: it.handle.model.dtype, "dtype"),
-    Fact("weights", "digests", YES, YES, YES, YES, lambda it: it.weights, "model_digest"),
-    Fact("tokenizer", "digests", YES, YES, YES, YES, lambda it: it.processor, "processor_digest"),
-    Fact("probe", "digests", NO, YES, YES, NO, lambda it: _probe(it), "probe_digest"),
+    Fact("probe_encoding", "rows", NO, NO, YES, NO, lambda state: state.task.probe.describe()),
+    Fact("encoding", "rows", YES, YES, NO, NO, lambda state: state.task.describe()),
+    Fact("prototypes", "rows", IMPLIED, YES, NO, NO, lambda state: state.task.learned),
+    Fact("dtype", "rows", YES, YES, IMPLIED, IMPLIED),  # in which weights are loaded
+    Fact("model_dtype", "rows", YES, IMPLIED, YES, YES, lambda state: state.handle.model.dtype, "dtype"),
+    Fact("weights", "digests", YES, YES, YES, YES, lambda state: state.weights, "model_digest"),
+    Fact("tokenizer", "digests", YES, YES, YES, YES, lambda state: state.processor, "processor_digest"),
+    Fact("probe", "digests", NO, YES, YES, NO, lambda state: state.probe, "probe_digest"),
     # A batch of another size is another one in the last digits; a run keeps the size that it was begun with.
     Fact("tokens_per_batch", "run", NO, YES, NO, NO),
     Fact("keep_levels", "run", NO, YES, NO, NO),
     Fact("prefix", "run", NO, YES, NO, NO),
     # A journal has the passes that the scores ask for in its settings.
-    Fact("scores", "run", NO, YES, NO, NO, lambda it: tuple(SCORES)),
-    Fact("source", "run", NO, YES, NO, NO, lambda it: it.handle.source and it.handle.source.without_token()),
+    Fact("scores", "run", NO, YES, NO, NO, lambda state: tuple(SCORES)),
+    Fact("source", "run", NO, YES, NO, NO, lambda state: state.handle.source and state.handle.source.without_token()),
     # `datasets` knows the rows itself, and takes what was mapped on another day for the same.
-    Fact("rows", "run", YES, NO, NO, NO, lambda it: {"number": len(it.rows), "digest": rows_digest(it.rows)}),
-    Fact("day", "run", YES, NO, NO, NO, lambda it: date.today().isoformat() if it.task.is_dated else None),
+    Fact("rows", "run", YES, NO, NO, NO, lambda state: {"number": len(state.rows), "digest": rows_digest(state.rows)}),
+    Fact("day", "run", YES, NO, NO, NO, lambda state: date.today().isoformat() if state.task.is_dated else None),
     # What people want to know.
-    Fact("name", "record", NO, NO, NO, NO, lambda it: it.handle.name, "model"),
-    Fact("revision", "record", NO, NO, NO, NO, lambda it: it.handle.source and it.handle.source.revision, "revision"),
-    Fact("gguf_file", "record", NO, NO, NO, NO, lambda it: it.handle.gguf_file, "gguf_file"),
-    Fact("device", "record", NO, NO, NO, NO, lambda it: it.handle.model.device.type, "device"),
-    Fact("batch_tokens", "record", NO, NO, NO, NO, lambda it: it.engine.tokens_per_batch, "tokens_per_batch"),
+    Fact("name", "record", NO, NO, NO, NO, lambda state: state.handle.name, "model"),
+    Fact("revision", "record", NO, NO, NO, NO, lambda state: state.handle.revision, "revision"),
+    Fact("gguf_file", "record", NO, NO, NO, NO, lambda state: state.handle.gguf_file, "gguf_file"),
+    Fact("device", "record", NO, NO, NO, NO, lambda state: state.handle.model.device.type, "device"),
+    Fact("batch_tokens", "record", NO, NO, NO, NO, lambda state: state.engine.tokens_per_batch, "tokens_per_batch"),
 )
 
 _OPTIONS = {option.name for option in fields(DLCConfig)}
 
 
-def _probe(subject: Subject) -> str | None:
-    return None if subject.has_fixed_schedule else probe_digest()
-
-
-def identity(subject: Subject) -> dict[str, Any]:
+def identity(state: ScorerState) -> dict[str, Any]:
     """What a journal belongs to: all that makes the scores of the rows at each level, as JSON types."""
-    facts = {fact.name: fact.value(subject) for fact in FACTS if fact.scores}
+    facts = {fact.name: fact.value(state) for fact in FACTS if fact.scores}
     config = {name: facts.pop(name) for name in _OPTIONS & facts.keys()}
     config |= facts.pop("encoding")
     return {"config": config, "dtype": _name(facts.pop("model_dtype")), **facts}
 
 
-def description(subject: Subject) -> dict[str, Any]:
+def description(state: ScorerState) -> dict[str, Any]:
     """What a scorer is, as JSON types, for the record of a run."""
-    facts = {fact.described: fact.value(subject) for fact in FACTS if fact.described}
-    return {**facts, "config": {**vars(subject.config), **subject.task.describe()}, "dtype": _name(facts["dtype"])}
+    facts = {fact.described: fact.value(state) for fact in FACTS if fact.described}
+    return {**facts, "config": {**vars(state.config), **state.task.describe()}, "dtype": _name(facts["dtype"])}
 
 
-def state(subject: Subject) -> dict[str, Any]:
+def pickled_state(state: ScorerState) -> dict[str, Any]:
     """What is pickled of a scorer, which `datasets` hashes: a digest of the weights, never the weights themselves."""
-    facts = {fact.name: fact.value(subject) for fact in FACTS if fact.columns and fact.name not in _OPTIONS}
-    return {"config": subject.config, **facts}
+    facts = {fact.name: fact.value(state) for fact in FACTS if fact.columns and fact.name not in _OPTIONS}
+    return {"config": state.config, **facts}
 
 
-def calibration_key(subject: Subject) -> str:
+def calibration_key(state: ScorerState) -> str:
     """Digest of all that a calibrated schedule depends on."""
     parts: dict[str, list[Any]] = {}
     for fact in FACTS:
         if fact.calibration:
-            parts.setdefault(fact.part, []).append(fact.value(subject))
+            parts.setdefault(fact.part, []).append(fact.value(state))
     [version] = parts.pop("version")
     masks, levels, rows, digests = parts.values()
     return json_digest([version, [masks, levels, *rows], digests])
 
 
-def fit_key(subject: Subject) -> str:
+def fit_key(state: ScorerState) -> str:
     """Digest of all that the features of images depend on, of which prototypes are learned."""
-    return json_digest([fact.value(subject) for fact in FACTS if fact.fit])
+    return json_digest([fact.value(state) for fact in FACTS if fact.fit])
 
 
 def _name(dtype: torch.dtype) -> str:

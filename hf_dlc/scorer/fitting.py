@@ -16,7 +16,7 @@ from hf_dlc.execution.plan import MicroBatch, deal
 from hf_dlc.execution.processes import check_same, process_state
 from hf_dlc.execution.progress import progress_bar
 from hf_dlc.masking import Masker
-from hf_dlc.tasks.base import EncodedRow, Fittable, Task, rows_digest
+from hf_dlc.tasks.base import Embedder, EncodedRow, Fittable, Task, rows_digest
 from hf_dlc.utils.digests import json_digest
 
 from .engine import Engine
@@ -68,7 +68,25 @@ class Fit:
     def learn(
         self, rows: Sequence[EncodedRow], classes: tuple[str | int, ...], features: np.ndarray, key: str
     ) -> list[EncodedRow]:
-        """Learn from what [`features_pass`] returned, and return the rows as they are to be scored."""
+        """
+        Learn from what [`features_pass`] returned.
+
+        Args:
+            rows (`Sequence[EncodedRow]`):
+                Encoded rows.
+            classes (`tuple[str | int, ...]`):
+                The classes of these rows.
+            features (`np.ndarray` of shape `(rows, features)`):
+                Features of each row, NaN where there are none.
+            key (`str`):
+                Digest of all that features depend on.
+
+        Returns:
+            `list[EncodedRow]`: The rows as they are to be scored.
+
+        Raises:
+            ValueError: If there is too little to learn from.
+        """
         self._task.fit(rows, classes, features, json_digest([key, classes, rows_digest(rows)]))
         self._fitted_with = self._weights_state(), key
         return self._task.with_reasons(rows)
@@ -79,7 +97,20 @@ class Fit:
         return dict(arrays), dict(texts)
 
     def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str], key: str) -> None:
-        """Take what `saved` returned, which was learned with the weights as they are."""
+        """
+        Take what `saved` returned, which was learned with the weights as they are.
+
+        Args:
+            arrays (`Mapping[str, np.ndarray]`):
+                Arrays by name.
+            texts (`Mapping[str, str]`):
+                Texts by name.
+            key (`str`):
+                Digest of all that features depend on.
+
+        Raises:
+            ValueError: If the arrays do not belong together.
+        """
         if self._task is not None:
             self._task.restore(arrays, texts)
             self._fitted_with = self._weights_state(), key
@@ -90,14 +121,16 @@ class Fit:
 
 
 def features_pass(
-    engine: Engine, dataset: Dataset, weights: str
+    engine: Engine, embedder: Embedder, dataset: Dataset, weights: str
 ) -> tuple[list[EncodedRow], tuple[str | int, ...], np.ndarray]:
     """
     Features of all rows, dealt out to all processes.
 
     Args:
         engine ([`Engine`]):
-            What runs the model; its task makes features of rows and learns from them.
+            What plans micro-batches and feeds rows.
+        embedder ([`Embedder`]):
+            The engine's task, which makes features of rows.
         dataset ([`~datasets.Dataset`]):
             The rows.
         weights (`str`):
@@ -114,13 +147,16 @@ def features_pass(
     state = process_state()
     with watch_peers(state) as peers:
         share = share_of(state, peers, engine.tokens_per_batch)
-        rows, classes = engine.task.encode_to_fit(dataset, share)
+        rows, classes = embedder.encode_to_fit(dataset, share)
         check_same({"rows": rows_digest(rows), "weights": weights}, state)
         batches = engine.cut(rows, engine.tokens_per_batch, [])
         batches = deal(batches, state.num_processes)[state.process_index]
         with engine.masker.unmasked(), progress_bar([batches], state.is_main_process, "Features") as advance:
-            features = np.zeros((len(rows), _num_features(engine.task, rows)), dtype=np.float32)
-            for batch, found in _features(engine, rows, batches):
+            # The size by the first row: a process without a micro-batch must know it too, to add up.
+            first = [row for row in rows if row.length][:1]
+            size = embedder.features(list(engine.task.feed(first))).shape[1] if first else 0
+            features = np.zeros((len(rows), size), dtype=np.float32)
+            for batch, found in _features(engine, embedder, rows, batches):
                 features[batch.rows] = found
                 advance(batch)
         features = share.add_up(features)
@@ -129,21 +165,15 @@ def features_pass(
 
 
 def _features(
-    engine: Engine, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]
+    engine: Engine, embedder: Embedder, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]
 ) -> Iterator[tuple[MicroBatch, np.ndarray]]:
     """Features of micro-batches, or of parts of them if they do not fit into memory."""
     feed, fed = engine.task.feed([rows[row] for batch in batches for row in batch.rows]), []
 
     def compute(batch: MicroBatch) -> tuple[MicroBatch, np.ndarray]:
         fed.extend(islice(feed, max(0, len(batch.rows) - len(fed))))
-        features = engine.task.features(fed[: len(batch.rows)]).cpu().numpy()
+        features = embedder.features(fed[: len(batch.rows)]).cpu().numpy()
         del fed[: len(batch.rows)]  # not before: what does not fit comes again, in parts
         return batch, features
 
     return in_parts_that_fit(batches, engine.limit, compute)
-
-
-def _num_features(task: Task, rows: Sequence[EncodedRow]) -> int:
-    """Size of the features of the first row: a process without a micro-batch must know it too, to add up."""
-    first = next((row for row in rows if row.length), None)
-    return task.features(list(task.feed([first]))).shape[1] if first is not None else 0

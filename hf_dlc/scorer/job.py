@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from hf_dlc.execution.estimate import RunEstimate, estimate_run
 from hf_dlc.execution.journal import Journal, JournalError
@@ -21,14 +22,15 @@ from hf_dlc.execution.processes import check_same, on_main_process, process_stat
 from hf_dlc.execution.sharded import run_sharded
 from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import passes_to_json
-from hf_dlc.tasks.base import BatchRules, EncodedRow, Share
+from hf_dlc.tasks.base import BatchRules, Embedder, EncodedRow, Share
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.versions import versions
 
 from .engine import Engine
-from .fingerprint import Subject, calibration_key, description, identity
+from .fingerprint import ScorerState, calibration_key, description, fit_key, identity
+from .fitting import features_pass
 from .parts import Parts
-from .rows import MeasuredRows, share_of
+from .rows import MeasuredRows, require_dataset, share_of
 from .schedule import Schedule
 
 
@@ -85,19 +87,70 @@ def score_dataset(parts: Parts, dataset: Dataset, run_dir: str | Path | None, ch
         if journal is not None:
             hold = partial(stack.enter_context, journal.hold())
             on_main_process(hold, state, peers, share=lambda _: None)
-        subject = parts.subject(encoded)
-        settings = _begin(parts.engine, parts.schedule, subject, journal, state, peers)
+        scorer_state = parts.state(encoded)
+        settings = _begin(parts.engine, parts.schedule, scorer_state, journal, state, peers)
         values = _run(parts.engine, parts.schedule, encoded, settings, journal, state, peers, chunk_seconds)
         return MeasuredRows(encoded, values, parts.schedule.fractions)
 
 
-def estimate_datasets(parts: Parts, datasets: Sequence[Dataset]) -> RunEstimate:
-    """What it costs to score datasets; their rows are kept until they are scored."""
+def fit_dataset(parts: Parts, dataset: Dataset) -> None:
+    """
+    Learn from a labelled dataset what its rows need to be scored, and keep its rows until they are.
+
+    Args:
+        parts ([`Parts`]):
+            The scorer.
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+
+    Raises:
+        TypeError: If `dataset` is no `Dataset`.
+        ValueError: If the task learns nothing, or if there is too little to learn from.
+    """
+    if not parts.fit.is_needed:
+        raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
+    scorer_state = parts.state()
+    found = features_pass(parts.engine, parts.task, dataset, scorer_state.weights)
+    parts.rows.keep(dataset, parts.fit.learn(*found, fit_key(scorer_state)))
+
+
+def features_of(parts: Parts, dataset: Dataset) -> np.ndarray:
+    """
+    Features of labelled rows, by the unmasked model.
+
+    Args:
+        parts ([`Parts`]):
+            The scorer.
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+
+    Returns:
+        `np.ndarray` of shape `(rows, features)`: float32; NaN where there are none.
+
+    Raises:
+        TypeError: If `dataset` is no `Dataset`.
+        ValueError: If the task makes no features.
+    """
+    if not isinstance(parts.task, Embedder):
+        raise ValueError(f"features are those of images, got a model for {parts.task.kind}.")
+    return features_pass(parts.engine, parts.task, dataset, parts.state().weights)[2]
+
+
+def estimate_datasets(parts: Parts, dataset: Dataset | DatasetDict) -> RunEstimate:
+    """
+    What it costs to score a dataset, or all splits of one; the rows are kept until they are scored.
+
+    Raises:
+        TypeError: If it is no `Dataset` or `DatasetDict`.
+    """
+    datasets = list(dataset.values()) if isinstance(dataset, DatasetDict) else [dataset]
+    for part in datasets:
+        require_dataset(part)
     parts.check_fit()
     engine, measures = parts.engine, list(parts.engine.passes(parts.schedule.fractions).values())
     parts.rows.keep_only(datasets)
     alone = Share(0, 1, engine.tokens_per_batch, lambda values: values)  # the others may not estimate anything
-    encoded = [row for dataset in datasets for row in parts.rows.encode(dataset, alone, keep=True)]
+    encoded = [row for part in datasets for row in parts.rows.encode(part, alone, keep=True)]
     engine.check(encoded)
     plan, processes = engine.plan(encoded), process_state().num_processes
     with engine.masker.unmasked():
@@ -118,7 +171,7 @@ def _run(
     if schedule.fixed is None and settings["schedule"]:
         schedule.calibrated = settings["schedule"]
     engine.use_rules(BatchRules.from_json(settings["batch_rules"]))
-    batches = engine.cut(encoded, settings["tokens_per_batch"], settings["shared_prefixes"])
+    batches = engine.cut(encoded, settings["tokens_per_batch"], settings["shared_heads"])
     passes = engine.passes(schedule.fractions)
 
     def compute(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> Values:
@@ -130,20 +183,20 @@ def _run(
 def _begin(
     engine: Engine,
     schedule: Schedule,
-    subject: Subject,
+    scorer_state: ScorerState,
     journal: Journal | None,
     state: PartialState,
     peers: Peers | None,
 ) -> dict[str, Any]:
     """Make sure that all processes are about to do the run that the journal belongs to, and settle the rest."""
-    settle = partial(_settle, engine, schedule, subject)
+    settle = partial(_settle, engine, schedule, scorer_state)
     if journal is None and state.num_processes == 1:
         return settle()
-    run_identity = identity(subject)
+    run_identity = identity(scorer_state)
     check_same({name: json_digest(value) for name, value in run_identity.items()}, state)
     if journal is None:
         return on_main_process(settle, state, peers)
-    info = {"versions": versions(), **description(subject)}
+    info = {"versions": versions(), **description(scorer_state)}
 
     def begin() -> tuple[dict[str, Any], str]:
         return journal.begin(run_identity, settle, info), journal.run
@@ -154,29 +207,29 @@ def _begin(
     return settings
 
 
-def _settle(engine: Engine, schedule: Schedule, subject: Subject) -> dict[str, Any]:
+def _settle(engine: Engine, schedule: Schedule, scorer_state: ScorerState) -> dict[str, Any]:
     """Find out what holds for the whole run: another device or number of threads might find otherwise."""
-    engine.check(subject.rows)
+    engine.check(scorer_state.rows)
     fractions: Sequence[float] = ()
-    if any(row.length for row in subject.rows):  # else the model is left alone
-        fractions = schedule.settle(partial(calibration_key, subject), partial(description, subject))
+    if any(row.length for row in scorer_state.rows):  # else the model is left alone
+        fractions = schedule.settle(partial(calibration_key, scorer_state), partial(description, scorer_state))
     return {
         "schedule": list(fractions),
         "passes": passes_to_json(engine.passes(fractions)),
         "tokens_per_batch": engine.tokens_per_batch,
-        "shared_prefixes": engine.shared_prefixes(subject.rows),
+        "shared_heads": engine.shared_heads(scorer_state.rows),
         "batch_rules": engine.task.rules.to_json(),
     }
 
 
 def _check_settings(settings: dict[str, Any], engine: Engine, levels: int) -> None:
     """What was settled may come back from a file that somebody has edited."""
-    schedule, tokens, prefixes = (settings.get(name) for name in ("schedule", "tokens_per_batch", "shared_prefixes"))
+    schedule, tokens, shared_heads = (settings.get(name) for name in ("schedule", "tokens_per_batch", "shared_heads"))
     try:
         is_sound = len(schedule) in (0, levels) and schedule == sorted(map(float, schedule))
         is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
         is_sound &= type(tokens) is int and tokens > 0
-        is_sound &= all(type(index) is int and index in range(engine.task.num_prefixes) for index in prefixes)
+        is_sound &= all(type(index) is int and index in range(engine.task.num_shared_heads) for index in shared_heads)
         is_sound &= settings.get("passes") == passes_to_json(engine.passes(schedule))
         BatchRules.from_json(settings.get("batch_rules"))
     except (KeyError, TypeError, ValueError):
@@ -184,6 +237,6 @@ def _check_settings(settings: dict[str, Any], engine: Engine, levels: int) -> No
     if not is_sound:
         raise JournalError(
             "the settings in the journal.json must be a schedule of masked fractions, the passes that the scores ask "
-            f"for, a positive tokens_per_batch, known shared_prefixes and batch_rules, got {str(settings)[:400]}. "
+            f"for, a positive tokens_per_batch, known shared_heads and batch_rules, got {str(settings)[:400]}. "
             "Restore that file, or delete the folder to start anew."
         )

@@ -79,6 +79,21 @@ class ModelSource:
         """
         Settle what was left open: the device, the dtype that is fast on it, the file in a path to a GGUF file.
 
+        Args:
+            model_id (`str` or `Path`):
+                Repository on the Hub, local folder or local `.gguf` file.
+            revision (`str`, *optional*):
+                Branch, tag or commit.
+            dtype (`str`, *optional*, defaults to `"auto"`):
+                Dtype of the weights; `"auto"` is the one that is fast on the device.
+            device (`str` or `torch.device`, *optional*):
+                By default this process's accelerator, else the CPU.
+            model_kwargs (`dict`, *optional*):
+                Further arguments of `from_pretrained` of the model's class.
+
+        Returns:
+            [`ModelSource`]: With device and dtype settled.
+
         Raises:
             FileNotFoundError: If `model_id` is a path and nothing is there.
             ValueError: If `model_kwargs` has what is said elsewhere.
@@ -198,6 +213,11 @@ class ModelHandle:
     def name(self) -> str:
         """Repository or folder, of a model in memory its class."""
         return self.source.model_id if self.source else type(self.model).__name__
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit, of a model that was loaded."""
+        return self.source.revision if self.source else None
 
     @property
     def gguf_file(self) -> str | None:

@@ -42,10 +42,10 @@ class Parts:
 
     @cached_property
     def task(self) -> Task:
-        """Task that rows of data mean to the model."""
+        """Task that the model is for: it encodes rows and runs the model on them."""
         task = build_task(self.handle.model, self.handle.processor, vars(self.config))
         if self._sent.get("prototypes") is not None:
-            task.prototypes = self._sent["prototypes"]
+            task.learned = self._sent["prototypes"]
         return task
 
     @cached_property
@@ -71,7 +71,7 @@ class Parts:
 
     @cached_property
     def fit(self) -> Fit:
-        """Keeper of what was learned of a whole dataset."""
+        """What was learned of a whole dataset, such as class prototypes."""
         return Fit(self.task, self.masker)
 
     @cached_property
@@ -79,15 +79,15 @@ class Parts:
         """Source of encoded rows."""
         return RowSource(self.task, self.handle)
 
-    def subject(self, rows: Sequence[EncodedRow] = ()) -> fingerprint.Subject:
+    def state(self, rows: Sequence[EncodedRow] = ()) -> fingerprint.ScorerState:
         """What facts about the scorer, as it is now, are read from."""
-        return fingerprint.Subject(self.config, self.handle, self.engine, self.schedule.fixed is not None, rows)
+        return fingerprint.ScorerState(self.config, self.handle, self.engine, self.schedule.fixed is not None, rows)
 
     def settled_schedule(self) -> tuple[float, ...]:
         """The masked fractions of the levels, calibrated if they have to be."""
         with self.lock:
-            subject = self.subject()
-            key, describe = partial(fingerprint.calibration_key, subject), partial(fingerprint.description, subject)
+            state = self.state()
+            key, describe = partial(fingerprint.calibration_key, state), partial(fingerprint.description, state)
             return self.schedule.settle(key, describe)
 
     def check_fit(self) -> None:
@@ -98,11 +98,11 @@ class Parts:
             ValueError: If it was not.
         """
         with self.lock:
-            self.fit.check(lambda: fingerprint.fit_key(self.subject()))
+            self.fit.check(lambda: fingerprint.fit_key(self.state()))
 
     def __getstate__(self) -> dict[str, Any]:
         with self.lock:
-            return self._sent if self._sent and not self.handle.is_loaded else fingerprint.state(self.subject())
+            return self._sent if self._sent and not self.handle.is_loaded else fingerprint.pickled_state(self.state())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.config, self._sent = state["config"], state

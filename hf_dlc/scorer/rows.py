@@ -52,7 +52,20 @@ class RowSource:
         return encoded, is_batch
 
     def encode(self, dataset: Dataset, share: Share, keep: bool = False) -> list[EncodedRow]:
-        """Encode a dataset, unless that was done for the call before; with `keep`, the next call may have it too."""
+        """
+        Encode a dataset, unless that was done for the call before.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                The rows.
+            share ([`Share`]):
+                This process's part in the work.
+            keep (`bool`, *optional*, defaults to `False`):
+                Whether the rows are kept for the next call.
+
+        Returns:
+            `list[EncodedRow]`: All rows, in order.
+        """
         key = self._key(dataset)
         encoded = self._kept.pop(key, None)
         known = np.array([encoded is not None], dtype=np.float32)
@@ -83,7 +96,20 @@ class RowSource:
 
 
 def share_of(state: PartialState, peers: Peers | None, tokens_per_batch: int) -> Share:
-    """This process's part in what all processes encode."""
+    """
+    This process's part in what all processes encode.
+
+    Args:
+        state ([`~accelerate.PartialState`]):
+            Which process this is.
+        peers ([`Peers`], *optional*):
+            What watches the other processes.
+        tokens_per_batch (`int`):
+            Tokens of the micro-batches that are dealt out to the processes in turn.
+
+    Returns:
+        [`Share`]: For `encode_dataset` and `encode_to_fit` of a task.
+    """
 
     def add_up(values: np.ndarray) -> np.ndarray:
         if peers is not None:
@@ -97,6 +123,14 @@ def share_of(state: PartialState, peers: Peers | None, tokens_per_batch: int) ->
 def require_dataset(dataset: Any, who: str = "score", wanted: str = "Dataset or DatasetDict") -> None:
     """
     Refuse what is no dataset, with what to do.
+
+    Args:
+        dataset (`Any`):
+            What was passed.
+        who (`str`, *optional*, defaults to `"score"`):
+            Method that it was passed to, for the message.
+        wanted (`str`, *optional*, defaults to `"Dataset or DatasetDict"`):
+            Classes of `datasets` that the method takes, for the message.
 
     Raises:
         TypeError: If `dataset` is no `Dataset`.
@@ -121,14 +155,42 @@ class MeasuredRows(NamedTuple):
 
 
 def columns_of(measured: MeasuredRows, column_prefix: str, keep_levels: bool) -> dict[str, Any]:
-    """The score columns of rows."""
+    """
+    The score columns of rows.
+
+    Args:
+        measured ([`MeasuredRows`]):
+            Rows, and what was measured of them.
+        column_prefix (`str`):
+            First part of the names of the columns.
+        keep_levels (`bool`):
+            Whether there are columns of the measures at each level.
+
+    Returns:
+        `dict[str, Any]`: By the name of the column a value of each row.
+    """
     statuses = [row.status for row in measured.rows]
     tokens = np.array([row.target_tokens for row in measured.rows], dtype=np.int64)
     return build_columns(statuses, tokens, measured.values, measured.fractions, column_prefix, keep_levels)
 
 
 def with_scores(dataset: Dataset, measured: MeasuredRows, column_prefix: str, keep_levels: bool) -> Dataset:
-    """The dataset with its score columns; the main process says how many rows have no score."""
+    """
+    The dataset with its score columns; the main process says how many rows have no score.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+        measured ([`MeasuredRows`]):
+            What was measured of them.
+        column_prefix (`str`):
+            First part of the names of the columns.
+        keep_levels (`bool`):
+            Whether there are columns of the measures at each level.
+
+    Returns:
+        [`~datasets.Dataset`]: With the score columns added, or replaced.
+    """
     columns = columns_of(measured, column_prefix, keep_levels)
     if process_state().is_main_process:
         report_skipped(columns[f"{column_prefix}_status"], measured.rows)

@@ -31,8 +31,8 @@ class RowByRow:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._warned_of_memory = False
-        self._agrees: tuple[Any, bool] = None, False  # whether a row can meet all levels at once, of what weights
-        self._prefixes: tuple[Any, dict[int, Any]] = None, {}  # what the model makes of them, with what weights
+        self._side_by_side: tuple[Any, bool] = None, False  # of what weights, and whether levels can be side by side
+        self._shared_heads: tuple[Any, dict[int, Any]] = None, {}  # what the model makes of them, with what weights
 
     def run(
         self,
@@ -56,14 +56,16 @@ class RowByRow:
         """
         task, masker = self._engine.task, self._engine.masker
         [row], fractions = encoded, [one.masked_fraction for one in passes]
-        if not self._hold_levels(fractions) or task.rules.is_alone(row.length) or not self.agrees(fractions):
+        if not self._hold_levels(fractions) or task.rules.is_alone(row.length):
+            return self._engine.run(encoded, work, passes)
+        if not self.can_run_side_by_side(fractions):
             return self._engine.run(encoded, work, passes)
         [row] = task.feed(encoded)
         with masker.unmasked():
-            shares = row.length <= task.rules.plain_up_to and task.shares(row.prefix)
+            shares = row.length <= task.rules.plain_up_to and task.shares(row.shared_head)
         with masker.side_by_side() as levels:
-            prefix = self._run_prefix(row.prefix, len(levels)) if shares else None
-            return run_row(task, levels, list(passes.values()), row, prefix)
+            shared_head = self._run_shared_head(row.shared_head, len(levels)) if shares else None
+            return run_row(task, levels, list(passes.values()), row, shared_head)
 
     def _hold_levels(self, fractions: Sequence[float]) -> bool:
         """Keep the weights of all levels for the rows to come, and tell whether there is room."""
@@ -80,10 +82,10 @@ class RowByRow:
             )
         return fits
 
-    def agrees(self, fractions: Sequence[float]) -> bool:
+    def can_run_side_by_side(self, fractions: Sequence[float]) -> bool:
         """Whether the held levels may stand side by side; found out anew for other weights."""
         masker = self._engine.masker
-        weights, agrees = self._agrees
+        weights, agrees = self._side_by_side
         if weights is None or weights is not masker.noticed_state:
             reason = "not every masked weight is that of one plain linear layer"
             if masker.fits_side_by_side:
@@ -92,15 +94,15 @@ class RowByRow:
                 name = type(masker.model).__name__
                 logger.info("row by row, %s takes a forward pass for each level: %s", name, reason)
             agrees = reason is None
-            self._agrees = masker.noticed_state, agrees
+            self._side_by_side = masker.noticed_state, agrees
         return agrees
 
-    def _run_prefix(self, prefix: int, levels: int) -> Any:
-        """What the model makes of a prefix at all held levels; kept for the rows to come."""
+    def _run_shared_head(self, shared_head: int, levels: int) -> Any:
+        """What the model makes of a shared head at all held levels; kept for the rows to come."""
         masker = self._engine.masker
-        weights, known = self._prefixes
+        weights, known = self._shared_heads
         if weights is not masker.noticed_state:
-            self._prefixes = masker.noticed_state, (known := {})
-        if prefix not in known:
-            known[prefix] = self._engine.task.run_prefix(prefix, levels)
-        return known[prefix]
+            self._shared_heads = masker.noticed_state, (known := {})
+        if shared_head not in known:
+            known[shared_head] = self._engine.task.run_shared_head(shared_head, levels)
+        return known[shared_head]

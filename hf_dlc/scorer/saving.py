@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,9 +26,10 @@ from safetensors.numpy import load_file, save_file
 from hf_dlc.config import CONFIG_NAME, DLCConfig
 from hf_dlc.utils.files import write_json
 
-from .fingerprint import calibration_key, fit_key
-from .model import looks_like_a_path
-from .parts import Parts
+from .fingerprint import ScorerState, calibration_key, fit_key
+from .fitting import Fit
+from .model import ModelSource, looks_like_a_path
+from .schedule import Schedule
 
 
 logger = logging.getLogger(__name__)
@@ -98,57 +100,106 @@ def _only_saved(model_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in model_kwargs.items() if key in _SAVED_KWARGS}
 
 
-def save(parts: Parts, folder: Path) -> None:
+def save(state: ScorerState, schedule: Schedule, fit: Fit, folder: Path) -> None:
     """
     Write options, the name of the base model, and what was calibrated and fitted.
+
+    Args:
+        state ([`ScorerState`]):
+            The scorer as it is now.
+        schedule ([`Schedule`]):
+            Its schedule.
+        fit ([`Fit`]):
+            What its task has learned.
+        folder (`Path`):
+            Where to write.
 
     Raises:
         ValueError: If the model was handed over in memory, if the template is a function, or if the weights have
             changed since they were fitted with.
     """
-    source, subject = parts.handle.source, parts.subject()
+    source = state.handle.source
     if source is None:
         raise ValueError(
             "a scorer can be saved only with a base model that can be loaded again, got a model in memory. Save "
             "the model, then make the scorer by DLCScorer.from_pretrained(folder)."
         )
-    parts.check_fit()
+    fit.check(lambda: fit_key(state))
     kwargs = _only_saved(source.model_kwargs)
     base = {"base_model_name_or_path": source.model_id, "revision": source.revision, "model_kwargs": kwargs}
-    write_json(folder / CONFIG_NAME, {**parts.config.to_dict(), **base})
-    tensors, texts = parts.fit.saved()
+    write_json(folder / CONFIG_NAME, {**state.config.to_dict(), **base})
+    tensors, texts = fit.saved()
     if texts:
-        texts["fit"] = fit_key(subject)
-    if parts.schedule.calibrated is not None:
-        tensors["schedule"] = np.array(parts.schedule.calibrated, dtype=np.float64)
-        texts["calibration"] = calibration_key(subject)
+        texts["fit"] = fit_key(state)
+    if schedule.calibrated is not None:
+        tensors["schedule"] = np.array(schedule.calibrated, dtype=np.float64)
+        texts["calibration"] = calibration_key(state)
     (folder / STATE_NAME).unlink(missing_ok=True)  # of another scorer, perhaps
     if tensors:
         save_file(tensors, folder / STATE_NAME, metadata=texts)
 
 
-def restore(parts: Parts, path: Path) -> None:
-    """Take what was calibrated and fitted from a state file, as far as it is of these weights and options."""
-    if not path.is_file():
+def restore(state: ScorerState, source: ModelSource, schedule: Schedule, fit: Fit, path: Path | None) -> None:
+    """
+    Take what was calibrated and fitted from a state file, as far as it is of these weights and options.
+
+    Args:
+        state ([`ScorerState`]):
+            The scorer, of which the model was loaded.
+        source ([`ModelSource`]):
+            Where it was loaded from.
+        schedule ([`Schedule`]):
+            Its schedule.
+        fit ([`Fit`]):
+            What its task has learned.
+        path (`Path`, *optional*):
+            What [`save`] wrote beside it; `None` if it is no saved scorer.
+    """
+    state.handle.source = source
+    if path is None or not path.is_file():
         return
-    subject, tensors = parts.subject(), load_file(path)
-    with safe_open(path, "np") as state:
-        texts = state.metadata() or {}
-    if "schedule" in tensors and parts.schedule.fixed is None:
-        if texts.get("calibration") == calibration_key(subject):
-            parts.schedule.calibrated = tensors["schedule"].tolist()
+    tensors = load_file(path)
+    with safe_open(path, "np") as file:
+        texts = file.metadata() or {}
+    if "schedule" in tensors and schedule.fixed is None:
+        if texts.get("calibration") == calibration_key(state):
+            schedule.calibrated = tensors["schedule"].tolist()
         else:
             logger.warning("the schedule in %s was calibrated for other weights or options; calibrating anew", path)
     if "classes" in texts:
-        if texts.get("fit") == fit_key(subject):
-            parts.fit.restore(tensors, texts, fit_key(subject))
+        if texts.get("fit") == fit_key(state):
+            fit.restore(tensors, texts, fit_key(state))
         else:
             logger.warning("%s was fitted with other weights or options: call fit again", path)
 
 
-def push(parts: Parts, repo_id: str, private: bool, create_pr: bool, revision: str | None, token: str | None) -> str:
+def push(
+    state: ScorerState,
+    write: Callable[[Path], None],
+    repo_id: str,
+    private: bool,
+    create_pr: bool,
+    revision: str | None,
+    token: str | None,
+) -> str:
     """
     Publish what `save` writes as a model repository.
+
+    Args:
+        state ([`ScorerState`]):
+            The scorer as it is now.
+        write (`Callable`):
+            Saves the scorer to a folder.
+        repo_id (`str`):
+            Model repository; it is made if it is not there.
+        private (`bool`):
+            Whether the repository is private.
+        create_pr (`bool`):
+            Whether a pull request is opened in the place of writing into the branch.
+        revision (`str`, *optional*):
+            Branch to write into.
+        token (`str`, *optional*):
+            Token, by default the one that the Hub client knows.
 
     Returns:
         `str`: Address of the repository, or of the pull request.
@@ -159,16 +210,16 @@ def push(parts: Parts, repo_id: str, private: bool, create_pr: bool, revision: s
     """
     from hf_dlc.utils.hub_commits import push_folder
 
-    if parts.handle.source is not None and parts.handle.is_local:
+    if state.handle.source is not None and state.handle.is_local:
         raise ValueError(
             "a scorer can be published only with a base model that is on the Hub, got the folder "
-            f"{parts.handle.source.model_id}. Push the model first, and load it from there."
+            f"{state.handle.source.model_id}. Push the model first, and load it from there."
         )
-    if Path(str(parts.config.template)).is_file():
+    if Path(str(state.config.template)).is_file():
         raise ValueError(
             "a scorer can be published only with a template that comes with the model or with hf_dlc, got the "
-            f"file {parts.config.template}."
+            f"file {state.config.template}."
         )
     with tempfile.TemporaryDirectory() as folder:
-        save(parts, Path(folder))
+        write(Path(folder))
         return push_folder(Path(folder), repo_id, private, create_pr, revision, token)

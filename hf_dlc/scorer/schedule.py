@@ -108,7 +108,7 @@ class Schedule:
         engine = self._engine
         rows = engine.task.probe.encode(probe_rows())
         engine.check(rows)
-        lengths = np.array([row.length for row in rows])  # whole, prefixes and all
+        lengths = np.array([row.length for row in rows])  # whole, shared heads and all
         batches = cut_batches(lengths, engine.tokens_per_batch, groups=engine.task.rules.groups(lengths))
         logger.info("calibrating the mask schedule on %d probe rows", len(rows))
         with engine.masker.session() as session:
@@ -132,9 +132,20 @@ def cached_schedule(
     path: Path, levels: int, find: Callable[[], tuple[float, ...]], describe: Callable[[], dict[str, Any]] = dict
 ) -> tuple[float, ...]:
     """
-    The schedule of `levels` levels in the cache file `path`, found and written there if there is none.
+    The schedule in a cache file, found and written there if there is none.
 
-    What `describe` returns is written beside it, for people who want to know whose schedule it is.
+    Args:
+        path (`Path`):
+            The cache file.
+        levels (`int`):
+            Number of levels; a file with another number is written anew.
+        find (`Callable`):
+            Finds the masked fractions.
+        describe (`Callable`, *optional*, defaults to `dict`):
+            Returns what is written beside them, for people who want to know whose schedule it is.
+
+    Returns:
+        `tuple[float, ...]`: Masked fraction of each level.
     """
     known = read_json(path)
     if known is not None:

@@ -9,20 +9,18 @@ import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset, DatasetDict
-from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from hf_dlc.config import DLCConfig
 from hf_dlc.execution.estimate import RunEstimate
 from hf_dlc.execution.loop import CHUNK_SECONDS
 from hf_dlc.execution.processes import cpu_threads, using_threads
 from hf_dlc.masking import LevelReport
-from hf_dlc.tasks.base import Embedder
 from hf_dlc.tasks.reading import DatasetReading
-from hf_dlc.tasks.table import TASKS
+from hf_dlc.tasks.table import Processor, check_task
 
 from . import fingerprint, saving
-from .fitting import features_pass
-from .job import estimate_datasets, score_dataset, score_rows
+from .job import estimate_datasets, features_of, fit_dataset, score_dataset, score_rows
 from .model import ModelHandle, ModelSource
 from .parts import Parts
 from .rows import columns_of, require_dataset, with_scores
@@ -40,8 +38,7 @@ class DLCScorer:
     level 0 included:
 
     - `dlc_confidence` is in [0, 1]; **higher = easier**.
-    - `dlc_loss` is at least 0, in nats; **higher = harder**. The auxiliary loss of a mixture's router
-      (`output_router_logits`) is left out of it.
+    - `dlc_loss` is at least 0, in nats, without the loss of a mixture's router; **higher = harder**.
     - `dlc_gain` is in [-1, 1], the share of the loss that the masked weights take away when they come back
       ([`~scores.dlc.relative_gain`]); **higher = easier**.
     - `dlc_tokens` counts the target tokens: the tokens that training would learn from; an image's label is one.
@@ -72,12 +69,7 @@ class DLCScorer:
     ```
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        processor: PreTrainedTokenizerBase | BaseImageProcessor,
-        config: DLCConfig | None = None,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, processor: Processor, config: DLCConfig | None = None) -> None:
         model = getattr(model, "_orig_mod", model)  # what torch.compile wraps has its weights
         self.config = config or DLCConfig()
         self._parts = Parts(self.config, ModelHandle(None, (model, processor)))
@@ -114,22 +106,20 @@ class DLCScorer:
             config_overrides:
                 Single options, such as `schedule="0, 0.05, 0.1"`; they win over `config`.
 
+        Returns:
+            [`DLCScorer`]: A scorer, calibrated and fitted as far as a saved one was.
+
         Raises:
             FileNotFoundError: If a path is given and nothing is there.
-            ValueError: If the model is neither a decoder-only language model nor an image classifier, if weights are
-                missing or cannot be masked, or if `model_kwargs` holds what has an argument of its own.
+            ValueError: If the model cannot be scored, or if `model_kwargs` holds what has an argument of its own.
         """
-        if task not in (None, *TASKS):
-            raise ValueError(f"task must be None or one of {', '.join(sorted(TASKS))}, got {task!r}.")
+        check_task(task)
         found = saving.find(model_id, revision, model_kwargs or {})
         config = DLCConfig(**{**vars(config or found.config or DLCConfig()), **config_overrides})
         source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
         scorer = cls(*source.load(), config)
-        if task not in (None, kind := scorer._parts.task.kind):
-            raise ValueError(f"{found.model_id} is a model for {kind}, got task={task!r}. Leave task out.")
-        scorer._parts.handle.source = source
-        if found.state is not None:
-            saving.restore(scorer._parts, found.state)
+        check_task(task, scorer._parts.task.kind, found.model_id)
+        saving.restore(scorer._parts.state(), source, scorer._parts.schedule, scorer._parts.fit, found.state)
         return scorer
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -137,11 +127,15 @@ class DLCScorer:
         Write options, the name of the base model and, if they are known, the calibrated schedule and the class
         prototypes. In these are the features of every fitted image; weights are not written.
 
+        Args:
+            folder (`str` or `Path`):
+                Where to write; it is made if it is not there.
+
         Raises:
             ValueError: If the model was handed over in memory, if the template is a function, or if the weights have
                 changed since they were fitted with.
         """
-        saving.save(self._parts, Path(folder))
+        saving.save(self._parts.state(), self._parts.schedule, self._parts.fit, Path(folder))
 
     def push_to_hub(
         self,
@@ -173,7 +167,7 @@ class DLCScorer:
             PublishError: If it could not be published.
             ValueError: If the base model is none that others can load, or as for `save_pretrained`.
         """
-        return saving.push(self._parts, repo_id, private, create_pr, revision, token)
+        return saving.push(self._parts.state(), self.save_pretrained, repo_id, private, create_pr, revision, token)
 
     @property
     def model(self) -> PreTrainedModel:
@@ -181,7 +175,7 @@ class DLCScorer:
         return self._parts.handle.model
 
     @property
-    def processor(self) -> PreTrainedTokenizerBase | BaseImageProcessor:
+    def processor(self) -> Processor:
         """The tokenizer or image processor."""
         return self._parts.handle.processor
 
@@ -197,7 +191,12 @@ class DLCScorer:
 
     @property
     def schedule_(self) -> tuple[float, ...]:
-        """Masked fraction of each level; an `AttributeError` if it is to be calibrated and has not been."""
+        """
+        Masked fraction of each level.
+
+        Raises:
+            AttributeError: If the schedule is to be calibrated and has not been.
+        """
         schedule = self._parts.schedule.fixed or self._parts.schedule.calibrated
         if schedule is None:
             raise AttributeError("the schedule is not known yet: call scorer.calibrate(), or score a row.")
@@ -210,13 +209,12 @@ class DLCScorer:
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""
-        return fingerprint.description(self._parts.subject())
+        return fingerprint.description(self._parts.state())
 
     def calibrate(self) -> tuple[float, ...]:
         """
-        Settle the schedule: the fixed one of the config, or the masked fractions at which the mean confidence on a
-        small built-in probe set falls to `config.calibration_shares` of the unmasked one. They depend on the model and
-        the options alone, and are kept in the cache folder under a digest of both.
+        Settle the schedule: the fixed one, or the masked fractions at which the mean confidence on a built-in probe
+        set falls to `config.calibration_shares` of the unmasked one. These are kept in the cache folder.
 
         Returns:
             `tuple[float, ...]`: Masked fraction of each level, also as `schedule_`.
@@ -248,41 +246,51 @@ class DLCScorer:
             num_threads (`int`, *optional*):
                 CPU threads of this process, by default the cores divided by the processes of this machine.
 
+        Returns:
+            [`DLCScorer`]: This scorer.
+
         Raises:
             TypeError: If `dataset` is no `Dataset`.
             ValueError: If the model needs no fit, or if readable images are of fewer than two classes.
         """
-        if not self.needs_fit:
-            raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
         with self._parts.lock, using_threads(cpu_threads(num_threads)):
-            subject = self._parts.subject()
-            found = features_pass(self._parts.engine, dataset, subject.weights)
-            learned = self._parts.fit.learn(*found, fingerprint.fit_key(subject))
-            self._parts.rows.keep(dataset, learned)  # mostly they are scored next
+            fit_dataset(self._parts, dataset)
         return self
 
     def features(self, dataset: Dataset) -> np.ndarray:
         """
         What the unmasked image model makes of each labelled image, pooled as `config.pooling` says.
 
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Labelled images.
+
         Returns:
             `np.ndarray` of shape `(rows, features)`: float32; NaN for rows without a readable image and a label.
+
+        Raises:
+            TypeError: If `dataset` is no `Dataset`.
+            ValueError: If the model is not an image model.
         """
-        if not isinstance(self._parts.task, Embedder):
-            raise ValueError(f"features are those of images, got a model for {self._parts.task.kind}.")
         with self._parts.lock, using_threads(cpu_threads()):
-            return features_pass(self._parts.engine, dataset, self._parts.subject().weights)[2]
+            return features_of(self._parts, dataset)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """
-        Score a row or a batch as `dataset.map(scorer)`, `dataset.map(scorer, batched=True)` and `IterableDataset.map`
-        hand them over: a row, or a batch as a dict of columns. Pure: the same rows get the same scores.
+        Score a row or a batch, for `map` of a `Dataset` or `IterableDataset`. The same rows get the same scores.
 
         Row by row, the weights of all levels are kept between calls if they fit into a quarter of the free memory.
         Otherwise every row pays for masking the model, and a warning says to pass `batched=True`.
 
+        Args:
+            rows (`dict[str, Any]`):
+                What `map` hands over: a row, or with `batched=True` a batch as a dict of columns.
+
         Returns:
             `dict[str, Any]`: The score columns, scalars for a row and lists for a batch.
+
+        Raises:
+            ValueError: If the columns follow no known layout, or if the scorer must be fitted first.
         """
         measured, is_batch = score_rows(self._parts, rows)
         columns = columns_of(measured, self.config.prefix, self.config.keep_levels)
@@ -298,16 +306,14 @@ class DLCScorer:
         """
         Score a whole dataset, level by level, sharded over the processes that `accelerate` started.
 
-        Every process gets all scores. With `run_dir`, finished work is kept there in chunks, and the same call goes on
-        where an earlier one stopped. The scores do not depend on stops or on the number of processes, bit for bit if
-        each process computes on the same kind of device with as many threads.
+        Every process gets all scores. With `run_dir`, the same call goes on where an earlier one stopped. Scores do
+        not depend on stops or on the number of processes, bit for bit on the same kind of device and as many threads.
 
         Args:
             dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
                 Rows of a known layout; a `DatasetDict` is scored split by split.
             run_dir (`str` or `Path`, *optional*):
-                Folder of the journal, on a file system that all processes share; of a `DatasetDict`, a folder for
-                each split in it.
+                Folder of the journal, which all processes can write to; of a `DatasetDict`, with one for each split.
             num_threads (`int`, *optional*):
                 CPU threads of this process, by default the cores divided by the processes of this machine.
             chunk_seconds (`float`, *optional*, defaults to 60):
@@ -333,14 +339,21 @@ class DLCScorer:
         """
         Foretell what `score(dataset)` will cost. Rows are encoded; of the model only a short probe is run.
 
+        Args:
+            dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
+                Rows of a known layout.
+            num_threads (`int`, *optional*):
+                As for `score`.
+
         Returns:
             [`RunEstimate`]: Rows, tokens, skipped rows by reason, forward passes, seconds and memory of this process.
+
+        Raises:
+            TypeError: If the dataset is a stream.
+            ValueError: If the columns follow no known layout.
         """
-        datasets = list(dataset.values()) if isinstance(dataset, DatasetDict) else [dataset]
-        for part in datasets:
-            require_dataset(part)
         with self._parts.lock, using_threads(cpu_threads(num_threads)):
-            return estimate_datasets(self._parts, datasets)
+            return estimate_datasets(self._parts, dataset)
 
     def preview(self, dataset: Dataset, rows: int = 2) -> str:
         """
@@ -358,16 +371,6 @@ class DLCScorer:
 
         Raises:
             ValueError: If the model is an image model, or if the columns follow no known layout.
-
-        Example:
-        ```python
-        >>> print(scorer.preview(dataset, rows=1))
-        rows are read as alpaca: 'instruction', 'output' as response, 'input'; ...
-        --- row 0: ... tokens, ... of them learned from
-        ...
-        ⟦Red, yellow and blue...<|im_end|>
-        ⟧
-        ```
         """
         require_dataset(dataset, "preview", "Dataset")
         return self._parts.task.preview(dataset.select(range(min(rows, len(dataset)))))
@@ -389,8 +392,6 @@ class DLCScorer:
 
         Example:
         ```python
-        >>> from transformers import DataCollatorForSeq2Seq, Trainer
-
         >>> rows = scorer.tokenize(pruned)
         >>> trainer = Trainer(model, data_collator=DataCollatorForSeq2Seq(tokenizer), train_dataset=rows)
         ```

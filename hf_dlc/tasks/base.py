@@ -29,12 +29,12 @@ class EncodedRow(Protocol):
 
     status: str
     why: str  # what is wrong with a skipped row, in words
-    prefix: int  # which of the task's constant prefixes the row begins with; 0: none
-    prefix_length: int  # tokens of that prefix
+    shared_head: int  # which of the task's shared heads the row begins with; 0: none
+    shared_head_length: int  # its tokens
 
     @property
     def length(self) -> int:
-        """Number of tokens, those of the prefix included; 0 for a skipped row."""
+        """Number of tokens, those of the shared head included; 0 for a skipped row."""
 
     @property
     def target_tokens(self) -> int:
@@ -78,7 +78,8 @@ class Task(Protocol):
     views: frozenset[str]  # what of a row the model can be shown: "full", the whole row, and others
     default_schedules: Mapping[str, tuple[float, ...]]  # levels by kind of masking; calibrated where there are none
     reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
-    num_prefixes: int  # that rows may begin with, the empty one included
+    num_shared_heads: int  # that rows may begin with, the empty one included
+    learned: Any | None  # what `fit` has learned, to be pickled; None before, and where nothing is learned
     is_dated: bool  # whether a row may be encoded otherwise tomorrow
     rules: BatchRules  # what micro-batches the model may be given, as far as `check` has found out
     probe: Probe | None  # encodes the built-in rows that calibrate a schedule; None where none is calibrated
@@ -108,22 +109,32 @@ class Task(Protocol):
         """A few made-up rows, the same in every process, on which two ways of running the model can be compared."""
 
     def rounded(self) -> AbstractContextManager[float]:
-        """Time in which the model's input is off by one rounding, whose size is the value."""
+        """Context in which the input of the model is changed by one rounding; yields the size of the rounding."""
 
-    def shares(self, prefix: int) -> bool:
-        """Whether what the model makes of a prefix can be computed once for all rows that begin with it."""
+    def shares(self, shared_head: int) -> bool:
+        """Whether what the model makes of a shared head can be computed once for all rows that begin with it."""
 
-    def run_prefix(self, prefix: int, copies: int = 1) -> Any:
-        """Run the model on a prefix, with the weights as they are now; the result is for `forward`."""
+    def run_shared_head(self, shared_head: int, copies: int = 1) -> Any:
+        """Run the model on a shared head, with the weights as they are now; the result is for `forward`."""
 
     def forward(
-        self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+        self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), shared_head: Any = None, parts: int = 1
     ) -> RowMeasures:
         """
-        Measure a micro-batch with the weights as they are now, behind what `run_prefix` returned for its prefix.
+        Measure a micro-batch with the weights as they are now.
 
-        Where nothing is to be measured, the states are all that is computed. `parts` is the number of equal parts of
-        the micro-batch that meet weights of their own.
+        Args:
+            rows (`Sequence[EncodedRow]`):
+                Rows from `feed` that can be scored.
+            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+                What is measured; where nothing is, the states are all that is computed.
+            shared_head (`Any`, *optional*):
+                What `run_shared_head` returned for the shared head of these rows, which then is not read again.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the micro-batch that meet weights of their own.
+
+        Returns:
+            [`RowMeasures`]: A number of each row for each measure, and the states.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -156,16 +167,23 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Fittable(Protocol):
-    """A task that may have to see all rows of a dataset before it can score one of them."""
-
-    needs_fit: bool  # whether this one has to
-    prototypes: Any | None  # what it has learned, to be pickled; None before
+class Embedder(Protocol):
+    """A task that makes a vector of each labelled row."""
 
     def encode_to_fit(
         self, dataset: Dataset, share: Share | None = None
     ) -> tuple[list[EncodedRow], tuple[str | int, ...]]:
         """Encode a dataset whose classes are to be learned from it; the second value is the classes."""
+
+    def features(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
+        """Features of rows that come from `feed`, float32 of shape `(rows, size)`, with the weights as they are."""
+
+
+@runtime_checkable
+class Fittable(Embedder, Protocol):
+    """A task that may have to see the features of all rows of a dataset before it can score one of them."""
+
+    needs_fit: bool  # whether this one has to
 
     def fit(self, rows: Sequence[EncodedRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
         """
@@ -198,14 +216,6 @@ class Fittable(Protocol):
         Raises:
             ValueError: If the arrays do not belong together.
         """
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """A task that makes a vector of each row."""
-
-    def features(self, rows: Sequence[EncodedRow]) -> torch.Tensor:
-        """Features of rows that come from `feed`, float32 of shape `(rows, size)`, with the weights as they are."""
 
 
 def rows_digest(rows: Sequence[EncodedRow]) -> str:

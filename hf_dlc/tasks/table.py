@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -21,6 +22,7 @@ from .text.encoding import RowEncoder
 from .text.task import CausalLMTask, check_architecture
 from .vision.images import ImageEncoder
 from .vision.models import check_image_model, image_class, is_image_model, timm_message
+from .vision.prototypes import Logits
 from .vision.task import ImageClassificationTask
 
 
@@ -45,7 +47,9 @@ class TaskKind:
         load_processor (`Callable`):
             Loads the processor of a model by its name and by options of `from_pretrained`.
         build (`Callable`):
-            Makes the task of a model, its processor and the options of the user.
+            Makes the task of a model, its processor and the options that it names.
+        options (`tuple[str, ...]`):
+            Names of the options of the user that `build` takes as keywords.
         uses_all_weights (`bool`):
             Whether it is worth a warning if tensors of a checkpoint have no place in the model.
     """
@@ -54,30 +58,36 @@ class TaskKind:
     check: Callable[[PreTrainedConfig, str], None]
     model_class: Callable[[PreTrainedConfig], Any]
     load_processor: Callable[[str, Mapping[str, Any]], Processor]
-    build: Callable[[PreTrainedModel, Processor, Mapping[str, Any]], Task]
+    build: Callable[..., Task]
+    options: tuple[str, ...]
     uses_all_weights: bool
 
 
-def _image_task(model: PreTrainedModel, processor: Processor, options: Mapping[str, Any]) -> ImageClassificationTask:
+def _image_task(
+    model: PreTrainedModel,
+    processor: Processor,
+    columns: Mapping[str, str] | None,
+    head: str,
+    pooling: str,
+    prototype_logits: Logits,
+) -> ImageClassificationTask:
     if not isinstance(processor, BaseImageProcessor):
         raise ValueError(
             f"an image model needs an image processor, got {type(processor).__name__}. Pass "
             "AutoImageProcessor.from_pretrained(...)."
         )
-    encoder = ImageEncoder(processor, model.dtype, options["columns"])
-    return ImageClassificationTask(model, encoder, options["head"], options["pooling"], options["prototype_logits"])
+    encoder = ImageEncoder(processor, model.dtype, columns)
+    return ImageClassificationTask(model, encoder, head, pooling, prototype_logits)
 
 
-def _text_task(model: PreTrainedModel, processor: Processor, options: Mapping[str, Any]) -> CausalLMTask:
+def _text_task(model: PreTrainedModel, processor: Processor, token_mean: str, **options: Any) -> CausalLMTask:
     if not isinstance(processor, PreTrainedTokenizerBase):
         if isinstance(model, PreTrainedModel):
             check_architecture(model.config, type(model).__name__)
         raise ValueError(
             f"{type(model).__name__} is no image classifier, so it needs a tokenizer, got {type(processor).__name__}."
         )
-    names = ("template", "max_length", "layout", "columns")
-    encoder = RowEncoder(processor, **{name: options[name] for name in names})
-    task = CausalLMTask(model, encoder, token_mean=options["token_mean"])
+    task = CausalLMTask(model, RowEncoder(processor, **options), token_mean)
     if getattr(model.config, "output_router_logits", False):
         logger.warning(
             "the config of %s asks for output_router_logits: the auxiliary loss of the router, which the model "
@@ -95,6 +105,7 @@ TASKS: dict[str, TaskKind] = {
         model_class=image_class,
         load_processor=load_image_processor,
         build=_image_task,
+        options=("columns", "head", "pooling", "prototype_logits"),
         uses_all_weights=False,  # the head that a body was trained with is left out as a rule
     ),
     CausalLMTask.kind: TaskKind(
@@ -103,6 +114,7 @@ TASKS: dict[str, TaskKind] = {
         model_class=lambda config: AutoModelForCausalLM,
         load_processor=load_tokenizer,
         build=_text_task,
+        options=("template", "max_length", "layout", "columns", "token_mean"),
         uses_all_weights=True,
     ),
 }
@@ -111,6 +123,27 @@ TASKS: dict[str, TaskKind] = {
 def kind_for(config: PreTrainedConfig, architectures: Sequence[str]) -> TaskKind:
     """The kind of task that a model is for, by its configuration and the names of its classes."""
     return next(kind for kind in TASKS.values() if kind.accepts(config, architectures))
+
+
+def check_task(task: str | None, kind: str | None = None, name: str | Path = "") -> None:
+    """
+    Refuse the name of a task that is none, or that is not the task of a model.
+
+    Args:
+        task (`str`, *optional*):
+            What the user asks for; `None` is whatever the model is for.
+        kind (`str`, *optional*):
+            What the model is for, once that is known.
+        name (`str` or `Path`, *optional*, defaults to `""`):
+            Name of the model, for the message.
+
+    Raises:
+        ValueError: If `task` is unknown, or another one than `kind`.
+    """
+    if task not in (None, *TASKS):
+        raise ValueError(f"task must be None or one of {', '.join(sorted(TASKS))}, got {task!r}.")
+    if kind is not None and task not in (None, kind):
+        raise ValueError(f"{name} is a model for {kind}, got task={task!r}. Leave task out.")
 
 
 def build_task(model: PreTrainedModel, processor: Processor, options: Mapping[str, Any]) -> Task:
@@ -123,14 +156,17 @@ def build_task(model: PreTrainedModel, processor: Processor, options: Mapping[st
         processor ([`~transformers.PreTrainedTokenizerBase`] or [`~transformers.BaseImageProcessor`]):
             Its tokenizer or image processor.
         options (`Mapping[str, Any]`):
-            The options of the user, by name; each kind takes those that it knows.
+            The options of the user, by name; each kind takes those that it names.
+
+    Returns:
+        [`Task`]: A task of the first kind that accepts the model.
 
     Raises:
         ValueError: If no task can score the model, or if the processor is one of another kind.
     """
     config = getattr(model, "config", None)  # what is no model of transformers is refused with more words
     kind = kind_for(config, [type(model).__name__]) if config is not None else TASKS[CausalLMTask.kind]
-    return kind.build(model, processor, options)
+    return kind.build(model, processor, **{name: options[name] for name in kind.options})
 
 
 def why_no_config(error: ImportError, name: str) -> str | None:

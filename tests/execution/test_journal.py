@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hf_dlc.execution.journal import Cut, Journal, JournaledWork, JournalError
+from hf_dlc.execution.journal_files import JournalFolder
 from hf_dlc.scores.dlc import CONFIDENCE, LOSS
 from tests.conftest import ROOT, run_python
 
@@ -801,7 +802,7 @@ def test_cuts_of_numpy_numbers(begun: Path) -> None:
 
 def test_cuts_of_two_processes_at_once(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both see the same number of cuts."""
-    monkeypatch.setattr(Journal, "_next_cut", lambda self: 1)
+    monkeypatch.setattr(JournalFolder, "largest_number", lambda self, part, pattern: 0)
     for level in range(2):
         Journal(begun).write_cut(Cut(512, {level: [3]}))
     assert sorted(reread(begun).cuts, key=str) == [Cut(512, {0: [3]}), Cut(512, {1: [3]})]

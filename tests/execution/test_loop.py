@@ -44,13 +44,15 @@ class Task:
     def feed(self, rows: Sequence[float]) -> Iterator[float]:
         return iter(rows)
 
-    def run_prefix(self, prefix: int) -> tuple[int, int]:
-        self.weight.calls.append(f"prefix {prefix}")
-        return prefix, self.weight.level
+    def run_shared_head(self, shared_head: int) -> tuple[int, int]:
+        self.weight.calls.append(f"shared head {shared_head}")
+        return shared_head, self.weight.level
 
-    def forward(self, rows: Sequence[float], measures: Any = (), prefix: tuple[int, int] | None = None) -> RowMeasures:
-        assert prefix is None or prefix[1] == self.weight.level, "keys and values of other weights"
-        self.weight.calls.append(list(rows) if prefix is None else [prefix[0], *rows])
+    def forward(
+        self, rows: Sequence[float], measures: Any = (), shared_head: tuple[int, int] | None = None
+    ) -> RowMeasures:
+        assert shared_head is None or shared_head[1] == self.weight.level, "keys and values of other weights"
+        self.weight.calls.append(list(rows) if shared_head is None else [shared_head[0], *rows])
         if len(rows) > self.fits:
             raise torch.OutOfMemoryError(self.error)
         numbers = torch.tensor(rows, dtype=torch.float32)
@@ -157,14 +159,14 @@ def test_a_level_without_work_is_passed_over() -> None:
     assert weight.calls == [0, [3.0, 1.0], [4.0], 2, [4.0], 0, [4.0], 2, [4.0]]  # back to level 0 for comparison
 
 
-class TestPrefixes:
-    WORK = (FIRST._replace(prefix=1), SECOND._replace(prefix=2))
+class TestSharedHeads:
+    WORK = (FIRST._replace(shared_head=1), SECOND._replace(shared_head=2))
 
     def test_each_is_run_once_a_level(self) -> None:
         weight = Weight()
-        batches = [*self.WORK, FIRST._replace(prefix=1), SECOND]
+        batches = [*self.WORK, FIRST._replace(shared_head=1), SECOND]
         run_loop(Task(weight), [batches] * 2)
-        at_level = ["prefix 1", [1, 3.0, 1.0], "prefix 2", [2, 4.0], [1, 3.0, 1.0], [4.0]]
+        at_level = ["shared head 1", [1, 3.0, 1.0], "shared head 2", [2, 4.0], [1, 3.0, 1.0], [4.0]]
         assert weight.calls == [0, *at_level, 1, *at_level]
 
     def test_going_back_to_level_0_forgets_them(self) -> None:

@@ -83,15 +83,15 @@ def test_shares_hold_everything_once_and_are_even(lengths: list[int], processes:
     assert max(loads) - min(loads) <= max((batch.padded_tokens for batch in batches), default=0)
 
 
-@given(lengths=LENGTHS, budget=st.integers(1, 200), prefixes=st.lists(st.integers(0, 2), min_size=50, max_size=50))
-def test_only_rows_with_the_same_prefix_go_together(lengths: list[int], budget: int, prefixes: list[int]) -> None:
-    given_lengths, given_prefixes = np.array(lengths, dtype=np.int64), np.array(prefixes[: len(lengths)], np.int64)
-    batches = cut_batches(given_lengths, budget, given_prefixes)
-    assert all((given_prefixes[batch.rows] == batch.prefix).all() for batch in batches)
+@given(lengths=LENGTHS, budget=st.integers(1, 200), heads=st.lists(st.integers(0, 2), min_size=50, max_size=50))
+def test_only_rows_with_the_same_shared_head_go_together(lengths: list[int], budget: int, heads: list[int]) -> None:
+    given_lengths, of_row = np.array(lengths, dtype=np.int64), np.array(heads[: len(lengths)], np.int64)
+    batches = cut_batches(given_lengths, budget, of_row)
+    assert all((of_row[batch.rows] == batch.shared_head).all() for batch in batches)
     rows = np.concatenate([np.empty(0, np.int64), *[batch.rows for batch in batches]])
     assert sorted(rows.tolist()) == np.flatnonzero(given_lengths).tolist()
     longest = [int(batch.lengths[0]) for batch in batches]
-    assert longest == sorted(longest, reverse=True)  # whatever their prefix
+    assert longest == sorted(longest, reverse=True)  # whatever their shared head
 
 
 @given(lengths=LENGTHS, budget=st.integers(1, 200), smaller=st.integers(1, 200))
@@ -110,9 +110,10 @@ def test_rows_of_different_groups_never_go_together() -> None:
     lengths, groups = np.array([8, 8, 0, 16, 8, 16, 8]), np.array([0, 1, 0, 0, -1, 1, 0])
     batches = cut_batches(lengths, 1000, groups=groups, overhead=1000)
     assert [batch.rows.tolist() for batch in batches] == [[3, 0, 6], [5, 1], [4]]
-    prefixes = np.array([1, 0, 0, 1, 0, 0, 0])
-    batches = cut_batches(lengths, 1000, prefixes, overhead=1000, groups=groups)
-    assert [(batch.rows.tolist(), batch.prefix) for batch in batches] == [([5, 1], 0), ([3, 0], 1), ([4], 0), ([6], 0)]
+    heads = np.array([1, 0, 0, 1, 0, 0, 0])
+    batches = cut_batches(lengths, 1000, heads, overhead=1000, groups=groups)
+    cut = [(batch.rows.tolist(), batch.shared_head) for batch in batches]
+    assert cut == [([5, 1], 0), ([3, 0], 1), ([4], 0), ([6], 0)]
 
 
 def test_no_rows() -> None:

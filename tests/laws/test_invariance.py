@@ -133,7 +133,7 @@ _OUTPUTS = {row["output"] for row in ALPACA_ROWS}
 
 
 @pytest.mark.parametrize("name", DENSE_MODELS)
-def test_all_ways_where_rows_share_a_prefix(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_all_ways_where_rows_share_a_head(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Batches of 8 rows and more, and rows on their own, share the head of the Alpaca prompt; small ones do not."""
     rows = [{**row, "output": f"{i}: {row['output']}"} for i in range(3) for row in ALPACA_ROWS]
     dataset = Dataset.from_list(rows)
@@ -143,7 +143,7 @@ def test_all_ways_where_rows_share_a_prefix(make_scorer: Callable, monkeypatch: 
     ways["map in nines"] = scores(dataset.map(scorer, batched=True, batch_size=9))
     ways["map in threes"] = scores(ALL_WAYS["map in threes"](scorer, dataset))
     ways["score in another order"] = scores(scorer.score(dataset.select(order)))[np.argsort(order)]
-    monkeypatch.setattr(CausalLMTask, "shares", lambda self, prefix: False)
+    monkeypatch.setattr(CausalLMTask, "shares", lambda self, shared_head: False)
     expected = alone(make_scorer(name, template="alpaca", schedule="0, 0.1"), rows)
     for found in ways.values():
         assert_same(found, expected)

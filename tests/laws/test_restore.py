@@ -72,11 +72,11 @@ def failing_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[
     def arrange(count: int, act: Callable[[], None]) -> None:
         forward, calls = CausalLMTask.forward, []
 
-        def patched(self: CausalLMTask, rows: Any, *prefix: Any) -> Any:
+        def patched(self: CausalLMTask, rows: Any, *others: Any) -> Any:
             calls.append(rows)
             if len(calls) == count:
                 act()
-            return forward(self, rows, *prefix)
+            return forward(self, rows, *others)
 
         monkeypatch.setattr(CausalLMTask, "forward", patched)
 
@@ -194,12 +194,12 @@ class TestThreads:
         masked, go_on = threading.Event(), threading.Event()
         forward, seen = CausalLMTask.forward, []
 
-        def patched(self: CausalLMTask, rows: Any, *prefix: Any) -> Any:
+        def patched(self: CausalLMTask, rows: Any, *others: Any) -> Any:
             seen.append(threading.current_thread().name)
             if len(seen) == 2:
                 masked.set()
                 assert go_on.wait(30)
-            return forward(self, rows, *prefix)
+            return forward(self, rows, *others)
 
         monkeypatch.setattr(CausalLMTask, "forward", patched)
         found: dict[str, list[float]] = {}
@@ -236,9 +236,9 @@ class TestMasksAreReal:
         zeros = []
         forward = CausalLMTask.forward
 
-        def counting(self: CausalLMTask, rows: Any, *prefix: Any) -> Any:
+        def counting(self: CausalLMTask, rows: Any, *others: Any) -> Any:
             zeros.append(sum(int((matrix == 0).sum()) for matrix in matrices))
-            return forward(self, rows, *prefix)
+            return forward(self, rows, *others)
 
         monkeypatch.setattr(CausalLMTask, "forward", counting)
         scorer.score(DATASET)
@@ -266,13 +266,13 @@ class TestMasksAreReal:
             def checking(
                 self: CausalLMTask,
                 rows: Any,
-                *prefix: Any,
+                *others: Any,
                 kept: Any = kept,
                 before: Any = before,
                 forward: Any = forward,
             ) -> Any:
                 assert all(map(torch.equal, kept, before))
-                return forward(self, rows, *prefix)
+                return forward(self, rows, *others)
 
             with monkeypatch.context() as patch:
                 patch.setattr(CausalLMTask, "forward", checking)

@@ -129,7 +129,7 @@ class TestRows:
         norm.register_forward_hook(lambda _, __, states: states + 5 * states.roll(1, dims=0))
         batched = scorer([self.ROW])
         assert scorer(self.ROW)["dlc_loss"] == pytest.approx(batched["dlc_loss"][0], abs=1e-4)
-        assert not scorer._parts.row_by_row.agrees(scorer.calibrate())
+        assert not scorer._parts.row_by_row.can_run_side_by_side(scorer.calibrate())
 
     def test_masks_that_do_not_reach_the_arithmetic(
         self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch
@@ -171,5 +171,5 @@ class TestRows:
         one_by_one = np.array([scorer(row)["dlc_level_loss"] for row in rows])
         half = dtype == torch.bfloat16
         np.testing.assert_allclose(one_by_one, batched, atol=0.1 if half else 1e-4, rtol=0)
-        assert scorer._parts.row_by_row.agrees(scorer.calibrate()) == is_side_by_side
+        assert scorer._parts.row_by_row.can_run_side_by_side(scorer.calibrate()) == is_side_by_side
         assert np.abs(batched[:, 2] - batched[:, 0]).max() > 0.1  # levels that are alike would prove little

@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassificatio
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.scorer import fingerprint
-from hf_dlc.scorer.fingerprint import FACTS, Fact, calibration_key, description, fit_key, identity, state
+from hf_dlc.scorer.fingerprint import FACTS, Fact, calibration_key, description, fit_key, identity, pickled_state
 from tests.conftest import ALPACA_ROWS, SHARED
 
 
@@ -47,9 +47,9 @@ OTHER: dict[str, Any] = {
 
 
 @pytest.fixture
-def subject(make_scorer: Callable) -> Callable[..., fingerprint.Subject]:
-    def make(**options: Any) -> fingerprint.Subject:
-        return make_scorer(**{"schedule": None, **options})._parts.subject()
+def state_of(make_scorer: Callable) -> Callable[..., fingerprint.ScorerState]:
+    def make(**options: Any) -> fingerprint.ScorerState:
+        return make_scorer(**{"schedule": None, **options})._parts.state()
 
     return make
 
@@ -83,8 +83,8 @@ class TestTable:
 
 class TestOptions:
     @pytest.mark.parametrize("name", sorted(OPTIONS))
-    def test_the_identity_of_a_journal(self, subject: Callable, name: str) -> None:
-        changes = identity(subject(**{name: OTHER[name]})) != identity(subject())
+    def test_the_identity_of_a_journal(self, state_of: Callable, name: str) -> None:
+        changes = identity(state_of(**{name: OTHER[name]})) != identity(state_of())
         assert changes == OF_OPTIONS[name].scores
 
     @pytest.mark.parametrize("name", sorted(OPTIONS))
@@ -96,18 +96,18 @@ class TestOptions:
 
     # Not the type in which weights are loaded, for these are here, nor a fixed schedule, which has no such key.
     @pytest.mark.parametrize("name", sorted(OPTIONS - {"dtype", "schedule"}))
-    def test_the_key_of_a_calibrated_schedule(self, subject: Callable, name: str) -> None:
-        changes = calibration_key(subject(**{name: OTHER[name]})) != calibration_key(subject())
+    def test_the_key_of_a_calibrated_schedule(self, state_of: Callable, name: str) -> None:
+        changes = calibration_key(state_of(**{name: OTHER[name]})) != calibration_key(state_of())
         assert changes == (OF_OPTIONS[name].calibration is not False)
 
     @pytest.mark.parametrize("name", sorted(OPTIONS - {"dtype"}))
-    def test_the_key_of_a_fit(self, subject: Callable, name: str) -> None:
-        changes = fit_key(subject(**{name: OTHER[name]})) != fit_key(subject())
+    def test_the_key_of_a_fit(self, state_of: Callable, name: str) -> None:
+        changes = fit_key(state_of(**{name: OTHER[name]})) != fit_key(state_of())
         assert changes == (OF_OPTIONS[name].fit is not False)
 
     @pytest.mark.parametrize("name", sorted(OPTIONS))
-    def test_the_description(self, subject: Callable, name: str) -> None:
-        assert description(subject(**{name: OTHER[name]})) != description(subject())
+    def test_the_description(self, state_of: Callable, name: str) -> None:
+        assert description(state_of(**{name: OTHER[name]})) != description(state_of())
 
 
 class TestOtherFacts:
@@ -122,23 +122,23 @@ class TestOtherFacts:
     def test_a_weight_that_is_written_round_autograd_is_seen(self, make_scorer: Callable, place: int) -> None:
         """The cheap marker of the masker, which looks at a few weights, would not see all of these."""
         scorer = make_scorer()
-        before = Hasher.hash(scorer), identity(scorer._parts.subject())
+        before = Hasher.hash(scorer), identity(scorer._parts.state())
         scorer.model.lm_head.weight.data[place, place] += 1
         assert Hasher.hash(scorer) != before[0]
-        assert identity(scorer._parts.subject()) != before[1]
+        assert identity(scorer._parts.state()) != before[1]
 
     def test_numbers_of_another_type(self, make_scorer: Callable) -> None:
         scorer = make_scorer(schedule=None)
         before = _all_of(scorer)
         scorer.model.to(torch.bfloat16)
         assert [now == then for now, then in zip(_all_of(scorer), before, strict=True)] == [False] * 5
-        assert identity(scorer._parts.subject())["dtype"] == "bfloat16"
+        assert identity(scorer._parts.state())["dtype"] == "bfloat16"
 
-    def test_a_subject_hashes_the_weights_once(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_state_hashes_the_weights_once(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         digests, digest = [], fingerprint.model_digest
         monkeypatch.setattr(fingerprint, "model_digest", lambda model: digests.append(1) or digest(model))
-        subject = make_scorer()._parts.subject()
-        identity(subject), state(subject), description(subject), calibration_key(subject), fit_key(subject)
+        state = make_scorer()._parts.state()
+        identity(state), pickled_state(state), description(state), calibration_key(state), fit_key(state)
         assert len(digests) == 1
 
     def test_a_run_with_a_journal_hashes_the_weights_once(
@@ -151,8 +151,8 @@ class TestOtherFacts:
         make_scorer().score(Dataset.from_list(ALPACA_ROWS), tmp_path / "run")
         assert len(digests) == 1
 
-    def test_the_identity_is_json(self, subject: Callable) -> None:
-        found = identity(subject())
+    def test_the_identity_is_json(self, state_of: Callable) -> None:
+        found = identity(state_of())
         assert json.loads(json.dumps(found)) == found
 
     def test_an_image_scorer(self) -> None:
@@ -160,7 +160,7 @@ class TestOtherFacts:
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         model = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8)).eval()
         scorer = DLCScorer(model, ViTImageProcessor(size={"height": 16, "width": 16}))
-        assert identity(scorer._parts.subject())["config"]["images"]["head"] == "classifier"
+        assert identity(scorer._parts.state())["config"]["images"]["head"] == "classifier"
         assert scorer.describe()["config"]["template"] == "auto"
         assert scorer.describe()["probe_digest"] is None
 
@@ -173,7 +173,7 @@ class TestEarlierVersions:
         folder = SHARED / "models" / "aidreams_260k"
         options = {"template": "alpaca", "dtype": "float32", "calibration_shares": [1.0, 0.75, 0.5]}
         scorer = DLCScorer.from_pretrained(folder, device="cpu", **options)
-        assert calibration_key(scorer._parts.subject()) == "84dd34da55c5f68f65495e554c77adce"
+        assert calibration_key(scorer._parts.state()) == "84dd34da55c5f68f65495e554c77adce"
 
     @pytest.mark.skipif(not (SHARED / "models" / "vit_small_14").is_dir(), reason="the trained model is not here")
     def test_of_a_fit(self) -> None:
@@ -181,10 +181,10 @@ class TestEarlierVersions:
         if type(AutoImageProcessor.from_pretrained(folder)).__name__ != "ViTImageProcessorPil":
             pytest.skip("the image processor is that of another backend")
         scorer = DLCScorer.from_pretrained(folder, dtype="float32", device="cpu", head="prototype")
-        assert fit_key(scorer._parts.subject()) == "e3713303e0f2c0b6fa3ba9ec05dbbaa6"
+        assert fit_key(scorer._parts.state()) == "e3713303e0f2c0b6fa3ba9ec05dbbaa6"
 
 
 def _all_of(scorer: DLCScorer) -> list[Any]:
-    subject = scorer._parts.subject()
-    found = identity(subject), state(subject)["weights"], description(subject), calibration_key(subject)
-    return [*found, fit_key(subject)]
+    state = scorer._parts.state()
+    found = identity(state), pickled_state(state)["weights"], description(state), calibration_key(state)
+    return [*found, fit_key(state)]

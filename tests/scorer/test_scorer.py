@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
 import threading
@@ -314,3 +315,16 @@ def test_the_loss_of_a_router_is_said_to_be_left_out(
     found = DLCScorer(model, tokenizer, DLCConfig(schedule="0"))(ALPACA_ROWS)["dlc_loss"]
     assert ("asks for output_router_logits" in caplog.text) == asked
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+PUBLIC = [name for name, member in vars(DLCScorer).items() if not name.startswith("_") or name == "__call__"]
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if callable(getattr(DLCScorer, name))])
+def test_docstrings_have_their_sections(name: str) -> None:
+    method = getattr(DLCScorer, name)
+    signature, doc = inspect.signature(method), inspect.getdoc(method) or ""
+    asked = [argument for argument in signature.parameters if argument != "self"]
+    _, _, args = doc.partition("Args:")
+    assert [argument for argument in asked if f"\n    {argument}" not in args.partition("\n\n")[0]] == []
+    assert not asked or ("Returns:" in doc) == (signature.return_annotation != "None")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +27,13 @@ def members(protocol: type) -> set[str]:
     return {name for name in {*protocol.__annotations__, *vars(protocol)} if not name.startswith("_")}
 
 
-def used(code: str) -> Iterator[str]:
-    """Names of what code takes of a task."""
+def used(code: str, names: Collection[str] = NAMES) -> Iterator[str]:
+    """Names of what code takes of a task, or of what is called one of `names`."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Attribute):
             owner = node.value
             name = owner.attr if isinstance(owner, ast.Attribute) else getattr(owner, "id", None)
-            if name in NAMES:
+            if name in names:
                 yield node.attr
 
 
@@ -54,18 +54,26 @@ def test_what_the_protocols_lack_is_noticed() -> None:
 
 @pytest.mark.parametrize("task", [CausalLMTask, ImageClassificationTask])
 def test_tasks_have_all_members(task: type) -> None:
-    of_instances = {"reading", "rules", "prototypes"}  # set when one is made
+    of_instances = {"reading", "rules"}  # set when one is made
     assert members(Task) - set(dir(task)) <= of_instances
 
 
 def test_only_the_image_task_learns_and_embeds() -> None:
-    assert members(Fittable) | members(Embedder) <= {*dir(ImageClassificationTask), "prototypes"}
-    assert not members(Fittable) & set(dir(CausalLMTask))
+    assert members(Fittable) | members(Embedder) <= set(dir(ImageClassificationTask))
+    assert not (members(Fittable) | members(Embedder)) & set(dir(CausalLMTask))
+
+
+def test_features_are_asked_of_an_embedder_alone() -> None:
+    """No other member is needed of the task that makes features, nor is one of these called on any task."""
+    assert set(used((HOME / "scorer" / "fitting.py").read_text(encoding="utf-8"), {"embedder"})) == members(Embedder)
+    for path in [*(HOME / "scorer").glob("*.py"), *(HOME / "execution").glob("*.py")]:
+        of_tasks = set(used(path.read_text(encoding="utf-8"), {"task"}))  # `_task` is that of a fit, which can learn
+        assert not of_tasks & (members(Embedder) | members(Fittable)), path.name
 
 
 def test_no_member_is_there_that_nobody_calls() -> None:
     files = [*(HOME / "scorer").glob("*.py"), *(HOME / "execution").glob("*.py"), *(HOME / "tasks").rglob("*.py")]
-    called = {name for path in files for name in used(path.read_text(encoding="utf-8"))}
+    called = {name for path in files for name in used(path.read_text(encoding="utf-8"), {*NAMES, "embedder"})}
     of_later = {"views"}  # for scores that show the model a part of a row
     assert KNOWN - called - of_later == set()
 

@@ -55,9 +55,9 @@ class Encoding(NamedTuple):
             loss of transformers, whose labels are shifted by one, leaves it out as well.
         status (`str`):
             `"ok"`, `"truncated"`, or the reason why there is nothing to score.
-        prefix (`int`, *optional*, defaults to 0):
+        shared_head (`int`, *optional*, defaults to 0):
             Index into [`RowEncoder.shared_heads`] of the tokens that this row begins with; 0 is no token.
-        prefix_length (`int`, *optional*, defaults to 0):
+        shared_head_length (`int`, *optional*, defaults to 0):
             Number of tokens of that head.
         why (`str`, *optional*, defaults to `""`):
             Of a skipped row, what is wrong with it and what would be accepted.
@@ -66,8 +66,8 @@ class Encoding(NamedTuple):
     input_ids: np.ndarray
     targets: np.ndarray
     status: str
-    prefix: int = 0
-    prefix_length: int = 0
+    shared_head: int = 0
+    shared_head_length: int = 0
     why: str = ""
 
     @property

@@ -45,7 +45,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 class Guard:
     """
-    Measures a language model, as far as the rows ask for it.
+    Measures whether a language model reads from left to right and takes rows in batches, up to the longest row.
 
     Args:
         run (`Callable`):
@@ -285,7 +285,20 @@ def turns_of(config: dict[str, Any]) -> list[int]:
 
 
 def too_long(tokens: int, positions: float, name: str) -> str:
-    """Error message for a row that a model has no positions for."""
+    """
+    Error message for a row that a model has no positions for.
+
+    Args:
+        tokens (`int`):
+            Tokens of the row.
+        positions (`float`):
+            Positions that the model has learned.
+        name (`str`):
+            Name of the model.
+
+    Returns:
+        `str`: The message.
+    """
     return (
         f"a row of {tokens} tokens is longer than the {positions} positions that {name} has learned. Pass "
         f"max_length={positions}."
@@ -293,7 +306,22 @@ def too_long(tokens: int, positions: float, name: str) -> str:
 
 
 def made_up(count: int, size: int, special: frozenset[int] = frozenset(), seed: int = 1) -> np.ndarray:
-    """Token ids below `size`, the same in every process, and not those of any row: no score depends on other rows."""
+    """
+    Made-up token ids, the same in every process, and not those of any row: no score depends on other rows.
+
+    Args:
+        count (`int`):
+            Number of tokens.
+        size (`int`):
+            Size of the vocabulary; all ids are below it.
+        special (`frozenset[int]`, *optional*):
+            Ids that are left out.
+        seed (`int`, *optional*, defaults to 1):
+            Another number gives other ids.
+
+    Returns:
+        `np.ndarray` of shape `(count,)`: int64.
+    """
     mixed = (np.arange(1, count + 1, dtype=np.uint64) + np.uint64(seed << 32)) * np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
     ids = (mixed >> np.uint64(33)).astype(np.int64) % size

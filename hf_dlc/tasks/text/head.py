@@ -84,29 +84,42 @@ class OutputHead:
             and not any(measure.of_distribution for measure in measures)
             and self._is_a_product(states, output_type, parts)
         )
-        parts = 1 if by_words else parts
-        weight = self.model.get_output_embeddings().weight
-        precision = "half" if weight.element_size() < 4 else "full"
-        size = _TOKENS_AT_ONCE[precision] if by_words else max(1, _LOGITS_AT_ONCE[precision] // len(weight))
+        if by_words:
+            parts, numbers_of = 1, partial(self._numbers_by_words, measures)
+        else:
+            numbers_of = partial(self._numbers_by_tokens, measures, output_type)
         states, labels = states.unflatten(0, (parts, -1)), labels.unflatten(0, (parts, -1))
-        size = max(1, size // parts)
+        size = max(1, self._tokens_at_once(by_words) // parts)
         step = max(1, size // _SIZES)
         empty = partial(torch.empty, labels.shape, dtype=torch.float32, device=labels.device)
         measured = {measure.name: empty() for measure in measures}
         for start in range(0, labels.shape[1], size):
             chunk = slice(start, start + size)
             targets = labels[:, chunk]
-            count = targets.shape[1]
-            padded = F.pad(states[:, chunk], (0, 0, 0, -count % step))
-            if by_words:
-                log_probs = self._word_by_word(padded[0], targets[0])
-                numbers = {measure.name: measure.numbers(log_probs) for measure in measures}
-            else:
-                logits = self.logits(padded, output_type)[:, :count]
-                numbers = _numbers(logits.flatten(0, 1), targets.flatten(), measures)
-            for name, values in numbers.items():
+            padded = F.pad(states[:, chunk], (0, 0, 0, -targets.shape[1] % step))
+            for name, values in numbers_of(padded, targets).items():
                 measured[name][:, chunk] = values.view(targets.shape)
         return {name: values.flatten() for name, values in measured.items()}
+
+    def _tokens_at_once(self, by_words: bool) -> int:
+        """Tokens whose logits exist at once."""
+        weight = self.model.get_output_embeddings().weight
+        precision = "half" if weight.element_size() < 4 else "full"
+        return _TOKENS_AT_ONCE[precision] if by_words else max(1, _LOGITS_AT_ONCE[precision] // len(weight))
+
+    def _numbers_by_words(
+        self, measures: Sequence[Measure], states: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Measures of tokens of a single part, whose states may be padded, some words of the vocabulary at a time."""
+        log_probs = self._word_by_word(states[0], labels[0])
+        return {measure.name: measure.numbers(log_probs) for measure in measures}
+
+    def _numbers_by_tokens(
+        self, measures: Sequence[Measure], output_type: type, states: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Measures of tokens, whose states may be padded, from the model's own logits of all words."""
+        logits = self.logits(states, output_type)[:, : labels.shape[1]]
+        return _numbers(logits.flatten(0, 1), labels.flatten(), measures)
 
     @cached_property
     def _has_layers(self) -> bool:

@@ -26,7 +26,20 @@ def plain_columns(rows: LazyDict) -> dict[str, Any]:
 
 
 def plain_batches(dataset: Dataset, media: Sequence[str], size: int) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a dataset without a format, `size` at a time; the columns `media` hold pictures or sound."""
+    """
+    The rows of a dataset without a format.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+        media (`Sequence[str]`):
+            Columns of pictures or sound, which are not decoded.
+        size (`int`):
+            Rows at a time.
+
+    Yields:
+        `list[dict[str, Any]]`: Up to `size` rows.
+    """
     for batch in dataset.remove_columns(media).iter(batch_size=size):
         columns = {name: _by_name(values, dataset.features[name]) for name, values in batch.items()}
         yield [{**row, **dict.fromkeys(media, _NOT_DECODED)} for row in split_batch(columns)]

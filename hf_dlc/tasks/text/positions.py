@@ -114,9 +114,10 @@ class ChangingRopes:
     @contextmanager
     def fresh(self) -> Iterator[None]:
         """
-        Time in which they are those of a model that has not seen any row yet; then they are as before.
+        Context in which the positions are those of a model that has not read any row; they are put back at its end.
 
-        `dynamic` ones keep the frequencies of the longest row so far, which would make scores depend on earlier rows.
+        Positions of the kind `dynamic` keep the frequencies of the longest row so far. Without this, scores would
+        depend on earlier rows.
         """
         attributes = [dict(vars(rope)) for rope in self._all]
         buffers = [{name: (buffer, buffer.clone()) for name, buffer in rope._buffers.items()} for rope in self._all]

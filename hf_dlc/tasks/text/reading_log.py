@@ -50,6 +50,14 @@ class ReadingLog:
         """
         Take in rows that were read alike.
 
+        Args:
+            reading ([`Reading`]):
+                How they were read.
+            rows (`Sequence[Mapping[str, Any]]`):
+                The rows as they came.
+            parsed (`Sequence[Row]`):
+                What was read of each.
+
         Raises:
             ValueError: If a column that is not read says that the response is not all that a row teaches, or if one
                 that is mapped by hand has no place in rows of this kind.

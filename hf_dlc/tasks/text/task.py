@@ -40,8 +40,8 @@ _ROWS_PER_ENCODING = 1000
 
 _SAMPLE_TOKENS = 23
 
-# Tokens behind a prefix, of rows that are computed with and without its keys and values from elsewhere.
-_BEHIND_PREFIX = (9, 17, 4)
+# Tokens behind a shared head, of rows that are computed with and without its keys and values from elsewhere.
+_BEHIND_SHARED_HEAD = (9, 17, 4)
 
 # Measured in the place of the confidence where token_mean is "geometric": exp of its mean then is the confidence.
 _LOG_CONFIDENCE = Measure(CONFIDENCE.name, of_token=lambda log_probs: log_probs)
@@ -66,6 +66,7 @@ class CausalLMTask:
     kind = "causal-lm"
     views = frozenset({"full"})
     default_schedules: Mapping[str, tuple[float, ...]] = {}
+    learned = None
 
     def __init__(self, model: PreTrainedModel, encoder: RowEncoder, token_mean: str = "arithmetic") -> None:
         if not isinstance(model, PreTrainedModel):
@@ -104,7 +105,7 @@ class CausalLMTask:
         self._rules = rules  # as another process has found out
 
     @property
-    def num_prefixes(self) -> int:
+    def num_shared_heads(self) -> int:
         """Heads of the template, the empty one included."""
         return len(self.encoder.shared_heads)
 
@@ -185,7 +186,7 @@ class CausalLMTask:
         if self._guard is None or self._guard[0] != weights:
             self._shares.clear()
             self._look_at_positions()
-            guard = Guard(self._states, self.model, self._rules)
+            guard = Guard(lambda ids: self._run_body(ids, use_cache=False).last_hidden_state, self.model, self._rules)
             guard.check(0)
             self._rules = guard.rules
             self._check_logits()
@@ -193,9 +194,6 @@ class CausalLMTask:
         guard = self._guard[1]
         guard.check(longest)
         self._rules = guard.rules
-
-    def _states(self, input_ids: torch.Tensor) -> torch.Tensor:
-        return self._run_body(input_ids, use_cache=False).last_hidden_state
 
     def _check_logits(self) -> None:
         """Whether the model's own logits are what its head makes of the states that are scored."""
@@ -233,7 +231,7 @@ class CausalLMTask:
 
     @contextmanager
     def rounded(self) -> Iterator[float]:
-        """Time in which the model's input is off by one rounding, whose size is the value."""
+        """Context in which the input of the model is changed by one rounding; yields the size of the rounding."""
         epsilon = epsilon_of(self.model)
         with rounded_input(self.model.get_input_embeddings(), epsilon):
             yield epsilon
@@ -242,54 +240,55 @@ class CausalLMTask:
         """What of the template and the layout changes a score."""
         return {"template": self.encoder.describe()}
 
-    def shares(self, prefix: int) -> bool:
+    def shares(self, shared_head: int) -> bool:
         """
-        Whether the keys and values of a prefix can be computed once and used by all rows that begin with it.
+        Whether the keys and values of a shared head can be computed once and used by all rows that begin with it.
 
         They cannot where a layer keeps something else than the keys and values of all tokens, such as sliding windows
         and recurrent states. Nor can they where a model goes wrong with keys from elsewhere: a sample row tells.
         """
-        if prefix not in self._shares:
-            self._shares[prefix] = prefix != 0 and self._gives_the_same(prefix)
-        return self._shares[prefix]
+        if shared_head not in self._shares:
+            self._shares[shared_head] = shared_head != 0 and self._gives_the_same(shared_head)
+        return self._shares[shared_head]
 
-    def _gives_the_same(self, prefix: int) -> bool:
-        head = self.encoder.shared_heads[prefix]
+    def _gives_the_same(self, shared_head: int) -> bool:
+        head = self.encoder.shared_heads[shared_head]
         if self.rules.plain_up_to < len(head) or self._rotary_rules != BatchRules():
-            return False  # what the model makes of a prefix depends on how long the row is
+            return False  # what the model makes of a shared head depends on how long the row is
         try:
-            agrees = self._agrees(prefix)
+            agrees = self._agrees(shared_head)
         except Exception as error:  # a model that cannot do this is scored row by whole row, where its errors show
             if should_reduce_batch_size(error):
                 raise
-            logger.debug("no prefix is shared: %s", error)
+            logger.debug("a shared head must be read with every row: %s", error)
             agrees = False
         if not agrees:
             logger.info("%s reads the head of the template anew for every row", type(self.model).__name__)
         return agrees
 
     @torch.inference_mode()
-    def _agrees(self, prefix: int) -> bool:
-        """Whether rows of several lengths get the same states behind what the model has made of their prefix."""
-        head = self.encoder.shared_heads[prefix]
+    def _agrees(self, shared_head: int) -> bool:
+        """Whether rows of several lengths get the same states behind what was made of their shared head."""
+        head = self.encoder.shared_heads[shared_head]
         cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
         if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
             return False
-        tails = [self._made_up(count, seed=count) for count in _BEHIND_PREFIX]
+        tails = [self._made_up(count, seed=count) for count in _BEHIND_SHARED_HEAD]
         ids = [np.concatenate([head, tail]).astype(head.dtype) for tail in tails]
-        rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", prefix, len(head)) for row in ids]
-        whole, behind = self.forward(rows).states, self.forward(rows, prefix=self.run_prefix(prefix)).states
+        rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", shared_head, len(head)) for row in ids]
+        whole = self.forward(rows).states
+        behind = self.forward(rows, shared_head=self.run_shared_head(shared_head)).states
         with self.rounded() as epsilon:
             rounded = self.forward(rows).states
         return is_rounding(behind, whole, rounded, epsilon)
 
     @torch.inference_mode()
-    def run_prefix(self, prefix: int, copies: int = 1) -> DynamicCache:
+    def run_shared_head(self, shared_head: int, copies: int = 1) -> DynamicCache:
         """
-        Compute the keys and values of a prefix with the weights as they are now.
+        Compute the keys and values of a shared head with the weights as they are now.
 
         Args:
-            prefix (`int`):
+            shared_head (`int`):
                 Index into `encoder.shared_heads`.
             copies (`int`, *optional*, defaults to 1):
                 Number of rows that go through the model, where they meet different weights.
@@ -298,7 +297,7 @@ class CausalLMTask:
             [`~transformers.DynamicCache`]: For each layer keys and values, of shape
             `(copies, heads, tokens, head size)`; a forward pass adds nothing to them.
         """
-        ids = torch.from_numpy(self.encoder.shared_heads[prefix]).long().expand(copies, -1)
+        ids = torch.from_numpy(self.encoder.shared_heads[shared_head]).long().expand(copies, -1)
         cache = self._run_body(ids, use_cache=True).past_key_values
         cache.layers = [_behind_layer(layer) for layer in cache.layers]
         return cache
@@ -316,7 +315,7 @@ class CausalLMTask:
         self,
         rows: Sequence[Encoding],
         measures: Sequence[Measure] = (),
-        prefix: DynamicCache | None = None,
+        shared_head: DynamicCache | None = None,
         parts: int = 1,
     ) -> RowMeasures:
         """
@@ -327,8 +326,8 @@ class CausalLMTask:
                 Rows with at least one target token each.
             measures (`Sequence[Measure]`, *optional*, defaults to `()`):
                 What is measured; the head is left out where nothing is.
-            prefix ([`~transformers.DynamicCache`], *optional*):
-                What `run_prefix` returned for the prefix of these rows, which then is not computed again.
+            shared_head ([`~transformers.DynamicCache`], *optional*):
+                What `run_shared_head` returned for the shared head of these rows, which then is not computed again.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
 
@@ -336,13 +335,13 @@ class CausalLMTask:
             [`RowMeasures`]: Each measure as the mean over a row's target tokens; `states` holds the hidden states that
             predict these tokens, of shape `(target tokens, hidden size)`.
         """
-        start = 0 if prefix is None else rows[0].prefix_length
-        length = self._padded_length(rows, start)
+        start = 0 if shared_head is None else rows[0].shared_head_length
+        length = int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
         input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)
         targets = _pad([row.targets[start:] for row in rows], length, torch.bool).to(self._device)
         # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
         # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
-        behind = {} if prefix is None else self._behind(prefix, input_ids.shape[1])
+        behind = {} if shared_head is None else self._behind(shared_head, input_ids.shape[1])
         outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
@@ -356,17 +355,13 @@ class CausalLMTask:
             values[CONFIDENCE.name].exp_()
         return RowMeasures(values, states)
 
-    def _padded_length(self, rows: Sequence[Encoding], start: int) -> int:
-        """Tokens behind the first `start` ones, padding included."""
-        return int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
-
-    def _behind(self, prefix: DynamicCache, length: int) -> dict[str, Any]:
-        """Arguments of the body for rows of `length` tokens behind a prefix."""
-        arguments: dict[str, Any] = {"past_key_values": prefix}
+    def _behind(self, shared_head: DynamicCache, length: int) -> dict[str, Any]:
+        """Arguments of the body for rows of `length` tokens behind a shared head."""
+        arguments: dict[str, Any] = {"past_key_values": shared_head}
         if self.model.config._attn_implementation in ("sdpa", "eager"):
             # One small mask for all rows, ready to be added; the model would make one for each row and convert it
             # in each layer. (Kernels that align the last query with the last key themselves need none.)
-            keys, start = prefix.layers[0].keys, prefix.get_seq_length()
+            keys, start = shared_head.layers[0].keys, shared_head.get_seq_length()
             hidden = torch.full((length, start + length), -torch.inf, dtype=keys.dtype, device=keys.device)
             arguments["attention_mask"] = hidden.triu(start + 1)[None, None]
         return arguments
@@ -435,20 +430,20 @@ def _pad(rows: Sequence[np.ndarray], length: int, dtype: torch.dtype) -> torch.T
     return padded
 
 
-class _PrefixLayer(DynamicLayer):
-    """Shows each row the keys and values of a prefix before its own, and keeps nothing of the row."""
+class _SharedHeadLayer(DynamicLayer):
+    """Shows each row the keys and values of a shared head before its own, and keeps nothing of the row."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the prefix and of the rows behind it."""
+        """Keys and values of the shared head and of the rows behind it."""
         rows = len(key_states)
         keys, values = (kept.expand(rows, *kept.shape[1:]) for kept in (self.keys, self.values))
         return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
-def _behind_layer(layer: DynamicLayer) -> _PrefixLayer:
-    kept = _PrefixLayer()
+def _behind_layer(layer: DynamicLayer) -> _SharedHeadLayer:
+    kept = _SharedHeadLayer()
     kept.lazy_initialization(layer.keys, layer.values)
     kept.keys, kept.values = layer.keys, layer.values
     return kept

@@ -54,7 +54,23 @@ class Template:
         return [turn.message(self.renders_calls) for turn in turns]
 
     def draft(self, conversation: Conversation, messages: list[dict[str, Any]], options: dict[str, Any]) -> Draft:
-        """The text of a conversation with its prompt or its target spans."""
+        """
+        The text of a conversation with its prompt or its target spans.
+
+        Args:
+            conversation ([`Conversation`]):
+                The row.
+            messages (`list[dict[str, Any]]`):
+                Its turns as the template takes them.
+            options (`dict[str, Any]`):
+                Further variables of the template, such as tools.
+
+        Returns:
+            [`Draft`]: What is tokenized.
+
+        Raises:
+            ValueError: If the tokenizer is slow and the row has no prompt.
+        """
         if not self._tokenizer.is_fast and conversation.prompt_turns is None:
             raise ValueError(
                 "Assistant turns are found by character offsets, which the slow tokenizer "

@@ -88,12 +88,12 @@ class ImageRow(NamedTuple):
     why: str = ""
 
     @property
-    def prefix(self) -> int:
+    def shared_head(self) -> int:
         """Images have none."""
         return 0
 
     @property
-    def prefix_length(self) -> int:
+    def shared_head_length(self) -> int:
         """Images have none."""
         return 0
 

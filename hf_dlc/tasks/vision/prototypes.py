@@ -101,6 +101,17 @@ class Prototypes:
         """
         From what [`Prototypes.arrays`] returned, perhaps by way of a file.
 
+        Args:
+            classes (`Sequence[str | int]`):
+                Values of the label column.
+            arrays (`Mapping[str, np.ndarray]`):
+                Arrays by name.
+            key (`str`):
+                Digest of all that they follow from.
+
+        Returns:
+            [`Prototypes`]
+
         Raises:
             ValueError: If the arrays do not belong together.
         """

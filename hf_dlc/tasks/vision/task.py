@@ -139,17 +139,17 @@ class ImageClassificationTask:
         raise ValueError("images have no tokens. Train on them with the model's image processor.")
 
     @property
-    def num_prefixes(self) -> int:
-        """One, the empty prefix: images have no other."""
+    def num_shared_heads(self) -> int:
+        """One, the empty one: images have no shared head."""
         return 1
 
     @property
     def is_dated(self) -> bool:
-        """An image is the same tomorrow."""
+        """Always false: no image is encoded by the date."""
         return False
 
     def check(self, longest: int, weights: object) -> None:
-        """Nothing of an image comes after the rest, and nothing is padded."""
+        """Check nothing: an image is read whole, and images of a batch are not padded."""
 
     def samples(self) -> list[ImageRow]:
         """A made-up image, the same in every process."""
@@ -161,19 +161,19 @@ class ImageClassificationTask:
 
     @contextmanager
     def rounded(self) -> Iterator[float]:
-        """Time in which the model's input is off by one rounding, whose size is the value."""
+        """Context in which the input of the model is changed by one rounding; yields the size of the rounding."""
         epsilon = epsilon_of(self.model)
         first = next(module for module in self.model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
         with rounded_input(first, epsilon):
             yield epsilon
 
-    def shares(self, prefix: int) -> bool:
+    def shares(self, shared_head: int) -> bool:
         """Images have no beginning in common."""
         return False
 
-    def run_prefix(self, prefix: int, copies: int = 1) -> None:
+    def run_shared_head(self, shared_head: int, copies: int = 1) -> None:
         """Refused, as none is shared."""
-        raise ValueError(f"images have no beginning in common, got prefix={prefix}.")
+        raise ValueError(f"images have no beginning in common, got shared_head={shared_head}.")
 
     @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
@@ -216,7 +216,7 @@ class ImageClassificationTask:
 
     @torch.inference_mode()
     def forward(
-        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), prefix: Any = None, parts: int = 1
+        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), shared_head: Any = None, parts: int = 1
     ) -> RowMeasures:
         """
         Measure a micro-batch with the weights as they are now.
@@ -226,7 +226,7 @@ class ImageClassificationTask:
                 Rows with their pixels.
             measures (`Sequence[Measure]`, *optional*, defaults to `()`):
                 What is measured.
-            prefix (`None`):
+            shared_head (`None`):
                 Images have none.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
@@ -304,6 +304,15 @@ class ImageClassificationTask:
         return self.encoder.encode(source, _label_indices(labels, classes), share), classes
 
     @property
+    def learned(self) -> Prototypes | None:
+        """The class prototypes, once they are fitted."""
+        return self.prototypes
+
+    @learned.setter
+    def learned(self, prototypes: Prototypes | None) -> None:
+        self.prototypes = prototypes
+
+    @property
     def needs_fit(self) -> bool:
         """Whether classes are told by prototypes, which must be learned first."""
         return self.head == "prototype"
@@ -311,6 +320,16 @@ class ImageClassificationTask:
     def fit(self, rows: Sequence[ImageRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
         """
         Learn class prototypes.
+
+        Args:
+            rows (`Sequence[ImageRow]`):
+                What `encode_to_fit` returned.
+            classes (`tuple[str | int, ...]`):
+                The classes of these rows.
+            features (`np.ndarray` of shape `(rows, features)`):
+                Features of each, NaN where there are none.
+            key (`str`):
+                Digest of all that the rest follows from.
 
         Raises:
             ValueError: If there are fewer than two classes with readable images.

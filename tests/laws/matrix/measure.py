@@ -196,7 +196,7 @@ def _gap(found: np.ndarray, expected: np.ndarray) -> float:
 @contextmanager
 def _unshared() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CausalLMTask, "shares", lambda self, prefix: False)
+        patch.setattr(CausalLMTask, "shares", lambda self, shared_head: False)
         yield
 
 

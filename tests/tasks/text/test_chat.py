@@ -181,13 +181,13 @@ class TestNamedTemplates:
         tokenizer.chat_template = {"default": CHATML, "tool_use": TOOL_USE}
         assert RowEncoder(tokenizer).describe()["training_template"] == [family("chatml"), TOOL_USE]
 
-    def test_prefixes_are_those_of_rows_without_tools(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def test_shared_heads_are_those_of_rows_without_tools(self, tokenizer: PreTrainedTokenizerBase) -> None:
         named = {"default": family("smollm2"), "tool_use": "Use the tools that follow, if they help. " + TOOL_USE}
         with_tools, without = encode(
             tokenizer, named, {"messages": CALLING, "tools": TOOLS}, {"messages": [ASK, SAY], "tools": None}
         )
-        assert (with_tools.prefix, with_tools.prefix_length) == (0, 0)
-        assert without.prefix_length > 0
+        assert (with_tools.shared_head, with_tools.shared_head_length) == (0, 0)
+        assert without.shared_head_length > 0
 
 
 class TestDroppedParts:

@@ -75,7 +75,7 @@ def scorer_of(make_model: Callable, with_system: PreTrainedTokenizerBase) -> Cal
 
 
 def heads(tokenizer: PreTrainedTokenizerBase, **options: Any) -> list[str]:
-    return [tokenizer.decode(prefix) for prefix in RowEncoder(tokenizer, **options).shared_heads]
+    return [tokenizer.decode(shared_head) for shared_head in RowEncoder(tokenizer, **options).shared_heads]
 
 
 class TestOfATemplate:
@@ -98,7 +98,7 @@ class TestOfATemplate:
         encoder = RowEncoder(tokenizer)
         assert heads(tokenizer) == [""]
         [row] = encoder.encode([{"input_ids": [3, 4, 5], "labels": [-100, 4, 5]}])
-        assert (row.status, row.prefix, row.prefix_length) == ("ok", 0, 0)
+        assert (row.status, row.shared_head, row.shared_head_length) == ("ok", 0, 0)
 
     def test_a_template_that_refuses_the_samples(self, tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = REFUSING
@@ -107,17 +107,17 @@ class TestOfATemplate:
     def test_rows_do_not_change_it(self, with_system: PreTrainedTokenizerBase) -> None:
         encoder = RowEncoder(with_system)
         rows = [{"instruction": "The same words in all rows.", "output": "The same."}] * 20
-        assert {row.prefix_length for row in encoder.encode(rows)} == {len(encoder.shared_heads[1])}
-        assert heads(with_system) == [with_system.decode(prefix) for prefix in encoder.shared_heads]
+        assert {row.shared_head_length for row in encoder.encode(rows)} == {len(encoder.shared_heads[1])}
+        assert heads(with_system) == [with_system.decode(shared_head) for shared_head in encoder.shared_heads]
 
 
 def is_sound(encoder: RowEncoder, row: Encoding) -> bool:
-    """What must hold of any row: it begins with its prefix, and the model computes what predicts its first target."""
-    prefix = encoder.shared_heads[row.prefix]
+    """Whether a row begins with its shared head, and the model computes what predicts its first target."""
+    shared_head = encoder.shared_heads[row.shared_head]
     return (
-        row.prefix_length == len(prefix)
-        and np.array_equal(row.input_ids[: len(prefix)], prefix)
-        and (row.prefix == 0 or int(row.targets.argmax()) > len(prefix))
+        row.shared_head_length == len(shared_head)
+        and np.array_equal(row.input_ids[: len(shared_head)], shared_head)
+        and (row.shared_head == 0 or int(row.targets.argmax()) > len(shared_head))
     )
 
 
@@ -142,7 +142,7 @@ class TestOfARow:
     def test_an_empty_instruction_has_it_too(self, with_system: PreTrainedTokenizerBase) -> None:
         encoder = RowEncoder(with_system)
         [row] = encoder.encode([{"instruction": "", "output": "Yes."}])
-        assert row.prefix == 1
+        assert row.shared_head == 1
 
     def test_a_user_that_merges_with_the_head(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Where the template ends within what becomes one token with the user's text, the head is not the row's."""
@@ -159,12 +159,12 @@ class TestOfARow:
         rows = [conversation(text) for text in texts]
         encoded = encoder.encode(rows)
         assert all(is_sound(encoder, row) for row in encoded)
-        assert {row.prefix for row in encoded} >= {1}
+        assert {row.shared_head for row in encoded} >= {1}
 
     def test_another_system_prompt_has_none(self, with_system: PreTrainedTokenizerBase) -> None:
         encoder = RowEncoder(with_system)
         [row] = encoder.encode([{"system": "You are rude.", "instruction": "Say it.", "output": "No."}])
-        assert row.prefix == 0
+        assert row.shared_head == 0
         assert is_sound(encoder, row)
 
     @pytest.mark.parametrize("left", [-2, -1, 0, 1, 2, 30])
@@ -175,7 +175,7 @@ class TestOfARow:
             [{"instruction": "", "output": "Yes, " * 40}, {"instruction": "So " * 90, "output": "x"}]
         )
         assert all(is_sound(encoder, row) for row in rows)
-        assert [row.prefix for row in rows if row.status == "truncated"] == [1] * (left == 30)
+        assert [row.shared_head for row in rows if row.status == "truncated"] == [1] * (left == 30)
         assert len(encoder.shared_heads[1]) == size  # of the template, whatever rows are cut to
 
     def test_targets_within_the_head(self, with_system: PreTrainedTokenizerBase) -> None:
@@ -186,25 +186,25 @@ class TestOfARow:
         first_targets = [1, len(head) - 1, len(head), len(head) + 1, len(head) + 2]
         rows = [{"input_ids": ids, "labels": [-100] * first + ids[first:]} for first in first_targets]
         encoded = encoder.encode(rows)
-        assert [row.prefix for row in encoded] == [0, 0, 0, 1, 1]
+        assert [row.shared_head for row in encoded] == [0, 0, 0, 1, 1]
         assert all(is_sound(encoder, row) for row in encoded)
         [other] = encoder.encode([{"input_ids": [9, *ids], "labels": [-100] * 40 + ids[39:]}])
-        assert other.prefix == 0
+        assert other.shared_head == 0
 
     def test_text_learns_from_its_first_token_on(self, with_system: PreTrainedTokenizerBase) -> None:
         [row] = RowEncoder(with_system).encode([{"text": f"{SYSTEM}<|im_start|>user\nHello there."}])
-        assert row.prefix == 0
+        assert row.shared_head == 0
 
     def test_skipped_rows(self, with_system: PreTrainedTokenizerBase) -> None:
         [row] = RowEncoder(with_system).encode([{"instruction": "x", "output": ""}])
-        assert (row.length, row.prefix, row.prefix_length) == (0, 0, 0)
+        assert (row.length, row.shared_head, row.shared_head_length) == (0, 0, 0)
 
 
 @contextmanager
 def unshared() -> Iterator[None]:
     """Every row with all of its tokens."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CausalLMTask, "shares", lambda self, prefix: False)
+        patch.setattr(CausalLMTask, "shares", lambda self, shared_head: False)
         yield
 
 
@@ -278,7 +278,7 @@ class TestScores:
         few = scorer.score(Dataset.from_list(ROWS[:3]))  # too few to share
         assert_same(few, expected.select(range(3)))
 
-    def test_two_prefixes_and_none(self, make_model: Callable, tokenizer: PreTrainedTokenizerBase) -> None:
+    def test_two_shared_heads_and_none(self, make_model: Callable, tokenizer: PreTrainedTokenizerBase) -> None:
         tokenizer.chat_template = None
         rows = [{**row, "input": "with it" if i % 2 else ""} for i, row in enumerate([*ROWS, *ROWS])]
 
@@ -338,10 +338,10 @@ class TestWhatIsComputed:
             scorer._parts.task.encode(ROWS),
             scorer._parts.task.encode([{**ROWS[0], "output": "And " * 300}] * 10),
         )
-        assert scorer._parts.engine.shared_prefixes(short[:8]) == [1]
-        assert scorer._parts.engine.shared_prefixes(short[:7]) == []
-        assert scorer._parts.engine.shared_prefixes(long) == []
-        assert scorer._parts.engine.shared_prefixes([]) == []
+        assert scorer._parts.engine.shared_heads(short[:8]) == [1]
+        assert scorer._parts.engine.shared_heads(short[:7]) == []
+        assert scorer._parts.engine.shared_heads(long) == []
+        assert scorer._parts.engine.shared_heads([]) == []
 
     def test_keys_of_one_level_are_not_used_at_another(
         self, scorer_of: Callable, monkeypatch: pytest.MonkeyPatch
@@ -395,7 +395,7 @@ class TestModelsThatCannot:
 
     @pytest.mark.parametrize("name", OTHERS)
     def test_one_that_finds_positions_in_its_mask_or_keeps_other_states(self, scorer_of: Callable, name: str) -> None:
-        """Whether or not it can: it is scored, and as without a prefix."""
+        """Whether or not it can: it is scored, and as without a shared head."""
         config = OTHERS[name]
         model_class = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         with torch.random.fork_rng(devices=[]):
@@ -443,7 +443,7 @@ class TestModelsThatCannot:
             expected = scorer_of("llama").score(dataset)
         assert_same(WAYS[way](scorer, dataset), expected)
 
-    def test_no_prefix_is_no_question(self, scorer_of: Callable) -> None:
+    def test_no_shared_head_is_no_question(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
         with body_calls(scorer) as calls:
             assert not scorer._parts.task.shares(0)
