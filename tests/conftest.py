@@ -22,7 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.scorer.schedule import probe_rows
+from hf_dlc.tasks.text.task import CausalLMTask
 from hf_dlc.utils.files import cache_folder
 from tests.rows import ALPACA_ROWS, SKIPPED_ROWS  # noqa: F401, where tests look for them
 
@@ -178,6 +179,20 @@ def ctrl_c_raises() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, previous)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of each forward pass of a language model from now on."""
+    counted: list[int] = []
+    forward = CausalLMTask.forward
+
+    def counting(self: CausalLMTask, rows: Sequence[Any], *rest: Any, **options: Any) -> Any:
+        counted.append(len(rows))
+        return forward(self, rows, *rest, **options)
+
+    monkeypatch.setattr(CausalLMTask, "forward", counting)
+    return counted
 
 
 def run_python(code: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:

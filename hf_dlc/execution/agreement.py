@@ -46,7 +46,7 @@ def why_not_side_by_side(task: Task, masks: Masks, fractions: Sequence[float]) -
         try:
             with masks.side_by_side(), masks.watch_reads() as read:
                 # The loss is asked for since the layers of the head must fit, too.
-                found = task.forward([row] * levels, (LOSS,), parts=levels).states.unflatten(0, (levels, -1))
+                found = task.forward([row] * levels, (LOSS,), None, levels).states.unflatten(0, (levels, -1))
         except UnevenPartsError as error:
             return str(error)
         if read:

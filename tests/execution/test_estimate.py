@@ -10,24 +10,17 @@ from datasets import Dataset, DatasetDict
 from hf_dlc import RunEstimate
 from hf_dlc.execution.estimate import _KERNEL_BYTES, _kernels
 from hf_dlc.execution.plan import cut_batches
-from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, same_weights, weights
 
 
 ROWS = [*ALPACA_ROWS, *SKIPPED_ROWS.values()]
 
 
-def test_counts_are_those_of_the_run(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_are_those_of_the_run(make_scorer: Callable, passes: list[int]) -> None:
     scorer = make_scorer(max_length=60, tokens_per_batch=100)
     dataset = Dataset.from_list(ROWS)
     estimate = scorer.estimate(dataset)
-    passes = []
-    forward = CausalLMTask.forward
-    monkeypatch.setattr(
-        CausalLMTask,
-        "forward",
-        lambda self, rows, *rest, **more: passes.append(len(rows)) or forward(self, rows, *rest, **more),
-    )
+    passes.clear()
     scored = scorer.score(dataset)
     assert estimate.rows == 10
     assert estimate.skipped == {"empty_response": 3, "truncated_away": 1}

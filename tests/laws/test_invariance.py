@@ -54,19 +54,6 @@ def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found[:, 1], expected[:, 1], atol=LOSS, rtol=0)
 
 
-@pytest.fixture
-def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of rows of each forward pass: what shows that two ways of running differ at all."""
-    sizes: list[int] = []
-    forward = CausalLMTask.forward
-    monkeypatch.setattr(
-        CausalLMTask,
-        "forward",
-        lambda self, rows, *rest, **more: sizes.append(len(rows)) or forward(self, rows, *rest, **more),
-    )
-    return sizes
-
-
 @pytest.mark.parametrize(
     ("name", "layout"), [*((name, "alpaca") for name in DENSE_MODELS), ("llama", "messages"), ("gpt2", "tokenised")]
 )
@@ -95,9 +82,9 @@ def test_formats(make_scorer: Callable, layout: str, format_type: str) -> None:
 
 
 @pytest.mark.parametrize("budget", [1, 50, 100, 150, 400, 10**6])
-def test_token_budget(make_scorer: Callable, batch_sizes: list[int], budget: int) -> None:
+def test_token_budget(make_scorer: Callable, passes: list[int], budget: int) -> None:
     found = scores(make_scorer(tokens_per_batch=budget, schedule="0, 0.1")(DATASET[:]))
-    sizes = list(batch_sizes)
+    sizes = list(passes)
     expected = alone(make_scorer(schedule="0, 0.1"), ALPACA_ROWS)
     assert sum(sizes) == 2 * len(ALPACA_ROWS)
     assert {1: max(sizes) == 1, 10**6: sizes == [len(ALPACA_ROWS)] * 2}.get(budget, True)

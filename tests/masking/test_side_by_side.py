@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.masking import Masker
+from hf_dlc.tasks.base import RowMeasures
 from tests.laws.matrix.families import build_causal
 from tests.laws.matrix.measure import measure
 
@@ -116,14 +117,10 @@ class TestRows:
 
     ROW = {"instruction": "Name a colour.", "input": "", "output": "Red, yellow and blue."}  # noqa: RUF012
 
-    def test_one_pass_a_row_after_the_first(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_one_pass_a_row_after_the_first(self, make_scorer: Callable, passes: list[int]) -> None:
         scorer = make_scorer()
-        forward, sizes = scorer._parts.task.forward, []
-        monkeypatch.setattr(
-            scorer._parts.task, "forward", lambda rows, *others: sizes.append(len(rows)) or forward(rows, *others)
-        )
         first, second = scorer(self.ROW), scorer(self.ROW)
-        assert sizes == [1, 1] * 3 + [3] + [3, 3]  # a made-up row at each level, and at all of them; then the rows
+        assert passes == [1, 1] * 3 + [3] + [3, 3]  # a made-up row at each level, and at all of them; then the rows
         assert first == second
 
     def test_a_model_that_mixes_rows_is_found_out(self, make_scorer: Callable) -> None:
@@ -139,9 +136,8 @@ class TestRows:
     ) -> None:
         scorer = make_scorer()
 
-        def forward(rows: list, *_: object) -> SimpleNamespace:
-            ones = torch.ones(len(rows))
-            return SimpleNamespace(confidence=ones, loss=ones, states=torch.ones(len(rows), 4))
+        def forward(rows: list, measures: Any = (), *_: Any, **__: Any) -> RowMeasures:
+            return RowMeasures({measure.name: torch.ones(len(rows)) for measure in measures}, torch.ones(len(rows), 4))
 
         monkeypatch.setattr(scorer._parts.task, "forward", forward)
         with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):

@@ -14,7 +14,6 @@ from datasets import Dataset
 from hf_dlc import DLCScorer
 from hf_dlc.masking import Masker
 from hf_dlc.scorer.schedule import cached_schedule, probe_digest, probe_rows
-from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import same_weights, weights
 from tests.rows import ALPACA_ROWS
 
@@ -23,18 +22,6 @@ from tests.rows import ALPACA_ROWS
 def load(taught_folder: Path) -> Callable[..., DLCScorer]:
     """`load(seed=1)`: a scorer of a trained model."""
     return partial(DLCScorer.from_pretrained, taught_folder, dtype="float32", device="cpu")
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    counted: list[int] = []
-    forward = CausalLMTask.forward
-    monkeypatch.setattr(
-        CausalLMTask,
-        "forward",
-        lambda self, rows, *rest, **more: counted.append(len(rows)) or forward(self, rows, *rest, **more),
-    )
-    return counted
 
 
 class TestProbe:
