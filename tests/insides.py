@@ -20,4 +20,4 @@ def masker_of(scorer: DLCScorer) -> Masker:
 
 def computes_side_by_side(scorer: DLCScorer) -> bool:
     """Whether the scorer keeps the masked weights of all levels for rows that come one by one."""
-    return scorer._parts.row_by_row._agrees[1]
+    return scorer._parts.row_by_row._side_by_side[1]
