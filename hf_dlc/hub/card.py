@@ -20,6 +20,7 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hf_dlc.config import DLCConfig
+from hf_dlc import selection
 from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.report.render import Name, Section, Table, code, to_markdown
 from hf_dlc.scores.base import Score
@@ -233,7 +234,7 @@ def render_section(subset: Subset, sections: Sequence[Section]) -> str:
         scores=[_meaning(column, score) for column, score in subset.scores.items()],
         selection=None if selector is None else selector.sentence(code),
         another=_another_budget(subset),
-        python=None if selector is None else _python(subset),
+        python=None if selector is None else _python(subset, selector),
         commands=[_command(words) for words in record.commands],
         report=to_markdown(sections, heading="###"),
         code=code,
@@ -312,7 +313,7 @@ def _another_budget(subset: Subset) -> str:
     return f"FlexRandSelector(keep=0.1{shown})"
 
 
-def _python(subset: Subset) -> str | None:
+def _python(subset: Subset, selector: Selector) -> str | None:
     """The steps in Python, with every option that is not the default; `None` where others could not take them."""
     record, base = subset.record, subset.base
     scorer, options, config = record.scorer, record.options, record.config
@@ -332,7 +333,7 @@ def _python(subset: Subset) -> str | None:
     return "\n".join(
         [
             "from datasets import load_dataset",
-            f"from hf_dlc import DLCScorer, {name}",
+            *_imports(selector),
             "",
             f"dataset = load_dataset({_call(base['name'], **rows)})",
             *few,
@@ -341,6 +342,14 @@ def _python(subset: Subset) -> str | None:
             f"pruned = {name}({_call(**selection)})(scored)",
         ]
     )
+
+
+def _imports(selector: Selector) -> list[str]:
+    """Lines that import the scorer and the selector, from where others have them."""
+    name = type(selector).__name__
+    if name in selection.__all__:
+        return [f"from hf_dlc import DLCScorer, {name}"]
+    return ["from hf_dlc import DLCScorer", f"from {type(selector).__module__} import {name}"]
 
 
 def _call(*values: Any, **options: Any) -> str:
