@@ -20,12 +20,12 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hf_dlc.config import DLCConfig
-from hf_dlc import selection
 from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.report.render import Name, Section, Table, code, to_markdown
 from hf_dlc.scores.base import Score
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection import FlexRandSelector
+from hf_dlc.selection import __all__ as public_selectors
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
 
@@ -347,7 +347,7 @@ def _python(subset: Subset, selector: Selector) -> str | None:
 def _imports(selector: Selector) -> list[str]:
     """Lines that import the scorer and the selector, from where others have them."""
     name = type(selector).__name__
-    if name in selection.__all__:
+    if name in public_selectors:
         return [f"from hf_dlc import DLCScorer, {name}"]
     return ["from hf_dlc import DLCScorer", f"from {type(selector).__module__} import {name}"]
 
