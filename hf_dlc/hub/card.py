@@ -288,7 +288,7 @@ def _scoring(subset: Subset) -> str | None:
         f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to zero, {order}: "
         f"{masked}. Nothing was trained.",
         "The target of an image is its label."
-        if config.images is not None
+        if config.is_of_images
         else "Target tokens are those that training would learn from.",
         *(["The mean of their probabilities is geometric."] if is_geometric else []),
     ]

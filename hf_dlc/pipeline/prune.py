@@ -249,7 +249,7 @@ class Run:
         """
         if self.source is None:
             return None
-        usage = self._usage(estimate.tokens * len(scorer.schedule_), estimate)
+        usage = self._usage(estimate, levels=len(scorer.schedule_))
         return RunRecord.of(
             scorer,
             self.source,
@@ -259,9 +259,9 @@ class Run:
             commands=[self._command_again(scorer, self.source)],
         ).having(run=usage)
 
-    def _usage(self, tokens: int, estimate: RunEstimate) -> UsageRecord:
-        """Time, memory and processes of the run until now; `tokens` are those of all levels."""
-        seconds = time.perf_counter() - self.calibrated_at
+    def _usage(self, estimate: RunEstimate, levels: int) -> UsageRecord:
+        """Time, memory and processes of the run until now; the memory is that of the main process."""
+        seconds, tokens = time.perf_counter() - self.calibrated_at, estimate.tokens * levels
         unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
         return UsageRecord(
             resumed=self.resumed,

@@ -110,6 +110,11 @@ class ScoringConfig(_Part):
     token_mean: str | None = None
     images: Mapping[str, Any] | None = None  # how images are read; `None` for text
 
+    @property
+    def is_of_images(self) -> bool:
+        """Whether images were scored, not text."""
+        return self.images is not None
+
 
 @dataclass(frozen=True)
 class ScorerRecord(_Part):
