@@ -23,7 +23,7 @@ _TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_
 
 def run_program(act: Callable[[], Result], name: str = "", level: int = logging.INFO, again: str = "") -> Result:
     """
-    Run a program.
+    Run a program. After its first Ctrl-C the process ignores others, so that its last line stays the last.
 
     Args:
         act (`Callable`):
