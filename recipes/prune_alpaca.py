@@ -26,19 +26,13 @@ YAML file; the command line wins.
 
 from __future__ import annotations
 
-import logging
-import signal
-
 from hf_dlc import DLCConfig
 from hf_dlc.cli.exits import run_program
 from hf_dlc.cli.parse import parse_config_and_args
-from hf_dlc.pipeline.folder import make_report, write_scores, write_subset
-from hf_dlc.pipeline.options import PruneArguments, load_scorer, make_selector
-from hf_dlc.pipeline.prune import check_selection, open_run
-from hf_dlc.pipeline.sources import dataset_identity, read_dataset
+from hf_dlc.pipeline.folder import select_rows, write_scores, write_subset
+from hf_dlc.pipeline.options import PruneArguments, make_selector
+from hf_dlc.pipeline.prune import open_run
 
-
-logger = logging.getLogger(__name__)
 
 PROGRAM = ("accelerate", "launch", "recipes/prune_alpaca.py")  # what manifest.json tells to run again
 
@@ -53,39 +47,26 @@ def main(args: list[str] | None = None) -> None:
 
 def prune(options: PruneArguments, config: DLCConfig) -> str | None:
     """Score the dataset and keep a part of it, in every process; return the summary, on the main process."""
-    with open_run(options) as run:  # refuses to overwrite; within it, no process waits for one that has failed
-        with run.local_main_first():  # one download a machine: the other processes read the cache
-            dataset = read_dataset(options)
-            scorer = load_scorer(options, config)
-        identity = dataset_identity(options, dataset) if run.is_main else {}  # of the file as it is now
-        processes = f"{run.state.num_processes} process(es)"
-        logger.info("%d rows; %s in %s on %s", len(dataset), options.model, scorer.model.dtype, processes)
-        if scorer.needs_fit:  # images, which have a recipe of their own
-            scorer.fit(dataset, options.num_threads)
+    with open_run(options, config, PROGRAM) as run:  # new, or one that was stopped; it refuses to overwrite
+        dataset, scorer = run.load()
         estimate = scorer.estimate(dataset, num_threads=options.num_threads)
-        logger.info("estimate: %s", estimate)
-        estimate.require_rows()
-        check_selection(options, config, dataset, estimate)  # refuses now what cannot be selected hours later
-
-        run.calibrate(scorer)  # once, unless a journal is there: it has the masked fractions in it
-        scored = scorer.score(dataset, run.journal, options.num_threads, options.chunk_seconds)
-        if not run.is_main:
-            return None
-        record = run.record(scorer, identity, estimate, config, PROGRAM)
+        run.check(dataset, estimate)  # refuses now what cannot be selected hours later
+        run.calibrate(scorer)  # settles the masked fractions, unless the journal has them
+        scored = scorer.score(
+            dataset, run_dir=run.journal, num_threads=options.num_threads, chunk_seconds=options.chunk_seconds
+        )
+        record = run.record(scorer, estimate)
+    if record is None:  # not the main process
+        return None
 
     with run.writing():  # a full disk loses nothing: the scores are in the journal
         write_scores(run.folder, scored, record)
         selector = make_selector(options, config.prefix)
-        kept = selector.read_indices(scored).tolist()
-        pruned, record = scored.select(kept), record.with_selection(selector, scored, kept)
-        report = make_report(scored, kept, record, options.flag_column)
+        pruned, report, record = select_rows(scored, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)
     # To publish it: hf-dlc push, or hf_dlc.push_pruned(pruned, "me/alpaca-half", scored, record.to_json()).
     return report.to_markdown()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:  # a second Ctrl-C would print a traceback over the message of the first
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    main()

@@ -69,7 +69,7 @@ class EstimateArguments(DataArguments, ModelArguments):
 
 
 @dataclass
-class SelectArguments(RunArguments, SelectionArguments, ReportArguments):
+class SelectFromRunArguments(RunArguments, SelectionArguments, ReportArguments):
     """Selection options: which rows of a run to keep, and where to write them."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
@@ -85,7 +85,7 @@ class CompareArguments(RunArguments, SelectionArguments):
 
 
 @dataclass
-class ReportingArguments(RunArguments):
+class ReportAgainArguments(RunArguments):
     """Report options: which subset to report on, and where to write the report."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
@@ -151,9 +151,9 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
     return found, f"Scored {record.dataset.rows:,} rows in {seconds:.0f} s: {options.output_dir}"
 
 
-def select(options: SelectArguments) -> Outcome:
+def select(options: SelectFromRunArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
-    from hf_dlc.pipeline.folder import copy_scores, is_taken, make_report, write_subset
+    from hf_dlc.pipeline.folder import copy_scores, is_taken, select_rows, write_subset
     from hf_dlc.pipeline.options import make_selector
 
     scored, record = _scored(options.run_dir, options.dataset)
@@ -166,13 +166,12 @@ def select(options: SelectArguments) -> Outcome:
         for option in (*fields(SelectionArguments), *fields(ReportArguments))
     }
     commands = (*record.commands, tuple(command_line(["hf-dlc", "select"], options)))
-    kept = selector.read_indices(scored).tolist()
-    record = record.with_selection(selector, scored, kept, options={**record.options, **chosen}, commands=commands)
-    found_report = make_report(scored, kept, record, options.flag_column)
+    facts = {"options": {**record.options, **chosen}, "commands": commands}
+    pruned, found_report, record = select_rows(scored, selector, record, options.flag_column, **facts)
     # What cannot be selected or shown has been refused by now, and has left everything as it was.
     copy_scores(run_dir, output)
-    write_subset(output, scored.select(kept), found_report, record, options.html_report)
-    found = {"output_dir": str(output), "kept_rows": len(kept), "selection": record.selection.to_json()}
+    write_subset(output, pruned, found_report, record, options.html_report)
+    found = {"output_dir": str(output), "kept_rows": len(pruned), "selection": record.selection.to_json()}
     return {**found, "status": record.status}, found_report.to_markdown()
 
 
@@ -185,7 +184,7 @@ def compare(options: CompareArguments) -> Outcome:
     return found, table(found)
 
 
-def report(options: ReportingArguments) -> Outcome:
+def report(options: ReportAgainArguments) -> Outcome:
     """Write the report of a run again, as HTML with plots, and show it as text."""
     from datasets import load_from_disk
 
@@ -243,16 +242,18 @@ def demo(options: DemoArguments) -> Outcome:
 def _is_demo(options: DemoArguments) -> bool:
     """Whether the folder holds an earlier demo, which may be replaced."""
     from hf_dlc.pipeline.folder import SCORING_NAME
+    from hf_dlc.pipeline.record import RecordError, RunRecord
     from hf_dlc.utils.files import read_json
 
-    found = read_json(Path(options.output_dir) / SCORING_NAME)
-    return isinstance(found, dict) and (found.get("dataset") or {}).get("name") == "demo"
+    try:
+        return RunRecord.from_json(read_json(Path(options.output_dir) / SCORING_NAME)).dataset.name == "demo"
+    except RecordError:  # no record, or none of ours
+        return False
 
 
 def _scored(run_dir: str, dataset: str | None = None, known: DatasetRecord | None = None) -> tuple[Dataset, RunRecord]:
     """The rows of a run with their scores, and the record of it; `known` says where the rows are, by default."""
     from hf_dlc.pipeline.folder import read_scores
-    from hf_dlc.pipeline.record import DatasetRecord
     from hf_dlc.pipeline.sources import dataset_identity, read_dataset, split_of
 
     scores, record = read_scores(Path(run_dir))
@@ -263,8 +264,7 @@ def _scored(run_dir: str, dataset: str | None = None, known: DatasetRecord | Non
         return scores.join(read_dataset(same), f"the scores in {run_dir}"), record
     source = DataArguments(dataset=dataset, split=split_of(dataset, known.split))
     rows = read_dataset(source)
-    found = DatasetRecord.from_json(dataset_identity(source, rows), "dataset")
-    return scores.join(rows, f"the scores in {run_dir}"), record.having(dataset=found)
+    return scores.join(rows, f"the scores in {run_dir}"), record.having(dataset=dataset_identity(source, rows))
 
 
 class Command(NamedTuple):
@@ -300,11 +300,11 @@ COMMANDS = {
         ),
         Command(
             select,
-            (SelectArguments,),
+            (SelectFromRunArguments,),
             ("--run_dir runs/mine --keep 0.3", "--run_dir runs/mine --keep_tokens 2000000 --output_dir runs/mine-2m"),
         ),
         Command(compare, (CompareArguments,), ("--run_dir runs/mine --keep 0.3",)),
-        Command(report, (ReportingArguments,), ("--run_dir runs/mine --output report.html",)),
+        Command(report, (ReportAgainArguments,), ("--run_dir runs/mine --output report.html",)),
         Command(
             push,
             (PushArguments,),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from hf_dlc.errors import DLCError, UserTypeError
@@ -20,7 +23,7 @@ _TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_
 
 def run_program(act: Callable[[], Result], name: str = "", level: int = logging.INFO, again: str = "") -> Result:
     """
-    Run a program.
+    Run a program. After its first Ctrl-C the process ignores others, so that its last line stays the last.
 
     Args:
         act (`Callable`):
@@ -41,18 +44,26 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
     """
     from hf_dlc.execution.processes import process_state
 
-    prefix = f"{name}: " if name else ""
+    name = f"{name}: " if name else ""
+    atexit.register(_ignore_ctrl_c)
     logging.basicConfig(level=level if process_state().is_main_process else logging.ERROR, format="%(message)s")
     for talkative, lowest in _TALKATIVE.items():
         logging.getLogger(talkative).setLevel(lowest)
     try:
         return act()
     except KeyboardInterrupt:
-        sys.exit(f"{prefix}interrupted. {again}".rstrip())
+        _ignore_ctrl_c()
+        sys.exit(f"{name}interrupted. {again}".rstrip())
     except Exception as error:
         from datasets.exceptions import DatasetsError
         from yaml import YAMLError
 
         if not isinstance(error, (*_TELLING, DatasetsError, YAMLError)):
             raise
-        sys.exit(prefix + " ".join(str(error).split()))
+        sys.exit(name + " ".join(str(error).split()))
+
+
+def _ignore_ctrl_c() -> None:
+    """A second Ctrl-C would print a traceback over the message of the first, and one at the end over the results."""
+    with suppress(ValueError):  # no thread but the main one may say so
+        signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -25,6 +25,7 @@ from hf_dlc.report.render import Name, Section, Table, code, to_markdown
 from hf_dlc.scores.base import Score
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection import FlexRandSelector
+from hf_dlc.selection import __all__ as public_selectors
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
 
@@ -233,7 +234,7 @@ def render_section(subset: Subset, sections: Sequence[Section]) -> str:
         scores=[_meaning(column, score) for column, score in subset.scores.items()],
         selection=None if selector is None else selector.sentence(code),
         another=_another_budget(subset),
-        python=None if selector is None else _python(subset),
+        python=None if selector is None else _python(subset, selector),
         commands=[_command(words) for words in record.commands],
         report=to_markdown(sections, heading="###"),
         code=code,
@@ -287,7 +288,7 @@ def _scoring(subset: Subset) -> str | None:
         f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to zero, {order}: "
         f"{masked}. Nothing was trained.",
         "The target of an image is its label."
-        if config.images is not None
+        if config.is_of_images
         else "Target tokens are those that training would learn from.",
         *(["The mean of their probabilities is geometric."] if is_geometric else []),
     ]
@@ -312,7 +313,7 @@ def _another_budget(subset: Subset) -> str:
     return f"FlexRandSelector(keep=0.1{shown})"
 
 
-def _python(subset: Subset) -> str | None:
+def _python(subset: Subset, selector: Selector) -> str | None:
     """The steps in Python, with every option that is not the default; `None` where others could not take them."""
     record, base = subset.record, subset.base
     scorer, options, config = record.scorer, record.options, record.config
@@ -332,7 +333,7 @@ def _python(subset: Subset) -> str | None:
     return "\n".join(
         [
             "from datasets import load_dataset",
-            f"from hf_dlc import DLCScorer, {name}",
+            *_imports(selector),
             "",
             f"dataset = load_dataset({_call(base['name'], **rows)})",
             *few,
@@ -341,6 +342,14 @@ def _python(subset: Subset) -> str | None:
             f"pruned = {name}({_call(**selection)})(scored)",
         ]
     )
+
+
+def _imports(selector: Selector) -> list[str]:
+    """Lines that import the scorer and the selector, from where others have them."""
+    name = type(selector).__name__
+    if name in public_selectors:
+        return [f"from hf_dlc import DLCScorer, {name}"]
+    return ["from hf_dlc import DLCScorer", f"from {type(selector).__module__} import {name}"]
 
 
 def _call(*values: Any, **options: Any) -> str:

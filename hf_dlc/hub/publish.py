@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePath
@@ -134,9 +134,8 @@ def push_pruned(
         config = record.scorer.config.having(prefix=prefix)
         record = record.having(scorer=record.scorer.having(config=config))
     name = _checked_name(config_name or subset_name(record.selection, len(pruned), len(scored)))
-    report = make_report(scored, pruned, record)
+    report, scores = make_report(scored, pruned, record), Scores.of(scored, record.column_prefix)
     sections = [*report.sections, *study_sections(study)]
-    scores = Scores.of(scored, record.column_prefix)
     push = Push(hub_client(token), repo_id, private, revision, create_pr)
     with tempfile.TemporaryDirectory() as folder:
         files = _write_files(Path(folder), report, manifest)
@@ -154,13 +153,11 @@ def push_pruned(
             files=[path.name for path in files],
             scores_digest=scores.digest(),
         )
-        section = render_section(subset, sections)
-        push.step("the card that is there", lambda: _check(push, subset, may_replace=config_name is not None))
-        push.step("the rows", lambda: _commit_rows(push, pruned, name), commits=True)
-        wanted = {"license": license, "language": language}
         content = {SCORES_PATH: Path(folder, SCORES_NAME), **{f"{subset.folder}/{one.name}": one for one in files}}
-        write = partial(_commit_files, push, subset, section, content, fields, wanted)
-        push.step("the scores and the card", write, commits=True)
+        fill = partial(
+            _fill_card, subset, render_section(subset, sections), {"license": license, "language": language}, fields
+        )
+        _commit_all(push, subset, pruned, content, fill, may_replace=config_name is not None)
     return push.address
 
 
@@ -367,6 +364,20 @@ def _card(push: Push, revision: str) -> DatasetCard | None:
     return DatasetCard(Path(path).read_text(encoding="utf-8"))
 
 
+def _commit_all(
+    push: Push,
+    subset: Subset,
+    pruned: Dataset,
+    content: dict[str, Path],
+    fill: Callable[[DatasetCard], None],
+    may_replace: bool,
+) -> None:
+    """Commit the rows, then the scores, the other files and the card, if no other subset would be harmed."""
+    push.step("the card that is there", lambda: _check(push, subset, may_replace))
+    push.step("the rows", lambda: _commit_rows(push, pruned, subset.name), commits=True)
+    push.step("the scores and the card", lambda: _commit_files(push, subset.name, content, fill), commits=True)
+
+
 def _commit_rows(push: Push, pruned: Dataset, name: str) -> None:
     """Commit the subset as a configuration."""
     push.committed(
@@ -382,30 +393,30 @@ def _commit_rows(push: Push, pruned: Dataset, name: str) -> None:
     )
 
 
-def _commit_files(
-    push: Push,
-    subset: Subset,
-    section: str,
-    content: dict[str, Path],
-    source: dict[str, Any],
-    wanted: dict[str, Any],
-) -> None:
-    """Commit all else at once, with the card as it is by then: its own fields win over those of its source."""
+def _commit_files(push: Push, name: str, content: dict[str, Path], fill: Callable[[DatasetCard], None]) -> None:
+    """Commit all else at once, with the card as it is by then."""
     parent = push.head()
     card = _card(push, parent) or DatasetCard("---\n{}\n---\n")
-    for name, value in merged_fields(wanted, card.data, source).items():
-        card.data[name] = value
-    update_metadata(card.data, subset, SCORES_PATH)
-    card.text = replace_section(card.text, subset, section)
-    operations = [CommitOperationAdd(name, file) for name, file in content.items()]
+    fill(card)
+    operations = [CommitOperationAdd(path, file) for path, file in content.items()]
     push.committed(
         push.api.create_commit(
             push.repo_id,
             [*operations, CommitOperationAdd(_CARD, str(card).encode())],
-            commit_message=f"Scores and card of {subset.name}",
+            commit_message=f"Scores and card of {name}",
             repo_type="dataset",
             revision=push.revision,
             create_pr=push.create_pr,
             parent_commit=parent,
         )
     )
+
+
+def _fill_card(
+    subset: Subset, section: str, wanted: dict[str, Any], source: dict[str, Any], card: DatasetCard
+) -> None:
+    """Put the subset into a card: what the user wants comes first, then the card's own fields, then its source's."""
+    for name, value in merged_fields(wanted, card.data, source).items():
+        card.data[name] = value
+    update_metadata(card.data, subset, SCORES_PATH)
+    card.text = replace_section(card.text, subset, section)

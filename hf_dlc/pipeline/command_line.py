@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 
@@ -32,7 +32,8 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
     for part in options:
         for option in fields(part):
             value = getattr(part, option.name)
-            if option.init and value is not None and value != _default(option):
+            default = option.default if option.default_factory is MISSING else option.default_factory()
+            if option.init and value is not None and value != default:
                 words += [f"--{option.name}", *_words(option.name, value)]
     return words
 
@@ -46,7 +47,3 @@ def _words(name: str, value: Any) -> list[str]:
     if name == "target_modules" and not isinstance(value, str):  # the expression for names that end in one of these
         return [rf"(.*\.)?({'|'.join(map(re.escape, value))})"]
     return list(map(str, value if isinstance(value, list | tuple) else [value]))
-
-
-def _default(option: Field[Any]) -> Any:
-    return option.default if option.default_factory is MISSING else option.default_factory()

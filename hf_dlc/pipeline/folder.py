@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 
 from hf_dlc.report.report import PruneReport
 from hf_dlc.scores.columns import score_features
+from hf_dlc.selection.base import Selector
 from hf_dlc.utils.files import read_json, write_json
 
 from .record import RecordError, RunRecord
@@ -103,6 +105,33 @@ def read_manifest(folder: Path) -> RunRecord:
         raise ScoresError(
             f"{folder} holds no subset{_reason(error)}. Select one first, with --run_dir {folder}."
         ) from error
+
+
+def select_rows(
+    scored: Dataset, selector: Selector, record: RunRecord, flag_column: str | None = None, **facts: Any
+) -> tuple[Dataset, PruneReport, RunRecord]:
+    """
+    Select rows, report on them, and describe the selection.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            All rows with their scores.
+        selector ([`FlexRandSelector`] or another):
+            The selector.
+        record ([`RunRecord`]):
+            Record of the scoring.
+        flag_column (`str`, *optional*):
+            Boolean column whose rows should stand out in the report.
+        facts:
+            Other values of further fields of the record.
+
+    Returns:
+        `tuple[Dataset, PruneReport, RunRecord]`: The kept rows, the report on them, and the record of scoring and
+        selection, for [`write_subset`].
+    """
+    kept = selector.read_indices(scored).tolist()
+    record = record.with_selection(selector, scored, kept, **facts)
+    return scored.select(kept), make_report(scored, kept, record, flag_column), record
 
 
 def make_report(

@@ -37,13 +37,10 @@ class Options:
                 raise ValueError(f"{name} must be text, got {value!r}.")
             if name in _PATHS and value is not None:
                 setattr(self, name, os.path.expanduser(value))
-            if name in _LEAST and value is not None:
-                _check_count(name, value, _LEAST[name])
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be at least {least} (a whole number), got {value!r}.")
+            least = _LEAST.get(name)
+            is_count = isinstance(value, Integral) and not isinstance(value, bool)
+            if least is not None and value is not None and not (is_count and value >= least):
+                raise ValueError(f"{name} must be at least {least} (a whole number), got {value!r}.")
 
 
 @dataclass

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -37,9 +36,9 @@ from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import read_numbers
 
 from .command_line import command_line
-from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, make_report, write_scores, write_subset
-from .options import PruneArguments, ScoreArguments, SelectionArguments, load_scorer, make_selector
-from .record import RunRecord
+from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_subset
+from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
+from .record import DatasetRecord, RunRecord, UsageRecord
 from .sources import dataset_identity, read_dataset
 
 
@@ -69,10 +68,8 @@ def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) ->
         return None
     with run.writing():
         selector = make_selector(options, config.prefix)
-        kept = selector.read_indices(scored).tolist()
-        record = record.with_selection(selector, scored, kept)
-        report = make_report(scored, kept, record, options.flag_column)
-        write_subset(run.folder, scored.select(kept), report, record, options.html_report)
+        pruned, report, record = select_rows(scored, selector, record, options.flag_column)
+        write_subset(run.folder, pruned, report, record, options.html_report)
     return report.to_markdown()
 
 
@@ -109,33 +106,27 @@ def score_in_folder(
     """
     Load, estimate, calibrate, score, and write the scores.
 
-    Options that say what to select are tried before the hours of scoring.
+    Args:
+        options (`ScoreArguments`):
+            Dataset, model and output folder. Where they say what to select, that is tried before the hours of scoring.
+        config ([`DLCConfig`]):
+            Options of the scorer.
+        program (`Sequence[str]`):
+            First words of the command that does it again, for the record.
 
     Returns:
         `tuple[Run, Dataset, RunRecord]`: The run, the rows with their scores and, on the main process, the record.
     """
-    with open_run(options) as run:
-        with run.local_main_first():
-            dataset = read_dataset(options)
-            scorer = load_scorer(options, config)
-        identity = dataset_identity(options, dataset) if run.is_main else {}  # as the file is now
-        processes = f"{run.state.num_processes} process(es)"
-        logger.info("%d rows; %s in %s on %s", len(dataset), options.model, scorer.model.dtype, processes)
-        if scorer.needs_fit:
-            logger.info("fitting class prototypes")
-            scorer.fit(dataset, options.num_threads)
+    with open_run(options, config, program) as run:
+        dataset, scorer = run.load()
         estimate = scorer.estimate(dataset, num_threads=options.num_threads)
-        logger.info("estimate: %s", estimate)
-        estimate.require_rows()
-        if isinstance(options, SelectionArguments):
-            check_selection(options, config, dataset, estimate)
+        run.check(dataset, estimate)
         run.calibrate(scorer)
         scored = scorer.score(dataset, run.journal, options.num_threads, options.chunk_seconds)
-        if not run.is_main:
-            return run, scored, None
-        record = run.record(scorer, identity, estimate, config, program)
-    with run.writing():
-        write_scores(run.folder, scored, record)  # before anything is selected: they are what the time went into
+        record = run.record(scorer, estimate)
+    if record is not None:
+        with run.writing():
+            write_scores(run.folder, scored, record)  # before rows are selected: the time went into the scores
     return run, scored, record
 
 
@@ -150,6 +141,10 @@ class Run:
     Args:
         options (`ScoreArguments`):
             Options of the run.
+        config ([`DLCConfig`]):
+            Options of the scorer as the user gave them: the scorer itself keeps the levels for the report.
+        program (`Sequence[str]`):
+            First words of the command that does it again, for the record.
         state ([`~accelerate.PartialState`]):
             State of this process.
         peers ([`Peers`], *optional*):
@@ -157,8 +152,11 @@ class Run:
     """
 
     options: ScoreArguments
+    config: DLCConfig
+    program: Sequence[str]
     state: PartialState
     peers: Peers | None = None
+    source: DatasetRecord | None = field(default=None, init=False)  # identity of the rows, on the main process
     resumed: bool = field(default=False, init=False)
     calibration_seconds: float = field(default=0.0, init=False)
     calibrated_at: float = field(default=0.0, init=False)
@@ -178,8 +176,28 @@ class Run:
         """Folder of the journal: what `scorer.score` takes as `run_dir`."""
         return self.folder / JOURNAL_NAME
 
+    def load(self) -> tuple[Dataset, DLCScorer]:
+        """
+        Read the rows and load the model.
+
+        Where the model scores images by class prototypes, these are learned from the rows.
+
+        Returns:
+            `tuple[Dataset, DLCScorer]`: The rows, and the scorer, ready to score them.
+        """
+        with self._local_main_first():  # one download a machine: the other processes read the cache
+            dataset, scorer = read_dataset(self.options), load_scorer(self.options, self.config)
+        if self.is_main:
+            self.source = dataset_identity(self.options, dataset)  # of the file as it is now
+        processes = f"{self.state.num_processes} process(es)"
+        logger.info("%d rows; %s in %s on %s", len(dataset), self.options.model, scorer.model.dtype, processes)
+        if scorer.needs_fit:
+            logger.info("fitting class prototypes")
+            scorer.fit(dataset, self.options.num_threads)
+        return dataset, scorer
+
     @contextmanager
-    def local_main_first(self) -> Iterator[None]:
+    def _local_main_first(self) -> Iterator[None]:
         """Let one process of each machine download and prepare first; the others then read the cache."""
         wait = self.state.wait_for_everyone if self.peers is None else self.peers.meet  # who waits hears of failures
         if not self.state.is_local_main_process:
@@ -187,6 +205,24 @@ class Run:
         yield
         if self.state.is_local_main_process:
             wait()
+
+    def check(self, dataset: Dataset, estimate: RunEstimate) -> None:
+        """
+        Log the estimate, and refuse now what would fail after hours of scoring.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                The rows.
+            estimate ([`RunEstimate`]):
+                Estimate of their scoring.
+
+        Raises:
+            ValueError: If no row can be scored, or if the rows cannot be selected as the options say.
+        """
+        logger.info("estimate: %s", estimate)
+        estimate.require_rows()
+        if isinstance(self.options, PruneArguments):
+            check_selection(self.options, self.config, dataset, estimate)
 
     def calibrate(self, scorer: DLCScorer) -> None:
         """Settle the masked fractions on the main process, unless a journal is there that has them."""
@@ -198,57 +234,55 @@ class Run:
         self.calibrated_at = time.perf_counter()
         self.calibration_seconds = self.calibrated_at - start
 
-    def record(
-        self,
-        scorer: DLCScorer,
-        dataset: dict[str, Any],
-        estimate: RunEstimate,
-        config: DLCConfig,
-        program: Sequence[str],
-    ) -> RunRecord:
+    def record(self, scorer: DLCScorer, estimate: RunEstimate) -> RunRecord | None:
         """
         Describe the run, right after the scoring.
 
         Args:
             scorer ([`DLCScorer`]):
                 The scorer.
-            dataset (`dict`):
-                Identity of the rows, as `dataset_identity` returned it when they were read.
             estimate ([`RunEstimate`]):
                 Estimate of the run.
-            config ([`DLCConfig`]):
-                Options of the scorer as the user gave them: the scorer itself keeps the levels for the report.
-            program (`Sequence[str]`):
-                First words of the command that does it again.
 
         Returns:
-            [`RunRecord`]
+            [`RunRecord`]: The record, on the main process; `None` on the others.
         """
+        if self.source is None:
+            return None
+        usage = self._usage(estimate, levels=len(scorer.schedule_))
         return RunRecord.of(
             scorer,
-            dataset,
+            self.source,
             options=asdict(self.options),
-            keep_levels=config.keep_levels,
-            run=self._usage(scorer, estimate),
+            keep_levels=self.config.keep_levels,
             reading=scorer.reading_ and asdict(scorer.reading_),
-            commands=[command_again(self.options, config, scorer, dataset, program)],
+            commands=[self._command_again(scorer, self.source)],
+        ).having(run=usage)
+
+    def _usage(self, estimate: RunEstimate, levels: int) -> UsageRecord:
+        """Time, memory and processes of the run until now; the memory is that of the main process."""
+        seconds, tokens = time.perf_counter() - self.calibrated_at, estimate.tokens * levels
+        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
+        return UsageRecord(
+            resumed=self.resumed,
+            calibration_seconds=self.calibration_seconds,
+            scoring_seconds=seconds,
+            tokens_per_second=None if self.resumed else tokens / seconds,  # only a part of them was computed now
+            processes=self.state.num_processes,
+            threads=torch.get_num_threads(),
+            tokens=estimate.tokens,
+            target_tokens=estimate.target_tokens,
+            peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         )
 
-    def _usage(self, scorer: DLCScorer, estimate: RunEstimate) -> dict[str, Any]:
-        """Time, memory and processes of the run; the memory is that of the main process."""
-        seconds, tokens = time.perf_counter() - self.calibrated_at, estimate.tokens * len(scorer.schedule_)
-        unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
-        return {
-            "resumed": self.resumed,
-            "calibration_seconds": self.calibration_seconds,
-            "scoring_seconds": seconds,
-            "tokens_per_second": None if self.resumed else tokens / seconds,  # only a part of them was computed now
-            "processes": self.state.num_processes,
-            "threads": torch.get_num_threads(),
-            "tokens": estimate.tokens,
-            "target_tokens": estimate.target_tokens,
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        }
+    def _command_again(self, scorer: DLCScorer, source: DatasetRecord) -> list[str]:
+        """The command that does the same again: with the commits and the type of numbers that the run has found."""
+        found = {} if source.is_local else {"dataset_revision": source.revision}
+        if not scorer.is_local:
+            commit = getattr(scorer.model.config, "_commit_hash", None)
+            found["model_revision"] = commit or self.options.model_revision
+        config = replace(self.config, dtype=str(scorer.model.dtype).removeprefix("torch."))
+        return command_line(self.program, replace(self.options, **found), config)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -262,19 +296,8 @@ class Run:
             ) from error
 
 
-def command_again(
-    options: ScoreArguments, config: DLCConfig, scorer: DLCScorer, dataset: dict[str, Any], program: Sequence[str]
-) -> list[str]:
-    """The command that does the same again: with the commits and the type of numbers that the run has found."""
-    found = {} if dataset["is_local"] else {"dataset_revision": dataset["revision"]}
-    if not scorer.is_local:
-        found["model_revision"] = getattr(scorer.model.config, "_commit_hash", None) or options.model_revision
-    config = replace(config, dtype=str(scorer.model.dtype).removeprefix("torch."))
-    return command_line(program, replace(options, **found), config)
-
-
 @contextmanager
-def open_run(options: ScoreArguments) -> Iterator[Run]:
+def open_run(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> Iterator[Run]:
     """
     Begin a run in its output folder, or go on with one that was stopped there.
 
@@ -282,7 +305,11 @@ def open_run(options: ScoreArguments) -> Iterator[Run]:
 
     Args:
         options (`ScoreArguments`):
-            Output folder, whether finished results there are replaced (`overwrite`), and number of threads.
+            Options of the run. With `overwrite`, finished results in the output folder are replaced.
+        config ([`DLCConfig`]):
+            Options of the scorer.
+        program (`Sequence[str]`):
+            First words of the command that does it again, for the record.
 
     Yields:
         [`Run`]
@@ -295,7 +322,7 @@ def open_run(options: ScoreArguments) -> Iterator[Run]:
     torch.set_num_threads(cpu_threads(options.num_threads))
     with watch_peers(state) as peers:
         _make_room(Path(options.output_dir), options.overwrite, state)
-        yield Run(options, state, peers)
+        yield Run(options, config, program, state, peers)
 
 
 def _make_room(folder: Path, overwrite: bool, state: PartialState) -> None:
@@ -312,8 +339,23 @@ def _make_room(folder: Path, overwrite: bool, state: PartialState) -> None:
                 path.unlink(missing_ok=True)
 
 
-def check_selection(options: SelectionArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:
-    """Refuse now what the selection would refuse after hours of scoring: it is tried on scores that are all alike."""
+def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:
+    """
+    Refuse now what the selection would refuse after hours of scoring: it is tried on scores that are all alike.
+
+    Args:
+        options (`PruneArguments`):
+            What to select, and what to report.
+        config ([`DLCConfig`]):
+            Options of the scorer, with the prefix of its columns.
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+        estimate ([`RunEstimate`]):
+            Estimate of their scoring, which knows the skipped rows and the target tokens.
+
+    Raises:
+        ValueError: If a column is not there or of the wrong kind, or if there are too few rows or tokens.
+    """
     known = [*dataset.column_names, *score_features(config.prefix)]
     if options.column is not None and options.column not in known:
         raise ValueError(f"column must be one of {', '.join(known)}, got {options.column!r}.")

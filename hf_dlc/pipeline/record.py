@@ -110,6 +110,11 @@ class ScoringConfig(_Part):
     token_mean: str | None = None
     images: Mapping[str, Any] | None = None  # how images are read; `None` for text
 
+    @property
+    def is_of_images(self) -> bool:
+        """Whether images were scored, not text."""
+        return self.images is not None
+
 
 @dataclass(frozen=True)
 class ScorerRecord(_Part):
@@ -251,15 +256,15 @@ class RunRecord(_Part):
     kept_indices: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, scorer: DLCScorer, dataset: Mapping[str, Any] | str, **facts: Any) -> RunRecord:
+    def of(cls, scorer: DLCScorer, dataset: DatasetRecord | Mapping[str, Any] | str, **facts: Any) -> RunRecord:
         """
         Describe a scoring.
 
         Args:
             scorer ([`DLCScorer`]):
                 The scorer.
-            dataset (`Mapping` or `str`):
-                A repository on the Hub; or fields of [`DatasetRecord`], as `dataset_identity` returns them.
+            dataset ([`DatasetRecord`], `Mapping` or `str`):
+                Identity of the rows, as `dataset_identity` returns it; some fields of it; or a repository on the Hub.
             facts:
                 More fields, as JSON types.
 
@@ -269,7 +274,7 @@ class RunRecord(_Part):
         if isinstance(dataset, str):
             dataset = {"name": dataset, "is_local": Path(dataset).exists()}
         found = {
-            "dataset": dataset,
+            "dataset": dataset.to_json() if isinstance(dataset, DatasetRecord) else dataset,
             "scorer": scorer.describe(),
             "model_is_local": scorer.is_local,
             "config": {name: None if callable(value) else value for name, value in vars(scorer.config).items()},

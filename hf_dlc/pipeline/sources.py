@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .options import DataArguments
 from .readers.folders import (
@@ -22,6 +22,7 @@ from .readers.folders import (
     look_into,
     splits_of,
 )
+from .record import DatasetRecord
 
 
 if TYPE_CHECKING:
@@ -86,22 +87,22 @@ def local_path(options: DataArguments) -> Path:
     return _DEMO_ROWS if options.dataset == "demo" else Path(options.dataset).expanduser()
 
 
-def dataset_identity(options: DataArguments, dataset: Dataset) -> dict[str, Any]:
+def dataset_identity(options: DataArguments, dataset: Dataset) -> DatasetRecord:
     """Facts by which the dataset that was scored is known again; a local file is known by its digest."""
     sha256, path, source = None, local_path(options), _find(options)
     if path.is_file():
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return {
-        "name": options.dataset,
-        "is_local": source is not None,
-        "config": options.dataset_config if source is None or source.has_configs else None,
-        "revision": _commit(options) if source is None else None,
-        "split": _own_split(options, dataset) if (path / "state.json").is_file() else options.split,
-        "sha256": sha256,
-        "fingerprint": dataset._fingerprint,
-        "rows": len(dataset),
-    }
+    return DatasetRecord(
+        name=options.dataset,
+        is_local=source is not None,
+        config=options.dataset_config if source is None or source.has_configs else None,
+        revision=_commit(options) if source is None else None,
+        split=_own_split(options, dataset) if (path / "state.json").is_file() else options.split,
+        sha256=sha256,
+        fingerprint=dataset._fingerprint,
+        rows=len(dataset),
+    )
 
 
 def _own_split(options: DataArguments, dataset: Dataset) -> str:

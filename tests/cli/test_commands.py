@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from datasets import Dataset, load_from_disk
 from hf_dlc import FlexRandSelector, RandomSelector
 from hf_dlc.cli import commands as cli
 from hf_dlc.cli.commands import COMMANDS, main
+from hf_dlc.cli.exits import run_program
 from tests.conftest import ALPACA_ROWS, ROOT
 from tests.hub.hub_server import TOKEN, HubServer
 
@@ -275,6 +277,13 @@ def test_a_subset_in_a_folder_of_its_own_can_be_gone_on_with(
 
 def test_the_demo_replaces_no_run(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli._is_demo(cli.DemoArguments(output_dir=str(run_dir))) is False
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
+def test_a_second_ctrl_c_is_ignored() -> None:
+    with pytest.raises(SystemExit, match=r"^hf-dlc score: interrupted\. Go on\.$"):
+        run_program(lambda: signal.raise_signal(signal.SIGINT), "hf-dlc score", again="Go on.")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 # ---- other programs that start it --------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
+import re
 import time
 import traceback
 from collections.abc import Iterator
@@ -79,7 +81,7 @@ def rows() -> Dataset:
 @pytest.fixture
 def scored(rows: Dataset) -> Dataset:
     rng = np.random.default_rng(0)
-    values = rng.random((3, 40)).astype(np.float32)
+    values = rng.random((len(SCORES), 40)).astype(np.float32)
     values[:, 7] = np.nan
     values[0, 39] = 0.999  # the hostile row is among the easiest, which the card shows
     statuses = [EMPTY_RESPONSE if i == 7 else OK for i in range(40)]
@@ -143,12 +145,13 @@ def test_card_says_where_the_rows_are_from_and_how_they_were_chosen(
 def test_card_explains_every_score_that_was_written(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
     push_pruned(pruned, "me/half", scored, MANIFEST)
     lines = [line for line in card_of(server)[1].splitlines() if line.startswith("- `dlc_")]
-    assert [line.split("`")[1] for line in lines] == ["dlc_confidence", "dlc_loss", "dlc_gain"]
-    for line, score in zip(lines, SCORES.values(), strict=True):
-        assert line.startswith(f"- `dlc_{score.name}`: {score.text} (")
-    assert lines[0].endswith("(from 0 to 1, higher = easier).")
-    assert lines[1].endswith("(in nats, at least 0, higher = harder).")
-    assert lines[2].endswith("(from -1 to 1, higher = easier).")
+    told = {line.split("`")[1].removeprefix("dlc_"): line for line in lines}
+    assert list(told) == list(SCORES)
+    for name, score in SCORES.items():
+        assert told[name].startswith(f"- `dlc_{name}`: {score.text} (")
+    assert told["confidence"].endswith("(from 0 to 1, higher = easier).")
+    assert told["loss"].endswith("(in nats, at least 0, higher = harder).")
+    assert told["gain"].endswith("(from -1 to 1, higher = easier).")
 
 
 class Surprise:
@@ -377,6 +380,23 @@ def test_python_that_does_it_again(
     text = card_of(server)[1]
     assert ("DLCScorer.from_pretrained" in text) == (line is not None)
     assert line is None or line in text
+
+
+@pytest.mark.parametrize("selector", [*SELECTORS.values(), Alphabetical()], ids=lambda selector: selector.name)
+def test_python_that_does_it_again_can_be_imported(
+    scored: Dataset, monkeypatch: pytest.MonkeyPatch, selector: FlexRandSelector
+) -> None:
+    monkeypatch.setitem(SELECTORS, selector.name, selector)
+    record = RunRecord.from_json(MANIFEST).with_selection(selector, scored, [0, 1])
+    base = {"name": "them/rows", "split": "train"}
+    facts = {"rows": 40, "kept_rows": 20, "base": base, "files": [], "scores_digest": "", "record": record}
+    section = render_section(Subset("half", "me/half", columns=scored.column_names, **facts), [])
+    [block] = re.findall(r"^```python\n(from [^`]*from_pretrained[^`]*)^```", section, re.MULTILINE)
+    tree, names = ast.parse(block), {}
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    exec(compile(ast.Module(imports, []), "card", "exec"), names)
+    assert names[type(selector).__name__] is type(selector)
+    assert names["DLCScorer"] is DLCScorer
 
 
 def test_study_is_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset, tmp_path: Path) -> None:

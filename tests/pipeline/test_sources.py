@@ -146,7 +146,7 @@ def test_a_pattern_is_all_its_files() -> None:
     write("data/notes.txt", "no rows")
     assert rows("data/*.jsonl") == ROWS
     identity = dataset_identity(DataArguments(dataset="data/*.jsonl"), read("data/*.jsonl"))
-    assert (identity["is_local"], identity["revision"], identity["rows"]) == (True, None, 2)
+    assert (identity.is_local, identity.revision, identity.rows) == (True, None, 2)
 
 
 # ---- text is text -------------------------------------------------------------------------------------------------
@@ -470,7 +470,7 @@ def test_options_of_the_hub_are_not_said_of_a_file(caplog: pytest.LogCaptureFixt
     options = DataArguments(dataset=write("rows.jsonl", LINES), dataset_config="x", dataset_revision="main")
     found = read_dataset(options)
     identity = dataset_identity(options, found)
-    assert (identity["config"], identity["revision"]) == (None, None)
+    assert (identity.config, identity.revision) == (None, None)
     assert [f"{name} is for repositories on the Hub" in caplog.text for name in ("dataset_config", "dataset_revision")]
 
 
@@ -555,7 +555,7 @@ def test_a_saved_dataset_has_its_own_name_for_its_split() -> None:
     for split in ("test", "train"):
         options = DataArguments(dataset="saved", split=split)
         assert read_dataset(options).to_list() == TEN
-        assert dataset_identity(options, read_dataset(options))["split"] == "test"
+        assert dataset_identity(options, read_dataset(options)).split == "test"
     with pytest.raises(ValueError, match="split must be one of test, train"):
         read("saved", split="validation")
 
@@ -729,7 +729,7 @@ def test_a_copy_of_a_repository_with_configurations() -> None:
     with pytest.raises(ValueError, match="split must be one of test"):
         read("copy", dataset_config="b")
     options = DataArguments(dataset="copy", dataset_config="a")
-    assert dataset_identity(options, read_dataset(options))["config"] == "a"
+    assert dataset_identity(options, read_dataset(options)).config == "a"
 
 
 def test_a_folder_of_text() -> None:
