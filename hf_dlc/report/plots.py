@@ -69,7 +69,8 @@ def plot_report(
     """
     rows = _read(scored, kept, column, column_prefix, schedule, group_by)
     panels: list[Callable[[Axes, _Drawn], None]] = [_histogram]
-    panels += [partial(_path, measure=measure) for measure, values in rows.levels.items() if values.shape[1:] > (1,)]
+    paths = [measure for measure, values in rows.levels.items() if _are_measured(values).sum() > 1]
+    panels += [partial(_path, measure=measure) for measure in paths]
     if rows.tokens.size and rows.tokens.max() > 1:
         panels.append(_against_length)
     if "loss" in rows.levels:
@@ -116,6 +117,11 @@ def _read(
     return _Drawn(score[known], column, is_kept[known], tokens, levels, fractions, groups)
 
 
+def _are_measured(levels: np.ndarray) -> np.ndarray:
+    """Which of the levels some score asks for: at the others, no row has a value."""
+    return ~np.isnan(levels).all(axis=0)
+
+
 def _histogram(axes: Axes, rows: _Drawn) -> None:
     """How many rows have which score, and the share of each bar that was kept."""
     # With fewer rows fewer bars, or the kept share would be that of single rows.
@@ -141,7 +147,8 @@ def _path(axes: Axes, rows: _Drawn, measure: str) -> None:
     if score is not None and measure not in {of.name for of in score.measures}:
         score = None  # it has the name by chance, and its range and its unit are not those of the measure
     known = fractions is not None and len(fractions) == levels.shape[1]
-    x = fractions if known else np.arange(levels.shape[1])
+    measured = _are_measured(levels)
+    x, levels = (fractions if known else np.arange(levels.shape[1]))[measured], levels[:, measured]
     for low, high, name, color in ((5, 95, "90% of the rows", _WIDE), (25, 75, "50% of the rows", _NARROW)):
         bounds = np.nanpercentile(levels, [low, high], axis=0)
         axes.fill_between(x, *bounds, color=color, linewidth=0, label=name)
