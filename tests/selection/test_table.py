@@ -186,7 +186,7 @@ def test_selector_by_features_says_that_there_are_none() -> None:
     class ByFeatures(LongestSelector):
         needs = ("features",)
 
-    with pytest.raises(ValueError, match="needs the features of every row: no column of the dataset can hold"):
+    with pytest.raises(ValueError, match="needs the features of every row: no dataset column and no argument has them"):
         ByFeatures(keep=1).get_indices([0.5, 0.1])
 
 
