@@ -149,9 +149,8 @@ def test_a_selector_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = [3, 9, 1, 0, 7]
     assert LongestSelector(keep=2).get_indices([0.1, 0.4, 0.3, np.nan, 0.2], tokens=tokens).tolist() == [1, 4]
     unscored = scored_rows().select_columns("dlc_tokens")
-    with pytest.raises(
-        ValueError, match=r"1 or more whole tokens, got 0\.0 in row 3"
-    ):  # no column says that it is skipped
+    # No column says that the row is skipped.
+    with pytest.raises(ValueError, match=r"1 or more whole tokens, got 0\.0 in row 3"):
         LongestSelector(keep=2, column=None).read_indices(unscored)
     assert LongestSelector(keep=2, column=None).read_indices(unscored.select([0, 1, 2])).tolist() == [0, 1]
     with pytest.raises(ValueError, match="LongestSelector needs the tokens of every row: pass tokens="):
@@ -180,23 +179,3 @@ def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypa
     assert seen["str:a"].scored.tolist() == [True, True, False]
     assert all(one.groups is None for one in seen.values())
     assert (seen["str:b"].tokens is not None) == (make is LongestSelector)
-
-
-def test_selector_by_features_says_that_there_are_none() -> None:
-    class ByFeatures(LongestSelector):
-        needs = ("features",)
-
-    with pytest.raises(ValueError, match="needs the features of every row: no dataset column and no argument has them"):
-        ByFeatures(keep=1).get_indices([0.5, 0.1])
-
-
-def test_candidates_of_a_group_have_their_features() -> None:
-    every = Candidates(3, features=np.arange(6).reshape(3, 2))
-    assert every.of_group(np.array([2, 0])).features.tolist() == [[4, 5], [0, 1]]
-    assert every.of_group(np.array([2])).scored.tolist() == [True]
-
-
-def test_examples() -> None:
-    result: Any = doctest.testmod(table)
-    assert result.attempted > 0
-    assert result.failed == 0
