@@ -179,3 +179,15 @@ def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypa
     assert seen["str:a"].scored.tolist() == [True, True, False]
     assert all(one.groups is None for one in seen.values())
     assert (seen["str:b"].tokens is not None) == (make is LongestSelector)
+
+
+def test_candidates_of_a_group_have_their_features() -> None:
+    every = Candidates(3, features=np.arange(6).reshape(3, 2))
+    assert every.of_group(np.array([2, 0])).features.tolist() == [[4, 5], [0, 1]]
+    assert every.of_group(np.array([2])).scored.tolist() == [True]
+
+
+def test_examples() -> None:
+    result: Any = doctest.testmod(table)
+    assert result.attempted > 0
+    assert result.failed == 0
