@@ -197,7 +197,7 @@ def report(options: ReportAgainArguments) -> Outcome:
     pruned = load_from_disk(str(Path(options.run_dir) / "pruned"))
     found = make_report(scored, pruned, record, options.flag_column or record.options.get("flag_column"))
     path = Path(options.output or Path(options.run_dir) / "report.html")
-    path.write_text(found.to_html(f"What was kept of {record.dataset.name}"), encoding="utf-8")
+    path.write_text(found.to_html(f"What was kept of {options.dataset or record.dataset.name}"), encoding="utf-8")
     return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
 
 

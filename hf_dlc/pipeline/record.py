@@ -71,15 +71,15 @@ class _Part:
         known = {
             key: _read(value[key], kind, f"{name}.{key}" if name else key)
             for key, kind in kinds.items()
-            if key in value and not (value[key] is None and _is_part(kind))
+            if key in value and (value[key] is not None or isinstance(kind, UnionType))
         }
-        rest = {key: one for key, one in value.items() if key not in kinds}
+        rest = {key: one for key, one in value.items() if key not in known}  # null may stand for an absent field
         return cls(**known, rest=rest, absent=frozenset(kinds.keys() - known.keys()))
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object, the inverse of `from_json`."""
         known = {name: _plain(getattr(self, name)) for name in _kinds(type(self)) if name not in self.absent}
-        return {**known, **_plain(self.rest)}
+        return {**known, **{name: one for name, one in _plain(self.rest).items() if name not in known}}
 
     def having(self, **changes: Any) -> Self:
         """Return the same record with other values of some fields."""
@@ -402,12 +402,14 @@ def _read(value: Any, kind: Any, name: str) -> Any:
         return kind.from_json(value, name)
     inner = get_args(kind)[-1:] if get_origin(kind) is Mapping else get_args(kind)[:1]
     if get_origin(kind) is Mapping and isinstance(value, Mapping):
-        return {str(key): _read(one, *inner, f"{name}.{key}") for key, one in value.items()}
+        return {str(key): None if one is None else _read(one, *inner, f"{name}.{key}") for key, one in value.items()}
     if get_origin(kind) is tuple and isinstance(value, Sequence) and not isinstance(value, str):
         if all(type(one) in inner for one in value):  # fast, for millions of indices
             return tuple(value)
         return tuple(_read(one, *inner, f"{name}[{place}]") for place, one in enumerate(value))
     words, base = _BASES.get(get_origin(kind) or kind, ("", object))
+    if base is Integral and isinstance(value, float) and value.is_integer():  # 5.0, as other programs write it
+        return int(value)
     if not isinstance(value, base) or (base in (Integral, Real) and isinstance(value, bool)):
         raise _wrong(name, words, value)
     return value.item() if isinstance(value, np.generic) else value

@@ -175,7 +175,7 @@ _OPTIONS = {option.name for option in fields(DLCConfig)}
 def identity(state: ScorerState) -> dict[str, Any]:
     """What a journal belongs to: all that makes the scores of the rows at each level, as JSON types."""
     facts = {fact.name: fact.value(state) for fact in FACTS if fact.scores}
-    config = {name: facts.pop(name) for name in _OPTIONS & facts.keys()}
+    config = {name: facts.pop(name) for name in vars(state.config) if name in facts}  # in the order of people
     config |= facts.pop("encoding")
     return {"config": config, "dtype": _name(facts.pop("model_dtype")), **facts}
 

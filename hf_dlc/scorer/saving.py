@@ -46,8 +46,13 @@ class Found(NamedTuple):
     model_id: str | Path
     revision: str | None
     model_kwargs: dict[str, Any]
-    config: DLCConfig | None = None  # options that are saved there
+    record: dict[str, Any] = {}  # noqa: RUF012  (what is saved there: options, and of a scorer its model)
     state: Path | None = None  # file of a saved scorer, which need not be there
+
+    @property
+    def config(self) -> DLCConfig:
+        """Options that are saved there, else the defaults; read now, since those of a caller may replace them."""
+        return DLCConfig.from_dict(self.record) if self.record else DLCConfig()
 
 
 def find(model_id: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> Found:
@@ -69,12 +74,11 @@ def find(model_id: str | Path, revision: str | None, model_kwargs: dict[str, Any
     if folder is None:
         return Found(model_id, revision, model_kwargs)
     record = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    config = DLCConfig.from_dict(record)
     if "base_model_name_or_path" not in record:
-        return Found(model_id, revision, model_kwargs, config)  # a model with options beside it
+        return Found(model_id, revision, model_kwargs, record)  # a model with options beside it
     revision = (Path(model_id).exists() and revision) or record["revision"]  # else that of the scorer
     model_kwargs = {**_only_saved(record.get("model_kwargs", {})), **model_kwargs}
-    return Found(record["base_model_name_or_path"], revision, model_kwargs, config, folder / STATE_NAME)
+    return Found(record["base_model_name_or_path"], revision, model_kwargs, record, folder / STATE_NAME)
 
 
 def _find_saved(model_id: str | Path, revision: str | None, model_kwargs: dict[str, Any]) -> Path | None:

@@ -61,7 +61,6 @@ class DLCScorer:
     ```python
     >>> from datasets import load_dataset
     >>> from hf_dlc import DLCScorer, FlexRandSelector
-
     >>> dataset = load_dataset("yahma/alpaca-cleaned", split="train")
     >>> scorer = DLCScorer.from_pretrained("HuggingFaceTB/SmolLM2-135M-Instruct")
     >>> scored = dataset.map(scorer, batched=True)
@@ -115,7 +114,7 @@ class DLCScorer:
         """
         check_task(task)
         found = saving.find(model_id, revision, model_kwargs or {})
-        config = DLCConfig(**{**vars(config or found.config or DLCConfig()), **config_overrides})
+        config = DLCConfig(**{**vars(config or found.config), **config_overrides})
         source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
         scorer = cls(*source.load(), config)
         check_task(task, scorer._parts.task.kind, found.model_id)
@@ -392,6 +391,7 @@ class DLCScorer:
 
         Example:
         ```python
+        >>> from transformers import DataCollatorForSeq2Seq, Trainer
         >>> rows = scorer.tokenize(pruned)
         >>> trainer = Trainer(model, data_collator=DataCollatorForSeq2Seq(tokenizer), train_dataset=rows)
         ```

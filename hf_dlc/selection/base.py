@@ -197,8 +197,9 @@ class Selector(ABC):
         self.check()
         scored = self._scored(candidates)
         self._require_inputs(candidates)
-        if self._uses_tokens:  # otherwise nobody looks at them
-            candidates = replace(candidates, tokens=as_tokens(candidates.tokens, scored))
+        # Otherwise nobody looks at them, whatever they are.
+        tokens = as_tokens(candidates.tokens, scored) if self._uses_tokens else None
+        candidates = replace(candidates, tokens=tokens)
         budget, costs = self._budget(candidates, scored)
         names, members = split_groups(candidates.groups, candidates.rows)
         weights = [int(costs[rows].sum()) for rows in members]

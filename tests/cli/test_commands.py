@@ -130,6 +130,10 @@ def test_rows_from_elsewhere(
     assert (manifest["dataset"]["name"], manifest["dataset"]["rows"]) == (str(tmp_path / "some.jsonl"), 4)
     run("report", "--run_dir", tmp_path / "half")
     assert "Rows with <code>is_odd</code>" in (tmp_path / "half" / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "some.jsonl").rename(tmp_path / "moved.jsonl")
+    run("report", "--run_dir", tmp_path / "half", "--dataset", tmp_path / "moved.jsonl")
+    page = (tmp_path / "half" / "report.html").read_text(encoding="utf-8")
+    assert f"<title>What was kept of {tmp_path / 'moved.jsonl'}" in page
     twice = Dataset.from_list([*ROWS, *({**row, "output": "other"} for row in ROWS)])
     twice.to_json(str(tmp_path / "twice.jsonl"))
     message = fails(capsys, "select", "--run_dir", run_dir, "--dataset", tmp_path / "twice.jsonl", "--overwrite")[1]

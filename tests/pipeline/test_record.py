@@ -63,6 +63,22 @@ def test_a_field_that_is_not_there_stays_away(old: dict[str, Any], field: str) -
     assert RunRecord.from_json({"dataset": None}).dataset.name is None
 
 
+@pytest.mark.parametrize("field", ["schedule", "commands", "config", "versions", "status", "keep_levels"])
+def test_null_stands_for_a_field_that_is_not_there(old: dict[str, Any], field: str) -> None:
+    old[field] = None
+    record = RunRecord.from_json(old)
+    assert record.to_json() == old
+    assert getattr(record, field) == getattr(RunRecord(), field)
+    assert record.having(**{field: getattr(RunRecord.from_json(json.loads(OLD.read_text())), field)}).to_json()[field]
+
+
+def test_whole_numbers_may_be_written_as_floats(old: dict[str, Any]) -> None:
+    assert RunRecord.from_json(old | {"kept_rows": 5.0, "status": {"ok": 22.0}}).to_json() == old | {
+        "kept_rows": 5,
+        "status": {"ok": 22},
+    }
+
+
 def test_fields_of_a_later_version_are_kept(old: dict[str, Any]) -> None:
     old |= {"new": [1, {"a": None}]}
     old["dataset"]["new"], old["selection"]["new"], old["run"]["new"] = "x", {"y": 1}, None

@@ -188,3 +188,8 @@ def _all_of(scorer: DLCScorer) -> list[Any]:
     state = scorer._parts.state()
     found = identity(state), pickled_state(state)["weights"], description(state), calibration_key(state)
     return [*found, fit_key(state)]
+
+
+def test_what_differs_is_told_in_the_order_of_the_options(state_of: Callable) -> None:
+    told = [name for name in identity(state_of())["config"] if name in vars(DLCConfig())]
+    assert told == [name for name in vars(DLCConfig()) if name in told]

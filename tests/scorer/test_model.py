@@ -90,6 +90,13 @@ class TestFromPretrained:
         scorer = load(llama_folder, model_kwargs={"attn_implementation": "eager"})
         assert scorer.model.config._attn_implementation == "eager"
 
+    def test_given_config_stands_in_for_one_that_cannot_be_read(self, llama_folder: Path, tmp_path: Path) -> None:
+        shutil.copytree(llama_folder, tmp_path / "model")
+        (tmp_path / "model" / "dlc_config.json").write_text('{"masking": "bogus"}', encoding="utf-8")
+        assert DLCScorer.from_pretrained(tmp_path / "model", config=DLCConfig(seed=3)).config.seed == 3
+        with pytest.raises(ValueError, match="masking must be"):
+            DLCScorer.from_pretrained(tmp_path / "model")
+
     def test_given_config_is_not_changed(self, llama_folder: Path) -> None:
         config = DLCConfig(schedule="0, 0.5")
         load(llama_folder, config=config, schedule="0, 0.2")

@@ -518,3 +518,10 @@ def test_examples(module: Any) -> None:
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("selector", [FlexRandSelector(keep=2), RandomSelector(keep=2), TopKSelector(keep=2)])
+@pytest.mark.parametrize("tokens", [[2, 2, 2, 2], [2], None])
+def test_tokens_that_nobody_asks_for_are_not_looked_at(selector: Selector, tokens: list[int] | None) -> None:
+    scores = [0.9, 0.1, 0.8, 0.2]
+    assert selector.get_indices(scores, tokens=tokens).tolist() == selector.get_indices(scores).tolist()
