@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_dlc.study.benchmark import bench, parts, worker
+from hf_dlc.study.benchmark import bench, worker
 from hf_dlc.study.benchmark.report import report as report_of
 from hf_dlc.study.benchmark.verdicts import contender_verdicts, verdicts
 from recipes import benchmark_scoring
@@ -50,7 +50,7 @@ def output(llama_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPat
     options |= {"rows": 12, "rounds": 2, "selection_rows": 5000, "num_threads": 1, "dtype": "float32"}
     options["parts"] = "selection, contenders"
     with pytest.MonkeyPatch.context() as patch:
-        for module in (bench, parts):
+        for module in (bench, trials):
             patch.setattr(module, "has_harness", lambda: False)
         benchmark_scoring.main([text for name, value in options.items() for text in (f"--{name}", str(value))])
     return folder
