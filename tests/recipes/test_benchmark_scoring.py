@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_dlc.study.benchmark import bench, worker
+from hf_dlc.study.benchmark import bench, trials, worker
 from hf_dlc.study.benchmark.report import report as report_of
 from hf_dlc.study.benchmark.verdicts import contender_verdicts, verdicts
 from recipes import benchmark_scoring
