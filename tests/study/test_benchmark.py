@@ -47,6 +47,7 @@ def test_everybody_scores_the_same(job: Job) -> None:
     np.testing.assert_allclose(ours[1], loss, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow  # needs lm-eval
 def test_harness_scores_the_same(job: Job) -> None:
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
     harness = load_contender("harness", job)
