@@ -10,14 +10,14 @@ from hf_dlc.masking import Masker
 
 def task_of(scorer: DLCScorer) -> Any:
     """What rows mean to the scorer's model."""
-    return scorer._parts.task
+    return scorer.parts.task
 
 
 def masker_of(scorer: DLCScorer) -> Masker:
     """What masks the weights of the scorer's model."""
-    return scorer._parts.masker
+    return scorer.parts.masker
 
 
 def computes_side_by_side(scorer: DLCScorer) -> bool:
     """Whether the scorer keeps the masked weights of all levels for rows that come one by one."""
-    return scorer._parts.row_by_row._side_by_side[1]
+    return scorer.parts.row_by_row._side_by_side[1]

@@ -122,7 +122,7 @@ def private_names(module: str) -> set[str]:
 
 def test_imports_of_the_package_are_found() -> None:
     assert ("hf_dlc.scores.table", "hf_dlc.scores.base", "Score") in IMPORTS
-    assert ("hf_dlc.scorer.scorer", "hf_dlc.config", "DLCConfig") in IMPORTS
+    assert ("hf_dlc.scorer.pretrained", "hf_dlc.config", "DLCConfig") in IMPORTS
     assert ("hf_dlc", "hf_dlc.config", "DLCConfig") in IMPORTS  # for types only
     assert ("hf_dlc.scorer.saving", "hf_dlc.utils.hub_commits", "push_folder") in IMPORTS  # lazy
     assert ("hf_dlc.utils.versions", "hf_dlc", "__version__") in IMPORTS

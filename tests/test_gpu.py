@@ -49,7 +49,7 @@ def test_too_little_memory(make_scorer: Callable[..., DLCScorer], on_gpu: DLCSco
         np.testing.assert_allclose(scores(wide.score(ROWS)), expected, atol=1e-3)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert wide._parts.engine.limit.tokens is not None  # else there was memory enough, and this has shown nothing
+    assert wide.parts.engine.limit.tokens is not None  # else there was memory enough, and this has shown nothing
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

@@ -28,6 +28,7 @@ from hf_dlc.selection import FlexRandSelector
 from hf_dlc.selection import __all__ as public_selectors
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
+from hf_dlc.tasks.kinds import TARGETS
 
 
 LICENSE_FIELDS = ("license", "license_name", "license_link")
@@ -287,9 +288,7 @@ def _scoring(subset: Subset) -> str | None:
     sentences = [
         f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to zero, {order}: "
         f"{masked}. Nothing was trained.",
-        "The target of an image is its label."
-        if config.is_of_images
-        else "Target tokens are those that training would learn from.",
+        *([TARGETS[kind]] if (kind := subset.record.scorer.kind) in TARGETS else []),
         *(["The mean of their probabilities is geometric."] if is_geometric else []),
     ]
     return " ".join(sentences)

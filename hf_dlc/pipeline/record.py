@@ -108,18 +108,13 @@ class ScoringConfig(_Part):
     masking: str | None = None
     seed: int | None = None
     token_mean: str | None = None
-    images: Mapping[str, Any] | None = None  # how images are read; `None` for text
-
-    @property
-    def is_of_images(self) -> bool:
-        """Whether images were scored, not text."""
-        return self.images is not None
 
 
 @dataclass(frozen=True)
 class ScorerRecord(_Part):
     """Identity of the scorer: all that makes a score."""
 
+    kind: str | None = None  # of task
     model: str | None = None
     revision: str | None = None
     gguf_file: str | None = None

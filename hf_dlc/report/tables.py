@@ -115,8 +115,8 @@ class Rows:
         return self.scores.get("confidence") or next(iter(self.scores.values()))
 
     @property
-    def are_responses(self) -> bool:
-        """Whether rows have more than the one target that an image has."""
+    def have_lengths(self) -> bool:
+        """Whether the number of target tokens says something of a row: more than one target at least once."""
         return not len(self.tokens) or self.tokens.max() != 1
 
 
@@ -197,7 +197,7 @@ def _overview(rows: Rows) -> Lines:
     counts = dict(Counter(rows.scored[f"{rows.column_prefix}_status"]).most_common())
     skipped = {status: number for status, number in counts.items() if status not in SCORED_STATUSES}
     share = f"{kept.sum() / count:.1%}" if count else "-"
-    targets = f", {tokens[kept].sum():,.0f} of {tokens.sum():,.0f} target tokens" if rows.are_responses else ""
+    targets = f", {tokens[kept].sum():,.0f} of {tokens.sum():,.0f} target tokens" if rows.have_lengths else ""
     named = [part for status, number in skipped.items() for part in (", ", f"{number:,} ", Name(status))][1:]
     lines = [
         [f"{count:,} rows, {count - sum(skipped.values()):,} scored"],
@@ -256,7 +256,7 @@ def _kept_and_dropped(size: int, kept: int) -> list[str]:
 
 def _correlation_table(rows: Rows) -> Table:
     """Within groups where there are any: scores of different classes of images do not compare."""
-    others = {"response length": rows.tokens} if rows.are_responses else {}
+    others = {"response length": rows.tokens} if rows.have_lengths else {}
     if _PLAIN_LOSS in rows.scores:
         others[_PLAIN_LOSS] = rows.scores[_PLAIN_LOSS].values
     group_by = rows.group_by
@@ -273,7 +273,7 @@ def _overlap_table(rows: Rows) -> Table:
     """How many of the kept rows simpler rules would have kept, if they had kept as many."""
     is_scored, count = rows.is_scored, int(rows.is_kept.sum())
     rivals = {}
-    if rows.are_responses:
+    if rows.have_lengths:
         rivals["longest responses"] = -rows.tokens
     if _PLAIN_LOSS in rows.scores:
         plain = rows.scores[_PLAIN_LOSS].values

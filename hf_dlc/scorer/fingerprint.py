@@ -162,6 +162,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("rows", "run", YES, NO, NO, NO, lambda state: {"number": len(state.rows), "digest": rows_digest(state.rows)}),
     Fact("day", "run", YES, NO, NO, NO, lambda state: date.today().isoformat() if state.task.is_dated else None),
     # What people want to know.
+    Fact("kind", "record", NO, NO, NO, NO, lambda state: state.task.kind, "kind"),
     Fact("name", "record", NO, NO, NO, NO, lambda state: state.handle.name, "model"),
     Fact("revision", "record", NO, NO, NO, NO, lambda state: state.handle.revision, "revision"),
     Fact("gguf_file", "record", NO, NO, NO, NO, lambda state: state.handle.gguf_file, "gguf_file"),

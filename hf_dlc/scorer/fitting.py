@@ -20,7 +20,8 @@ from hf_dlc.tasks.base import Embedder, EncodedRow, Fittable, Task, rows_digest
 from hf_dlc.utils.digests import json_digest
 
 from .engine import Engine
-from .rows import share_of
+from .fingerprint import ScorerState, fit_key
+from .rows import RowSource, share_of
 
 
 class Fit:
@@ -120,17 +121,41 @@ class Fit:
             return self._masker.weights_state()
 
 
+def fit_dataset(dataset: Dataset, source: RowSource, engine: Engine, fit: Fit, state: ScorerState) -> None:
+    """
+    Learn from a labelled dataset what its rows need to be scored, and keep its rows until they are.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+        source ([`RowSource`]):
+            What keeps the rows.
+        engine ([`Engine`]):
+            What runs them through the model.
+        fit ([`Fit`]):
+            What learns.
+        state ([`ScorerState`]):
+            The scorer as it is now.
+
+    Raises:
+        TypeError: If `dataset` is no `Dataset`.
+        ValueError: If the task learns nothing, or if there is too little to learn from.
+    """
+    if not fit.is_needed:
+        raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
+    found = features_pass(engine, dataset, state.weights)
+    source.keep(dataset, fit.learn(*found, fit_key(state)))
+
+
 def features_pass(
-    engine: Engine, embedder: Embedder, dataset: Dataset, weights: str
+    engine: Engine, dataset: Dataset, weights: str
 ) -> tuple[list[EncodedRow], tuple[str | int, ...], np.ndarray]:
     """
     Features of all rows, dealt out to all processes.
 
     Args:
         engine ([`Engine`]):
-            What plans micro-batches and feeds rows.
-        embedder ([`Embedder`]):
-            The engine's task, which makes features of rows.
+            What plans micro-batches, and whose task makes features of rows.
         dataset ([`~datasets.Dataset`]):
             The rows.
         weights (`str`):
@@ -141,7 +166,11 @@ def features_pass(
 
     Raises:
         TypeError: If `dataset` is no `Dataset`.
+        ValueError: If the task makes no features.
     """
+    embedder = engine.task
+    if not isinstance(embedder, Embedder):
+        raise ValueError(f"features are those of images, got a model for {embedder.kind}.")
     if not isinstance(dataset, Dataset):
         raise TypeError(f"a datasets.Dataset is needed, got {type(dataset).__name__}. Pass one split of it.")
     state = process_state()

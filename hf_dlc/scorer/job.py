@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -22,51 +21,80 @@ from hf_dlc.execution.processes import check_same, on_main_process, process_stat
 from hf_dlc.execution.sharded import run_sharded
 from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import passes_to_json
-from hf_dlc.tasks.base import BatchRules, Embedder, EncodedRow, Share
+from hf_dlc.tasks.base import BatchRules, EncodedRow, Share
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.versions import versions
 
 from .engine import Engine
-from .fingerprint import ScorerState, calibration_key, description, fit_key, identity
-from .fitting import features_pass
-from .parts import Parts
-from .rows import MeasuredRows, require_dataset, share_of
+from .fingerprint import ScorerState, calibration_key, description, identity
+from .rows import MeasuredRows, RowSource, require_dataset, share_of
+from .rowwise import RowByRow
 from .schedule import Schedule
 
 
-def score_rows(parts: Parts, rows: Mapping[str, Any]) -> tuple[MeasuredRows, bool]:
+def score_rows(
+    rows: Mapping[str, Any],
+    source: RowSource,
+    engine: Engine,
+    row_by_row: RowByRow,
+    schedule: Schedule,
+    settle: Callable[[], Sequence[float]],
+) -> tuple[MeasuredRows, bool]:
     """
     Score a row or a batch, as a small run of its own.
 
     Args:
-        parts ([`Parts`]):
-            The scorer.
         rows (`Mapping[str, Any]`):
             What `map` hands over.
+        source ([`RowSource`]):
+            What encodes them.
+        engine ([`Engine`]):
+            What scores a batch.
+        row_by_row ([`RowByRow`]):
+            What scores a row.
+        schedule ([`Schedule`]):
+            The levels, which need not be known if there is nothing to score.
+        settle (`Callable`):
+            Returns the masked fraction of each level, calibrated if they have to be.
 
     Returns:
         `tuple[MeasuredRows, bool]`: The rows and what was measured of them, and whether they were a batch.
     """
-    parts.check_fit()
-    encoded, is_batch = parts.rows.from_map(rows)
-    with parts.lock:
-        parts.engine.check(encoded)
-        plan = parts.engine.plan(encoded)
-        run = parts.engine.run if is_batch or not plan else parts.row_by_row.run
-        fractions = parts.settled_schedule() if plan else parts.schedule.fractions
-        passes = parts.engine.passes(fractions)
-        return MeasuredRows(encoded, run(encoded, [plan] * len(passes), passes), fractions), is_batch
+    encoded, is_batch = source.from_map(rows)
+    engine.check(encoded)
+    plan = engine.plan(encoded)
+    run = engine.run if is_batch or not plan else row_by_row.run
+    fractions = settle() if plan else schedule.fractions
+    passes = engine.passes(fractions)
+    return MeasuredRows(encoded, run(encoded, [plan] * len(passes), passes), fractions), is_batch
 
 
-def score_dataset(parts: Parts, dataset: Dataset, run_dir: str | Path | None, chunk_seconds: float) -> MeasuredRows:
+def score_dataset(
+    dataset: Dataset,
+    source: RowSource,
+    engine: Engine,
+    schedule: Schedule,
+    state_of: Callable[[Sequence[EncodedRow]], ScorerState],
+    check_fit: Callable[[], None],
+    run_dir: str | Path | None,
+    chunk_seconds: float,
+) -> MeasuredRows:
     """
     Score a dataset, this process its share of the rows.
 
     Args:
-        parts ([`Parts`]):
-            The scorer.
         dataset ([`~datasets.Dataset`]):
             The rows.
+        source ([`RowSource`]):
+            What encodes them.
+        engine ([`Engine`]):
+            What scores them.
+        schedule ([`Schedule`]):
+            The levels.
+        state_of (`Callable`):
+            Returns what facts about a run over these rows are read from.
+        check_fit (`Callable`):
+            Raises `ValueError` if what was learned was learned with other weights.
         run_dir (`str` or `Path`, *optional*):
             Folder of the journal.
         chunk_seconds (`float`):
@@ -82,63 +110,34 @@ def score_dataset(parts: Parts, dataset: Dataset, run_dir: str | Path | None, ch
     state, journal = process_state(), Journal(run_dir) if run_dir else None
     with ExitStack() as stack:
         peers = stack.enter_context(watch_peers(state))
-        parts.check_fit()
-        encoded = parts.rows.encode(dataset, share_of(state, peers, parts.engine.tokens_per_batch))
+        check_fit()
+        encoded = source.encode(dataset, share_of(state, peers, engine.tokens_per_batch))
         if journal is not None:
             hold = partial(stack.enter_context, journal.hold())
             on_main_process(hold, state, peers, share=lambda _: None)
-        scorer_state = parts.state(encoded)
-        settings = _begin(parts.engine, parts.schedule, scorer_state, journal, state, peers)
-        values = _run(parts.engine, parts.schedule, encoded, settings, journal, state, peers, chunk_seconds)
-        return MeasuredRows(encoded, values, parts.schedule.fractions)
+        settings = _begin(engine, schedule, state_of(encoded), journal, state, peers)
+        values = _run(engine, schedule, encoded, settings, journal, state, peers, chunk_seconds)
+        return MeasuredRows(encoded, values, schedule.fractions)
 
 
-def fit_dataset(parts: Parts, dataset: Dataset) -> None:
-    """
-    Learn from a labelled dataset what its rows need to be scored, and keep its rows until they are.
-
-    Args:
-        parts ([`Parts`]):
-            The scorer.
-        dataset ([`~datasets.Dataset`]):
-            The rows.
-
-    Raises:
-        TypeError: If `dataset` is no `Dataset`.
-        ValueError: If the task learns nothing, or if there is too little to learn from.
-    """
-    if not parts.fit.is_needed:
-        raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
-    scorer_state = parts.state()
-    found = features_pass(parts.engine, parts.task, dataset, scorer_state.weights)
-    parts.rows.keep(dataset, parts.fit.learn(*found, fit_key(scorer_state)))
-
-
-def features_of(parts: Parts, dataset: Dataset) -> np.ndarray:
-    """
-    Features of labelled rows, by the unmasked model.
-
-    Args:
-        parts ([`Parts`]):
-            The scorer.
-        dataset ([`~datasets.Dataset`]):
-            The rows.
-
-    Returns:
-        `np.ndarray` of shape `(rows, features)`: float32; NaN where there are none.
-
-    Raises:
-        TypeError: If `dataset` is no `Dataset`.
-        ValueError: If the task makes no features.
-    """
-    if not isinstance(parts.task, Embedder):
-        raise ValueError(f"features are those of images, got a model for {parts.task.kind}.")
-    return features_pass(parts.engine, parts.task, dataset, parts.state().weights)[2]
-
-
-def estimate_datasets(parts: Parts, dataset: Dataset | DatasetDict) -> RunEstimate:
+def estimate_datasets(
+    dataset: Dataset | DatasetDict, source: RowSource, engine: Engine, schedule: Schedule
+) -> RunEstimate:
     """
     What it costs to score a dataset, or all splits of one; the rows are kept until they are scored.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
+            The rows.
+        source ([`RowSource`]):
+            What encodes them, and keeps them.
+        engine ([`Engine`]):
+            What would score them.
+        schedule ([`Schedule`]):
+            The levels, which need not be known.
+
+    Returns:
+        [`RunEstimate`]
 
     Raises:
         TypeError: If it is no `Dataset` or `DatasetDict`.
@@ -146,13 +145,12 @@ def estimate_datasets(parts: Parts, dataset: Dataset | DatasetDict) -> RunEstima
     datasets = list(dataset.values()) if isinstance(dataset, DatasetDict) else [dataset]
     for part in datasets:
         require_dataset(part)
-    parts.check_fit()
-    engine, measures = parts.engine, list(parts.engine.passes(parts.schedule.fractions).values())
-    parts.rows.keep_only(datasets)
+    source.keep_only(datasets)
     alone = Share(0, 1, engine.tokens_per_batch, lambda values: values)  # the others may not estimate anything
-    encoded = [row for part in datasets for row in parts.rows.encode(part, alone, keep=True)]
+    encoded = [row for part in datasets for row in source.encode(part, alone, keep=True)]
     engine.check(encoded)
     plan, processes = engine.plan(encoded), process_state().num_processes
+    measures = list(engine.passes(schedule.fractions).values())
     with engine.masker.unmasked():
         return estimate_run(engine.task, engine.masker, encoded, plan, measures, processes, engine.limit)
 

@@ -6,43 +6,37 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
-from hf_dlc.config import DLCConfig
 from hf_dlc.execution.estimate import RunEstimate
 from hf_dlc.execution.loop import CHUNK_SECONDS
 from hf_dlc.execution.processes import cpu_threads, using_threads
 from hf_dlc.masking import LevelReport
 from hf_dlc.tasks.reading import DatasetReading
-from hf_dlc.tasks.table import Processor, check_task
+from hf_dlc.tasks.table import Processor
 
-from . import fingerprint, saving
-from .job import estimate_datasets, features_of, fit_dataset, score_dataset, score_rows
-from .model import ModelHandle, ModelSource
-from .parts import Parts
+from . import fingerprint
+from .fitting import features_pass, fit_dataset
+from .job import estimate_datasets, score_dataset, score_rows
+from .pretrained import PretrainedScorer
 from .rows import columns_of, require_dataset, with_scores
 
 
-class DLCScorer:
+class DLCScorer(PretrainedScorer):
     """
     Scores rows by Distorting-based Learning Complexity: how sure a pre-trained model is of a row's response while a
     growing share of its weights is masked.
 
     The source is Jiang et al., "Exploring Learning Complexity for Efficient Downstream Dataset Pruning", ICLR 2025.
-    At each level of masked weights, the confidence of a row is the mean of p(token) over its target tokens and its
-    loss the mean of -log p(token) in nats. Of an image they are p(label) and -log p(label), by the trained head of
-    the model or by class prototypes ([`~DLCScorer.fit`]). A row's scores are means over all levels, the unmasked
-    level 0 included:
+    The scores are those of `config.scores`, each a column `dlc_<name>`; [`scores.table`] has their formulas, ranges
+    and orientations. The default ones are means over the target tokens and over all levels of masked weights, the
+    unmasked level 0 included. Of an image they are of its label, by the trained head of the model or by class
+    prototypes ([`~DLCScorer.fit`]). Beside them stand:
 
-    - `dlc_confidence` is in [0, 1]; **higher = easier**.
-    - `dlc_loss` is at least 0, in nats, without the loss of a mixture's router; **higher = harder**.
-    - `dlc_gain` is in [-1, 1], the share of the loss that the masked weights take away when they come back
-      ([`~scores.dlc.relative_gain`]); **higher = easier**.
     - `dlc_tokens` counts the target tokens: the tokens that training would learn from; an image's label is one.
-    - `dlc_status` is `"ok"`, `"truncated"`, or the reason why the row has no score (NaN in all three, 0 tokens).
+    - `dlc_status` is `"ok"`, `"truncated"`, or the reason why the row has no score (NaN in all, 0 tokens).
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -68,125 +62,25 @@ class DLCScorer:
     ```
     """
 
-    def __init__(self, model: PreTrainedModel, processor: Processor, config: DLCConfig | None = None) -> None:
-        model = getattr(model, "_orig_mod", model)  # what torch.compile wraps has its weights
-        self.config = config or DLCConfig()
-        self._parts = Parts(self.config, ModelHandle(None, (model, processor)))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model_id: str | Path,
-        config: DLCConfig | None = None,
-        task: str | None = None,
-        revision: str | None = None,
-        device: str | torch.device | None = None,
-        model_kwargs: dict[str, Any] | None = None,
-        **config_overrides: Any,
-    ) -> DLCScorer:
-        """
-        Load a model and make a scorer of it.
-
-        Args:
-            model_id (`str` or `Path`):
-                Repository on the Hub, local folder, local `.gguf` file, or what `save_pretrained` or `push_to_hub`
-                wrote.
-            config ([`DLCConfig`], *optional*):
-                Options.
-            task (`str`, *optional*):
-                `"causal-lm"` or `"image-classification"`; by default what the model is for.
-            revision (`str`, *optional*):
-                Branch, tag or commit of the repository.
-            device (`str` or `torch.device`, *optional*):
-                By default this process's accelerator, else the CPU.
-            model_kwargs (`dict`, *optional*):
-                Further arguments of `from_pretrained` of the model's class, such as `attn_implementation`,
-                `device_map`, or `trust_remote_code`, which is off unless it is given here.
-            config_overrides:
-                Single options, such as `schedule="0, 0.05, 0.1"`; they win over `config`.
-
-        Returns:
-            [`DLCScorer`]: A scorer, calibrated and fitted as far as a saved one was.
-
-        Raises:
-            FileNotFoundError: If a path is given and nothing is there.
-            ValueError: If the model cannot be scored, or if `model_kwargs` holds what has an argument of its own.
-        """
-        check_task(task)
-        found = saving.find(model_id, revision, model_kwargs or {})
-        config = DLCConfig(**{**vars(config or found.config), **config_overrides})
-        source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
-        scorer = cls(*source.load(), config)
-        check_task(task, scorer._parts.task.kind, found.model_id)
-        saving.restore(scorer._parts.state(), source, scorer._parts.schedule, scorer._parts.fit, found.state)
-        return scorer
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """
-        Write options, the name of the base model and, if they are known, the calibrated schedule and the class
-        prototypes. In these are the features of every fitted image; weights are not written.
-
-        Args:
-            folder (`str` or `Path`):
-                Where to write; it is made if it is not there.
-
-        Raises:
-            ValueError: If the model was handed over in memory, if the template is a function, or if the weights have
-                changed since they were fitted with.
-        """
-        saving.save(self._parts.state(), self._parts.schedule, self._parts.fit, Path(folder))
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        private: bool = True,
-        create_pr: bool = False,
-        revision: str | None = None,
-        token: str | None = None,
-    ) -> str:
-        """
-        Publish what `save_pretrained` writes, for `from_pretrained(repo_id)`.
-
-        Args:
-            repo_id (`str`):
-                Model repository, such as `"me/alpaca-scorer"`; it is made if it is not there.
-            private (`bool`, *optional*, defaults to `True`):
-                Whether the repository is private. A public one is written into only with `private=False`.
-            create_pr (`bool`, *optional*, defaults to `False`):
-                Open a pull request in the place of writing into the branch.
-            revision (`str`, *optional*):
-                Branch to write into.
-            token (`str`, *optional*):
-                Token, by default the one that the Hub client knows.
-
-        Returns:
-            `str`: Address of the repository, or of the pull request.
-
-        Raises:
-            PublishError: If it could not be published.
-            ValueError: If the base model is none that others can load, or as for `save_pretrained`.
-        """
-        return saving.push(self._parts.state(), self.save_pretrained, repo_id, private, create_pr, revision, token)
-
     @property
     def model(self) -> PreTrainedModel:
         """The model, loaded now if this scorer came into a worker process."""
-        return self._parts.handle.model
+        return self.parts.handle.model
 
     @property
     def processor(self) -> Processor:
         """The tokenizer or image processor."""
-        return self._parts.handle.processor
+        return self.parts.handle.processor
 
     @property
     def is_local(self) -> bool:
         """Whether the model is known on this machine only."""
-        return self._parts.handle.is_local
+        return self.parts.handle.is_local
 
     @property
     def needs_fit(self) -> bool:
         """Whether [`DLCScorer.fit`] must be called before rows can be scored."""
-        return self._parts.fit.is_needed
+        return self.parts.fit.is_needed
 
     @property
     def schedule_(self) -> tuple[float, ...]:
@@ -196,7 +90,7 @@ class DLCScorer:
         Raises:
             AttributeError: If the schedule is to be calibrated and has not been.
         """
-        schedule = self._parts.schedule.fixed or self._parts.schedule.calibrated
+        schedule = self.parts.schedule.fixed or self.parts.schedule.calibrated
         if schedule is None:
             raise AttributeError("the schedule is not known yet: call scorer.calibrate(), or score a row.")
         return schedule
@@ -204,11 +98,11 @@ class DLCScorer:
     @property
     def reading_(self) -> DatasetReading | None:
         """What was read of the latest dataset: its layout, which columns as what, what is learned from."""
-        return self._parts.task.reading
+        return self.parts.task.reading
 
     def describe(self) -> dict[str, Any]:
         """Identity of everything that makes a score, as JSON types, for a manifest."""
-        return fingerprint.description(self._parts.state())
+        return fingerprint.description(self.parts.state())
 
     def calibrate(self) -> tuple[float, ...]:
         """
@@ -221,7 +115,7 @@ class DLCScorer:
         Raises:
             ValueError: If no masked fraction makes the confidence fall that far, as with random weights.
         """
-        return self._parts.settled_schedule()
+        return self.parts.settled_schedule()
 
     def masking_report(self) -> list[LevelReport]:
         """
@@ -231,7 +125,7 @@ class DLCScorer:
             `list[LevelReport]`: For each level how many weights are zero, and how many are without masking.
         """
         schedule = self.calibrate()
-        with self._parts.lock, self._parts.masker.session(schedule) as session:
+        with self.parts.lock, self.parts.masker.session(schedule) as session:
             return [session.set_level(level) for level in range(len(schedule))]
 
     def fit(self, dataset: Dataset, num_threads: int | None = None) -> DLCScorer:
@@ -252,8 +146,9 @@ class DLCScorer:
             TypeError: If `dataset` is no `Dataset`.
             ValueError: If the model needs no fit, or if readable images are of fewer than two classes.
         """
-        with self._parts.lock, using_threads(cpu_threads(num_threads)):
-            fit_dataset(self._parts, dataset)
+        parts = self.parts
+        with parts.lock, using_threads(cpu_threads(num_threads)):
+            fit_dataset(dataset, parts.rows, parts.engine, parts.fit, parts.state())
         return self
 
     def features(self, dataset: Dataset) -> np.ndarray:
@@ -271,8 +166,8 @@ class DLCScorer:
             TypeError: If `dataset` is no `Dataset`.
             ValueError: If the model is not an image model.
         """
-        with self._parts.lock, using_threads(cpu_threads()):
-            return features_of(self._parts, dataset)
+        with self.parts.lock, using_threads(cpu_threads()):
+            return features_pass(self.parts.engine, dataset, self.parts.state().weights)[2]
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """
@@ -291,7 +186,11 @@ class DLCScorer:
         Raises:
             ValueError: If the columns follow no known layout, or if the scorer must be fitted first.
         """
-        measured, is_batch = score_rows(self._parts, rows)
+        parts = self.parts
+        scorer = parts.rows, parts.engine, parts.row_by_row, parts.schedule, parts.settled_schedule
+        with parts.lock:
+            parts.check_fit()
+            measured, is_batch = score_rows(rows, *scorer)
         columns = columns_of(measured, self.config.prefix, self.config.keep_levels)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
@@ -330,8 +229,10 @@ class DLCScorer:
             of_split = {split: (part, run_dir and Path(run_dir, split)) for split, part in dataset.items()}
             return DatasetDict({split: self.score(*of, num_threads, chunk_seconds) for split, of in of_split.items()})
         require_dataset(dataset)
-        with self._parts.lock, using_threads(cpu_threads(num_threads)):
-            measured = score_dataset(self._parts, dataset, run_dir, chunk_seconds)
+        parts = self.parts
+        scorer = parts.rows, parts.engine, parts.schedule, parts.state, parts.check_fit
+        with parts.lock, using_threads(cpu_threads(num_threads)):
+            measured = score_dataset(dataset, *scorer, run_dir, chunk_seconds)
         return with_scores(dataset, measured, self.config.prefix, self.config.keep_levels)
 
     def estimate(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> RunEstimate:
@@ -351,8 +252,10 @@ class DLCScorer:
             TypeError: If the dataset is a stream.
             ValueError: If the columns follow no known layout.
         """
-        with self._parts.lock, using_threads(cpu_threads(num_threads)):
-            return estimate_datasets(self._parts, dataset)
+        parts = self.parts
+        with parts.lock, using_threads(cpu_threads(num_threads)):
+            parts.check_fit()
+            return estimate_datasets(dataset, parts.rows, parts.engine, parts.schedule)
 
     def preview(self, dataset: Dataset, rows: int = 2) -> str:
         """
@@ -372,7 +275,7 @@ class DLCScorer:
             ValueError: If the model is an image model, or if the columns follow no known layout.
         """
         require_dataset(dataset, "preview", "Dataset")
-        return self._parts.task.preview(dataset.select(range(min(rows, len(dataset)))))
+        return self.parts.task.preview(dataset.select(range(min(rows, len(dataset)))))
 
     def tokenize(self, dataset: Dataset) -> Dataset:
         """
@@ -397,4 +300,4 @@ class DLCScorer:
         ```
         """
         require_dataset(dataset, "tokenize", "Dataset")
-        return self._parts.rows.tokenize(dataset)
+        return self.parts.rows.tokenize(dataset)

@@ -154,6 +154,18 @@ def test_card_explains_every_score_that_was_written(server: HubServer, scored: D
     assert told["gain"].endswith("(from -1 to 1, higher = easier).")
 
 
+@pytest.mark.parametrize(
+    ("kind", "sentences"),
+    [("causal-lm", ["training would learn from"]), ("image-classification", ["its label"]), ("other", []), (None, [])],
+)
+def test_card_says_what_the_targets_are(scored: Dataset, kind: str | None, sentences: list[str]) -> None:
+    record = RunRecord.from_json({**MANIFEST, "scorer": {**MANIFEST["scorer"], "kind": kind}})
+    facts = {"rows": 40, "kept_rows": 20, "base": {}, "files": [], "scores_digest": "", "record": record}
+    subset = Subset("half", "me/half", columns=scored.column_names, **facts)
+    text = render_section(subset, [])
+    assert [known for known in ("training would learn from", "its label") if known in text] == sentences
+
+
 class Surprise:
     """A score that a card has never heard of."""
 

@@ -211,7 +211,7 @@ class TestWorkers:
         scorer = load(llama_folder)
         once = pickle.loads(pickle.dumps(scorer))
         assert Hasher.hash(once) == Hasher.hash(scorer)
-        assert not once._parts.handle.is_loaded
+        assert not once.parts.handle.is_loaded
 
     def test_a_model_in_memory_cannot_go_to_a_worker(self, make_scorer: Callable) -> None:
         double = pickle.loads(pickle.dumps(make_scorer()))

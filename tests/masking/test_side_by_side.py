@@ -129,7 +129,7 @@ class TestRows:
         norm.register_forward_hook(lambda _, __, states: states + 5 * states.roll(1, dims=0))
         batched = scorer([self.ROW])
         assert scorer(self.ROW)["dlc_loss"] == pytest.approx(batched["dlc_loss"][0], abs=1e-4)
-        assert not scorer._parts.row_by_row.can_run_side_by_side(scorer.calibrate())
+        assert not scorer.parts.row_by_row.can_run_side_by_side(scorer.calibrate())
 
     def test_masks_that_do_not_reach_the_arithmetic(
         self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch
@@ -139,7 +139,7 @@ class TestRows:
         def forward(rows: list, measures: Any = (), *_: Any, **__: Any) -> RowMeasures:
             return RowMeasures({measure.name: torch.ones(len(rows)) for measure in measures}, torch.ones(len(rows), 4))
 
-        monkeypatch.setattr(scorer._parts.task, "forward", forward)
+        monkeypatch.setattr(scorer.parts.task, "forward", forward)
         with pytest.raises(RuntimeError, match="hidden states of its first micro-batch are the same"):
             scorer(self.ROW)
 
@@ -171,5 +171,5 @@ class TestRows:
         one_by_one = np.array([scorer(row)["dlc_level_loss"] for row in rows])
         half = dtype == torch.bfloat16
         np.testing.assert_allclose(one_by_one, batched, atol=0.1 if half else 1e-4, rtol=0)
-        assert scorer._parts.row_by_row.can_run_side_by_side(scorer.calibrate()) == is_side_by_side
+        assert scorer.parts.row_by_row.can_run_side_by_side(scorer.calibrate()) == is_side_by_side
         assert np.abs(batched[:, 2] - batched[:, 0]).max() > 0.1  # levels that are alike would prove little

@@ -49,7 +49,7 @@ OTHER: dict[str, Any] = {
 @pytest.fixture
 def state_of(make_scorer: Callable) -> Callable[..., fingerprint.ScorerState]:
     def make(**options: Any) -> fingerprint.ScorerState:
-        return make_scorer(**{"schedule": None, **options})._parts.state()
+        return make_scorer(**{"schedule": None, **options}).parts.state()
 
     return make
 
@@ -122,22 +122,22 @@ class TestOtherFacts:
     def test_a_weight_that_is_written_round_autograd_is_seen(self, make_scorer: Callable, place: int) -> None:
         """The cheap marker of the masker, which looks at a few weights, would not see all of these."""
         scorer = make_scorer()
-        before = Hasher.hash(scorer), identity(scorer._parts.state())
+        before = Hasher.hash(scorer), identity(scorer.parts.state())
         scorer.model.lm_head.weight.data[place, place] += 1
         assert Hasher.hash(scorer) != before[0]
-        assert identity(scorer._parts.state()) != before[1]
+        assert identity(scorer.parts.state()) != before[1]
 
     def test_numbers_of_another_type(self, make_scorer: Callable) -> None:
         scorer = make_scorer(schedule=None)
         before = _all_of(scorer)
         scorer.model.to(torch.bfloat16)
         assert [now == then for now, then in zip(_all_of(scorer), before, strict=True)] == [False] * 5
-        assert identity(scorer._parts.state())["dtype"] == "bfloat16"
+        assert identity(scorer.parts.state())["dtype"] == "bfloat16"
 
     def test_a_state_hashes_the_weights_once(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         digests, digest = [], fingerprint.model_digest
         monkeypatch.setattr(fingerprint, "model_digest", lambda model: digests.append(1) or digest(model))
-        state = make_scorer()._parts.state()
+        state = make_scorer().parts.state()
         identity(state), pickled_state(state), description(state), calibration_key(state), fit_key(state)
         assert len(digests) == 1
 
@@ -160,7 +160,7 @@ class TestOtherFacts:
         sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         model = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8)).eval()
         scorer = DLCScorer(model, ViTImageProcessor(size={"height": 16, "width": 16}))
-        assert identity(scorer._parts.state())["config"]["images"]["head"] == "classifier"
+        assert identity(scorer.parts.state())["config"]["images"]["head"] == "classifier"
         assert scorer.describe()["config"]["template"] == "auto"
         assert scorer.describe()["probe_digest"] is None
 
@@ -173,7 +173,7 @@ class TestEarlierVersions:
         folder = SHARED / "models" / "aidreams_260k"
         options = {"template": "alpaca", "dtype": "float32", "calibration_shares": [1.0, 0.75, 0.5]}
         scorer = DLCScorer.from_pretrained(folder, device="cpu", **options)
-        assert calibration_key(scorer._parts.state()) == "84dd34da55c5f68f65495e554c77adce"
+        assert calibration_key(scorer.parts.state()) == "84dd34da55c5f68f65495e554c77adce"
 
     @pytest.mark.skipif(not (SHARED / "models" / "vit_small_14").is_dir(), reason="the trained model is not here")
     def test_of_a_fit(self) -> None:
@@ -181,11 +181,11 @@ class TestEarlierVersions:
         if type(AutoImageProcessor.from_pretrained(folder)).__name__ != "ViTImageProcessorPil":
             pytest.skip("the image processor is that of another backend")
         scorer = DLCScorer.from_pretrained(folder, dtype="float32", device="cpu", head="prototype")
-        assert fit_key(scorer._parts.state()) == "e3713303e0f2c0b6fa3ba9ec05dbbaa6"
+        assert fit_key(scorer.parts.state()) == "e3713303e0f2c0b6fa3ba9ec05dbbaa6"
 
 
 def _all_of(scorer: DLCScorer) -> list[Any]:
-    state = scorer._parts.state()
+    state = scorer.parts.state()
     found = identity(state), pickled_state(state)["weights"], description(state), calibration_key(state)
     return [*found, fit_key(state)]
 

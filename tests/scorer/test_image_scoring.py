@@ -153,7 +153,7 @@ def test_pooling(make_scorer: Callable, dataset: Dataset, name: str, pooling: st
     pixels = scorer.processor(images=[image.convert("RGB") for image in dataset["picture"]], return_tensors="pt")
     with torch.no_grad():
         hidden = scorer.model(**pixels).last_hidden_state
-    np.testing.assert_allclose(scorer._parts.task.prototypes.features, expected(hidden), atol=1e-5)
+    np.testing.assert_allclose(scorer.parts.task.prototypes.features, expected(hidden), atol=1e-5)
 
 
 def test_no_class_token_to_pool(make_scorer: Callable) -> None:
@@ -166,7 +166,7 @@ def test_pooling_of_a_named_module(make_scorer: Callable, dataset: Dataset) -> N
     pixels = scorer.processor(images=[image.convert("RGB") for image in dataset["picture"]], return_tensors="pt")
     with torch.no_grad():
         hidden = scorer.model(**pixels, output_hidden_states=True).hidden_states[1]
-    np.testing.assert_allclose(scorer._parts.task.prototypes.features, hidden[:, 1:].mean(dim=1), atol=1e-5)
+    np.testing.assert_allclose(scorer.parts.task.prototypes.features, hidden[:, 1:].mean(dim=1), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dinov2", "swin", "convnext", "resnet"])
@@ -180,7 +180,7 @@ def test_pooling_of_a_module_that_puts_out_more(make_scorer: Callable, dataset: 
     hook.remove()
     hidden = outputs[0].last_hidden_state
     expected = hidden.mean(dim=(2, 3)) if hidden.dim() == 4 else hidden[:, 1 if name == "dinov2" else 0 :].mean(dim=1)
-    np.testing.assert_allclose(scorer._parts.task.prototypes.features, expected, atol=1e-5)
+    np.testing.assert_allclose(scorer.parts.task.prototypes.features, expected, atol=1e-5)
 
 
 def test_prototypes_in_the_place_of_a_trained_head(processor: BaseImageProcessor, dataset: Dataset) -> None:
@@ -279,12 +279,12 @@ def test_an_image_model_needs_an_image_processor(tokenizer: Any) -> None:
 def test_fit_enters_the_fingerprint(make_scorer: Callable, dataset: Dataset) -> None:
     scorer = make_scorer()
     before = Hasher.hash(scorer)
-    first, key = Hasher.hash(scorer.fit(dataset)), scorer._parts.task.prototypes.key
+    first, key = Hasher.hash(scorer.fit(dataset)), scorer.parts.task.prototypes.key
     fewer = scorer.fit(dataset.select(range(20)))
     relabelled = make_scorer().fit(dataset.map(lambda row: {"label": (row["label"] + 1) % 3}))
     other_weights = make_scorer("deit").fit(dataset)
     others = [fewer, relabelled, other_weights]
-    assert len({key, *(scorer._parts.task.prototypes.key for scorer in others)}) == 4
+    assert len({key, *(scorer.parts.task.prototypes.key for scorer in others)}) == 4
     assert len({before, first, *map(Hasher.hash, others)}) == 5
     assert Hasher.hash(scorer.fit(dataset)) == first
 
@@ -307,7 +307,7 @@ def test_a_saved_fit_serves_both_kinds_of_logits(saved: Path, dataset: Dataset, 
     other = {"prototype_logits": "temperature"}
     expected = DLCScorer.from_pretrained(saved, **options, **other).fit(dataset)
     found = DLCScorer.from_pretrained(tmp_path / "scorer", device="cpu", **other)
-    assert found._parts.task.prototypes.temperature != 1
+    assert found.parts.task.prototypes.temperature != 1
     assert np.array_equal(scores(found.score(dataset)), scores(expected.score(dataset)))
 
 
@@ -372,7 +372,7 @@ def test_a_state_that_is_not_there_any_more(saved: Path, dataset: Dataset, tmp_p
 
 @pytest.mark.parametrize("name", ["sums", "counts", "digests", "labels", "features"])
 def test_arrays_that_do_not_belong_together(make_scorer: Callable, dataset: Dataset, name: str) -> None:
-    fitted = make_scorer().fit(dataset)._parts.task.prototypes
+    fitted = make_scorer().fit(dataset).parts.task.prototypes
     arrays = {**fitted.arrays, name: fitted.arrays[name][:-1]}
     with pytest.raises(ValueError, match="arrays of prototypes must"):
         Prototypes.from_arrays(fitted.classes, arrays, fitted.key)
@@ -383,7 +383,7 @@ def test_features_that_are_no_numbers_cost_one_image(
 ) -> None:
     """In float16 a model may give NaN for one image; its class has others."""
     scorer = make_scorer()
-    pixels = scorer._parts.task.encoder.read(dataset[3]["picture"])
+    pixels = scorer.parts.task.encoder.read(dataset[3]["picture"])
     features = ImageClassificationTask.features
 
     def broken(self: Any, rows: Any) -> torch.Tensor:
@@ -399,7 +399,7 @@ def test_features_that_are_no_numbers_cost_one_image(
 def test_fit_goes_on_where_memory_is_short(
     make_scorer: Callable, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    expected = make_scorer().fit(dataset)._parts.task.prototypes.features
+    expected = make_scorer().fit(dataset).parts.task.prototypes.features
     features = ImageClassificationTask.features
 
     def short(self: Any, rows: Any) -> torch.Tensor:
@@ -408,7 +408,7 @@ def test_fit_goes_on_where_memory_is_short(
         return features(self, rows)
 
     monkeypatch.setattr(ImageClassificationTask, "features", short)
-    found = make_scorer().fit(dataset)._parts.task.prototypes.features
+    found = make_scorer().fit(dataset).parts.task.prototypes.features
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert "does not fit into memory" in caplog.text
 
@@ -476,7 +476,7 @@ def test_numbers_are_classes_of_their_own(make_scorer: Callable, dataset: Datase
     labels = [label - 1 for label in dataset["label"][:]]
     rows = dataset.remove_columns("label").add_column("label", labels)
     scorer = make_scorer().fit(rows)
-    assert scorer._parts.task.classes == (-1, 0, 1)
+    assert scorer.parts.task.classes == (-1, 0, 1)
     expected = scores(make_scorer().fit(dataset).score(dataset))
     np.testing.assert_allclose(scores(scorer.score(rows)), expected, atol=1e-6)
 

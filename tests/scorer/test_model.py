@@ -238,7 +238,7 @@ class TestSave:
         load(llama_folder).save_pretrained(tmp_path)
         path = tmp_path / "dlc_config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "model_kwargs": {"trust_remote_code": True}}))
-        assert DLCScorer.from_pretrained(tmp_path)._parts.handle.source.model_kwargs == {}
+        assert DLCScorer.from_pretrained(tmp_path).parts.handle.source.model_kwargs == {}
 
     def test_options_beside_a_model_are_used(self, llama_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(llama_folder, tmp_path / "model")
@@ -341,6 +341,6 @@ def test_scores_from_a_saved_scorer(llama_folder: Path, tmp_path: Path) -> None:
 
 def test_a_token_is_neither_shown_nor_pickled(llama_folder: Path) -> None:
     scorer = load(llama_folder, model_kwargs={"token": "hf_secret"})
-    assert "hf_secret" not in repr(scorer._parts.handle.source)
+    assert "hf_secret" not in repr(scorer.parts.handle.source)
     assert "hf_secret" not in json.dumps(scorer.describe())
     assert b"hf_secret" not in pickle.dumps(scorer)

@@ -28,7 +28,7 @@ class TestProbe:
     def test_rows_are_of_a_known_layout(self, make_scorer: Callable) -> None:
         rows = probe_rows()
         assert 8 <= len(rows) <= 200
-        encoded = make_scorer()._parts.task.encode(rows)
+        encoded = make_scorer().parts.task.encode(rows)
         assert {row.status for row in encoded} == {"ok"}
 
     def test_digest(self) -> None:
@@ -117,7 +117,7 @@ class TestTrainedModel:
         means = []
         with Masker(model).session() as session:
             session.set_fraction(fraction)
-            for row in scorer._parts.task.encode(probe_rows()):
+            for row in scorer.parts.task.encode(probe_rows()):
                 ids = torch.tensor(row.input_ids, dtype=torch.int64)
                 probabilities = model(input_ids=ids[None]).logits[0].softmax(dim=-1)
                 targets = [t for t in range(1, len(ids)) if row.targets[t]]

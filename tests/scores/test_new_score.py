@@ -78,7 +78,7 @@ def naive(scorer: DLCScorer) -> np.ndarray:
     entropies = np.zeros((SCORED, len(scorer.schedule_)))
     for row in scorer.tokenize(ROWS):
         ids, wanted = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"][1:]) != -100
-        with torch.inference_mode(), scorer._parts.masker.session(scorer.schedule_) as session:
+        with torch.inference_mode(), scorer.parts.masker.session(scorer.schedule_) as session:
             for level in range(len(scorer.schedule_)):
                 session.set_level(level)
                 p = scorer.model(input_ids=ids).logits[0, :-1][wanted].double().softmax(dim=1)
@@ -226,7 +226,7 @@ def test_of_images(score: Entropy, head: str) -> None:
             pixels = torch.from_numpy(np.stack(processor(rows["picture"][:])["pixel_values"]))
             log_probs = model(pixel_values=pixels).logits.double().log_softmax(dim=1)
         else:
-            task = scorer._parts.task
+            task = scorer.parts.task
             fed = list(task.feed(task.encode_dataset(rows)))
             log_probs = task.prototypes.log_probs(task.features(fed), [row.digest for row in fed])
     expected = -(log_probs.exp() * log_probs).sum(dim=1)

@@ -18,7 +18,7 @@ from hf_dlc.tasks.vision.task import ImageClassificationTask
 
 HOME = Path(hf_dlc.__file__).parent
 
-# What a task is called where it is used: `task`, `self.task`, `engine.task`, `scorer._parts.task` and the like.
+# What a task is called where it is used: `task`, `self.task`, `engine.task`, `scorer.parts.task` and the like.
 NAMES = {"task", "_task"}
 
 

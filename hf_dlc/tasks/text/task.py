@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.dlc import CONFIDENCE
 from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.kinds import CAUSAL_LM
 from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
 
@@ -63,7 +64,7 @@ class CausalLMTask:
         ValueError: If the model is not a decoder-only language model.
     """
 
-    kind = "causal-lm"
+    kind = CAUSAL_LM
     views = frozenset({"full"})
     default_schedules: Mapping[str, tuple[float, ...]] = {}
     learned = None

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
 from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.kinds import IMAGE_CLASSIFICATION
 from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.models import is_image_classifier
 from hf_dlc.utils.rounding import epsilon_of, rounded_input
@@ -62,7 +63,7 @@ class ImageClassificationTask:
         ValueError: If the model is no image model, or lacks what an option asks for.
     """
 
-    kind = "image-classification"
+    kind = IMAGE_CLASSIFICATION
     views = frozenset({"full"})
     default_schedules: Mapping[str, tuple[float, ...]] = {
         "magnitude": (0.0, 0.2, 0.4, 0.6),

@@ -142,7 +142,7 @@ class TestOtherInABatch:
         scorer = scorer_of(model)
         found = level_losses(scorer.score(Dataset.from_list(rows)))
         np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
-        assert scorer._parts.task.rules.alone_beyond == 64
+        assert scorer.parts.task.rules.alone_beyond == 64
 
 
 class TestWhatDoesNotRepeat:
@@ -183,7 +183,7 @@ def test_models_that_need_nothing(
     scorer = scorer_of(make_model(name).to(dtype))
     with caplog.at_level(logging.WARNING, "hf_dlc"):
         scorer.score(Dataset.from_list(ROWS))
-    assert scorer._parts.task.rules.plain_up_to == np.inf
+    assert scorer.parts.task.rules.plain_up_to == np.inf
     assert caplog.records == []
 
 
@@ -261,7 +261,7 @@ class TestLimitsThatNothingTells:
             path.unlink()
         again = scorer_of(scorer.model, tokens_per_batch=64)
         assert again.score(rows, run_dir=tmp_path, num_threads=1)["dlc_loss"][:] == expected
-        assert again._parts.task.rules.positions == 62
+        assert again.parts.task.rules.positions == 62
 
     def test_an_error_of_another_kind_is_seen(self, make_model: Callable, scorer_of: Callable) -> None:
         model = limited(make_model("llama"), lambda _: False, RuntimeError("not about length"))
@@ -274,7 +274,7 @@ class TestLimitsThatNothingTells:
         model = limited(make_model("llama"), lambda _: errors.pop() if errors else True, RuntimeError("busy"))
         scorer = scorer_of(model)
         assert scorer(ROWS[0])["dlc_status"] == "ok"
-        assert scorer._parts.task.rules.positions is None
+        assert scorer.parts.task.rules.positions is None
 
 
 @pytest.mark.parametrize(("tokens", "alone_beyond"), [(200, None), (115, None), (75, 60)])
@@ -289,7 +289,7 @@ def test_what_does_not_fit_into_memory(
     scorer = scorer_of(model)
     found = level_losses(scorer.score(Dataset.from_list(rows)))
     np.testing.assert_allclose(found[:, 0], own_losses(model, rows), atol=1e-4)
-    assert scorer._parts.task.rules.alone_beyond == alone_beyond
+    assert scorer.parts.task.rules.alone_beyond == alone_beyond
 
 
 @pytest.mark.parametrize("capacity", [300, 100])
@@ -322,7 +322,7 @@ def test_embeddings_that_no_hook_sees(make_model: Callable, scorer_of: Callable)
     model.model.forward = by_the_weight
     scorer = scorer_of(model)
     assert scorer(ROWS[0])["dlc_status"] == "ok"
-    assert scorer._parts.task.rules.alone_beyond is None
+    assert scorer.parts.task.rules.alone_beyond is None
 
 
 def test_numbers_that_are_none_of_tokens() -> None:
@@ -343,7 +343,7 @@ def test_the_model_is_measured_once(make_scorer: Callable, monkeypatch: pytest.M
     scorer.model.base_model.register_forward_pre_hook(
         lambda _module, _inputs, options: sizes.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
-    scorer._parts.engine.check(scorer._parts.task.encode(ALPACA_ROWS))
+    scorer.parts.engine.check(scorer.parts.task.encode(ALPACA_ROWS))
     assert sum(rows * tokens for rows, tokens in sizes) < 1500
     assert {(1, 23), (16, 40)} <= set(sizes)
     sizes.clear()

@@ -152,4 +152,4 @@ def test_positions_that_are_the_same_in_any_row(scorer_of: Callable, kind: str) 
     scorer = scorer_of(model)
     found = scorer.score(Dataset.from_list(rows))["dlc_level_loss"]
     np.testing.assert_allclose([values[0] for values in found], own_losses(model, rows), atol=1e-4)
-    assert scorer._parts.task.rules.plain_up_to == np.inf  # nothing is slower than it must be
+    assert scorer.parts.task.rules.plain_up_to == np.inf  # nothing is slower than it must be

@@ -215,7 +215,7 @@ def body_calls(scorer: DLCScorer) -> Iterator[list[tuple[int, int]]]:
     run_body = CausalLMTask._run_body
 
     def counting(self: CausalLMTask, input_ids: torch.Tensor, **options: Any) -> Any:
-        if self is scorer._parts.task:
+        if self is scorer.parts.task:
             calls.append(tuple(input_ids.shape))
         return run_body(self, input_ids, **options)
 
@@ -243,7 +243,7 @@ class TestScores:
             scored = WAYS[way](scorer, dataset)
         if way != "map row by row":
             assert (1, 35) in calls
-        elif scorer._parts.masker.fits_side_by_side:  # else a row has each level to itself, and nobody to share with
+        elif scorer.parts.masker.fits_side_by_side:  # else a row has each level to itself, and nobody to share with
             assert (3, 35) in calls
         with unshared():
             expected = WAYS[way](scorer_of(model, tokens_per_batch=150), dataset)
@@ -293,7 +293,7 @@ class TestScores:
             assert_same(scored, make().score(Dataset.from_list(rows)))
 
     def test_truncated_and_tokenised_rows(self, scorer_of: Callable) -> None:
-        head = scorer_of()._parts.task.encoder.shared_heads[1].tolist()
+        head = scorer_of().parts.task.encoder.shared_heads[1].tolist()
         rows = [
             {"input_ids": [*head, *range(5, 9 + i)], "labels": [-100] * 37 + list(range(7, 9 + i))} for i in range(9)
         ]
@@ -309,9 +309,9 @@ class TestWhatIsComputed:
     @pytest.mark.parametrize("way", ["map batched", "score"])
     def test_once_a_level(self, scorer_of: Callable, way: str) -> None:
         scorer, dataset = scorer_of(tokens_per_batch=60), Dataset.from_list(ROWS)
-        encoded = scorer._parts.task.encode(ROWS)
-        scorer._parts.engine.check(encoded)  # asked now, as both compute samples
-        assert scorer._parts.task.shares(1)
+        encoded = scorer.parts.task.encode(ROWS)
+        scorer.parts.engine.check(encoded)  # asked now, as both compute samples
+        assert scorer.parts.task.shares(1)
         with body_calls(scorer) as calls:
             WAYS[way](scorer, dataset)
         assert calls.count((1, 35)) == 3
@@ -322,26 +322,26 @@ class TestWhatIsComputed:
 
     def test_once_for_all_rows_and_levels_row_by_row(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
-        scorer._parts.engine.check(scorer._parts.task.encode(ROWS))
+        scorer.parts.engine.check(scorer.parts.task.encode(ROWS))
         scorer(ROWS[0])  # finds out whether levels can stand side by side
         with body_calls(scorer) as calls:
             for row in ROWS[1:]:
                 scorer(row)
         assert [shape for shape in calls if shape[1] == 35] == []
         assert [rows for rows, _ in calls] == [3] * (len(ROWS) - 1)
-        own = [row.length - 35 for row in scorer._parts.task.encode(ROWS[1:])]
+        own = [row.length - 35 for row in scorer.parts.task.encode(ROWS[1:])]
         assert [tokens for _, tokens in calls] == [-(-tokens // LENGTH_STEP) * LENGTH_STEP for tokens in own]
 
     def test_not_for_few_rows_nor_for_long_ones(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
         short, long = (
-            scorer._parts.task.encode(ROWS),
-            scorer._parts.task.encode([{**ROWS[0], "output": "And " * 300}] * 10),
+            scorer.parts.task.encode(ROWS),
+            scorer.parts.task.encode([{**ROWS[0], "output": "And " * 300}] * 10),
         )
-        assert scorer._parts.engine.shared_heads(short[:8]) == [1]
-        assert scorer._parts.engine.shared_heads(short[:7]) == []
-        assert scorer._parts.engine.shared_heads(long) == []
-        assert scorer._parts.engine.shared_heads([]) == []
+        assert scorer.parts.engine.shared_heads(short[:8]) == [1]
+        assert scorer.parts.engine.shared_heads(short[:7]) == []
+        assert scorer.parts.engine.shared_heads(long) == []
+        assert scorer.parts.engine.shared_heads([]) == []
 
     def test_keys_of_one_level_are_not_used_at_another(
         self, scorer_of: Callable, monkeypatch: pytest.MonkeyPatch
@@ -388,7 +388,7 @@ class TestModelsThatCannot:
     @pytest.mark.parametrize("way", WAYS)
     def test_a_sliding_window(self, scorer_of: Callable, way: str) -> None:
         scorer, dataset = scorer_of("gpt_oss"), Dataset.from_list(ROWS)
-        assert not scorer._parts.task.shares(1)
+        assert not scorer.parts.task.shares(1)
         with unshared():
             expected = scorer_of("gpt_oss").score(dataset)
         assert_same(WAYS[way](scorer, dataset), expected)
@@ -417,7 +417,7 @@ class TestModelsThatCannot:
     def test_positions_that_depend_on_the_length_of_the_row(self, scorer_of: Callable) -> None:
         rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SMALL, rope_parameters=rope)).eval()
-        assert not scorer_of(model)._parts.task.shares(1)
+        assert not scorer_of(model).parts.task.shares(1)
 
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("fault", ["ignores the cache", "ignores the mask", "counts positions from 0"])
@@ -438,7 +438,7 @@ class TestModelsThatCannot:
         model = make_model("llama")
         model.base_model.register_forward_pre_hook(break_arguments, with_kwargs=True)
         scorer, dataset = scorer_of(model), Dataset.from_list(ROWS)
-        assert not scorer._parts.task.shares(1)
+        assert not scorer.parts.task.shares(1)
         with unshared():
             expected = scorer_of("llama").score(dataset)
         assert_same(WAYS[way](scorer, dataset), expected)
@@ -446,12 +446,12 @@ class TestModelsThatCannot:
     def test_no_shared_head_is_no_question(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
         with body_calls(scorer) as calls:
-            assert not scorer._parts.task.shares(0)
+            assert not scorer.parts.task.shares(0)
         assert calls == []
 
     def test_it_is_asked_once(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
-        scorer._parts.task.shares(1)
+        scorer.parts.task.shares(1)
         with body_calls(scorer) as calls:
-            assert scorer._parts.task.shares(1)
+            assert scorer.parts.task.shares(1)
         assert calls == []
