@@ -142,6 +142,15 @@ class DLCConfig:
             or, where a name holds a comma or an equals sign, JSON: `'{"a,b": "instruction"}'`.
         tokens_per_batch (`int` or `str`, *optional*, defaults to `"auto"`):
             Tokens of a micro-batch, padding included.
+        scores (`str` or `tuple[str, ...]`, *optional*, defaults to `("confidence", "loss", "gain")`):
+            Names of the scores that are written, of the table `hf_dlc.scores.table.SCORES`; on a command line
+            `"confidence,ifd,plain_loss"`. The model is run only as they need it. Kept as a tuple.
+        alone (`str`, *optional*, defaults to `"header"`):
+            For scores that compare a response with its prompt and without: what it stands behind without.
+            `"header"` is the template's header of the assistant's turn, `"empty_prompt"` the template with an empty
+            user turn, `"raw"` nothing, as in the paper on instruction-following difficulty.
+        first_tokens (`int`, *optional*, defaults to 16):
+            Target tokens of each response that `prompt_gain` compares.
         keep_levels (`bool`, *optional*, defaults to `False`):
             Also write confidence and loss of each level.
         prefix (`str`, *optional*, defaults to `"dlc"`):
@@ -204,6 +213,15 @@ class DLCConfig:
     tokens_per_batch: str = field(
         default="auto", metadata={"help": "Tokens of a micro-batch, padding included, or 'auto'."}
     )
+    scores: str = field(
+        default="confidence,loss,gain", metadata={"help": "Names of the scores, as in 'confidence,ifd,plain_loss'."}
+    )
+    alone: Literal["header", "empty_prompt", "raw"] = field(
+        default="header", metadata={"help": "What a response stands behind where its prompt is left out."}
+    )
+    first_tokens: int = field(
+        default=16, metadata={"help": "Target tokens of each response that prompt_gain compares."}
+    )
     keep_levels: bool = field(default=False, metadata={"help": "Also write the scores of each level."})
     prefix: str = field(default="dlc", metadata={"help": "What the names of the written columns begin with."})
     dtype: str = field(default="auto", metadata={"help": "'auto', 'float32', 'bfloat16' or 'float16'."})
@@ -222,6 +240,7 @@ class DLCConfig:
             "calibration_shares": [float(share) for share in self.calibration_shares],
             "columns": _parse_columns(self.columns),
             "tokens_per_batch": _parse_token_budget(self.tokens_per_batch),
+            "scores": _parse_scores(self.scores),
         }
         if isinstance(self.template, str):
             canonical["template"] = os.path.expanduser(self.template)
@@ -233,14 +252,16 @@ class DLCConfig:
 
     def _check(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ("masking", "scope", "token_mean", "head", "prototype_logits"):
+        for name in ("masking", "scope", "token_mean", "alone", "head", "prototype_logits"):
             _require_choice(name, getattr(self, name), get_args(hints[name]))
         _require_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
-        for name, kind in (("seed", int), ("max_length", int), ("keep_levels", bool)):
+        for name, kind in (("seed", int), ("max_length", int), ("first_tokens", int), ("keep_levels", bool)):
             if type(getattr(self, name)) is not kind:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}.")
         if self.max_length < 2:
             raise ValueError(f"max_length must be at least 2 (a token and the one before it), got {self.max_length}.")
+        if self.first_tokens < 1:
+            raise ValueError(f"first_tokens must be at least 1, got {self.first_tokens}.")
         if not re.fullmatch(r"auto|(cls|mean)(@[\w.]+)?", self.pooling):
             raise ValueError(
                 f"pooling must be 'auto', 'cls', 'mean' or one of these with a module, as in 'mean@layers.8', got "
@@ -336,6 +357,16 @@ def _map_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"columns must map each name once, got {', '.join(map(repr, twice))} twice.")
     return dict(pairs)
+
+
+def _parse_scores(scores: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of scores; whether there are such scores is seen where they are known."""
+    names = tuple(name.strip() for name in scores.split(",")) if isinstance(scores, str) else tuple(scores)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"scores must be names such as 'confidence,ifd', at least one, got {scores!r}.")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"scores must name each score once, got {', '.join(map(repr, twice))} twice.")
+    return names
 
 
 def _parse_token_budget(budget: str | int) -> str | int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import psutil
@@ -34,6 +33,14 @@ _LIVE_ACTIVATIONS = 8
 # bytes a shape, as measured, and so many shapes at most (oneDNN).
 _KERNEL_BYTES = 2 * 2**20
 _KERNELS = 1024
+
+
+class PlannedPass(NamedTuple):
+    """A pass that is to be run: all rows as it sees them, its micro-batches, and what is measured."""
+
+    rows: Sequence[EncodedRow]
+    batches: list[MicroBatch]
+    measures: tuple[Measure, ...]
 
 
 @dataclass(frozen=True)
@@ -103,8 +110,7 @@ def estimate_run(
     task: Task,
     masks: Masks,
     rows: Sequence[EncodedRow],
-    batches: Sequence[MicroBatch],
-    measures: Sequence[Sequence[Measure]],
+    passes: Sequence[PlannedPass],
     num_processes: int,
     limit: TokenLimit,
 ) -> RunEstimate:
@@ -118,10 +124,8 @@ def estimate_run(
             What masks it.
         rows (`Sequence[EncodedRow]`):
             All rows.
-        batches (`Sequence[MicroBatch]`):
-            The plan.
-        measures (`Sequence[Sequence[Measure]]`):
-            For each level what is measured.
+        passes (`Sequence[PlannedPass]`):
+            What is run.
         num_processes (`int`):
             Processes of the run.
         limit ([`TokenLimit`]):
@@ -130,33 +134,28 @@ def estimate_run(
     Returns:
         [`RunEstimate`]
     """
-    padded_tokens = sum(batch.padded_tokens for batch in batches)
-    kinds = Counter(map(tuple, measures))  # mostly one: the same is measured at all levels
+    # Mostly one kind: the same rows are measured alike at all levels.
+    kinds = {(id(one.batches), one.measures): one for one in passes}
     # Before the memory is looked at: the probe has a part in it.
-    timed = {kind: _seconds_per_token(task, kind, rows, batches, limit) for kind in kinds}
-    batches = [part for batch in batches for part in limit.parts(batch)]
+    timed = {kind: _seconds(task, one, limit) for kind, one in kinds.items()}
+    batches = [part for one in passes for batch in one.batches for part in limit.parts(batch)]
     return RunEstimate(
         rows=len(rows),
         skipped=count_skipped([row.status for row in rows]),
         truncated=sum(row.status == TRUNCATED for row in rows),
         tokens=sum(row.length for row in rows),
         target_tokens=sum(row.target_tokens for row in rows),
-        forward_passes=len(batches) * len(measures),
-        seconds=padded_tokens * sum(kinds[kind] * timed[kind] for kind in kinds) / num_processes,
+        forward_passes=len(batches),
+        seconds=sum(timed[id(one.batches), one.measures] for one in passes) / num_processes,
         memory_bytes=_memory(masks, batches),
         first_skipped=first_skipped(rows),
         reading=task.reading,
     )
 
 
-def _seconds_per_token(
-    task: Task,
-    measures: Sequence[Measure],
-    rows: Sequence[EncodedRow],
-    batches: Sequence[MicroBatch],
-    limit: TokenLimit,
-) -> float:
-    """Mean over the middles of three equal parts of the work; the longest micro-batch warms up."""
+def _seconds(task: Task, planned: PlannedPass, limit: TokenLimit) -> float:
+    """Time of a pass, from the middles of three equal parts of the work; the longest micro-batch warms up."""
+    rows, batches, measures = planned
     if not batches:
         return 0.0
 
@@ -166,7 +165,8 @@ def _seconds_per_token(
     seconds_of(batches[0])
     ends = np.cumsum([batch.padded_tokens for batch in batches])
     sample = [batches[np.searchsorted(ends, ends[-1] * part)] for part in (1 / 6, 1 / 2, 5 / 6)]
-    return float(np.mean([min(seconds_of(batch) for _ in range(2)) / batch.padded_tokens for batch in sample]))
+    per_token = np.mean([min(seconds_of(batch) for _ in range(2)) / batch.padded_tokens for batch in sample])
+    return float(per_token * ends[-1])
 
 
 def _timed(task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:

@@ -88,8 +88,8 @@ class LevelLoop:
             What feeds rows to the model.
         session (`Session`):
             The open masks. Level 0 is the unmasked one, with which the others are compared.
-        rows (`Sequence[EncodedRow]`):
-            All rows of the run.
+        rows (`Sequence[Sequence[EncodedRow]]`):
+            For each level all rows of the run as that level sees them.
         work (`Sequence[Sequence[MicroBatch]]`):
             For each level what this process does.
         measures (`Sequence[Sequence[Measure]]`):
@@ -106,7 +106,7 @@ class LevelLoop:
         self,
         task: Task,
         session: Session,
-        rows: Sequence[EncodedRow],
+        rows: Sequence[Sequence[EncodedRow]],
         work: Sequence[Sequence[MicroBatch]],
         measures: Sequence[Sequence[Measure]],
         limit: TokenLimit | None = None,
@@ -115,7 +115,7 @@ class LevelLoop:
     ) -> None:
         self.task, self.session, self.rows, self.work, self.measures = task, session, rows, list(work), measures
         self.limit, self.reporter, self.chunk_seconds = limit or TokenLimit(), reporter or Reporter(), chunk_seconds
-        self.values = no_values(measures, len(rows))
+        self.values = no_values(measures, max(map(len, rows)))
         self._level = 0  # the present one
         self._masked = 0  # weights set to zero at it
         self._shared_heads: dict[int, Any] = {}  # what the model made of each shared head at the present level
@@ -148,7 +148,7 @@ class LevelLoop:
     def _run_level(self, level: int) -> None:
         queue, done = deque(self.work[level]), []
         is_checked, deadline = False, time.monotonic() + self.chunk_seconds
-        feed = self._feed(queue)
+        feed = self._feed(level, queue)
         while queue:
             batch = queue.popleft()
             rows = list(itertools.islice(feed, len(batch.rows)))
@@ -179,8 +179,8 @@ class LevelLoop:
         self.work = [[part for batch in at_level for part in self.limit.parts(batch)] for at_level in left]
         return self.work[level]
 
-    def _feed(self, batches: Iterable[MicroBatch]) -> Iterator[EncodedRow]:
-        return self.task.feed([self.rows[row] for batch in batches for row in batch.rows])
+    def _feed(self, level: int, batches: Iterable[MicroBatch]) -> Iterator[EncodedRow]:
+        return self.task.feed([self.rows[level][row] for batch in batches for row in batch.rows])
 
     def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures | None:
         """Measures of a micro-batch, or `None` if it does not fit into memory."""
@@ -212,7 +212,7 @@ class LevelLoop:
         if self._unmasked is None or not np.array_equal(self._unmasked[0].rows, batch.rows):
             # A resumed run, or one that was cut for want of memory: one row is enough, and there is room for it.
             probe = batch._replace(rows=batch.rows[:1], lengths=batch.lengths[:1])
-            rows = list(self._feed([probe]))
+            rows = list(self._feed(level, [probe]))
             self._set_level(0)
             self._unmasked = probe, self._forward(probe, rows).states
             self._set_level(level)

@@ -26,7 +26,7 @@ Compute = Callable[[Sequence[Sequence[MicroBatch]], Reporter], Values]
 
 def run_sharded(
     compute: Compute,
-    batches: Sequence[MicroBatch],
+    batches: Sequence[Sequence[MicroBatch]],
     measures: Sequence[Sequence[Measure]],
     rows: int,
     journal: Journal | None,
@@ -39,8 +39,8 @@ def run_sharded(
     Args:
         compute (`Callable`):
             Measures the micro-batches of each level; returns zeros for all other rows.
-        batches (`Sequence[MicroBatch]`):
-            The plan.
+        batches (`Sequence[Sequence[MicroBatch]]`):
+            For each level its plan.
         measures (`Sequence[Sequence[Measure]]`):
             For each level what is measured.
         rows (`int`):
@@ -61,7 +61,7 @@ def run_sharded(
         JournalError: If the journal cannot be read or written.
     """
     kept = _read(journal, measures, rows, state, peers)
-    left = [_left_to_do(batches, kept.present[level], kept.cuts, level) for level in range(len(measures))]
+    left = [_left_to_do(plan, kept.present[level], kept.cuts, level) for level, plan in enumerate(batches)]
     work = [deal(at_level, state.num_processes)[state.process_index] for at_level in left]
     with progress_bar(work, show=state.is_main_process) as advance:
         values = compute(work, _reporter(journal, peers, advance))

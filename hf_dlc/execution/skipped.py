@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from hf_dlc.scores.columns import SCORED_STATUSES
+from hf_dlc.scores.columns import PARTLY, PARTLY_SCORED, SCORED_STATUSES
 from hf_dlc.tasks.base import EncodedRow
 
 
@@ -13,6 +13,12 @@ def count_skipped(statuses: Sequence[str]) -> dict[str, int]:
     """Number of rows without a score, by reason."""
     counts = Counter(statuses)
     return {status: count for status, count in sorted(counts.items()) if status not in SCORED_STATUSES}
+
+
+def count_partly(statuses: Sequence[str]) -> dict[str, int]:
+    """Number of rows that lack some of their scores, by reason."""
+    counts = Counter(statuses)
+    return {status.removeprefix(PARTLY): count for status, count in sorted(counts.items()) if status in PARTLY_SCORED}
 
 
 def first_skipped(rows: Sequence[EncodedRow]) -> dict[str, str]:

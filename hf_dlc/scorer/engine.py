@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,11 +12,10 @@ from torch import nn
 from hf_dlc.execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cost, cut_batches
 from hf_dlc.execution.values import Values, no_values
-from hf_dlc.masking import Masker
+from hf_dlc.masking import LevelReport, Masker
 from hf_dlc.masking.session import MaskingSession
-from hf_dlc.scores.base import Measure, Pass, measures_by_pass
-from hf_dlc.scores.table import SCORES
-from hf_dlc.tasks.base import BatchRules, EncodedRow, Task
+from hf_dlc.scores.base import Measure, Pass, Score, masks_weights, measures_by_pass
+from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Task
 
 
 # Tokens of a micro-batch, padding included, where `tokens_per_batch` is "auto"; in float32, where each takes twice the
@@ -73,6 +72,17 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+class _PassSession:
+    """An open session whose levels are the masked fractions of passes, of which several may have the same one."""
+
+    def __init__(self, session: MaskingSession, passes: Iterable[Pass]) -> None:
+        self._session = session
+        self._fractions = [one.masked_fraction for one in passes]
+
+    def set_level(self, level: int) -> LevelReport:
+        return self._session.set_level(self._session.fractions.index(self._fractions[level]))
+
+
 class Engine:
     """
     Plans micro-batches and runs them through the model at every level.
@@ -82,6 +92,8 @@ class Engine:
             What encodes and scores rows.
         masker ([`ScoringMasker`]):
             What masks the weights of the task's model.
+        scores (`Sequence[Score]`):
+            The scores that are asked for.
         tokens_per_batch (`int` or `str`, *optional*, defaults to `"auto"`):
             Tokens of a micro-batch, padding included.
 
@@ -90,8 +102,11 @@ class Engine:
             What memory was found to hold so far.
     """
 
-    def __init__(self, task: Task, masker: ScoringMasker, tokens_per_batch: int | str = "auto") -> None:
-        self.task, self.masker = task, masker
+    def __init__(
+        self, task: Task, masker: ScoringMasker, scores: Sequence[Score], tokens_per_batch: int | str = "auto"
+    ) -> None:
+        self.task, self.masker, self.scores = task, masker, scores
+        self.passes((0.0, 0.5))  # a score that the task cannot have is refused now, not at the first row
         self.limit = TokenLimit()
         self._tokens_per_batch = tokens_per_batch
         self._checked: tuple[Any, int] = None, 0  # weights that were measured, and tokens of the longest row then
@@ -108,7 +123,17 @@ class Engine:
     def _is_half(self) -> bool:
         return self.masker.model.dtype.itemsize < 4
 
-    def check(self, encoded: Sequence[EncodedRow]) -> None:
+    @property
+    def masks_weights(self) -> bool:
+        """Whether a score asks for a masked level."""
+        return masks_weights(self.scores)
+
+    def views(self, encoded: Sequence[EncodedRow]) -> dict[str, RowsInView]:
+        """Rows in all views that the scores ask for."""
+        asked = dict.fromkeys(one.view for one in self.passes((0.0, 0.5)))
+        return {view: self.task.view(encoded, view) for view in asked}
+
+    def check(self, encoded: Iterable[EncodedRow]) -> None:
         """
         Measure the model before it scores these rows: it may look ahead, or take a row in a batch for another one.
 
@@ -129,9 +154,15 @@ class Engine:
         self.task.rules = rules
         self._checked = None, 0
 
-    def plan(self, encoded: Sequence[EncodedRow]) -> list[MicroBatch]:
-        """Micro-batches of rows that the model was checked with."""
-        return self.cut(encoded, self.tokens_per_batch, self.shared_heads(encoded))
+    def plan(self, views: Mapping[str, RowsInView]) -> dict[str, list[MicroBatch]]:
+        """For each view micro-batches of its rows, which the model was checked with."""
+        return self.cut_views(views, self.tokens_per_batch, self.shared_heads(all_rows(views)))
+
+    def cut_views(
+        self, views: Mapping[str, RowsInView], tokens_per_batch: int, shared_heads: Sequence[int]
+    ) -> dict[str, list[MicroBatch]]:
+        """For each view what [`Engine.cut`] makes of its rows."""
+        return {view: self.cut(seen.rows, tokens_per_batch, shared_heads) for view, seen in views.items()}
 
     def cut(
         self, encoded: Sequence[EncodedRow], tokens_per_batch: int, shared_heads: Sequence[int]
@@ -176,11 +207,11 @@ class Engine:
 
     def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
         """All passes that the scores ask for at these levels, and what is measured in each."""
-        return measures_by_pass(SCORES.values(), fractions, self.task.views)
+        return measures_by_pass(self.scores, fractions, self.task.views, ("base",), self.task.measurable)
 
     def run(
         self,
-        encoded: Sequence[EncodedRow],
+        views: Mapping[str, RowsInView],
         work: Sequence[Sequence[MicroBatch]],
         passes: Mapping[Pass, Sequence[Measure]],
         reporter: Reporter | None = None,
@@ -190,8 +221,8 @@ class Engine:
         Score micro-batches: `map` hands over those of its batch, `score` its share of those of the dataset.
 
         Args:
-            encoded (`Sequence[EncodedRow]`):
-                All rows.
+            views (`Mapping[str, RowsInView]`):
+                All rows, as [`Engine.views`] returns them.
             work (`Sequence[Sequence[MicroBatch]]`):
                 For each pass the micro-batches to score.
             passes (`Mapping[Pass, Sequence[Measure]]`):
@@ -202,11 +233,22 @@ class Engine:
                 Work between two chunks.
 
         Returns:
-            `dict[str, np.ndarray]`: By the name of each measure float32 of shape `(levels, rows)`, a level for each
-            pass.
+            `dict[str, np.ndarray]`: By the name of each measure float32 of shape `(levels, parts)`, a level for each
+            pass and a column for each row, or part of one, of the view that has most.
         """
-        measures = list(passes.values())
+        measures, rows = list(passes.values()), [views[one.view].rows for one in passes]
         if not any(work):  # nothing but skipped rows: leave the model alone
-            return no_values(measures, len(encoded))
-        with self.masker.session([one.masked_fraction for one in passes]) as session:
-            return LevelLoop(self.task, session, encoded, work, measures, self.limit, reporter, chunk_seconds).run()
+            return no_values(measures, most_parts(views))
+        with self.masker.session(sorted({one.masked_fraction for one in passes})) as session:
+            levels = _PassSession(session, passes)
+            return LevelLoop(self.task, levels, rows, work, measures, self.limit, reporter, chunk_seconds).run()
+
+
+def all_rows(views: Mapping[str, RowsInView]) -> list[EncodedRow]:
+    """All rows and parts of rows of all views."""
+    return [row for seen in views.values() for row in seen.rows]
+
+
+def most_parts(views: Mapping[str, RowsInView]) -> int:
+    """Number of rows, or parts of them, in the view that has most."""
+    return max((len(seen.rows) for seen in views.values()), default=0)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from hf_dlc.config import DLCConfig
-from hf_dlc.scores.table import SCORES
 from hf_dlc.tasks.base import EncodedRow, Task, rows_digest
 from hf_dlc.utils.digests import json_digest, model_digest, processor_digest
 
@@ -140,6 +139,9 @@ FACTS: tuple[Fact, ...] = (
     Fact("max_length", "rows", YES, YES, IMPLIED, NO),
     Fact("layout", "rows", YES, YES, NO, NO),
     Fact("columns", "rows", YES, YES, NO, NO),
+    Fact("scores", "scores", YES, YES, NO, NO),
+    Fact("alone", "scores", YES, YES, NO, NO),
+    Fact("first_tokens", "scores", YES, YES, NO, NO),
     Fact("head", "rows", YES, YES, NO, NO),
     Fact("pooling", "rows", YES, YES, NO, YES),
     Fact("prototype_logits", "rows", YES, YES, NO, NO),
@@ -155,8 +157,6 @@ FACTS: tuple[Fact, ...] = (
     Fact("tokens_per_batch", "run", NO, YES, NO, NO),
     Fact("keep_levels", "run", NO, YES, NO, NO),
     Fact("prefix", "run", NO, YES, NO, NO),
-    # A journal has the passes that the scores ask for in its settings.
-    Fact("scores", "run", NO, YES, NO, NO, lambda state: tuple(SCORES)),
     Fact("source", "run", NO, YES, NO, NO, lambda state: state.handle.source and state.handle.source.without_token()),
     # `datasets` knows the rows itself, and takes what was mapped on another day for the same.
     Fact("rows", "run", YES, NO, NO, NO, lambda state: {"number": len(state.rows), "digest": rows_digest(state.rows)}),

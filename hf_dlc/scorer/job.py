@@ -12,7 +12,7 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
-from hf_dlc.execution.estimate import RunEstimate, estimate_run
+from hf_dlc.execution.estimate import PlannedPass, RunEstimate, estimate_run
 from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.loop import Reporter
 from hf_dlc.execution.peers import Peers, watch_peers
@@ -21,11 +21,11 @@ from hf_dlc.execution.processes import check_same, on_main_process, process_stat
 from hf_dlc.execution.sharded import run_sharded
 from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import passes_to_json
-from hf_dlc.tasks.base import BatchRules, EncodedRow, Share
+from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Share
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.versions import versions
 
-from .engine import Engine
+from .engine import Engine, all_rows, most_parts
 from .fingerprint import ScorerState, calibration_key, description, identity
 from .rows import MeasuredRows, RowSource, require_dataset, share_of
 from .rowwise import RowByRow
@@ -61,12 +61,14 @@ def score_rows(
         `tuple[MeasuredRows, bool]`: The rows and what was measured of them, and whether they were a batch.
     """
     encoded, is_batch = source.from_map(rows)
-    engine.check(encoded)
-    plan = engine.plan(encoded)
-    run = engine.run if is_batch or not plan else row_by_row.run
-    fractions = settle() if plan else schedule.fractions
+    views = engine.views(encoded)
+    engine.check(all_rows(views))
+    plan = engine.plan(views)
+    run = engine.run if is_batch or not any(plan.values()) else row_by_row.run
+    fractions = settle() if any(plan.values()) else schedule.fractions
     passes = engine.passes(fractions)
-    return MeasuredRows(encoded, run(encoded, [plan] * len(passes), passes), fractions), is_batch
+    values = run(views, [plan[one.view] for one in passes], passes)
+    return MeasuredRows(encoded, views, passes, values, fractions), is_batch
 
 
 def score_dataset(
@@ -115,9 +117,10 @@ def score_dataset(
         if journal is not None:
             hold = partial(stack.enter_context, journal.hold())
             on_main_process(hold, state, peers, share=lambda _: None)
-        settings = _begin(engine, schedule, state_of(encoded), journal, state, peers)
-        values = _run(engine, schedule, encoded, settings, journal, state, peers, chunk_seconds)
-        return MeasuredRows(encoded, values, schedule.fractions)
+        views = engine.views(encoded)
+        settings = _begin(engine, schedule, views, state_of(encoded), journal, state, peers)
+        values = _run(engine, schedule, views, settings, journal, state, peers, chunk_seconds)
+        return MeasuredRows(encoded, views, engine.passes(schedule.fractions), values, schedule.fractions)
 
 
 def estimate_datasets(
@@ -148,17 +151,19 @@ def estimate_datasets(
     source.keep_only(datasets)
     alone = Share(0, 1, engine.tokens_per_batch, lambda values: values)  # the others may not estimate anything
     encoded = [row for part in datasets for row in source.encode(part, alone, keep=True)]
-    engine.check(encoded)
-    plan, processes = engine.plan(encoded), process_state().num_processes
-    measures = list(engine.passes(schedule.fractions).values())
+    views = engine.views(encoded)
+    engine.check(all_rows(views))
+    plan, processes = engine.plan(views), process_state().num_processes
+    passes = engine.passes(schedule.fractions)
+    planned = [PlannedPass(views[one.view].rows, plan[one.view], passes[one]) for one in passes]
     with engine.masker.unmasked():
-        return estimate_run(engine.task, engine.masker, encoded, plan, measures, processes, engine.limit)
+        return estimate_run(engine.task, engine.masker, encoded, planned, processes, engine.limit)
 
 
 def _run(
     engine: Engine,
     schedule: Schedule,
-    encoded: Sequence[EncodedRow],
+    views: Mapping[str, RowsInView],
     settings: dict[str, Any],
     journal: Journal | None,
     state: PartialState,
@@ -169,25 +174,27 @@ def _run(
     if schedule.fixed is None and settings["schedule"]:
         schedule.calibrated = settings["schedule"]
     engine.use_rules(BatchRules.from_json(settings["batch_rules"]))
-    batches = engine.cut(encoded, settings["tokens_per_batch"], settings["shared_heads"])
+    plan = engine.cut_views(views, settings["tokens_per_batch"], settings["shared_heads"])
     passes = engine.passes(schedule.fractions)
+    batches = [plan[one.view] for one in passes]
 
     def compute(work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> Values:
-        return engine.run(encoded, work, passes, reporter, chunk_seconds)
+        return engine.run(views, work, passes, reporter, chunk_seconds)
 
-    return run_sharded(compute, batches, list(passes.values()), len(encoded), journal, state, peers)
+    return run_sharded(compute, batches, list(passes.values()), most_parts(views), journal, state, peers)
 
 
 def _begin(
     engine: Engine,
     schedule: Schedule,
+    views: Mapping[str, RowsInView],
     scorer_state: ScorerState,
     journal: Journal | None,
     state: PartialState,
     peers: Peers | None,
 ) -> dict[str, Any]:
     """Make sure that all processes are about to do the run that the journal belongs to, and settle the rest."""
-    settle = partial(_settle, engine, schedule, scorer_state)
+    settle = partial(_settle, engine, schedule, views, scorer_state)
     if journal is None and state.num_processes == 1:
         return settle()
     run_identity = identity(scorer_state)
@@ -205,17 +212,20 @@ def _begin(
     return settings
 
 
-def _settle(engine: Engine, schedule: Schedule, scorer_state: ScorerState) -> dict[str, Any]:
+def _settle(
+    engine: Engine, schedule: Schedule, views: Mapping[str, RowsInView], scorer_state: ScorerState
+) -> dict[str, Any]:
     """Find out what holds for the whole run: another device or number of threads might find otherwise."""
-    engine.check(scorer_state.rows)
+    rows = all_rows(views)
+    engine.check(rows)
     fractions: Sequence[float] = ()
-    if any(row.length for row in scorer_state.rows):  # else the model is left alone
+    if any(row.length for row in rows):  # else the model is left alone
         fractions = schedule.settle(partial(calibration_key, scorer_state), partial(description, scorer_state))
     return {
         "schedule": list(fractions),
         "passes": passes_to_json(engine.passes(fractions)),
         "tokens_per_batch": engine.tokens_per_batch,
-        "shared_heads": engine.shared_heads(scorer_state.rows),
+        "shared_heads": engine.shared_heads(rows),
         "batch_rules": engine.task.rules.to_json(),
     }
 

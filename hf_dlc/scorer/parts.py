@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from hf_dlc.config import DLCConfig
+from hf_dlc.scores.table import chosen_scores
 from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.tasks.table import build_task
 
@@ -38,7 +39,7 @@ class Parts:
         self.config, self.handle = config, handle
         self.lock = threading.RLock()  # weights are masked in place, so one thread at a time reads or scores
         self._sent: dict[str, Any] = {}  # from another process
-        _ = self.task, self.masker  # refuse an unsuitable model now, not at the first row
+        _ = self.engine  # refuse an unsuitable model or score now, not at the first row
 
     @cached_property
     def task(self) -> Task:
@@ -57,7 +58,7 @@ class Parts:
     @cached_property
     def engine(self) -> Engine:
         """Engine that runs rows through the model."""
-        return Engine(self.task, self.masker, self.config.tokens_per_batch)
+        return Engine(self.task, self.masker, chosen_scores(self.config.scores), self.config.tokens_per_batch)
 
     @cached_property
     def row_by_row(self) -> RowByRow:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_dlc.config import DLCConfig
+from hf_dlc.scores.table import chosen_scores
 from hf_dlc.tasks.table import Processor, check_task
 
 from .model import ModelHandle, ModelSource
@@ -72,6 +73,7 @@ class PretrainedScorer:
         check_task(task)
         found = find(model_id, revision, model_kwargs or {})
         config = DLCConfig(**{**vars(config or found.config), **config_overrides})
+        chosen_scores(config.scores)  # an unknown one is refused before a model is loaded
         source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
         scorer = cls(*source.load(), config)
         check_task(task, scorer.parts.task.kind, found.model_id)

@@ -13,10 +13,11 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 
 from hf_dlc.execution.peers import Peers
 from hf_dlc.execution.processes import check_same, process_state, sum_over_processes
-from hf_dlc.execution.skipped import count_skipped, first_skipped, in_words
+from hf_dlc.execution.skipped import count_partly, count_skipped, first_skipped, in_words
 from hf_dlc.execution.values import Values
+from hf_dlc.scores.base import Measure, Pass
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
-from hf_dlc.tasks.base import EncodedRow, Share, Task
+from hf_dlc.tasks.base import EncodedRow, RowsInView, Share, Task
 from hf_dlc.utils.digests import processor_digest
 
 from .model import ModelHandle
@@ -150,17 +151,21 @@ class MeasuredRows(NamedTuple):
     """Rows, and what the model said of them."""
 
     rows: Sequence[EncodedRow]
-    values: Values  # in the order of the passes
+    views: Mapping[str, RowsInView]
+    passes: Mapping[Pass, Sequence[Measure]]
+    values: Values  # in the order of the passes, of the rows and parts of their views
     fractions: Sequence[float]  # masked fraction of each level
 
 
-def columns_of(measured: MeasuredRows, column_prefix: str, keep_levels: bool) -> dict[str, Any]:
+def columns_of(measured: MeasuredRows, scores: Sequence[str], column_prefix: str, keep_levels: bool) -> dict[str, Any]:
     """
     The score columns of rows.
 
     Args:
         measured ([`MeasuredRows`]):
             Rows, and what was measured of them.
+        scores (`Sequence[str]`):
+            Names of the scores.
         column_prefix (`str`):
             First part of the names of the columns.
         keep_levels (`bool`):
@@ -171,10 +176,32 @@ def columns_of(measured: MeasuredRows, column_prefix: str, keep_levels: bool) ->
     """
     statuses = [row.status for row in measured.rows]
     tokens = np.array([row.target_tokens for row in measured.rows], dtype=np.int64)
-    return build_columns(statuses, tokens, measured.values, measured.fractions, column_prefix, keep_levels)
+    in_views = {view: [row.status for row in seen.rows[: len(tokens)]] for view, seen in measured.views.items()}
+    return build_columns(
+        statuses, tokens, _of_rows(measured), measured.fractions, column_prefix, keep_levels, scores, in_views
+    )
 
 
-def with_scores(dataset: Dataset, measured: MeasuredRows, column_prefix: str, keep_levels: bool) -> Dataset:
+def _of_rows(measured: MeasuredRows) -> Values:
+    """A number of each row: of those in several parts, the mean over the target tokens of all parts."""
+    rows = len(measured.rows)
+    if all(len(seen.rows) == rows for seen in measured.views.values()):
+        return measured.values
+    found = {name: values[:, :rows].copy() for name, values in measured.values.items()}
+    for place, (one, asked) in enumerate(measured.passes.items()):
+        parts, owners = measured.views[one.view]
+        if len(parts) > rows:
+            tokens = np.array([part.target_tokens for part in parts], dtype=np.float64)
+            total = np.maximum(1, np.bincount(owners, tokens, rows))
+            for measure in asked:
+                weighted = tokens * measured.values[measure.name][place, : len(parts)]
+                found[measure.name][place] = np.bincount(owners, weighted, rows) / total
+    return found
+
+
+def with_scores(
+    dataset: Dataset, measured: MeasuredRows, scores: Sequence[str], column_prefix: str, keep_levels: bool
+) -> Dataset:
     """
     The dataset with its score columns; the main process says how many rows have no score.
 
@@ -183,6 +210,8 @@ def with_scores(dataset: Dataset, measured: MeasuredRows, column_prefix: str, ke
             The rows.
         measured ([`MeasuredRows`]):
             What was measured of them.
+        scores (`Sequence[str]`):
+            Names of the scores.
         column_prefix (`str`):
             First part of the names of the columns.
         keep_levels (`bool`):
@@ -191,16 +220,31 @@ def with_scores(dataset: Dataset, measured: MeasuredRows, column_prefix: str, ke
     Returns:
         [`~datasets.Dataset`]: With the score columns added, or replaced.
     """
-    columns = columns_of(measured, column_prefix, keep_levels)
+    columns = columns_of(measured, scores, column_prefix, keep_levels)
     if process_state().is_main_process:
-        report_skipped(columns[f"{column_prefix}_status"], measured.rows)
-    return with_columns(dataset, columns, score_features(column_prefix, keep_levels))
+        report_skipped(columns[f"{column_prefix}_status"], measured.rows, *(v.rows for v in measured.views.values()))
+    return with_columns(dataset, columns, score_features(column_prefix, keep_levels, scores))
 
 
-def report_skipped(statuses: Sequence[str], encoded: Sequence[EncodedRow]) -> None:
-    """Say how many rows have no score and why, and how many were cut."""
+def report_skipped(statuses: Sequence[str], *rows: Sequence[EncodedRow]) -> None:
+    """
+    Say how many rows have no score and why, how many lack some of their scores, and how many were cut.
+
+    Args:
+        statuses (`Sequence[str]`):
+            Status of each row.
+        rows (`Sequence[EncodedRow]`):
+            The encoded rows, and those of the views, of which the first of each reason is shown.
+    """
+    first: dict[str, str] = {}
+    for encoded in rows:
+        first = {**first_skipped(encoded[: len(statuses)]), **first}
     if skipped := count_skipped(statuses):
-        words = in_words(skipped, first_skipped(encoded))
-        logger.warning("%d of %d rows have no score: %s", sum(skipped.values()), len(statuses), words)
+        logger.warning(
+            "%d of %d rows have no score: %s", sum(skipped.values()), len(statuses), in_words(skipped, first)
+        )
+    if partly := count_partly(statuses):
+        words = in_words(partly, first)
+        logger.warning("%d of %d rows lack some of their scores: %s", sum(partly.values()), len(statuses), words)
     if truncated := statuses.count(TRUNCATED):
         logger.warning("%d of %d rows were cut to max_length", truncated, len(statuses))

@@ -9,9 +9,9 @@ from typing import Any
 from hf_dlc.execution.agreement import why_not_side_by_side
 from hf_dlc.execution.loop import run_row
 from hf_dlc.execution.plan import MicroBatch
-from hf_dlc.execution.values import Values
+from hf_dlc.execution.values import Values, joined
 from hf_dlc.scores.base import Measure, Pass
-from hf_dlc.tasks.base import EncodedRow
+from hf_dlc.tasks.base import FULL_VIEW, EncodedRow, RowsInView
 
 from .engine import Engine
 
@@ -36,7 +36,7 @@ class RowByRow:
 
     def run(
         self,
-        encoded: Sequence[EncodedRow],
+        views: Mapping[str, RowsInView],
         work: Sequence[Sequence[MicroBatch]],
         passes: Mapping[Pass, Sequence[Measure]],
     ) -> Values:
@@ -44,8 +44,8 @@ class RowByRow:
         Score a row at all levels, in one forward pass if that gives what one pass a level gives.
 
         Args:
-            encoded (`Sequence[EncodedRow]`):
-                The row.
+            views (`Mapping[str, RowsInView]`):
+                The row, in all views that are asked for.
             work (`Sequence[Sequence[MicroBatch]]`):
                 For each pass its micro-batch.
             passes (`Mapping[Pass, Sequence[Measure]]`):
@@ -54,13 +54,23 @@ class RowByRow:
         Returns:
             `dict[str, np.ndarray]`: What [`Engine.run`] returns.
         """
+        levels = {one: measures for one, measures in passes.items() if one.view == FULL_VIEW}
+        if len(levels) < 2 or (found := self._run_levels(views[FULL_VIEW].rows[0], levels)) is None:
+            return self._engine.run(views, work, passes)
+        others = {one: measures for one, measures in passes.items() if one not in levels}
+        if not others:
+            return found
+        return joined(found, self._engine.run(views, work[len(levels) :], others))  # those come behind the levels
+
+    def _run_levels(self, row: EncodedRow, passes: Mapping[Pass, Sequence[Measure]]) -> Values | None:
+        """Measures of the whole row at all levels in one forward pass; `None` if it must meet one after the other."""
         task, masker = self._engine.task, self._engine.masker
-        [row], fractions = encoded, [one.masked_fraction for one in passes]
-        if not self._hold_levels(fractions) or task.rules.is_alone(row.length):
-            return self._engine.run(encoded, work, passes)
+        fractions = [one.masked_fraction for one in passes]
+        if not row.length or not self._hold_levels(fractions) or task.rules.is_alone(row.length):
+            return None
         if not self.can_run_side_by_side(fractions):
-            return self._engine.run(encoded, work, passes)
-        [row] = task.feed(encoded)
+            return None
+        [row] = task.feed([row])
         with masker.unmasked():
             shares = row.length <= task.rules.plain_up_to and task.shares(row.shared_head)
         with masker.side_by_side() as levels:

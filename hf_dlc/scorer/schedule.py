@@ -54,6 +54,10 @@ class Schedule:
     def __init__(self, engine: Engine, fixed: MaskSchedule | None, shares: Sequence[float]) -> None:
         default = engine.task.default_schedules.get(engine.masker.masking)
         self.fixed: tuple[float, ...] | None = fixed.fractions if fixed else default
+        if not engine.masks_weights:
+            self.fixed = (0.0,)  # nothing is masked, so nothing need be calibrated
+            if fixed and len(fixed) > 1:
+                logger.warning("the schedule %s is not used: none of the scores asks for masked weights", fixed)
         self._engine, self._shares = engine, shares
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None  # and the state of the weights that it is for
 

@@ -191,7 +191,7 @@ class DLCScorer(PretrainedScorer):
         with parts.lock:
             parts.check_fit()
             measured, is_batch = score_rows(rows, *scorer)
-        columns = columns_of(measured, self.config.prefix, self.config.keep_levels)
+        columns = columns_of(measured, self.config.scores, self.config.prefix, self.config.keep_levels)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
     def score(
@@ -233,7 +233,7 @@ class DLCScorer(PretrainedScorer):
         scorer = parts.rows, parts.engine, parts.schedule, parts.state, parts.check_fit
         with parts.lock, using_threads(cpu_threads(num_threads)):
             measured = score_dataset(dataset, *scorer, run_dir, chunk_seconds)
-        return with_scores(dataset, measured, self.config.prefix, self.config.keep_levels)
+        return with_scores(dataset, measured, self.config.scores, self.config.prefix, self.config.keep_levels)
 
     def estimate(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> RunEstimate:
         """

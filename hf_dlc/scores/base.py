@@ -9,6 +9,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 
+# What a measure may be a function of; a task says which of them it has.
+MEASURABLE = ("token", "distribution", "pooled")
+
+
 @dataclass(frozen=True)
 class Pass:
     """
@@ -31,37 +35,48 @@ class Pass:
 @dataclass(frozen=True)
 class Measure:
     """
-    A number that a pass gives of a row: the mean, over its target tokens, of a number of each.
+    A number that a pass gives of a row.
 
-    One of the two functions is given. They get and return arrays or tensors of floats, and use nothing but their
-    methods, so that no library of tensors is needed here. Of an image, the label is the one token and the classes are
-    the vocabulary.
+    One of the functions is given. They get and return tensors of floats, and use nothing but their methods, so that no
+    library of tensors is needed here. Of an image, the label is the one token and the classes are the vocabulary.
 
     Args:
         name (`str`):
             What it is called; with `keep_levels` there is a column `{column_prefix}_level_{name}`.
         of_token (`Callable`, *optional*):
-            From log p(token), of shape `(tokens,)`, to a number of each token.
+            From log p(token), of shape `(tokens,)`, to a number of each token. The measure is the mean over the target
+            tokens of a row.
         of_distribution (`Callable`, *optional*):
-            From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, to a number of each token. Where p is
-            0, log p is minus infinity. It costs memory and time for the whole distribution, which `of_token` does
-            without.
+            From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, and log p(token), `(tokens,)`, to a
+            number of each token. Where p is 0, log p is minus infinity. It costs memory and time for the whole
+            distribution, which `of_token` does without. The measure is the mean over the target tokens.
+        of_pooled (`Callable`, *optional*):
+            From two vectors of each row, of shape `(rows, size)`, one of its prompt and one of its response, to a
+            number of each row.
 
     Raises:
-        ValueError: If none of the two functions is given, or both.
+        ValueError: If none of the functions is given, or several.
     """
 
     name: str
     of_token: Callable[[Any], Any] | None = None
-    of_distribution: Callable[[Any], Any] | None = None
+    of_distribution: Callable[[Any, Any], Any] | None = None
+    of_pooled: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        if (self.of_token is None) == (self.of_distribution is None):
-            raise ValueError(f"the measure {self.name!r} must have one of of_token and of_distribution.")
+        given = [kind for kind in MEASURABLE if getattr(self, f"of_{kind}") is not None]
+        if len(given) != 1:
+            names = " and ".join(f"of_{kind}" for kind in MEASURABLE)
+            raise ValueError(f"the measure {self.name!r} must have one of {names}, got {len(given)} of them.")
+
+    @property
+    def kind(self) -> str:
+        """What it is a function of: one of `MEASURABLE`."""
+        return next(kind for kind in MEASURABLE if getattr(self, f"of_{kind}") is not None)
 
     def numbers(self, log_probs: Any, distribution: Any = None) -> Any:
         """A number of each token, from log p of the tokens and, where that is asked for, of the whole vocabulary."""
-        return self.of_token(log_probs) if self.of_token is not None else self.of_distribution(distribution)
+        return self.of_token(log_probs) if self.of_token is not None else self.of_distribution(distribution, log_probs)
 
 
 class Score(Protocol):
@@ -69,7 +84,7 @@ class Score(Protocol):
     What becomes of a row's measures: a column `{column_prefix}_{name}` of float32, with a range and an orientation.
 
     A new score is a file that holds a class like this, and a line in the table `SCORES`. [`OverLevels`] and
-    [`mean_over_levels`] are for scores that are means over the levels.
+    [`mean_over_levels`] are for scores that are means over the levels, [`Unmasked`] for those that mask nothing.
     """
 
     name: str
@@ -91,6 +106,14 @@ class Score(Protocol):
             values (`Mapping[str, np.ndarray]`):
                 By the name of the measure its values, of shape `(passes, rows)` in the order of `passes`.
         """
+
+
+class Unmasked:
+    """Base of scores that ask for the unmasked model alone: one pass."""
+
+    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
+        """The pass of level 0."""
+        return (Pass(),)
 
 
 class OverLevels:
@@ -118,8 +141,9 @@ def mean_over_levels(values: np.ndarray) -> np.ndarray:
 def measures_by_pass(
     scores: Iterable[Score],
     schedule: Sequence[float],
-    views: Collection[str] = ("full",),
-    weights: Collection[str] = ("base",),
+    views: Collection[str] | None = None,
+    weights: Collection[str] | None = None,
+    measurable: Collection[str] | None = None,
 ) -> dict[Pass, tuple[Measure, ...]]:
     """
     All passes that some scores ask for, each once, and what is measured in each.
@@ -129,18 +153,20 @@ def measures_by_pass(
             The scores.
         schedule (`Sequence[float]`):
             Masked fraction of each level.
-        views (`Collection[str]`, *optional*, defaults to `("full",)`):
-            The views that the task has of a row. No task has more than the default one today.
-        weights (`Collection[str]`, *optional*, defaults to `("base",)`):
-            The weights that there are. There are no others today.
+        views (`Collection[str]`, *optional*):
+            The views that the task has of a row; by default any.
+        weights (`Collection[str]`, *optional*):
+            The weights that there are; by default any.
+        measurable (`Collection[str]`, *optional*):
+            Kinds of measures that the task has, of `MEASURABLE`; by default any.
 
     Returns:
         `dict[Pass, tuple[Measure, ...]]`: Passes with the base weights first, of them those with the full view first,
         and of these in ascending order of their masked fractions.
 
     Raises:
-        ValueError: If a score asks for a view or for weights that are not there, or measures something else under the
-            name of a measure of another score.
+        ValueError: If a score asks for a view, for weights or for a kind of measure that is not there, or measures
+            something else under the name of a measure of another score.
     """
     wanted: dict[Pass, dict[str, Measure]] = {}
     known: dict[str, Measure] = {}
@@ -151,16 +177,26 @@ def measures_by_pass(
                     f"the score {score.name!r} must measure the same under the name {measure.name!r} as other scores "
                     "do. Give its measure a name of its own."
                 )
+            _require(score, "kind of measure", measure.kind, measurable)
         for one in score.passes(schedule):
-            for kind, asked, there in (("view", one.view, views), ("weights", one.weights, weights)):
-                if asked not in there:
-                    raise ValueError(
-                        f"the score {score.name!r} needs the {kind} {asked!r}, but the model is run with "
-                        f"{', '.join(sorted(there))} only. Leave the score out."
-                    )
+            _require(score, "view", one.view, views)
+            _require(score, "weights", one.weights, weights)
             wanted.setdefault(one, {}).update({measure.name: measure for measure in score.measures})
     ordered = sorted(wanted, key=lambda one: (one.weights != "base", one.view != "full", one.masked_fraction))
     return {one: tuple(wanted[one].values()) for one in ordered}
+
+
+def _require(score: Score, kind: str, asked: str, there: Collection[str] | None) -> None:
+    if there is not None and asked not in there:
+        raise ValueError(
+            f"the score {score.name!r} needs the {kind} {asked!r}, but the model is run with "
+            f"{', '.join(sorted(there))} only. Leave the score out."
+        )
+
+
+def masks_weights(scores: Iterable[Score]) -> bool:
+    """Whether any of the scores asks for a level of masked weights."""
+    return any(one.masked_fraction for score in scores for one in score.passes((0.0, 0.5)))
 
 
 def passes_to_json(wanted: Mapping[Pass, Sequence[Measure]]) -> list[dict[str, Any]]:

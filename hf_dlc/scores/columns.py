@@ -7,29 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Pass, measures_by_pass
-from .table import SCORES
+from .base import Measure, Pass, Score, measures_by_pass
+from .table import DEFAULT_SCORES, SCORES, chosen_scores
 
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
-# Values of `dlc_status`. A row has a score if, and only if, its status is OK or TRUNCATED.
+# Values of `dlc_status`. A row has a score if, and only if, its status is in SCORED_STATUSES.
 OK = "ok"
 TRUNCATED = "truncated"  # scored on its first `max_length` tokens
 EMPTY_RESPONSE = "empty_response"  # None, "" or only white space where the response should be
 NO_TARGET = "no_target"  # not empty, but no token of it is learned from (a row that is all prompt, say)
+NO_PROMPT = "no_prompt"  # nothing stands before the response, where a score compares it with and without that
 TRUNCATED_AWAY = "truncated_away"  # every target token lies beyond `max_length`
 INVALID_ROW = "invalid_row"  # a value of the wrong type where text was expected
 INVALID_IMAGE = "invalid_image"  # no image, or one that cannot be read to its end
 MISSING_LABEL = "missing_label"  # None, or -1 as `datasets` has it
 UNKNOWN_LABEL = "unknown_label"  # no class of the head, or one without a fitted image
 ONLY_OF_CLASS = "only_of_class"  # a prototype of its class would be the image itself
-NAN_SCORE = "nan_score"  # the model gave NaN for this row
+NAN_SCORE = "nan_score"  # the model gave NaN, or infinity, for this row
+UNDEFINED_SCORE = "undefined_score"  # measured, but the score has no value, as a ratio to a loss of next to nothing
 
+# Put before a reason where a row lacks only some of its scores: the others are there.
+PARTLY = "partly_"
 
-SCORED_STATUSES = frozenset({OK, TRUNCATED})
+_REASONS_OF_A_SCORE = (NO_PROMPT, NO_TARGET, NAN_SCORE, UNDEFINED_SCORE)
+PARTLY_SCORED = frozenset(PARTLY + reason for reason in _REASONS_OF_A_SCORE)
+SCORED_STATUSES = frozenset({OK, TRUNCATED}) | PARTLY_SCORED
 
 
 def score_features(
@@ -44,7 +50,7 @@ def score_features(
         keep_levels (`bool`, *optional*, defaults to `False`):
             Whether the per-level columns are there as well.
         scores (`Collection[str]`, *optional*):
-            Names of the scores that are there; by default all of the table `SCORES`.
+            Names of the scores that are there; by default those that are scored by default.
 
     Returns:
         [`~datasets.Features`]: `{column_prefix}_{name}` (`float32`) of each of these scores in the order of the table,
@@ -59,7 +65,7 @@ def score_features(
     """
     from datasets import Features, List, Value
 
-    names = [name for name in SCORES if scores is None or name in scores]
+    names = [score.name for score in chosen_scores(DEFAULT_SCORES if scores is None else scores)]
     features = {f"{column_prefix}_{name}": Value("float32") for name in names}
     features |= {f"{column_prefix}_tokens": Value("int32"), f"{column_prefix}_status": Value("string")}
     if keep_levels:
@@ -125,9 +131,11 @@ def build_columns(
     schedule: Sequence[float],
     column_prefix: str = "dlc",
     keep_levels: bool = False,
+    scores: Collection[str] = DEFAULT_SCORES,
+    views: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """
-    The columns of rows that went through the model in all passes that the scores of the table `SCORES` ask for.
+    The columns of rows that went through the model in all passes that some scores ask for.
 
     Args:
         statuses (`Sequence[str]`):
@@ -143,37 +151,79 @@ def build_columns(
             What the column names begin with.
         keep_levels (`bool`, *optional*, defaults to `False`):
             Whether to add the per-level columns.
+        scores (`Collection[str]`, *optional*, defaults to `DEFAULT_SCORES`):
+            Names of the scores.
+        views (`Mapping[str, Sequence[str]]`, *optional*):
+            By the name of the view the status that each row has in it; `statuses` where a view is not named.
 
     Returns:
         `dict[str, Any]`: Column name to values, in the order and the types of [`score_features`]. Skipped rows have
-        NaN, 0 tokens and the reason; a row for which the model gave no finite number becomes one of them. NaN stands
-        in a per-level column also where the measure is not asked for at a level.
+        NaN, 0 tokens and the reason. A row that lacks a score has NaN there and the reason: as it is if it has no
+        score at all, else behind `"partly_"`. NaN stands in a per-level column also where the measure is not asked
+        for at a level.
     """
-    wanted = measures_by_pass(SCORES.values(), schedule)
-    place = {one: number for number, one in enumerate(wanted)}
-    scored = np.isin(statuses, list(SCORED_STATUSES))
-    finite = np.ones(len(scored), dtype=bool)
-    for one, asked in wanted.items():
-        for measure in asked:
-            finite &= np.isfinite(values[measure.name][place[one]])
-    kept = scored & finite
-    statuses = np.where(scored & ~finite, NAN_SCORE, np.asarray(statuses, dtype=object))
-    known = {name: np.full((len(wanted), len(scored)), np.nan, dtype=np.float32) for name in _measure_names(SCORES)}
-    for one, asked in wanted.items():
-        for measure in asked:
-            known[measure.name][place[one], kept] = values[measure.name][place[one], kept]
+    chosen = chosen_scores(scores)
+    passes = _Passes(measures_by_pass(chosen, schedule), values, statuses, views or {})
     columns: dict[str, Any] = {}
-    for name, score in SCORES.items():
-        places = [place[one] for one in score.passes(schedule)]
-        columns[f"{column_prefix}_{name}"] = score.reduce({of.name: known[of.name][places] for of in score.measures})
-    columns[f"{column_prefix}_tokens"] = np.where(kept, tokens, 0).astype(np.int32)
-    columns[f"{column_prefix}_status"] = statuses.tolist()
+    has, reasons = np.zeros((len(chosen), len(statuses)), dtype=bool), np.full(len(statuses), "", dtype=object)
+    asked = [score for score in chosen if score.passes(schedule)]  # of one level there is no gain, and no reason
+    for number, score in enumerate(chosen):
+        column = np.full(len(statuses), np.nan, dtype=np.float32)
+        if score in asked:
+            column, missing = passes.reduce(score, schedule)
+            reasons = np.where(reasons == "", missing, reasons)
+        has[number] = ~np.isnan(column)
+        columns[f"{column_prefix}_{score.name}"] = column
+    partly = has.any(axis=0)
+    known = np.asarray(statuses, dtype=object)
+    lacks = (reasons != "") & np.isin(statuses, list(SCORED_STATUSES))
+    known = np.where(lacks, np.where(partly, PARTLY, "") + reasons, known)
+    columns[f"{column_prefix}_tokens"] = np.where(np.isin(known, list(SCORED_STATUSES)), tokens, 0).astype(np.int32)
+    columns[f"{column_prefix}_status"] = known.tolist()
     if keep_levels:
-        nothing = np.full(len(scored), np.nan, dtype=np.float32)
-        for name, of_passes in known.items():
-            levels = [of_passes[place[one]] if one in place else nothing for one in map(Pass, schedule)]
-            columns[f"{column_prefix}_level_{name}"] = list(np.stack(levels, axis=1))
+        for name in _measure_names(score.name for score in chosen):
+            columns[f"{column_prefix}_level_{name}"] = list(passes.levels(name, schedule))
     return columns
+
+
+class _Passes:
+    """What was measured in each pass, NaN where a row has nothing, and why it has nothing."""
+
+    def __init__(
+        self,
+        wanted: Mapping[Pass, Sequence[Measure]],
+        values: Mapping[str, np.ndarray],
+        statuses: Sequence[str],
+        views: Mapping[str, Sequence[str]],
+    ) -> None:
+        self._rows = len(statuses)
+        self._values: dict[tuple[Pass, str], np.ndarray] = {}
+        self._reasons: dict[tuple[Pass, str], np.ndarray] = {}  # "" where there is a number
+        for place, (one, measures) in enumerate(wanted.items()):
+            in_view = np.asarray(views.get(one.view, statuses), dtype=object)
+            is_there = np.isin(in_view, list(SCORED_STATUSES))
+            for measure in measures:
+                found = np.where(is_there, values[measure.name][place], np.nan).astype(np.float32)
+                is_number = np.isfinite(found)
+                broken = np.where(is_there & ~is_number, NAN_SCORE, np.where(is_number, "", in_view))
+                self._values[one, measure.name] = np.where(is_number, found, np.nan).astype(np.float32)
+                self._reasons[one, measure.name] = broken
+
+    def reduce(self, score: Score, schedule: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+        """A score of each row, and why a row has none."""
+        passes = score.passes(schedule)
+        measured = {of.name: np.stack([self._values[one, of.name] for one in passes]) for of in score.measures}
+        reasons = np.full(self._rows, "", dtype=object)
+        for one in passes:
+            for of in score.measures:
+                reasons = np.where(reasons == "", self._reasons[one, of.name], reasons)
+        column = score.reduce({name: np.where(reasons == "", one, np.nan) for name, one in measured.items()})
+        return column, np.where((reasons == "") & np.isnan(column), UNDEFINED_SCORE, reasons)
+
+    def levels(self, name: str, schedule: Sequence[float]) -> np.ndarray:
+        """A measure of the whole rows at each level, `(rows, levels)`."""
+        nothing = np.full(self._rows, np.nan, dtype=np.float32)
+        return np.stack([self._values.get((one, name), nothing) for one in map(Pass, schedule)], axis=1)
 
 
 def with_columns(dataset: Dataset, columns: dict[str, Any], features: Features) -> Dataset:

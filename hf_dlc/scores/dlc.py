@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .base import Measure, OverLevels, mean_over_levels
+from .base import Measure, OverLevels, Pass, mean_over_levels
 
 
 CONFIDENCE = Measure("confidence", of_token=lambda log_probs: log_probs.exp())
@@ -55,6 +55,10 @@ class Gain(OverLevels):
     unit = ""
     text = "mean over the masked levels of the share of the loss that the weights take away when they come back"
     measures = (LOSS,)
+
+    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
+        """One for each level; none where no level is masked, of which there is no gain."""
+        return super().passes(schedule) if len(schedule) > 1 else ()
 
     def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """The mean over the masked levels; NaN where none is masked."""

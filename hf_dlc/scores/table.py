@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .base import Score
 from .dlc import Confidence, Gain, Loss
+from .el2n import EL2N
+from .entropy import Entropy
+from .ifd import IFD
+from .margin import Margin
+from .plain import PlainConfidence, PlainLoss
+from .prompt_gain import PromptGain
 
 
 # In the order of their columns. A new score is a file of this folder and a line here.
@@ -13,8 +21,38 @@ SCORES: dict[str, Score] = {
         Confidence(),
         Loss(),
         Gain(),
+        PlainConfidence(),
+        PlainLoss(),
+        Entropy(),
+        Margin(),
+        EL2N(),
+        IFD(),
+        PromptGain(),
     )
 }
+
+
+# Those of Distorting-based Learning Complexity, which are scored where nobody asks for others.
+DEFAULT_SCORES = ("confidence", "loss", "gain")
+
+
+def chosen_scores(names: Iterable[str]) -> tuple[Score, ...]:
+    """
+    The scores of some names, in the order of the table.
+
+    Raises:
+        ValueError: If a name is not in the table.
+
+    Example:
+    ```python
+    >>> [score.name for score in chosen_scores(["ifd", "loss"])]
+    ['loss', 'ifd']
+    ```
+    """
+    names = list(names)
+    if unknown := [name for name in names if name not in SCORES]:
+        raise ValueError(f"scores must be of {', '.join(SCORES)}, got {', '.join(map(repr, unknown))}.")
+    return tuple(score for name, score in SCORES.items() if name in names)
 
 
 def score_of(column: str) -> Score | None:

@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from .reading import DatasetReading
 
 
-__all__ = ["LENGTH_STEP", "BatchRules", "Embedder", "EncodedRow", "Fittable", "Probe", "RowMeasures", "Share", "Task"]
+__all__ = [
+    "FULL_VIEW",
+    "LENGTH_STEP",
+    "BatchRules",
+    "Embedder",
+    "EncodedRow",
+    "Fittable",
+    "Probe",
+    "RowMeasures",
+    "RowsInView",
+    "Share",
+    "Task",
+]
 
 
 class EncodedRow(Protocol):
@@ -43,6 +55,16 @@ class EncodedRow(Protocol):
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
         """All that the model gets of the row, for digests."""
+
+
+FULL_VIEW = "full"  # of a row: all of it
+
+
+class RowsInView(NamedTuple):
+    """Rows as the model is shown them in some passes."""
+
+    rows: list[EncodedRow]  # one for each row of the dataset; behind them further parts of rows that have several
+    owners: np.ndarray  # (parts,) int64: place in the dataset of each of them
 
 
 class RowMeasures(NamedTuple):
@@ -75,7 +97,8 @@ class Task(Protocol):
     """All that scoring knows of rows and models; the table of tasks says which one a model is for."""
 
     kind: str  # its name in the table of tasks
-    views: frozenset[str]  # what of a row the model can be shown: "full", the whole row, and others
+    views: frozenset[str]  # what of a row the model can be shown: FULL_VIEW, the whole row, and others
+    measurable: frozenset[str]  # kinds of measures that `forward` knows, of `scores.base.MEASURABLE`
     default_schedules: Mapping[str, tuple[float, ...]]  # levels by kind of masking; calibrated where there are none
     reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
     num_shared_heads: int  # that rows may begin with, the empty one included
@@ -93,6 +116,14 @@ class Task(Protocol):
 
     def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[EncodedRow]:
         """Encode all rows, in order; with `share`, all processes do so at the same time and may help each other."""
+
+    def view(self, rows: Sequence[EncodedRow], view: str) -> RowsInView:
+        """
+        Encoded rows in one of `views`.
+
+        A row that cannot be shown so has the reason as status, whatever its status in the full view. The measure of a
+        row in several parts is the mean over the target tokens of all of them.
+        """
 
     def feed(self, rows: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
         """The same rows in the same order, ready for `forward`: what they need may be loaded ahead of their use."""

@@ -20,6 +20,7 @@ from .base import Task
 from .processors import load_image_processor, load_tokenizer
 from .text.encoding import RowEncoder
 from .text.task import CausalLMTask, check_architecture
+from .text.views import Alone
 from .vision.images import ImageEncoder
 from .vision.models import check_image_model, image_class, is_image_model, timm_message
 from .vision.prototypes import Logits
@@ -80,14 +81,21 @@ def _image_task(
     return ImageClassificationTask(model, encoder, head, pooling, prototype_logits)
 
 
-def _text_task(model: PreTrainedModel, processor: Processor, token_mean: str, **options: Any) -> CausalLMTask:
+def _text_task(
+    model: PreTrainedModel,
+    processor: Processor,
+    token_mean: str,
+    alone: Alone,
+    first_tokens: int,
+    **options: Any,
+) -> CausalLMTask:
     if not isinstance(processor, PreTrainedTokenizerBase):
         if isinstance(model, PreTrainedModel):
             check_architecture(model.config, type(model).__name__)
         raise ValueError(
             f"{type(model).__name__} is no image classifier, so it needs a tokenizer, got {type(processor).__name__}."
         )
-    task = CausalLMTask(model, RowEncoder(processor, **options), token_mean)
+    task = CausalLMTask(model, RowEncoder(processor, **options), token_mean, alone, first_tokens)
     if getattr(model.config, "output_router_logits", False):
         logger.warning(
             "the config of %s asks for output_router_logits: the auxiliary loss of the router, which the model "
@@ -114,7 +122,7 @@ TASKS: dict[str, TaskKind] = {
         model_class=lambda config: AutoModelForCausalLM,
         load_processor=load_tokenizer,
         build=_text_task,
-        options=("template", "max_length", "layout", "columns", "token_mean"),
+        options=("template", "max_length", "layout", "columns", "token_mean", "alone", "first_tokens"),
         uses_all_weights=True,
     ),
 }

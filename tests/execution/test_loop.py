@@ -72,7 +72,7 @@ def run_loop(
 ) -> np.ndarray:
     """Confidence and loss, `(2, levels, rows)`."""
     measures = [MEASURES] * len(work)
-    values = LevelLoop(task, task.weight, rows, work, measures, **options).run()
+    values = LevelLoop(task, task.weight, [rows] * len(work), work, measures, **options).run()
     assert list(values) == ["confidence", "loss"]
     return np.stack(list(values.values()))
 

@@ -56,7 +56,7 @@ def run_alone(
     score: Any, batches: Sequence[MicroBatch], levels: int, rows: int, journal: Journal | None, *peers: Any
 ) -> np.ndarray:
     """Confidence and loss, `(2, levels, rows)`."""
-    values = run_sharded(score, batches, [MEASURES] * levels, rows, journal, ALONE, *peers)
+    values = run_sharded(score, [batches] * levels, [MEASURES] * levels, rows, journal, ALONE, *peers)
     assert list(values) == ["confidence", "loss"]
     return np.stack(list(values.values()))
 
@@ -122,8 +122,7 @@ class Parts:
     def __call__(self, work: Sequence[Sequence[MicroBatch]], reporter: Reporter) -> Values:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: self.now))
-            rows = range(len(self.lengths))
-            measures = [MEASURES] * len(work)
+            rows, measures = [range(len(self.lengths))] * len(work), [MEASURES] * len(work)
             return LevelLoop(self, self, rows, work, measures, self.limit, reporter, chunk_seconds=0.5).run()
 
 
@@ -367,7 +366,7 @@ class TestProcesses:
             )
             for index in (1, 0):
                 state = SimpleNamespace(num_processes=len(scores), process_index=index, is_main_process=index == 0)
-                run_sharded(scores[index], batches, measures, len(LENGTHS), journal, state)
+                run_sharded(scores[index], [batches] * LEVELS, measures, len(LENGTHS), journal, state)
         return np.sum(np.reshape(contributions, (len(scores), 2, LEVELS, -1)), axis=0)
 
     @pytest.mark.parametrize("killed_before", [1, 3, 5, 7])  # after memory ran out
@@ -423,7 +422,7 @@ class TestProcesses:
         calls: list[str] = []
         peers = SimpleNamespace(check=lambda: None, meet=lambda: calls.append("wait"))
         monkeypatch.setattr(sharded, "sum_over_processes", lambda *_: calls.append("sum"))
-        run_sharded(Parts(LENGTHS, FITS), batches, [MEASURES] * LEVELS, len(LENGTHS), None, ALONE, peers)
+        run_sharded(Parts(LENGTHS, FITS), [batches] * LEVELS, [MEASURES] * LEVELS, len(LENGTHS), None, ALONE, peers)
         assert calls == ["wait", "sum", "sum"]
 
 

@@ -58,7 +58,7 @@ def test_who_waits_for_a_model_in_training_is_not_handed_it_in_that_mode(
 def test_without_work_the_model_is_left_alone(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = make_scorer().parts.engine
     monkeypatch.setattr(engine, "masker", None)
-    found = engine.run([], [[], [], []], engine.passes((0.0, 0.1, 0.3)))
+    found = engine.run(engine.views([]), [[], [], []], engine.passes((0.0, 0.1, 0.3)))
     assert {name: (values.shape, values.dtype.name) for name, values in found.items()} == {
         "confidence": ((3, 0), "float32"),
         "loss": ((3, 0), "float32"),

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 
-from hf_dlc import DLCScorer
 from hf_dlc.scores.base import mean_over_levels
 from hf_dlc.scores.columns import build_columns, missing_columns, present_scores, score_features
 from hf_dlc.scores.dlc import relative_gain
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
 from tests.conftest import ROOT
 
 
@@ -28,10 +27,10 @@ def build(**options: Any) -> dict[str, Any]:
 
 
 def test_features() -> None:
-    scores = {f"dlc_{name}": Value("float32") for name in SCORES}
+    scores = {f"dlc_{name}": Value("float32") for name in DEFAULT_SCORES}
     assert score_features() == Features({**scores, "dlc_tokens": Value("int32"), "dlc_status": Value("string")})
     assert list(score_features()) == [*scores, "dlc_tokens", "dlc_status"]
-    assert list(SCORES)[:3] == ["confidence", "loss", "gain"]  # a new score goes behind them
+    assert list(SCORES)[:3] == list(DEFAULT_SCORES) == ["confidence", "loss", "gain"]  # a new score goes behind
 
 
 def test_features_of_some_scores() -> None:
@@ -46,9 +45,9 @@ def test_features_of_some_scores() -> None:
 
 
 def test_features_of_levels() -> None:
-    features = score_features("easy", keep_levels=True)
+    features = score_features("easy", keep_levels=True, scores=SCORES)
     measures = dict.fromkeys(measure.name for score in SCORES.values() for measure in score.measures)
-    assert list(features) == [*score_features("easy"), *(f"easy_level_{name}" for name in measures)]
+    assert list(features) == [*score_features("easy", scores=SCORES), *(f"easy_level_{name}" for name in measures)]
     assert list(measures)[:2] == ["confidence", "loss"]
     assert features["easy_level_loss"] == List(Value("float32"))
 
@@ -69,10 +68,9 @@ def test_columns_that_are_missing() -> None:
     assert missing_columns(["dlc_status"]) == [name for name in score_features() if name != "dlc_status"]
 
 
-@pytest.mark.parametrize("text", [(ROOT / "README.md").read_text(encoding="utf-8"), DLCScorer.__doc__])
-def test_every_score_is_described(text: str) -> None:
-    """A score has a line in README and in the docstring of the scorer, which says what its values mean."""
-    entries = re.split(r"^ *[|-] ", text, flags=re.MULTILINE)
+def test_every_score_is_described() -> None:
+    """A score has a line in README, which says what its values mean."""
+    entries = re.split(r"^ *[|-] ", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for name, score in SCORES.items():
         found = [entry for entry in entries if entry.startswith(f"`dlc_{name}`")]
         assert len(found) == 1, name
@@ -124,15 +122,53 @@ def test_skipped_rows_keep_their_reason() -> None:
 @pytest.mark.parametrize("bad", [NAN, np.inf, -np.inf])
 @pytest.mark.parametrize("which", ["confidence", "loss"])
 @pytest.mark.parametrize("level", [0, 1])
-def test_a_number_that_is_not_finite_takes_the_score(bad: float, which: str, level: int) -> None:
+def test_a_number_that_is_not_finite_takes_the_scores_that_need_it(bad: float, which: str, level: int) -> None:
     values = {"confidence": CONFIDENCE.copy(), "loss": LOSS.copy()}
     values[which][level, 1] = bad
     columns = build_columns(STATUSES, TOKENS, values, SCHEDULE, keep_levels=True)
+    assert columns["dlc_status"][:3] == ["ok", "partly_nan_score", "empty_response"]
+    assert columns["dlc_tokens"].tolist() == [3, 4, 0, 0, 0, 0]
+    lost = [np.isnan(columns[f"dlc_{name}"][1]) for name in DEFAULT_SCORES]
+    assert lost == ([True, False, False] if which == "confidence" else [False, True, True])
+    assert np.isnan(columns[f"dlc_level_{which}"][1]).tolist() == [place == level for place in (0, 1)]
+    assert columns["dlc_confidence"][0] == 0.375
+
+
+@pytest.mark.parametrize("bad", [NAN, np.inf])
+def test_a_row_without_any_score_is_skipped(bad: float) -> None:
+    values = {"confidence": CONFIDENCE.copy(), "loss": LOSS.copy()}
+    values["confidence"][0, 1] = values["loss"][1, 1] = bad
+    columns = build_columns(STATUSES, TOKENS, values, SCHEDULE)
     assert columns["dlc_status"][:3] == ["ok", "nan_score", "empty_response"]
     assert columns["dlc_tokens"].tolist() == [3, 0, 0, 0, 0, 0]
-    assert np.isnan([columns["dlc_confidence"][1], columns["dlc_loss"][1]]).all()
-    assert np.isnan(columns["dlc_level_confidence"][1]).all()
-    assert columns["dlc_confidence"][0] == 0.375
+
+
+def test_a_score_that_lacks_a_view() -> None:
+    """A row that has no such view has the reason; the other scores stand."""
+    loss = np.array([[1, 2, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0]], dtype=np.float32)
+    views = {"alone": ["ok", "no_prompt", *STATUSES[2:]]}
+    both = build_columns(STATUSES, TOKENS, {"loss": loss}, (0.0,), scores=["ifd", "plain_loss"], views=views)
+    assert both["dlc_status"] == ["ok", "partly_no_prompt", *STATUSES[2:]]
+    assert both["dlc_plain_loss"].tolist()[:2] == [1.0, 2.0]
+    assert both["dlc_ifd"][0] == 0.25
+    assert np.isnan(both["dlc_ifd"][1:]).all()
+    alone = build_columns(STATUSES, TOKENS, {"loss": loss}, (0.0,), scores=["ifd"], views=views)
+    assert alone["dlc_status"] == ["ok", "no_prompt", *STATUSES[2:]]
+    assert alone["dlc_tokens"].tolist() == [3, 0, 0, 0, 0, 0]
+
+
+def test_a_ratio_to_next_to_nothing_is_no_score() -> None:
+    loss = np.array([[1, 2, 0, 0, 0, 0], [4, 0.009, 0, 0, 0, 0]], dtype=np.float32)
+    columns = build_columns(STATUSES, TOKENS, {"loss": loss}, (0.0,), scores=["ifd", "plain_loss"])
+    assert columns["dlc_status"][:2] == ["ok", "partly_undefined_score"]
+    assert np.isnan(columns["dlc_ifd"][1])
+
+
+def test_no_row_lacks_a_gain_that_there_cannot_be() -> None:
+    values = {"confidence": CONFIDENCE[:1], "loss": LOSS[:1]}
+    columns = build_columns(STATUSES, TOKENS, values, (0.0,))
+    assert columns["dlc_status"] == STATUSES
+    assert np.isnan(columns["dlc_gain"]).all()
 
 
 def test_what_stands_there_for_a_skipped_row_is_ignored() -> None:

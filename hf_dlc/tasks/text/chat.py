@@ -123,6 +123,16 @@ class ChatTemplate:
             raise RefusedRowError("there is no template for rows without tools")
         return self._plain.draft(conversation, self._plain.messages(conversation.turns), conversation.template_kwargs)
 
+    @property
+    def cue(self) -> str:
+        """
+        The header of an assistant's turn, which tells the model to answer; `""` where a template has none of its own.
+
+        Raises:
+            RefusedRowError: If the template does not accept a single question.
+        """
+        return (self._plain or self._with_tools).cue({})
+
     def _look(
         self,
         template: Template,

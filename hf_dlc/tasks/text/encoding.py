@@ -31,7 +31,7 @@ from .layouts import Reading, is_media, read_columns, rows_of, split_batch
 from .parsing import parse_row
 from .plain_rows import plain_batches, plain_columns
 from .reading_log import ReadingLog
-from .rows import ALPACA_PROMPT, ALPACA_PROMPT_WITH_INPUT, Instruction, PlainText, Row, Skipped, TokenRow
+from .rows import ALPACA_CUE, ALPACA_PROMPT, ALPACA_PROMPT_WITH_INPUT, Instruction, PlainText, Row, Skipped, TokenRow
 from .shared_heads import head_of, sample_rows, shared_heads
 from .template import Draft, RefusedRowError, Span, label_of
 from .template_option import TemplateOption, chat_of, name_of, name_of_chat, no_template
@@ -242,7 +242,7 @@ class RowEncoder:
             chosen = [drafts[i] for i in places]
             for place, encoding in zip(places, self._tokenize(chosen, not rendered), strict=True):
                 encodings[place] = encoding
-        return _packed(encodings)
+        return packed(encodings)
 
     def describe(self) -> dict[str, Any]:
         """
@@ -296,16 +296,16 @@ class RowEncoder:
 
     def _draft(self, row: Row) -> Draft | Encoding:
         if isinstance(row, Skipped):
-            return _skipped(row.reason, row.why)
+            return skipped(row.reason, row.why)
         if isinstance(row, TokenRow):
             if row.input_ids and not (min(row.input_ids) >= 0 and max(row.input_ids) < self._vocabulary_size):
                 # An id without an embedding would end the whole run.
                 why = f"token ids must be in [0, {self._vocabulary_size}), the tokenizer's, got {max(row.input_ids)}"
-                return _skipped(INVALID_ROW, why)
+                return skipped(INVALID_ROW, why)
             return self._encoding(row.input_ids, np.asarray(row.labels, dtype=np.int64) != -100)
         if isinstance(row, Instruction) and row.history and not self._chat:
             why = "earlier turns need a chat template, and the Alpaca prompt has no place for them"
-            return _skipped(INVALID_ROW, f"{why}: use a tokenizer with one, or columns={{'history': 'ignore'}}")
+            return skipped(INVALID_ROW, f"{why}: use a tokenizer with one, or columns={{'history': 'ignore'}}")
         if isinstance(row, Instruction):
             row = row.conversation() if self._chat else row.plain_text()
         if isinstance(row, PlainText):
@@ -315,7 +315,7 @@ class RowEncoder:
         try:
             return self._chat.draft(row)
         except RefusedRowError as refused:
-            return _skipped(INVALID_ROW, f"the chat template does not accept it: {refused}")
+            return skipped(INVALID_ROW, f"the chat template does not accept it: {refused}")
 
     def _plain_draft(self, row: PlainText) -> Draft:
         return Draft(row.prompt + self._with_eos(row.completion), row.prompt, rendered=False)
@@ -358,12 +358,10 @@ class RowEncoder:
     def _encoding(self, input_ids: list[int], targets: np.ndarray) -> Encoding:
         targets[:1] = False
         if not targets.any():
-            return _skipped(NO_TARGET, "no token of it is learned from")
+            return skipped(NO_TARGET, "no token of it is learned from")
         if not targets[: self.max_length].any():
             first = int(targets.argmax())
-            return _skipped(
-                TRUNCATED_AWAY, f"max_length={self.max_length} ends before token {first}, the first target"
-            )
+            return skipped(TRUNCATED_AWAY, f"max_length={self.max_length} ends before token {first}, the first target")
         status = TRUNCATED if len(input_ids) > self.max_length else OK
         ids, targets = np.asarray(input_ids[: self.max_length], np.int32), targets[: self.max_length].copy()
         head = head_of(ids, int(targets.argmax()), self.shared_heads)
@@ -380,14 +378,11 @@ class RowEncoder:
 
     def _samples(self) -> Iterator[list[np.ndarray]]:
         """Token ids of made-up rows, for each wording of the template."""
-        if self._chat is None and self.tokenizer.eos_token is None:
-            return  # only rows with token ids can be scored, and they have no template
+        if self.has_no_template:
+            return
         for rows in sample_rows():
             try:
-                drafts = [
-                    self._chat.sample(row.conversation()) if self._chat else self._plain_draft(row.plain_text())
-                    for row in rows
-                ]
+                drafts = [self._sample_draft(row) for row in rows]
             except RefusedRowError as refused:  # a template that wants more than one exchange
                 logger.debug("no head is shared: %s", refused)
                 continue
@@ -396,8 +391,37 @@ class RowEncoder:
             )
             yield [np.asarray(batch["input_ids"][0], np.int32) for batch in batches]
 
+    @property
+    def has_no_template(self) -> bool:
+        """Whether only rows with token ids can be scored: there is neither a chat template nor an end of sequence."""
+        return self._chat is None and self.tokenizer.eos_token is None
 
-def _skipped(status: str, why: str) -> Encoding:
+    def sample_prompt(self, row: Instruction) -> np.ndarray:
+        """
+        Token ids of a made-up instruction, up to the response.
+
+        Raises:
+            RefusedRowError: If the template does not accept it.
+        """
+        draft = self._sample_draft(row)
+        [encoding] = self._tokenize([draft], not draft.rendered)
+        return encoding.input_ids[: int(encoding.targets.argmax())]
+
+    @property
+    def cue(self) -> str:
+        """
+        What tells the model that a response begins: the header of the assistant's turn, or that of the Alpaca prompt.
+
+        Raises:
+            RefusedRowError: If the chat template does not accept a single question.
+        """
+        return self._chat.cue if self._chat else ALPACA_CUE
+
+    def _sample_draft(self, row: Instruction) -> Draft:
+        return self._chat.sample(row.conversation()) if self._chat else self._plain_draft(row.plain_text())
+
+
+def skipped(status: str, why: str) -> Encoding:
     return Encoding(np.empty(0, np.int32), np.empty(0, bool), status, why=why)
 
 
@@ -405,7 +429,7 @@ def _one_or_all(texts: list[str | None]) -> str | list[str | None] | None:
     return texts[0] if len(texts) == 1 else texts
 
 
-def _packed(rows: list[Encoding]) -> list[Encoding]:
+def packed(rows: list[Encoding]) -> list[Encoding]:
     """The same rows as views of two arrays: a million small ones would leave the heap full of holes."""
     if not rows:
         return rows

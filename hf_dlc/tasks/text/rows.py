@@ -10,10 +10,11 @@ from typing import Any
 
 _PREAMBLE = "Below is an instruction that describes a task"
 _REQUEST = "Write a response that appropriately completes the request."
-ALPACA_PROMPT = f"{_PREAMBLE}. {_REQUEST}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n"
+ALPACA_CUE = "### Response:\n"
+ALPACA_PROMPT = f"{_PREAMBLE}. {_REQUEST}\n\n### Instruction:\n{{instruction}}\n\n{ALPACA_CUE}"
 ALPACA_PROMPT_WITH_INPUT = (
     f"{_PREAMBLE}, paired with an input that provides further context. {_REQUEST}\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+    f"### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n{ALPACA_CUE}"
 )
 
 

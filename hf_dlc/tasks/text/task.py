@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.dlc import CONFIDENCE
-from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.base import BatchRules, RowMeasures, RowsInView, Share
 from hf_dlc.tasks.kinds import CAUSAL_LM
 from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
@@ -29,6 +29,7 @@ from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
+from .views import VIEWS, Alone, Views
 
 
 if TYPE_CHECKING:
@@ -59,17 +60,29 @@ class CausalLMTask:
             Turns rows into token ids and target marks.
         token_mean (`str`, *optional*, defaults to `"arithmetic"`):
             Confidence is the mean of p(token) over the target tokens (`"arithmetic"`), or exp(-loss) (`"geometric"`).
+        alone (`str`, *optional*, defaults to `"header"`):
+            What a response without its prompt stands behind, see [`Views`].
+        first_tokens (`int`, *optional*, defaults to 16):
+            Target tokens of each response in the views of beginnings.
 
     Raises:
         ValueError: If the model is not a decoder-only language model.
     """
 
     kind = CAUSAL_LM
-    views = frozenset({"full"})
+    views = VIEWS
+    measurable = frozenset({"token", "distribution", "pooled"})
     default_schedules: Mapping[str, tuple[float, ...]] = {}
     learned = None
 
-    def __init__(self, model: PreTrainedModel, encoder: RowEncoder, token_mean: str = "arithmetic") -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        encoder: RowEncoder,
+        token_mean: str = "arithmetic",
+        alone: Alone = "header",
+        first_tokens: int = 16,
+    ) -> None:
         if not isinstance(model, PreTrainedModel):
             raise ValueError(
                 f"the model must be a transformers PreTrainedModel, got {type(model).__name__}. Pass what it wraps: "
@@ -79,6 +92,7 @@ class CausalLMTask:
         self.model = model
         self.encoder = encoder
         self.token_mean = token_mean
+        self._views = Views(encoder, alone, first_tokens)
         self._head = OutputHead(model, _body_of(model))
         self._guard: tuple[object, Guard] | None = None  # and the weights that it has measured
         self._shares: dict[int, bool] = {}
@@ -149,6 +163,10 @@ class CausalLMTask:
         places = [place for place, row in enumerate(rows) if row.length]
         labels = [np.where(rows[place].targets, rows[place].input_ids, -100) for place in places]
         return rows, {"input_ids": [rows[place].input_ids for place in places], "labels": labels, "row": places}
+
+    def view(self, rows: Sequence[Encoding], view: str) -> RowsInView:
+        """The rows in one of `views`, see [`Views`]."""
+        return self._views.of(rows, view)
 
     def feed(self, rows: Sequence[Encoding]) -> Iterator[Encoding]:
         """The rows: all that they need is in them."""

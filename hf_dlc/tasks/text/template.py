@@ -165,12 +165,21 @@ class Template:
             spans.append((len(head), len(upto)))
         return spans
 
+    def cue(self, options: dict[str, Any]) -> str:
+        r"""
+        The text that tells the model to answer, such as `"<|im_start|>assistant\n"`; `""` if the template has none.
+
+        Raises:
+            RefusedRowError: If the template does not accept a single question.
+        """
+        asked, _ = self._render(ASKED, options)
+        return self._render(ASKED, options, add_generation_prompt=True)[0].removeprefix(asked)
+
     def _head(self, messages: list[dict[str, Any]], options: dict[str, Any], upto: str) -> str:
         """The text before an assistant turn; `""` if that cannot be told."""
         if messages:
             return self._render(messages, options, add_generation_prompt=True)[0]
-        asked, _ = self._render(ASKED, options)  # no template renders nothing, so its header is taken from elsewhere
-        cue = self._render(ASKED, options, add_generation_prompt=True)[0].removeprefix(asked)
+        cue = self.cue(options)  # no template renders nothing, so its header is taken from elsewhere
         return upto[: upto.find(cue) + len(cue)] if cue in upto else ""
 
 

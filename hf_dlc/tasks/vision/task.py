@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
-from hf_dlc.tasks.base import BatchRules, RowMeasures, Share
+from hf_dlc.tasks.base import FULL_VIEW, BatchRules, RowMeasures, RowsInView, Share
 from hf_dlc.tasks.kinds import IMAGE_CLASSIFICATION
 from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.models import is_image_classifier
@@ -64,7 +64,8 @@ class ImageClassificationTask:
     """
 
     kind = IMAGE_CLASSIFICATION
-    views = frozenset({"full"})
+    views = frozenset({FULL_VIEW})
+    measurable = frozenset({"token", "distribution"})
     default_schedules: Mapping[str, tuple[float, ...]] = {
         "magnitude": (0.0, 0.2, 0.4, 0.6),
         "random": (0.0, 0.05, 0.1, 0.2),
@@ -130,6 +131,10 @@ class ImageClassificationTask:
             "prototypes": self.prototypes and self.prototypes.key,
         }
         return {"images": images}
+
+    def view(self, rows: Sequence[ImageRow], view: str) -> RowsInView:
+        """The rows as they are: an image has the full view only."""
+        return RowsInView(list(rows), np.arange(len(rows)))
 
     def preview(self, dataset: Dataset) -> str:
         """Refused: images have no text."""

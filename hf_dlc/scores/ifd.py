@@ -1,0 +1,47 @@
+"""Instruction-following difficulty: how much of the loss of a response is left once its prompt is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .base import Pass
+from .contrast import ALONE, WITH_PROMPT
+from .dlc import LOSS
+
+
+# Nats. Of a response that the model knows by heart without a prompt, the ratio of two losses is noise.
+_LEAST_LOSS = 0.01
+
+
+class IFD:
+    """
+    Instruction-following difficulty, L(y | x) / L(y): the loss of the response behind its prompt by that without it.
+
+    Below 1 the prompt helps; at 1 and above the response might as well answer something else. The source is Li et al.,
+    "From Quantity to Quality: Boosting LLM Performance with Self-Guided Data Selection", NAACL 2024, equation 3. There
+    the response alone stands behind nothing; here, by default, behind the template's header of the assistant's turn,
+    which tells the model that a response begins (`DLCConfig.alone`).
+
+    Both losses are means over the target tokens of all turns of a row. Every token counts once, so that L(y | x) is
+    the loss that training starts from. A row whose L(y) is below 0.01 nats has no such score.
+    """
+
+    name = "ifd"
+    easy = "low"
+    low, high = 0.0, float("inf")
+    unit = ""
+    text = "loss of the response behind its prompt, divided by its loss without the prompt"
+    measures = (LOSS,)
+
+    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
+        """Two: with the prompt, and without it."""
+        return (WITH_PROMPT, ALONE)
+
+    def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The ratio of the two losses; NaN where the second is next to nothing."""
+        behind, alone = values["loss"].astype(np.float64)
+        ratio = np.full(len(alone), np.nan)
+        np.divide(behind, alone, out=ratio, where=alone >= _LEAST_LOSS)
+        return ratio.astype(np.float32)

@@ -1,0 +1,177 @@
+"""
+The views of a row for scores of contrast: its responses without what they answer, and the beginnings of both.
+
+All are cut out of the token ids of the whole row, so that the same tokens are compared.
+
+- `alone`: each run of target tokens, which is a response or a learned turn, by itself behind a constant prefix.
+- `start`: the row up to the first target tokens of its last response; these and those of the other responses count.
+- `alone_start`: the view `alone`, cut behind the same tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from hf_dlc.scores.columns import NO_PROMPT, NO_TARGET
+from hf_dlc.tasks.base import FULL_VIEW, RowsInView
+
+from .encoding import Encoding, RowEncoder, packed, skipped
+from .rows import Instruction
+from .shared_heads import sample_rows
+from .template import RefusedRowError
+
+
+logger = logging.getLogger(__name__)
+
+Alone = Literal["header", "empty_prompt", "raw"]
+
+VIEWS = frozenset({FULL_VIEW, "alone", "start", "alone_start"})
+
+
+class Views:
+    """
+    Makes the views of encoded rows.
+
+    Args:
+        encoder ([`RowEncoder`]):
+            What encoded them.
+        alone (`str`, *optional*, defaults to `"header"`):
+            What a response alone stands behind: `"header"`, the template's header of the assistant's turn;
+            `"empty_prompt"`, the template with an empty user turn; `"raw"`, nothing. A row that begins with the
+            tokenizer's BOS token keeps it in all three. Where the template has no part in a row (raw text, token ids),
+            nothing stands before its response.
+        first_tokens (`int`, *optional*, defaults to 16):
+            Target tokens of each response that count in the views of beginnings.
+    """
+
+    def __init__(self, encoder: RowEncoder, alone: Alone = "header", first_tokens: int = 16) -> None:
+        self.encoder, self.alone, self.first_tokens = encoder, alone, first_tokens
+
+    def of(self, rows: Sequence[Encoding], view: str) -> RowsInView:
+        """
+        The rows in a view.
+
+        Args:
+            rows (`Sequence[Encoding]`):
+                Whole rows.
+            view (`str`):
+                One of `VIEWS`.
+
+        Returns:
+            [`RowsInView`]: One row for each of `rows`, skipped with a reason where there is nothing to compare; behind
+            them further rows, for the second and later responses of rows that have several.
+
+        Raises:
+            ValueError: If `alone="empty_prompt"` and the template accepts no empty user turn.
+        """
+        if view == FULL_VIEW:
+            return RowsInView(list(rows), np.arange(len(rows)))
+        parts = [self._parts(row, view) for row in rows]
+        further = [(place, part) for place, own in enumerate(parts) for part in own[1:]]
+        owners = np.array([*range(len(rows)), *(place for place, _ in further)], dtype=np.int64)
+        return RowsInView(packed([*(own[0] for own in parts), *(part for _, part in further)]), owners)
+
+    def _parts(self, row: Encoding, view: str) -> list[Encoding]:
+        """A row in a view that is not the whole: one part, or one for each response."""
+        if not row.length:
+            return [row]
+        runs, head = _runs(row.targets), self._head_of(row)
+        if len(runs) == 1 and runs[0][0] <= len(head):
+            return [skipped(NO_PROMPT, "nothing stands before its response, so there is nothing to compare it with")]
+        parts = [self._alone(row, run, head) for run in runs]
+        learned = [part for part in parts if part.targets.any()]
+        if not learned:
+            return [skipped(NO_TARGET, "its response is a single token, and nothing stands before it to predict it")]
+        if view == "alone":
+            return learned
+        if view == "alone_start":
+            return [_first(part, self.first_tokens) for part in learned]
+        return [self._start(row, [run for run, part in zip(runs, parts, strict=True) if part.targets.any()], head)]
+
+    def _start(self, row: Encoding, runs: list[tuple[int, int]], head: np.ndarray) -> Encoding:
+        """The row up to the first tokens of its last response; of each response those count that count alone too."""
+        targets = np.zeros(row.length, dtype=bool)
+        unpredicted = 0 if len(head) else 1  # alone, nothing would predict the first
+        for start, end in runs:
+            first = start + unpredicted
+            last = min(end, first + self.first_tokens)
+            targets[first:last] = True
+        return row._replace(input_ids=row.input_ids[:last], targets=targets[:last])
+
+    def _alone(self, row: Encoding, run: tuple[int, int], head: np.ndarray) -> Encoding:
+        start, end = run
+        ids = np.concatenate([head, row.input_ids[start:end]]).astype(np.int32)[: self.encoder.max_length]
+        targets = np.arange(len(ids)) >= max(1, len(head))
+        return Encoding(ids, targets, row.status)
+
+    def _head_of(self, row: Encoding) -> np.ndarray:
+        """What the responses of a row stand behind when they are alone."""
+        start = int(row.targets.argmax())
+        begins = row.input_ids[:1] if row.input_ids[0] == self.encoder.tokenizer.bos_token_id else row.input_ids[:0]
+        header = self._header
+        if self.alone == "raw" or not _ends_with(row.input_ids[:start], header):
+            return begins
+        return self._empty_prompt if self.alone == "empty_prompt" else np.concatenate([begins, header])
+
+    @cached_property
+    def _header(self) -> np.ndarray:
+        """Token ids of the header of a response, as they stand in rows; none where the template has none."""
+        prompts = self._sample_prompts
+        if not prompts:
+            return np.empty(0, np.int32)
+        cue = self.encoder.tokenizer(self.encoder.cue, add_special_tokens=False)["input_ids"]
+        if cue and all(_ends_with(prompt, np.array(cue)) for prompt in prompts):
+            return np.array(cue, np.int32)
+        return _common_end(prompts)  # the header is part of the user's turn, as in `[INST] ... [/INST]`
+
+    @cached_property
+    def _sample_prompts(self) -> list[np.ndarray]:
+        if self.encoder.has_no_template:
+            return []
+        try:
+            return [self.encoder.sample_prompt(row) for row in sample_rows()[0]]
+        except RefusedRowError as refused:
+            logger.warning(
+                "the template's header of a response is not known, so that nothing stands in its place: "
+                "the template accepts no single question (%s)",
+                refused,
+            )
+            return []
+
+    @cached_property
+    def _empty_prompt(self) -> np.ndarray:
+        try:
+            return self.encoder.sample_prompt(Instruction("", "", "Yes."))
+        except RefusedRowError as refused:
+            raise ValueError(
+                f"alone='empty_prompt' needs a template that accepts an empty user turn, got: {refused}. Pass "
+                "alone='header' or alone='raw'."
+            ) from refused
+
+
+def _first(row: Encoding, tokens: int) -> Encoding:
+    """A row that is a single response, cut behind its first target tokens."""
+    end = int(row.targets.argmax()) + tokens
+    return row._replace(input_ids=row.input_ids[:end], targets=row.targets[:end])
+
+
+def _runs(targets: np.ndarray) -> list[tuple[int, int]]:
+    """Start and end of each run of target tokens."""
+    edges = np.flatnonzero(np.diff(targets, prepend=False, append=False))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _ends_with(ids: np.ndarray, end: np.ndarray) -> bool:
+    return 0 < len(end) <= len(ids) and np.array_equal(ids[-len(end) :], end)
+
+
+def _common_end(rows: Sequence[np.ndarray]) -> np.ndarray:
+    size = min(map(len, rows))
+    same = np.all([row[::-1][:size] == rows[0][::-1][:size] for row in rows], axis=0)
+    length = size if same.all() else int(same.argmin())
+    return rows[0][len(rows[0]) - length :]
