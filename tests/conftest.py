@@ -38,7 +38,6 @@ from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.scorer.schedule import probe_rows
 from hf_dlc.tasks.text.task import CausalLMTask
 from hf_dlc.utils.files import cache_folder
-from tests.rows import ALPACA_ROWS, SKIPPED_ROWS  # noqa: F401, where tests look for them
 
 
 torch.set_num_threads(1)

@@ -53,8 +53,9 @@ from recipes import (
     prune_images,
 )
 from recipes.prune_images import ImageRecipeArguments
-from tests.conftest import ALPACA_ROWS, ROOT
+from tests.conftest import ROOT
 from tests.hub.hub_server import HubServer
+from tests.rows import ALPACA_ROWS
 from tests.test_doors import FLOORS
 
 

@@ -19,8 +19,9 @@ from hf_dlc import FlexRandSelector, RandomSelector
 from hf_dlc.cli import commands as cli
 from hf_dlc.cli.commands import COMMANDS, main
 from hf_dlc.cli.exits import run_program
-from tests.conftest import ALPACA_ROWS, ROOT
+from tests.conftest import ROOT
 from tests.hub.hub_server import TOKEN, HubServer
+from tests.rows import ALPACA_ROWS
 
 
 ROWS = [{**row, "output": f"{row['output']} {i}", "topic": "ab"[i % 2]} for i, row in enumerate(ALPACA_ROWS * 4)]
