@@ -40,7 +40,12 @@ def many_rows(number: int, skipped: Collection[int] = ()) -> list[dict[str, Any]
     ]
 
 
+def json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as JSON, one a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Rows as a file of JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    """Rows as a file of JSON lines; returns its path."""
+    path.write_text(json_lines(rows), encoding="utf-8")
     return path
