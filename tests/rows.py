@@ -40,6 +40,13 @@ def many_rows(number: int, skipped: Collection[int] = ()) -> list[dict[str, Any]
     ]
 
 
+# Those of the run that tests share (`scored_run`), with columns to group by, to flag and to refuse.
+SCORED_ROWS = [
+    {**row, "topic": ["animal", "colour", "place"][i % 3], "wrong": i % 7 == 0, "tags": ["a", "b"]}
+    for i, row in enumerate([*many_rows(15, skipped=[3, 11]), *ALPACA_ROWS])
+]
+
+
 def json_lines(rows: Iterable[dict[str, Any]]) -> str:
     """Rows as JSON, one a line."""
     return "".join(json.dumps(row) + "\n" for row in rows)
