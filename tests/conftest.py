@@ -18,6 +18,7 @@ os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("PYTEST_XDIST_WORKER_CO
 
 import copy
 import gc
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,11 +35,12 @@ from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc import DLCConfig, DLCScorer, load_scores
+from hf_dlc.cli import commands as cli
 from hf_dlc.scorer.schedule import probe_rows
 from hf_dlc.tasks.text.task import CausalLMTask
 from hf_dlc.utils.files import cache_folder
-from tests.rows import ALPACA_ROWS, SKIPPED_ROWS  # noqa: F401, where tests look for them
+from tests.rows import SCORED_ROWS, write_rows
 
 
 torch.set_num_threads(1)
@@ -67,6 +69,9 @@ _CORPUS = [
 VOCAB_SIZE = 384
 
 SCHEDULE = "0, 0.1, 0.3"
+
+# Options of the run that tests share (`scored_run`), for the command line.
+SCORING = ["--schedule", "0, 0.05, 0.2", "--dtype", "float32", "--tokens_per_batch", "400", "--num_threads", "1"]
 
 # The wide initialisation makes rows differ: at the usual 0.02 a tiny random model is equally unsure of everything.
 _WIDE = {"vocab_size": VOCAB_SIZE, "initializer_range": 0.2}
@@ -251,6 +256,34 @@ def taught_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def scored_run(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    The folder of a finished scoring of `SCORED_ROWS`, from which any number of tests select; only to be read.
+
+    The rows are in `rows.jsonl` beside it. A test that writes into the folder takes `copy_of_run`.
+    """
+    folder = tmp_path_factory.mktemp("scored")
+    rows = write_rows(folder / "rows.jsonl", SCORED_ROWS)
+    files = ["--dataset", str(rows), "--model", str(llama_folder), "--output_dir", str(folder / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "cache")  # not that of the user
+        cli.main(["score", *files, *SCORING])
+    return folder / "run"
+
+
+@pytest.fixture
+def copy_of_run(scored_run: Path, tmp_path: Path) -> Path:
+    """A private copy of `scored_run`."""
+    return shutil.copytree(scored_run, tmp_path / "copy_of_run")
+
+
+@pytest.fixture(scope="session")
+def scored(scored_run: Path) -> Dataset:
+    """`SCORED_ROWS` with the scores of `scored_run`."""
+    return load_scores(scored_run, Dataset.from_list(SCORED_ROWS))
 
 
 @pytest.fixture(scope="session")

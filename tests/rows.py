@@ -40,7 +40,19 @@ def many_rows(number: int, skipped: Collection[int] = ()) -> list[dict[str, Any]
     ]
 
 
+# Those of the run that tests share (`scored_run`), with columns to group by, to flag and to refuse.
+SCORED_ROWS = [
+    {**row, "topic": ["animal", "colour", "place"][i % 3], "wrong": i % 7 == 0, "tags": ["a", "b"]}
+    for i, row in enumerate([*many_rows(15, skipped=[3, 11]), *ALPACA_ROWS])
+]
+
+
+def json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    """Rows as JSON, one a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Rows as a file of JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    """Rows as a file of JSON lines; returns its path."""
+    path.write_text(json_lines(rows), encoding="utf-8")
     return path

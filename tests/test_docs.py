@@ -10,7 +10,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import inspect
-import json
 import os
 import pkgutil
 import re
@@ -53,8 +52,9 @@ from recipes import (
     prune_images,
 )
 from recipes.prune_images import ImageRecipeArguments
-from tests.conftest import ALPACA_ROWS, ROOT
+from tests.conftest import ROOT
 from tests.hub.hub_server import HubServer
+from tests.rows import ALPACA_ROWS, json_lines
 from tests.test_doors import FLOORS
 
 
@@ -91,7 +91,7 @@ class World(NamedTuple):
 def world(tmp_path_factory: pytest.TempPathFactory, taught_folder: Path) -> Iterator[World]:
     """A working directory with the files that the examples name, a Hub with the repositories, and what they call."""
     folder = tmp_path_factory.mktemp("world")
-    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    lines = json_lines(ROWS)
     for name in ("rows.jsonl", "held_out.jsonl"):
         (folder / name).write_text(lines, encoding="utf-8")
     for name in ("recipes", "constraints.txt"):

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from hf_dlc import DLCScorer
-from tests.conftest import ALPACA_ROWS
+from tests.rows import ALPACA_ROWS
 
 
 pytestmark = [

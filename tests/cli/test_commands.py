@@ -19,23 +19,12 @@ from hf_dlc import FlexRandSelector, RandomSelector
 from hf_dlc.cli import commands as cli
 from hf_dlc.cli.commands import COMMANDS, main
 from hf_dlc.cli.exits import run_program
-from tests.conftest import ALPACA_ROWS, ROOT
+from tests.conftest import ROOT, SCORING
 from tests.hub.hub_server import TOKEN, HubServer
+from tests.rows import SCORED_ROWS, write_rows
 
 
-ROWS = [{**row, "output": f"{row['output']} {i}", "topic": "ab"[i % 2]} for i, row in enumerate(ALPACA_ROWS * 4)]
-ROWS[5]["output"] = ""
-
-
-@pytest.fixture(scope="module")
-def run_dir(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One scoring that several tests go on with."""
-    folder = tmp_path_factory.mktemp("cli")
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    arguments = ["--dataset", str(folder / "rows.jsonl"), "--model", str(llama_folder), "--num_threads", "1"]
-    options = ["--schedule", "0, 0.2", "--dtype", "float32", "--output_dir", str(folder / "run")]
-    main(["score", *arguments, *options])
-    return folder / "run"
+ROWS = SCORED_ROWS
 
 
 @pytest.fixture
@@ -60,19 +49,20 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str
     return caught.value.code, capsys.readouterr().err.strip()
 
 
-def test_scores_and_how_they_came_about(run_dir: Path) -> None:
-    assert {"scores.parquet", "scoring.json", "journal"} <= {path.name for path in run_dir.iterdir()}
-    scoring = json.loads((run_dir / "scoring.json").read_text(encoding="utf-8"))
-    assert scoring["schedule"] == [0.0, 0.2]
+def test_scores_and_how_they_came_about(scored_run: Path) -> None:
+    assert {"scores.parquet", "scoring.json", "journal"} <= {path.name for path in scored_run.iterdir()}
+    scoring = json.loads((scored_run / "scoring.json").read_text(encoding="utf-8"))
+    assert scoring["schedule"] == [0.0, 0.05, 0.2]
     assert scoring["dataset"]["rows"] == len(ROWS)
 
 
-def test_select_as_the_library_does(run: Callable[..., Any], run_dir: Path, tmp_path: Path) -> None:
+def test_select_as_the_library_does(
+    run: Callable[..., Any], scored_run: Path, scored: Dataset, tmp_path: Path
+) -> None:
     more = ["--split_share", "0.75", "--output_dir", tmp_path / "half"]
-    found = run("select", "--run_dir", run_dir, "--keep", "0.5", *more)
-    assert found["kept_rows"] == 14
-    assert found["status"] == {"ok": 27, "empty_response": 1}
-    scored, _ = cli._scored(str(run_dir))
+    found = run("select", "--run_dir", scored_run, "--keep", "0.5", *more)
+    assert found["kept_rows"] == 11
+    assert found["status"] == {"ok": 20, "empty_response": 2}
     kept = FlexRandSelector(keep=0.5, split=0.75).read_indices(scored).tolist()
     pruned = load_from_disk(str(tmp_path / "half" / "pruned"))
     assert pruned["output"][:] == [ROWS[i]["output"] for i in kept]
@@ -82,9 +72,9 @@ def test_select_as_the_library_does(run: Callable[..., Any], run_dir: Path, tmp_
 
 
 def test_a_subset_is_not_replaced_unasked(
-    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Any], scored_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["select", "--run_dir", run_dir, "--output_dir", tmp_path, "--keep"]
+    arguments = ["select", "--run_dir", scored_run, "--output_dir", tmp_path, "--keep"]
     run(*arguments, "3")
     status, message = fails(capsys, *arguments, "4")
     assert (status, "holds another subset or run. Pass --overwrite" in message) == (1, True)
@@ -95,9 +85,9 @@ def test_a_subset_is_not_replaced_unasked(
     "wrong", [["--keep", "100"], ["--keep", "3", "--group_by", "nope"], ["--keep", "3", "--flag_column", "topic"]]
 )
 def test_what_cannot_be_selected_leaves_the_subset_that_is_there(
-    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
+    run: Callable[..., Any], scored_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str]
 ) -> None:
-    arguments = ["select", "--run_dir", run_dir, "--output_dir", tmp_path]
+    arguments = ["select", "--run_dir", scored_run, "--output_dir", tmp_path]
     run(*arguments, "--keep", "3")
     fails(capsys, *arguments, *wrong, "--overwrite")
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["kept_rows"] == 3
@@ -105,12 +95,12 @@ def test_what_cannot_be_selected_leaves_the_subset_that_is_there(
 
 
 def test_scores_of_another_run_are_not_replaced_unasked(
-    run: Callable[..., Any], run_dir: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Any], scored_run: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--dataset", run_dir.parent / "rows.jsonl", "--model", llama_folder, "--num_threads", "1"]
+    options = ["--dataset", scored_run.parent / "rows.jsonl", "--model", llama_folder, "--num_threads", "1"]
     run("score", *options, "--schedule", "0, 0.3", "--output_dir", tmp_path)
     before = (tmp_path / "scores.parquet").read_bytes()
-    status, message = fails(capsys, "select", "--run_dir", run_dir, "--output_dir", tmp_path, "--keep", "3")
+    status, message = fails(capsys, "select", "--run_dir", scored_run, "--output_dir", tmp_path, "--keep", "3")
     assert (status, "holds another subset or run" in message) == (1, True)
     assert (tmp_path / "scores.parquet").read_bytes() == before
     run("score", *options, "--schedule", "0, 0.2", "--output_dir", tmp_path, "--overwrite")  # asked for
@@ -118,11 +108,11 @@ def test_scores_of_another_run_are_not_replaced_unasked(
 
 
 def test_rows_from_elsewhere(
-    run: Callable[..., Any], run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Callable[..., Any], scored_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Some of the rows in a file of their own: the subset says so, and report and push find them again."""
     Dataset.from_list([ROWS[i] for i in (9, 2, 20, 4)]).to_json(str(tmp_path / "some.jsonl"))
-    half = ["--run_dir", run_dir, "--output_dir", tmp_path / "half", "--flag_column", "is_odd"]
+    half = ["--run_dir", scored_run, "--output_dir", tmp_path / "half", "--flag_column", "is_odd"]
     flagged = [{**ROWS[i], "is_odd": i % 2 == 1} for i in (9, 2, 20, 4)]
     Dataset.from_list(flagged).to_json(str(tmp_path / "some.jsonl"))
     assert run("select", *half, "--dataset", tmp_path / "some.jsonl", "--keep", "2")["kept_rows"] == 2
@@ -136,32 +126,31 @@ def test_rows_from_elsewhere(
     assert f"<title>What was kept of {tmp_path / 'moved.jsonl'}" in page
     twice = Dataset.from_list([*ROWS, *({**row, "output": "other"} for row in ROWS)])
     twice.to_json(str(tmp_path / "twice.jsonl"))
-    message = fails(capsys, "select", "--run_dir", run_dir, "--dataset", tmp_path / "twice.jsonl", "--overwrite")[1]
-    assert "28 of 56 rows" in message
+    message = fails(capsys, "select", "--run_dir", scored_run, "--dataset", tmp_path / "twice.jsonl", "--overwrite")[1]
+    assert "22 of 44 rows" in message
 
 
-def test_compare_shows_what_others_would_keep(run: Callable[..., Any], run_dir: Path) -> None:
-    found = {row["selector"]: row for row in run("compare", "--run_dir", run_dir, "--keep", "0.25")}
+def test_compare_shows_what_others_would_keep(run: Callable[..., Any], scored_run: Path, scored: Dataset) -> None:
+    found = {row["selector"]: row for row in run("compare", "--run_dir", scored_run, "--keep", "0.25")}
     assert set(found) == {"flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "random", "easiest", "hardest"}
-    assert {row["rows"] for row in found.values()} == {7}
+    assert {row["rows"] for row in found.values()} == {6}
     assert found["flexrand 0.5"]["overlap"] == 1.0
     assert found["easiest"]["confidence"] > found["random"]["confidence"] > found["hardest"]["confidence"]
-    scored, _ = cli._scored(str(run_dir))
     random = scored.select(RandomSelector(keep=0.25).read_indices(scored).tolist())
     assert found["random"]["tokens"] == sum(random["dlc_tokens"])
 
 
-def test_report_of_a_subset(run: Callable[..., Any], run_dir: Path, tmp_path: Path) -> None:
-    run("select", "--run_dir", run_dir, "--keep", "5", "--group_by", "topic", "--overwrite")
-    assert run("report", "--run_dir", run_dir, "--output", tmp_path / "page.html")["report"].endswith("page.html")
+def test_report_of_a_subset(run: Callable[..., Any], copy_of_run: Path, tmp_path: Path) -> None:
+    run("select", "--run_dir", copy_of_run, "--keep", "5", "--group_by", "topic", "--overwrite")
+    assert run("report", "--run_dir", copy_of_run, "--output", tmp_path / "page.html")["report"].endswith("page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Kept and dropped by <code>topic</code>" in page
 
 
-def test_estimate(run: Callable[..., Any], run_dir: Path, llama_folder: Path) -> None:
-    rows = run_dir.parent / "rows.jsonl"
+def test_estimate(run: Callable[..., Any], scored_run: Path, llama_folder: Path) -> None:
+    rows = scored_run.parent / "rows.jsonl"
     found = run("estimate", "--dataset", rows, "--model", llama_folder, "--schedule", "0, 0.2", "--num_threads", "1")
-    assert (found["rows"], found["skipped"]) == (28, {"empty_response": 1})
+    assert (found["rows"], found["skipped"]) == (22, {"empty_response": 2})
 
 
 # ---- what is wrong ------------------------------------------------------------------------------------------------
@@ -198,20 +187,22 @@ def test_what_is_wrong_is_one_line(
     assert "\n" not in found[1]
 
 
-def test_groups_of_a_type_that_cannot_be_used(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_groups_of_a_type_that_cannot_be_used(scored_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in ("select", "compare"):
         more = ["--overwrite"] if command == "select" else []
-        status, message = fails(capsys, command, "--run_dir", run_dir, "--group_by", "dlc_confidence", *more)
+        status, message = fails(capsys, command, "--run_dir", scored_run, "--group_by", "dlc_confidence", *more)
         assert status == 1
         assert message.startswith(f"hf-dlc {command}: group keys must be strings, integers or None, got 0.")
 
 
-def test_rows_that_have_changed_are_refused(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_that_have_changed_are_refused(
+    scored_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed = [{**row, "output": row["output"] + "!"} for row in ROWS]
     Dataset.from_list(changed).to_json(str(tmp_path / "rows.jsonl"))
-    status, message = fails(capsys, "select", "--run_dir", run_dir, "--dataset", tmp_path / "rows.jsonl")
+    status, message = fails(capsys, "select", "--run_dir", scored_run, "--dataset", tmp_path / "rows.jsonl")
     assert status == 1
-    assert "28 of 28 rows" in message
+    assert "22 of 22 rows" in message
     assert "are not the rows that were scored" in message
 
 
@@ -265,22 +256,22 @@ def test_what_is_no_command(arguments: list[str], capsys: pytest.CaptureFixture[
     assert "COMMAND" in message.splitlines()[-1]
 
 
-def test_one_file_of_options_is_for_all_commands(run: Callable[..., Any], run_dir: Path, tmp_path: Path) -> None:
-    lines = ["keep: 4", "masking: random", "trust_remote_code: false", f"run_dir: {run_dir}", "overwrite: true"]
+def test_one_file_of_options_is_for_all_commands(run: Callable[..., Any], scored_run: Path, tmp_path: Path) -> None:
+    lines = ["keep: 4", "masking: random", "trust_remote_code: false", f"run_dir: {scored_run}", "overwrite: true"]
     (tmp_path / "options.yaml").write_text("\n".join(lines), encoding="utf-8")
     assert run("select", "--config", tmp_path / "options.yaml", "--output_dir", tmp_path / "four")["kept_rows"] == 4
 
 
 def test_a_subset_in_a_folder_of_its_own_can_be_gone_on_with(
-    run: Callable[..., Any], run_dir: Path, tmp_path: Path
+    run: Callable[..., Any], scored_run: Path, tmp_path: Path
 ) -> None:
-    run("select", "--run_dir", run_dir, "--keep", "6", "--output_dir", tmp_path / "six")
+    run("select", "--run_dir", scored_run, "--keep", "6", "--output_dir", tmp_path / "six")
     assert run("report", "--run_dir", tmp_path / "six")["report"] == str(tmp_path / "six" / "report.html")
     assert run("select", "--run_dir", tmp_path / "six", "--keep", "2", "--overwrite")["kept_rows"] == 2
 
 
-def test_the_demo_replaces_no_run(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli._is_demo(cli.DemoArguments(output_dir=str(run_dir))) is False
+def test_the_demo_replaces_no_run(scored_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._is_demo(cli.DemoArguments(output_dir=str(scored_run))) is False
 
 
 @pytest.mark.usefixtures("ctrl_c_raises")
@@ -294,10 +285,10 @@ def test_a_second_ctrl_c_is_ignored() -> None:
 
 
 @pytest.mark.distributed
-def test_two_processes_score_as_one(run_dir: Path, llama_folder: Path, tmp_path: Path) -> None:
+def test_two_processes_score_as_one(scored_run: Path, llama_folder: Path, tmp_path: Path) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = ["--dataset", run_dir.parent / "rows.jsonl", "--model", llama_folder, "--schedule", "0, 0.2"]
-    options = ["--dtype", "float32", "--num_threads", "1", "--output_dir", tmp_path / "run", "--json"]
+    arguments = ["--dataset", scored_run.parent / "rows.jsonl", "--model", llama_folder, *SCORING]
+    options = ["--output_dir", tmp_path / "run", "--json"]
     done = subprocess.run(
         [*launcher, "-m", "hf_dlc.cli", "score", *map(str, [*arguments, *options])],
         env={**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
@@ -307,12 +298,12 @@ def test_two_processes_score_as_one(run_dir: Path, llama_folder: Path, tmp_path:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout)["processes"] == 2  # said once, by one of them
-    assert (tmp_path / "run" / "scores.parquet").read_bytes() == (run_dir / "scores.parquet").read_bytes()
+    assert (tmp_path / "run" / "scores.parquet").read_bytes() == (scored_run / "scores.parquet").read_bytes()
 
 
-def test_who_reads_may_stop_reading(run_dir: Path) -> None:
+def test_who_reads_may_stop_reading(scored_run: Path) -> None:
     """As `head` does: no traceback, no noise."""
-    command = [sys.executable, "-m", "hf_dlc.cli", "compare", "--run_dir", str(run_dir)]
+    command = [sys.executable, "-m", "hf_dlc.cli", "compare", "--run_dir", str(scored_run)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
@@ -343,7 +334,7 @@ def test_the_client_of_the_hub_runs_it_as_an_extension(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path, tmp_path: Path) -> None:
     """Score, select, push; then load the scores from the Hub in a process that knows nothing else, and reselect."""
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_rows(tmp_path / "rows.jsonl", ROWS)
     with HubServer() as server:
         environment = {**os.environ, **server.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT)}
 
@@ -356,8 +347,7 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
             return done.stdout
 
         command = ["-m", "hf_dlc.cli"]
-        scoring = ["--schedule", "0, 0.2", "--dtype", "float32", "--num_threads", "1"]
-        call(*command, "score", "--dataset", "rows.jsonl", "--model", llama_folder, *scoring, "--output_dir", "run")
+        call(*command, "score", "--dataset", "rows.jsonl", "--model", llama_folder, *SCORING, "--output_dir", "run")
         call(*command, "select", "--run_dir", "run", "--keep", "0.5", "--split_share", "0.75")
         address = call(*command, "push", "--run_dir", "run", "--repo_id", "me/half", "--license", "mit", "--json")
         assert json.loads(address) == {"address": f"{server.url}/datasets/me/half"}
@@ -373,9 +363,9 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
         found = json.loads(call("-c", "\n".join(line.strip() for line in reselect.splitlines())))
         call(*command, "select", "--run_dir", "run", "--keep", "0.25", "--split_share", "0.75", "--overwrite")
         assert found == load_from_disk(str(tmp_path / "run" / "pruned"))["output"][:]
-        assert len(found) == 7
+        assert len(found) == 6
         card = server.files("datasets/me/half")["README.md"].decode()
-        assert '14 of 28 rows of `"rows.jsonl"`' in card
+        assert '11 of 22 rows of `"rows.jsonl"`' in card
         scoring, selecting = (set(line.split()) for line in card.splitlines() if line.startswith("hf-dlc "))
         assert {"score", "--dataset", "rows.jsonl", "--schedule", "--dtype", "float32"} <= scoring
         assert {"select", "--run_dir", "run", "--keep", "0.5", "--split_share", "0.75"} <= selecting

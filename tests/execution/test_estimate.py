@@ -10,7 +10,8 @@ from datasets import Dataset, DatasetDict
 from hf_dlc import RunEstimate
 from hf_dlc.execution.estimate import _KERNEL_BYTES, _kernels
 from hf_dlc.execution.plan import cut_batches
-from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, same_weights, weights
+from tests.conftest import same_weights, weights
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
 
 
 ROWS = [*ALPACA_ROWS, *SKIPPED_ROWS.values()]

@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, TopKSelector
 from hf_dlc.scores.columns import score_features
-from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, build_tokenizer
+from tests.conftest import build_tokenizer
 from tests.insides import task_of
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
 from tests.ways import WAYS
 
 

@@ -32,8 +32,8 @@ from hf_dlc.scores.dlc import LOSS
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection.table import SELECTORS
 from hf_dlc.utils.hub_commits import PublishError
-from tests.conftest import ALPACA_ROWS
 from tests.hub.hub_server import READ_TOKEN, SIGNATURE, TOKEN, HubServer
+from tests.rows import ALPACA_ROWS
 
 
 REPO = "datasets/me/half"

@@ -19,7 +19,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pillow
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector
-from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, build_model, build_tokenizer
+from tests.conftest import build_model, build_tokenizer
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
 
 
 RECORDED = Path(__file__).with_name("recorded.json")

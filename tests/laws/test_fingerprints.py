@@ -243,7 +243,8 @@ class TestWorkers:
 import torch, transformers
 from datasets import Dataset, disable_caching
 from hf_dlc import DLCConfig, DLCScorer
-from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, build_model, build_tokenizer
+from tests.conftest import build_model, build_tokenizer
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
 disable_caching()
 config = DLCConfig(schedule="{SCHEDULE}", dtype="float32")
 scorer = DLCScorer.from_pretrained({str(llama_folder)!r}, config, device="cpu")

@@ -17,8 +17,9 @@ from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.masking import Masker
 from hf_dlc.tasks.base import LENGTH_STEP
 from hf_dlc.tasks.text import head
-from tests.conftest import ALPACA_ROWS, MODEL_BUILDERS, VOCAB_SIZE
+from tests.conftest import MODEL_BUILDERS, VOCAB_SIZE
 from tests.insides import task_of
+from tests.rows import ALPACA_ROWS
 
 
 DATASET = Dataset.from_list(ALPACA_ROWS)

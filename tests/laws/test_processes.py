@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ViTConfig, Vi
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.processes import process_state
 from tests.conftest import ROOT, build_model, build_tokenizer, free_port
-from tests.rows import many_rows
+from tests.rows import many_rows, write_rows
 from tests.ways import score_in_processes
 
 
@@ -55,13 +55,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    rows = [
-        {"row": i, "instruction": f"Count to {i}.", "output": "" if i in SKIPPED else f"{i} and " * (i * 11 % 13 + 1)}
-        for i in range(ROWS)
-    ]
-    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return path
+    rows = [{"row": place, **row} for place, row in enumerate(many_rows(ROWS, SKIPPED))]
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer, LevelReport
 from hf_dlc.tasks.text.task import CausalLMTask
-from tests.conftest import ALPACA_ROWS, MODEL_BUILDERS, same_weights, weights
+from tests.conftest import MODEL_BUILDERS, same_weights, weights
+from tests.rows import ALPACA_ROWS
 
 
 DATASET = Dataset.from_list(ALPACA_ROWS)

@@ -15,6 +15,7 @@ from datasets import Dataset, Features, List, Sequence, Value
 
 from hf_dlc import DLCScorer
 from hf_dlc.cli.commands import main
+from tests.rows import write_rows
 from tests.ways import ALL_WAYS, WAYS
 
 
@@ -191,8 +192,7 @@ class TestCommandLine:
     @pytest.fixture
     def command(self, taught_folder: Any, tmp_path: Any) -> Callable[..., list[str]]:
         def build(name: str, rows: list[dict[str, Any]], *options: str) -> list[str]:
-            path = tmp_path / "rows.jsonl"
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            path = write_rows(tmp_path / "rows.jsonl", rows)
             fixed = (
                 "--dataset",
                 str(path),

@@ -21,17 +21,10 @@ from transformers import (
 )
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector
+from tests.rows import many_rows
 
 
-WORDS = ["fox", "dog", "red", "Paris"]
-ROWS = [
-    {
-        "instruction": f"Say {WORDS[i % 4]}.",
-        "input": "",
-        "output": "" if i == 2 else f"The {WORDS[i % 4]} {i}. " * (i % 3 + 1),
-    }
-    for i in range(14)
-]
+ROWS = many_rows(14, skipped=[2])
 ARGUMENTS = {"max_steps": 2, "per_device_train_batch_size": 2, "learning_rate": 1e-2, "logging_steps": 1}
 ARGUMENTS |= {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "seed": 0}
 LORA = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")

@@ -22,10 +22,11 @@ from hf_dlc.cli.commands import main
 from hf_dlc.pipeline.options import DataArguments, PruneArguments
 from hf_dlc.pipeline.sources import dataset_identity, read_dataset, split_of
 from hf_dlc.utils.content import content_digests
+from tests.rows import json_lines
 
 
 ROWS = [{"instruction": "Add 2, 3.", "output": "5"}, {"instruction": "Greet.", "output": "Hi"}]
-LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+LINES = json_lines(ROWS)
 CSV = 'instruction,output\n"Add 2, 3.",5\nGreet.,Hi\n'
 
 
@@ -263,7 +264,7 @@ def test_json_is_read_as_datasets_does_where_it_can() -> None:
         [{"a": {"b": {"c": [[1], [2, 3]]}}, "d": [{"e": "f", "g": None}]}],
     ]
     for place, given in enumerate(several):
-        name = write(f"{place}.jsonl", "".join(json.dumps(row) + "\n" for row in given))
+        name = write(f"{place}.jsonl", json_lines(given))
         expected = load_dataset("json", data_files=name, split="train")
         found = read(name)
         assert found.features == expected.features
@@ -477,7 +478,7 @@ def test_options_of_the_hub_are_not_said_of_a_file(caplog: pytest.LogCaptureFixt
 # ---- splits -------------------------------------------------------------------------------------------------------
 
 TEN = [{"text": f"text {number}"} for number in range(10)]
-TEN_LINES = "".join(json.dumps(row) + "\n" for row in TEN)
+TEN_LINES = json_lines(TEN)
 
 
 def saved_dataset(name: str, split: str | None = None) -> str:
@@ -953,7 +954,7 @@ def test_columns_are_named_as_they_are(score: Callable[..., dict[str, Any]]) -> 
 def test_csv_answers_that_look_like_nothing_are_scored_as_in_json(score: Callable[..., dict[str, Any]]) -> None:
     answers = ["NA", "None", "null", "nan", "007", "1.0", "True"]
     asked = [{"instruction": "Say it.", "input": "", "output": answer} for answer in answers]
-    write("rows.jsonl", "".join(json.dumps(row) + "\n" for row in asked))
+    write("rows.jsonl", json_lines(asked))
     pd.DataFrame(asked).to_csv("rows.csv", index=False)
     columns = ["dlc_loss", "dlc_status"]
     score("--dataset", "rows.jsonl")

@@ -17,12 +17,10 @@ from hf_dlc.study.benchmark.report import report as report_of
 from hf_dlc.study.benchmark.verdicts import contender_verdicts, verdicts
 from recipes import benchmark_scoring
 from tests.conftest import ROOT
+from tests.rows import many_rows, write_rows
 
 
-ROWS = [
-    {"instruction": f"Say fox {i % 4 + 1} times.", "input": "", "output": "fox dog red " * (i % 5 + 1) * (i != 2)}
-    for i in range(16)
-]
+ROWS = many_rows(16, skipped=[2])
 SCHEDULE = "0, 0.1, 0.3"
 
 
@@ -37,9 +35,7 @@ def _surroundings(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    return path
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
 
 
 @pytest.fixture(scope="module")

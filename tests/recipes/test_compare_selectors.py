@@ -17,6 +17,7 @@ from hf_dlc.study.options import StudyArguments
 from recipes import compare_selectors
 from tests.conftest import ROOT
 from tests.recipes.conftest import FAST
+from tests.rows import write_rows
 
 
 ARMS = ["longest", "plain hardest", "confidence flexrand 0.25", "gain easiest"]
@@ -96,8 +97,8 @@ def test_cells_of_other_scores_are_refused(study: Callable[..., Path]) -> None:
 
 
 def test_cells_of_other_questions_are_refused(study: Callable[..., Path], tmp_path: Path) -> None:
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(json.dumps({"question": "2 + 2 =", "choices": ["4", "5"], "answer": 0}), encoding="utf-8")
+    question = {"question": "2 + 2 =", "choices": ["4", "5"], "answer": 0}
+    questions = write_rows(tmp_path / "questions.jsonl", [question])
     study(*SMALL)
     with pytest.raises(SystemExit, match="questions"):
         study(*SMALL, "--choices", str(questions))

@@ -14,16 +14,14 @@ from transformers import AutoModelForCausalLM
 from hf_dlc import DLCScorer
 from recipes import finetune_lora
 from tests.recipes.conftest import FAST
+from tests.rows import write_rows
 from tests.study.conftest import ROWS, mean_loss
 
 
 def test_recipe_saves_the_adapter(llama_folder: Path, rows_file: Path, tmp_path: Path, capsys: Any) -> None:
-    questions = tmp_path / "questions.jsonl"
-    questions.write_text(
-        json.dumps({"question": "What barks?", "choices": ["The dog.", "Red."], "answer": 0}) + "\n", encoding="utf-8"
-    )
-    sums = tmp_path / "sums.jsonl"
-    sums.write_text(json.dumps({"question": "2 + 3?", "answer": "2 + 3 = 5\n#### 5"}) + "\n", encoding="utf-8")
+    question = {"question": "What barks?", "choices": ["The dog.", "Red."], "answer": 0}
+    questions = write_rows(tmp_path / "questions.jsonl", [question])
+    sums = write_rows(tmp_path / "sums.jsonl", [{"question": "2 + 3?", "answer": "2 + 3 = 5\n#### 5"}])
     output = tmp_path / "lora"
     options = {"dataset": rows_file, "eval_dataset": rows_file, "choices": questions, "answers": sums}
     options |= {"model": llama_folder, "output_dir": output, "epochs": 1, "max_rows": 16, "eval_rows": 8}

@@ -21,72 +21,61 @@ from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline.options import PruneArguments, make_selector
 from hf_dlc.scores.columns import score_features
 from recipes import prune_alpaca
-from tests.conftest import ROOT, build_model, build_tokenizer
+from tests.conftest import ROOT, SCORING, build_model, build_tokenizer
+from tests.rows import SCORED_ROWS, json_lines, write_rows
 
 
 CONFIGS = sorted(path for path in (ROOT / "recipes" / "configs").glob("*.yaml") if not path.stem.startswith("compare"))
 
-SKIPPED = [3, 11]
-WORDS = ["fox", "dog", "red", "Paris", "capital"]
-ROWS = [
-    {
-        "instruction": f"Say {WORDS[i % 5]} {i % 4 + 1} times.",
-        "input": "" if i % 3 else f"Number {i}",
-        "output": "" if i in SKIPPED else f"{WORDS[i % 5]} {i} " * (i * 5 % 4 + 1),
-        "topic": ["animal", "colour", "place"][i % 3],
-        "wrong": i % 7 == 0,
-        "tags": ["a", "b"],
-    }
-    for i in range(22)
-]
+ROWS = SCORED_ROWS
+SKIPPED = [place for place, row in enumerate(ROWS) if not row["output"]]
 FILES = ["manifest.json", "pruned.parquet", "report.html", "scores.parquet", "scoring.json", "summary.md"]
 
 Recipe = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    build_model("llama").save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text(as_jsonl(ROWS), encoding="utf-8")
-    return path
-
-
-def as_jsonl(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
 
 
 def options(model: Path, dataset: Path | str, output: Path, *more: str) -> list[str]:
-    fixed = ["--schedule", "0, 0.05, 0.2", "--dtype", "float32", "--tokens_per_batch", "400", "--num_threads", "1"]
-    return ["--model", str(model), "--dataset", str(dataset), "--output_dir", str(output), *fixed, *more]
+    return ["--model", str(model), "--dataset", str(dataset), "--output_dir", str(output), *SCORING, *more]
 
 
 @pytest.fixture
-def recipe(model: Path, rows_file: Path, tmp_path: Path) -> Recipe:
+def recipe(llama_folder: Path, rows_file: Path, tmp_path: Path) -> Recipe:
     """`recipe("--keep", "5", dataset=...)` runs it and returns its output folder."""
 
     def run(*more: str, dataset: Path = rows_file, output: str = "results") -> Path:
-        prune_alpaca.main(options(model, dataset, tmp_path / output, *more))
+        prune_alpaca.main(options(llama_folder, dataset, tmp_path / output, *more))
         return tmp_path / output
 
     return run
 
 
 @pytest.fixture
-def refusal(model: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def selection(recipe: Recipe, copy_of_run: Path) -> Recipe:
+    """As `recipe`, but it goes on from the scores of a run that is there, and selects."""
+
+    def run(*more: str) -> Path:
+        output = recipe(*more, output=copy_of_run.name)
+        assert manifest(output)["run"]["resumed"]
+        return output
+
+    return run
+
+
+@pytest.fixture
+def refusal(
+    llama_folder: Path, rows_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """`refusal("--keep", "0")` returns the message with which it ends, having written nothing."""
 
     def run(*more: str, dataset: Path | str = rows_file) -> str:
         output = tmp_path / "refused"
         with pytest.raises(SystemExit) as caught:
-            prune_alpaca.main(options(model, dataset, output, *more))
+            prune_alpaca.main(options(llama_folder, dataset, output, *more))
         message = caught.value.code
         if not isinstance(message, str):  # argparse prints its message and exits with 2; a text means 1
             assert message == 2
@@ -100,18 +89,18 @@ def refusal(model: Path, rows_file: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.fixture(scope="module")
-def results(model: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(llama_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One run that several tests look at."""
     output = tmp_path_factory.mktemp("results") / "nested" / "folder"
-    prune_alpaca.main(options(model, rows_file, output, "--flag_column", "wrong"))
+    prune_alpaca.main(options(llama_folder, rows_file, output, "--flag_column", "wrong"))
     return output
 
 
 @pytest.fixture(scope="module")
-def expected(model: Path) -> Dataset:
+def expected(llama_folder: Path) -> Dataset:
     """What the library gives for the same rows."""
     config = DLCConfig(schedule="0, 0.05, 0.2", dtype="float32", tokens_per_batch=400)
-    return DLCScorer.from_pretrained(model, config).score(Dataset.from_list(ROWS), num_threads=1)
+    return DLCScorer.from_pretrained(llama_folder, config).score(Dataset.from_list(ROWS), num_threads=1)
 
 
 def manifest(output: Path) -> dict[str, Any]:
@@ -156,13 +145,13 @@ def test_pruned_rows_are_those_of_the_manifest(results: Path, expected: Dataset)
     assert not set(kept) & set(SKIPPED)
 
 
-def test_manifest_says_what_the_scores_came_from(results: Path, model: Path, rows_file: Path) -> None:
+def test_manifest_says_what_the_scores_came_from(results: Path, llama_folder: Path, rows_file: Path) -> None:
     found = manifest(results)
     source = {"name": str(rows_file), "config": None, "revision": None, "split": "train", "rows": len(ROWS)}
     assert source.items() <= found["dataset"].items()
     assert found["dataset"]["fingerprint"]
     scorer = found["scorer"]
-    assert scorer["model"] == str(model)
+    assert scorer["model"] == str(llama_folder)
     assert scorer["dtype"] == "float32"
     in_memory = DLCScorer(build_model("llama"), build_tokenizer(), DLCConfig(schedule="0, 0.05, 0.2")).describe()
     assert scorer["processor_digest"] == in_memory["processor_digest"]
@@ -207,7 +196,7 @@ def write_json(path: Path) -> None:
 
 def write_gzipped(path: Path) -> None:
     with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.write(as_jsonl(ROWS))
+        file.write(json_lines(ROWS))
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -243,8 +232,7 @@ def test_first_rows(recipe: Recipe, results: Path) -> None:
 def test_mapped_columns(recipe: Recipe, results: Path, tmp_path: Path) -> None:
     names = {"instruction": "src", "output": "pos"}
     rows = [{names.get(key, key): value for key, value in row.items()} for row in ROWS]
-    (tmp_path / "rows.jsonl").write_text(as_jsonl(rows), encoding="utf-8")
-    output = recipe("--columns", "src=instruction,pos=output", dataset=tmp_path / "rows.jsonl")
+    output = recipe("--columns", "src=instruction,pos=output", dataset=write_rows(tmp_path / "rows.jsonl", rows))
     assert same(scores(output), scores(results))
     pruned = load_from_disk(str(output / "pruned"))
     assert {"src", "pos", "input"} <= set(pruned.column_names)
@@ -271,22 +259,22 @@ SELECTIONS: dict[str, tuple[list[str], Any]] = {
 }
 
 
-def test_selections_differ(expected: Dataset) -> None:
+def test_selections_differ(scored: Dataset) -> None:
     """Otherwise the next test could not tell one from another."""
-    kept = [tuple(selector.read_indices(expected).tolist()) for _, selector in SELECTIONS.values()]
+    kept = [tuple(selector.read_indices(scored).tolist()) for _, selector in SELECTIONS.values()]
     assert len(set(kept)) == len(kept)
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
-def test_selection(recipe: Recipe, expected: Dataset, name: str) -> None:
+def test_selection(selection: Recipe, scored: Dataset, name: str) -> None:
     arguments, selector = SELECTIONS[name]
-    found = manifest(recipe(*arguments))["kept_indices"]
-    assert found == selector.read_indices(expected).tolist()
+    found = manifest(selection(*arguments))["kept_indices"]
+    assert found == selector.read_indices(scored).tolist()
     assert found
 
 
-def test_tokens_are_never_exceeded(recipe: Recipe) -> None:
-    pruned = load_from_disk(str(recipe("--keep_tokens", "150") / "pruned"))
+def test_tokens_are_never_exceeded(selection: Recipe) -> None:
+    pruned = load_from_disk(str(selection("--keep_tokens", "150") / "pruned"))
     assert 120 < sum(pruned["dlc_tokens"]) <= 150
 
 
@@ -449,9 +437,11 @@ def test_model_that_cannot_be_calibrated(
 
 
 @pytest.mark.distributed
-def test_two_processes_write_what_one_writes(model: Path, rows_file: Path, results: Path, tmp_path: Path) -> None:
+def test_two_processes_write_what_one_writes(
+    llama_folder: Path, rows_file: Path, results: Path, tmp_path: Path
+) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    arguments = options(model, rows_file, tmp_path / "results", "--flag_column", "wrong")
+    arguments = options(llama_folder, rows_file, tmp_path / "results", "--flag_column", "wrong")
     environment = {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*launcher, str(ROOT / "recipes" / "prune_alpaca.py"), *arguments],

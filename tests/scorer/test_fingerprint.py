@@ -17,7 +17,8 @@ from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassificatio
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.scorer import fingerprint
 from hf_dlc.scorer.fingerprint import FACTS, Fact, calibration_key, description, fit_key, identity, pickled_state
-from tests.conftest import ALPACA_ROWS, SHARED
+from tests.conftest import SHARED
+from tests.rows import ALPACA_ROWS
 
 
 OPTIONS = {option.name for option in fields(DLCConfig)}

@@ -22,7 +22,8 @@ from hf_dlc.scorer import model as loading
 from hf_dlc.scorer.model import ModelSource, is_fast_at_bfloat16
 from hf_dlc.scorer.saving import STATE_NAME
 from hf_dlc.scorer.schedule import Schedule
-from tests.conftest import ALPACA_ROWS, SCHEDULE, build_tokenizer
+from tests.conftest import SCHEDULE, build_tokenizer
+from tests.rows import ALPACA_ROWS
 
 
 def load(folder: Path, **options: Any) -> DLCScorer:

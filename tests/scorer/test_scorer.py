@@ -18,7 +18,7 @@ from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector
 from hf_dlc.masking.levels import TargetMasks
 from hf_dlc.scores.columns import score_features
 from hf_dlc.tasks.text.task import CausalLMTask
-from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
 from tests.ways import WAYS
 
 

@@ -25,7 +25,7 @@ from hf_dlc.scores.dlc import CONFIDENCE, LOSS
 from hf_dlc.scores.table import DEFAULT_SCORES, SCORES, chosen_scores
 from hf_dlc.tasks.text import head as head_module
 from hf_dlc.tasks.text.head import OutputHead
-from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
 
 
 ROWS = Dataset.from_list([*ALPACA_ROWS, *SKIPPED_ROWS.values()])

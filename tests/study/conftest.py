@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +13,10 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 
 from hf_dlc import DLCScorer
+from tests.rows import many_rows, write_rows
 
 
-WORDS = ["fox", "dog", "red", "Paris", "capital"]
-
-
-ROWS = [
-    {"instruction": f"Say {WORDS[i % 5]} {i}.", "input": "", "output": f"{WORDS[i % 5]} {WORDS[i % 3]} " * (i % 4 + 1)}
-    for i in range(60)
-]
+ROWS = many_rows(60)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,9 +31,7 @@ def own_dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
-    return path
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", ROWS)
 
 
 @pytest.fixture

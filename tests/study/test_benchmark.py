@@ -18,12 +18,10 @@ from hf_dlc.study.benchmark.statistics import Spread, growth
 from hf_dlc.study.benchmark.verdicts import judge_run, judge_scale
 from hf_dlc.study.benchmark.worker import Worker
 from tests.conftest import ROOT, build_model, same_weights, weights
+from tests.rows import many_rows
 
 
-ROWS = [
-    {"instruction": f"Say fox {i % 4 + 1} times.", "input": "", "output": "fox dog red " * (i % 5 + 1) * (i != 2)}
-    for i in range(16)
-]
+ROWS = many_rows(16, skipped=[2])
 SCHEDULE = "0, 0.1, 0.3"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.study.options import StudyArguments
 from hf_dlc.study.study import Study, split_rows
+from tests.rows import write_rows
 from tests.study.conftest import ROWS
 
 
@@ -23,10 +23,9 @@ def test_pool_and_held_out_rows_have_nothing_in_common(scorer: DLCScorer, rows_f
 
 
 def test_rows_that_stand_twice_or_are_long_are_left_out(scorer: DLCScorer, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
     rows = [*ROWS[:20], *ROWS[:10], {**ROWS[0], "output": "fox " * 50}]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    options = StudyArguments(dataset=str(path), eval_rows=8, pool_rows=12, longest_row=60)
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    options = StudyArguments(dataset=str(path), eval_rows=8, pool_rows=12, longest_row=80)
     texts = [row["instruction"] + row["output"] for part in split_rows(options, scorer) for row in part]
     assert sorted(texts) == sorted(row["instruction"] + row["output"] for row in ROWS[:20])
     with pytest.raises(ValueError, match="21 rows are needed, got 20"):

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.tasks.text.guard import made_up, special_tokens, turns_of
-from tests.conftest import ALPACA_ROWS
 from tests.laws.matrix.families import CAUSAL, SIZES, build_causal, shrink
+from tests.rows import ALPACA_ROWS
 from tests.tasks.text.test_positions import own_losses, row
 
 

@@ -20,6 +20,7 @@ from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import CHATML, VOCAB_SIZE
 from tests.laws.matrix.families import build_causal
+from tests.rows import many_rows
 from tests.ways import WAYS
 
 
@@ -51,10 +52,7 @@ OTHERS = {
     ),
     "mamba": transformers.MambaConfig(vocab_size=VOCAB_SIZE, hidden_size=32, num_hidden_layers=2, state_size=4),
 }
-ROWS = [
-    {"instruction": f"Say {i} {'twice ' * (i % 3)}", "output": f"{i}, " * (1 + 5 * i % 7) + "and that is it."}
-    for i in range(10)
-]
+ROWS = many_rows(10)
 
 
 @pytest.fixture
