@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import SELECTORS
 
@@ -146,7 +146,7 @@ def default_arms() -> list[str]:
     return [
         "longest",
         *(f"plain {rule}" for rule in others),
-        *(f"{name} {rule}" for rules in (varied, others) for name in SCORES for rule in rules),
+        *(f"{name} {rule}" for rules in (varied, others) for name in DEFAULT_SCORES for rule in rules),
         *unranked,
     ]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hf_dlc.scores.base import measures_by_pass
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.table import DEFAULT_SCORES, SCORES, chosen_scores
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.versions import versions
 
@@ -205,7 +205,7 @@ def _costs(results: StudyResults) -> str:
 
 def scoring_share(arm: str, schedule: Sequence[float]) -> float:
     """The share of all passes through the model that an arm needs; plain loss is one of them."""
-    ranked_by, every = parse_arm(arm).ranked_by, len(measures_by_pass(SCORES.values(), schedule))
+    ranked_by, every = parse_arm(arm).ranked_by, len(measures_by_pass(chosen_scores(DEFAULT_SCORES), schedule))
     if ranked_by in SCORES:
         return len(SCORES[ranked_by].passes(schedule)) / every
     return 1 / every if ranked_by == "plain" else 0.0

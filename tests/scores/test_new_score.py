@@ -195,7 +195,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(
 
 def test_a_journal_of_other_scores_is_refused(make_scorer: Callable, tmp_path: Path, score: Entropy) -> None:
     make_scorer().score(ROWS, run_dir=tmp_path / "run")
-    with pytest.raises(JournalError, match="the scores of another run: config.scores is"):
+    with pytest.raises(JournalError, match=r"the scores of another run: config\.scores"):
         make_scorer(scores=DEFAULT_SCORES).score(ROWS, run_dir=tmp_path / "run")
 
 

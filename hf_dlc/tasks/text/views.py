@@ -42,8 +42,8 @@ class Views:
             What encoded them.
         alone (`str`, *optional*, defaults to `"header"`):
             What a response alone stands behind: `"header"`, the template's header of the assistant's turn;
-            `"empty_prompt"`, the template with an empty user turn; `"raw"`, nothing. A row that begins with the
-            tokenizer's BOS token keeps it in all three. Where the template has no part in a row (raw text, token ids),
+            `"empty_prompt"`, the template with an empty user turn; `"raw"`, nothing. The BOS token that a tokenizer
+            puts before every text stands in all three. Where the template has no part in a row (raw text, token ids),
             nothing stands before its response.
         first_tokens (`int`, *optional*, defaults to 16):
             Target tokens of each response that count in the views of beginnings.
@@ -81,7 +81,7 @@ class Views:
         if not row.length:
             return [row]
         runs, head = _runs(row.targets), self._head_of(row)
-        if len(runs) == 1 and runs[0][0] <= len(head):
+        if len(runs) == 1 and not self._has_prompt(row.input_ids[: runs[0][0]], head):
             return [skipped(NO_PROMPT, "nothing stands before its response, so there is nothing to compare it with")]
         parts = [self._alone(row, run, head) for run in runs]
         learned = [part for part in parts if part.targets.any()]
@@ -92,6 +92,12 @@ class Views:
         if view == "alone_start":
             return [_first(part, self.first_tokens) for part in learned]
         return [self._start(row, [run for run, part in zip(runs, parts, strict=True) if part.targets.any()], head)]
+
+    def _has_prompt(self, before: np.ndarray, head: np.ndarray) -> bool:
+        """Whether there is more before the first response than its head; one token cannot be told from its own."""
+        if len(before) <= max(1, len(head)):
+            return False
+        return self._empty_prompt is None or not np.array_equal(before, self._empty_prompt)
 
     def _start(self, row: Encoding, runs: list[tuple[int, int]], head: np.ndarray) -> Encoding:
         """The row up to the first tokens of its last response; of each response those count that count alone too."""
@@ -112,11 +118,24 @@ class Views:
     def _head_of(self, row: Encoding) -> np.ndarray:
         """What the responses of a row stand behind when they are alone."""
         start = int(row.targets.argmax())
-        begins = row.input_ids[:1] if row.input_ids[0] == self.encoder.tokenizer.bos_token_id else row.input_ids[:0]
+        begins = self._bos if np.array_equal(row.input_ids[:1], self._bos) else self._bos[:0]
         header = self._header
         if self.alone == "raw" or not _ends_with(row.input_ids[:start], header):
             return begins
-        return self._empty_prompt if self.alone == "empty_prompt" else np.concatenate([begins, header])
+        if self.alone == "header":
+            return np.concatenate([begins, header])
+        if self._empty_prompt is None:
+            raise ValueError(
+                "alone='empty_prompt' needs a template that accepts an empty user turn, and this one does not. Pass "
+                "alone='header' or alone='raw'."
+            )
+        return self._empty_prompt
+
+    @cached_property
+    def _bos(self) -> np.ndarray:
+        """The token that the tokenizer puts before every text; none if it puts none, or several."""
+        ids = self.encoder.tokenizer("")["input_ids"]
+        return np.array(ids[:1] if ids[:1] == [self.encoder.tokenizer.bos_token_id] else [], np.int32)
 
     @cached_property
     def _header(self) -> np.ndarray:
@@ -144,14 +163,15 @@ class Views:
             return []
 
     @cached_property
-    def _empty_prompt(self) -> np.ndarray:
+    def _empty_prompt(self) -> np.ndarray | None:
+        """Token ids of the template with an empty user turn, up to the response; `None` if it accepts none."""
+        if self.encoder.has_no_template:
+            return None
         try:
             return self.encoder.sample_prompt(Instruction("", "", "Yes."))
         except RefusedRowError as refused:
-            raise ValueError(
-                f"alone='empty_prompt' needs a template that accepts an empty user turn, got: {refused}. Pass "
-                "alone='header' or alone='raw'."
-            ) from refused
+            logger.debug("the template accepts no empty user turn: %s", refused)
+            return None
 
 
 def _first(row: Encoding, tokens: int) -> Encoding:
