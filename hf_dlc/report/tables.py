@@ -25,7 +25,7 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _INTERVALS = 10
 _MOST_GROUPS = 20
 _FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
-_PLAIN_LOSS = "plain loss"
+_PLAIN_LOSS = "plain_loss"  # also of rows that were scored without it, from the loss of level 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Scores:
     def ranks(self) -> pd.Series:
         """Share of the scored rows that are easier, or as easy."""
         return pd.Series(self.hardness).rank(pct=True)
+
+    def hardest(self, number: int) -> np.ndarray:
+        """Indices of the hardest rows that have the score, ties in the order of the rows."""
+        known = int((~np.isnan(self.values)).sum())
+        return np.argsort(-self.hardness, kind="stable")[: min(number, known)]  # NaN comes last
 
 
 @dataclass(frozen=True)
@@ -101,10 +106,10 @@ class Rows:
             name: Scores(SCORES[name], read_column(scored, f"{column_prefix}_{name}"), SCORES[name].text)
             for name in present_scores(scored.column_names, column_prefix)
         }
-        if f"{column_prefix}_level_loss" in scored.column_names:
+        if _PLAIN_LOSS not in scores and f"{column_prefix}_level_loss" in scored.column_names:
             levels = scored[f"{column_prefix}_level_loss"]
             plain = np.array([losses[0] for losses in levels], dtype=np.float64)
-            scores[_PLAIN_LOSS] = Scores(SCORES["loss"], plain, "loss while no weight is masked")
+            scores[_PLAIN_LOSS] = Scores(SCORES[_PLAIN_LOSS], plain, SCORES[_PLAIN_LOSS].text)
         is_scored = np.isin(scored[f"{column_prefix}_status"][:], list(SCORED_STATUSES))
         tokens = read_column(scored, f"{column_prefix}_tokens")
         return cls(scored, is_kept, column, column_prefix, group_by, scores, is_scored, tokens)
@@ -308,11 +313,17 @@ def _flag_table(rows: Rows, flag_column: str) -> Table:
     """How well each score, turned so that harder is higher, tells the flagged rows from the others."""
     flags = read_flags(rows.scored, flag_column)
     lines = [
-        [name, f"{auroc(score.hardness, flags):.3f}", f"{score.ranks[flags].median():.0%}"]
+        [
+            name,
+            f"{auroc(score.hardness, flags):.3f}",
+            f"{score.ranks[flags].median():.0%}",
+            f"{flags[score.hardest(int(flags.sum()))].sum():,}",
+        ]
         for name, score in rows.scores.items()
     ]
     title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,})"]
-    return Table(title, ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"], lines)
+    header = ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"]
+    return Table(title, [*header, f"among the {flags.sum():,} hardest"], lines)
 
 
 class _Shower:

@@ -177,7 +177,7 @@ def test_summary_ranks_the_flagged_rows(results: Path) -> None:
     assert "2 `empty_response`" in summary
     assert "Rows with `wrong` (4 of 22)" in summary
     assert "AUROC" in summary
-    assert "plain loss" in summary
+    assert "plain_loss" in summary
 
 
 def test_levels_are_written_if_asked_for(recipe: Recipe) -> None:

@@ -23,7 +23,7 @@ from hf_dlc.report.render import one_line
 from hf_dlc.report.report import PruneReport, status_counts
 from hf_dlc.report.statistics import auroc, spearman, within_groups
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
 from hf_dlc.utils.versions import versions
 
 
@@ -223,7 +223,7 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
     [title] = [title for title in tables(summary) if "wrong" in title]
     assert "(2 of 5)" in title
     _, *rows = tables(summary)[title]
-    assert [row[0] for row in rows] == [*SCORES, "plain loss"]
+    assert [row[0] for row in rows] == [*DEFAULT_SCORES, "plain_loss"]
     assert {row[0]: row[1] for row in rows}.items() >= dict.fromkeys(("confidence", "loss", "gain"), "1.000").items()
     assert rows[-1][1] == "1.000"
     reversed_flags = scored_dataset({"wrong": flags[::-1]}, [0.1, 0.2, 0.7, 0.8, 0.9])
@@ -234,10 +234,10 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
 def test_summary_says_what_scores_are() -> None:
     summary = summarize(scored_dataset({"output": list("ab")}, [0.1, 0.2], keep_levels=True), [0])
     lines = section(summary, "Scores").splitlines()[2:]
-    assert [line.split(":")[0] for line in lines if line] == [f"- {name}" for name in (*SCORES, "plain loss")]
+    assert [line.split(":")[0] for line in lines if line] == [f"- {name}" for name in (*DEFAULT_SCORES, "plain_loss")]
     assert f"- confidence: {SCORES['confidence'].text} (0 to 1, high values are easy rows)" in lines
     assert f"- loss: {SCORES['loss'].text} (0 or more nats, low values are easy rows)" in lines
-    assert "- plain loss: loss while no weight is masked (0 or more nats, low values are easy rows)" in lines
+    assert f"- plain_loss: {SCORES['plain_loss'].text} (0 or more nats, low values are easy rows)" in lines
 
 
 def test_a_new_score_is_in_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,14 +265,14 @@ def test_runs_without_some_of_the_scores() -> None:
     """An earlier version has scored them, or another one will: the first score that is there stands for the row."""
     columns, statuses = {"output": list("abcde")}, [OK, OK, EMPTY_RESPONSE, TRUNCATED, OK]
     dataset = scored_dataset(columns, [0.1, 0.5, 0.2, 0.9, 0.3], statuses, keep_levels=True)
-    last = list(SCORES)[-1]
+    last = list(DEFAULT_SCORES)[-1]
     whole = tables(summarize(dataset, [3]))["Score quantiles"]
     without = tables(summarize(dataset.remove_columns(f"dlc_{last}"), [3]))["Score quantiles"]
     assert without == [row for row in whole if row[0] != last]
-    loss_only = dataset.remove_columns([f"dlc_{name}" for name in SCORES if name != "loss"])
+    loss_only = dataset.remove_columns([f"dlc_{name}" for name in DEFAULT_SCORES if name != "loss"])
     found = report(loss_only, [3], column="dlc_loss")
     summary = found.to_markdown()
-    assert [row[0] for row in tables(summary)["Score quantiles"]] == ["score", "loss", "plain loss"]
+    assert [row[0] for row in tables(summary)["Score quantiles"]] == ["score", "loss", "plain_loss"]
     assert re.findall(r"^row (\d)", section(summary, "Easiest rows"), re.M) == ["3", "1", "4", "0"]
     assert re.findall(r"^row (\d): (.*)$", section(summary, "Rows without a score"), re.M) == [
         ("2", "`empty_response`")
@@ -293,7 +293,7 @@ def test_a_measure_takes_no_range_of_a_score_of_another_measure(monkeypatch: pyt
 def test_summary_compares_plain_loss_where_levels_are_known() -> None:
     columns, confidence = {"output": list("abc")}, [0.1, 0.5, 0.9]
     with_levels = tables(summarize(scored_dataset(columns, confidence, keep_levels=True), [0]))
-    assert with_levels["Spearman correlation"][0] == ["score", "response length", "plain loss"]
+    assert with_levels["Spearman correlation"][0] == ["score", "response length", "plain_loss"]
     assert with_levels["Spearman correlation"][1] == ["confidence", "+1.000", "-1.000"]
     without = tables(summarize(scored_dataset(columns, confidence), [0]))
     assert without["Spearman correlation"][0] == ["score", "response length"]
@@ -393,7 +393,7 @@ def test_one_row() -> None:
     summary = summarize(scored_dataset({"output": ["a"]}, [0.5], keep_levels=True), [0])
     assert "- 1 rows, 1 scored" in summary
     assert "- kept: 1 rows (100.0%), 3 of 3 target tokens" in summary
-    values = r"row 0: confidence 0\.375, loss 0\.625, gain 0\.333, (.*, )?plain loss 0\.500;"
+    values = r"row 0: confidence 0\.375, loss 0\.625, gain 0\.333, (.*, )?plain_loss 0\.500;"
     assert len(re.findall(values, summary)) == 2
     assert "ranks otherwise" not in summary
 
@@ -455,7 +455,7 @@ def test_columns_that_cannot_be_used() -> None:
     for name in ("confidence", "tokens", "status"):  # confidence is what rows were selected by
         with pytest.raises(ValueError, match=f"must have the columns dlc_{name}, got output, topic"):
             report(dataset.remove_columns(f"dlc_{name}"), [0])
-    scores = [f"dlc_{name}" for name in SCORES]
+    scores = [f"dlc_{name}" for name in DEFAULT_SCORES]
     with pytest.raises(ValueError, match=f"must have the columns {', '.join(scores)}, got output, topic"):
         report(dataset.remove_columns(scores), [0], column="dlc_tokens")
     with pytest.raises(ValueError, match="group_by must be a column, got 'size'; there are output, topic"):
