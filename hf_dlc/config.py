@@ -151,6 +151,8 @@ class DLCConfig:
             user turn, `"raw"` nothing, as in the paper on instruction-following difficulty.
         first_tokens (`int`, *optional*, defaults to 16):
             Target tokens of each response that `prompt_gain` compares.
+        encoder (`str`, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
+            Sentence encoder of the score `similarity`: a repository on the Hub, or a folder. Loaded only for it.
         keep_levels (`bool`, *optional*, defaults to `False`):
             Also write confidence and loss of each level.
         prefix (`str`, *optional*, defaults to `"dlc"`):
@@ -221,6 +223,10 @@ class DLCConfig:
     )
     first_tokens: int = field(
         default=16, metadata={"help": "Target tokens of each response that prompt_gain compares."}
+    )
+    encoder: str = field(
+        default="sentence-transformers/all-MiniLM-L6-v2",
+        metadata={"help": "Sentence encoder of the score similarity: Hub repository or folder."},
     )
     keep_levels: bool = field(default=False, metadata={"help": "Also write the scores of each level."})
     prefix: str = field(default="dlc", metadata={"help": "What the names of the written columns begin with."})

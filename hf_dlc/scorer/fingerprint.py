@@ -141,6 +141,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("columns", "rows", YES, YES, NO, NO),
     Fact("scores", "scores", YES, YES, NO, NO),
     Fact("alone", "scores", YES, YES, NO, NO),
+    Fact("encoder", "scores", YES, YES, NO, NO),
     Fact("first_tokens", "scores", YES, YES, NO, NO),
     Fact("head", "rows", YES, YES, NO, NO),
     Fact("pooling", "rows", YES, YES, NO, YES),

@@ -121,7 +121,9 @@ def missing_columns(names: Collection[str], column_prefix: str = "dlc", keep_lev
 
 
 def _measure_names(scores: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(measure.name for name in scores for measure in SCORES[name].measures))
+    """Measures of the whole rows: those of other views have no levels."""
+    found = [score for score in chosen_scores(scores) if any(one.view == "full" for one in score.passes((0.0, 0.5)))]
+    return list(dict.fromkeys(measure.name for score in found for measure in score.measures))
 
 
 def build_columns(

@@ -12,6 +12,7 @@ from .ifd import IFD
 from .margin import Margin
 from .plain import PlainConfidence, PlainLoss
 from .prompt_gain import PromptGain
+from .similarity import Similarity
 
 
 # In the order of their columns. A new score is a file of this folder and a line here.
@@ -28,6 +29,7 @@ SCORES: dict[str, Score] = {
         EL2N(),
         IFD(),
         PromptGain(),
+        Similarity(),
     )
 }
 

@@ -173,7 +173,7 @@ class Task(Protocol):
         Everything besides weights, processor and options that changes a score, as JSON types.
 
         Returns:
-            `dict[str, Any]`: One entry. It stands beside the options, or in the place of the option of the same name.
+            `dict[str, Any]`: Entries that stand beside the options, or in the place of the option of the same name.
         """
 
     def preview(self, dataset: Dataset) -> str:

@@ -87,6 +87,8 @@ def _text_task(
     token_mean: str,
     alone: Alone,
     first_tokens: int,
+    scores: Sequence[str],
+    encoder: str,
     **options: Any,
 ) -> CausalLMTask:
     if not isinstance(processor, PreTrainedTokenizerBase):
@@ -95,7 +97,8 @@ def _text_task(
         raise ValueError(
             f"{type(model).__name__} is no image classifier, so it needs a tokenizer, got {type(processor).__name__}."
         )
-    task = CausalLMTask(model, RowEncoder(processor, **options), token_mean, alone, first_tokens)
+    sentences = encoder if "similarity" in scores else None  # it is a model of its own, loaded where it is asked for
+    task = CausalLMTask(model, RowEncoder(processor, **options), token_mean, alone, first_tokens, sentences)
     if getattr(model.config, "output_router_logits", False):
         logger.warning(
             "the config of %s asks for output_router_logits: the auxiliary loss of the router, which the model "
@@ -122,7 +125,17 @@ TASKS: dict[str, TaskKind] = {
         model_class=lambda config: AutoModelForCausalLM,
         load_processor=load_tokenizer,
         build=_text_task,
-        options=("template", "max_length", "layout", "columns", "token_mean", "alone", "first_tokens"),
+        options=(
+            "template",
+            "max_length",
+            "layout",
+            "columns",
+            "token_mean",
+            "alone",
+            "first_tokens",
+            "scores",
+            "encoder",
+        ),
         uses_all_weights=True,
     ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -30,8 +31,12 @@ def model_digest(model: PreTrainedModel) -> str:
     """
     config = {key: value for key, value in model.config.to_dict().items() if key not in _VOLATILE_CONFIG_KEYS}
     architecture = [type(model).__name__, config, model.config._attn_implementation]
-    hasher = xxhash.xxh3_128(json_digest(architecture).encode())
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return tensors_digest({**dict(model.named_parameters()), **dict(model.named_buffers())}, architecture)
+
+
+def tensors_digest(tensors: Mapping[str, torch.Tensor], beside: Any = None) -> str:
+    """Hex digest of named tensors, bit for bit and in any order, and of a JSON value beside them."""
+    hasher = xxhash.xxh3_128(json_digest(beside).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())

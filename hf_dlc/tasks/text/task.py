@@ -29,6 +29,7 @@ from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
+from .sentences import SentenceEncoder, TextPair
 from .views import VIEWS, Alone, Views
 
 
@@ -64,6 +65,8 @@ class CausalLMTask:
             What a response without its prompt stands behind, see [`Views`].
         first_tokens (`int`, *optional*, defaults to 16):
             Target tokens of each response in the views of beginnings.
+        sentence_encoder (`str`, *optional*):
+            Sentence encoder of the view of texts; by default there is none.
 
     Raises:
         ValueError: If the model is not a decoder-only language model.
@@ -82,6 +85,7 @@ class CausalLMTask:
         token_mean: str = "arithmetic",
         alone: Alone = "header",
         first_tokens: int = 16,
+        sentence_encoder: str | None = None,
     ) -> None:
         if not isinstance(model, PreTrainedModel):
             raise ValueError(
@@ -93,6 +97,7 @@ class CausalLMTask:
         self.encoder = encoder
         self.token_mean = token_mean
         self._views = Views(encoder, alone, first_tokens)
+        self._sentences = sentence_encoder and SentenceEncoder(sentence_encoder, model.device)
         self._head = OutputHead(model, _body_of(model))
         self._guard: tuple[object, Guard] | None = None  # and the weights that it has measured
         self._shares: dict[int, bool] = {}
@@ -256,8 +261,11 @@ class CausalLMTask:
             yield epsilon
 
     def describe(self) -> dict[str, Any]:
-        """What of the template and the layout changes a score."""
-        return {"template": self.encoder.describe()}
+        """What of the template and the layout, and of a sentence encoder, changes a score."""
+        template = {"template": self.encoder.describe()}
+        if not self._sentences:
+            return template
+        return {**template, "encoder": {"name": self._sentences.name, "digest": self._sentences.digest}}
 
     def shares(self, shared_head: int) -> bool:
         """
@@ -342,7 +350,7 @@ class CausalLMTask:
 
         Args:
             rows (`Sequence[Encoding]`):
-                Rows with at least one target token each.
+                Rows with at least one target token each; or pairs of texts, which go through the sentence encoder.
             measures (`Sequence[Measure]`, *optional*, defaults to `()`):
                 What is measured; the head is left out where nothing is.
             shared_head ([`~transformers.DynamicCache`], *optional*):
@@ -354,6 +362,8 @@ class CausalLMTask:
             [`RowMeasures`]: Each measure as the mean over a row's target tokens; `states` holds the hidden states that
             predict these tokens, of shape `(target tokens, hidden size)`.
         """
+        if isinstance(rows[0], TextPair):
+            return self._sentences.measure(rows, measures)
         start = 0 if shared_head is None else rows[0].shared_head_length
         length = int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
         input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)

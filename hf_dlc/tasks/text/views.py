@@ -1,11 +1,12 @@
 """
 The views of a row for scores of contrast: its responses without what they answer, and the beginnings of both.
 
-All are cut out of the token ids of the whole row, so that the same tokens are compared.
+The first three are cut out of the token ids of the whole row, so that the same tokens are compared.
 
 - `alone`: each run of target tokens, which is a response or a learned turn, by itself behind a constant prefix.
 - `start`: the row up to the first target tokens of its last response; these and those of the other responses count.
 - `alone_start`: the view `alone`, cut behind the same tokens.
+- `texts`: prompt and response as two texts, for a sentence encoder.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hf_dlc.tasks.base import FULL_VIEW, RowsInView
 
 from .encoding import Encoding, RowEncoder, packed, skipped
 from .rows import Instruction
+from .sentences import TEXTS_VIEW, text_pair
 from .shared_heads import sample_rows
 from .template import RefusedRowError
 
@@ -30,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 Alone = Literal["header", "empty_prompt", "raw"]
 
-VIEWS = frozenset({FULL_VIEW, "alone", "start", "alone_start"})
+VIEWS = frozenset({FULL_VIEW, "alone", "start", "alone_start", TEXTS_VIEW})
 
 
 class Views:
@@ -71,6 +73,8 @@ class Views:
         """
         if view == FULL_VIEW:
             return RowsInView(list(rows), np.arange(len(rows)))
+        if view == TEXTS_VIEW:
+            return RowsInView([text_pair(row, self.encoder.tokenizer) for row in rows], np.arange(len(rows)))
         parts = [self._parts(row, view) for row in rows]
         further = [(place, part) for place, own in enumerate(parts) for part in own[1:]]
         owners = np.array([*range(len(rows)), *(place for place, _ in further)], dtype=np.int64)
