@@ -65,6 +65,8 @@ def score_rows(
     plan = engine.plan(encoded)
     run = engine.run if is_batch or not plan else row_by_row.run
     fractions = settle() if plan else schedule.fractions
+    if plan:
+        schedule.tell_scores_without_value()
     passes = engine.passes(fractions)
     return MeasuredRows(encoded, run(encoded, [plan] * len(passes), passes), fractions), is_batch
 
@@ -116,6 +118,8 @@ def score_dataset(
             hold = partial(stack.enter_context, journal.hold())
             on_main_process(hold, state, peers, share=lambda _: None)
         settings = _begin(engine, schedule, state_of(encoded), journal, state, peers)
+        if state.is_main_process:
+            schedule.tell_scores_without_value()
         values = _run(engine, schedule, encoded, settings, journal, state, peers, chunk_seconds)
         return MeasuredRows(encoded, values, schedule.fractions)
 

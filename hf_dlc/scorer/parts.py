@@ -67,7 +67,8 @@ class Parts:
     @cached_property
     def schedule(self) -> Schedule:
         """Schedule of the masked fractions."""
-        return Schedule(self.engine, self.config.mask_schedule, self.config.calibration_shares)
+        config = self.config
+        return Schedule(self.engine, config.mask_schedule, config.calibration_shares, config.levels)
 
     @cached_property
     def fit(self) -> Fit:

@@ -118,6 +118,32 @@ def _measure_names(scores: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(measure.name for name in scores for measure in SCORES[name].measures))
 
 
+def without_value(schedule: Sequence[float]) -> list[str]:
+    """
+    Scores that have no value at these levels, whatever the model says of a row.
+
+    Args:
+        schedule (`Sequence[float]`):
+            Masked fraction of each level.
+
+    Returns:
+        `list[str]`: Names in the table `SCORES`, in its order.
+
+    Example:
+    ```python
+    >>> without_value([0.0])
+    ['gain']
+    ```
+    """
+    found = []
+    for name, score in SCORES.items():
+        passes = len(score.passes(schedule))
+        ones = {measure.name: np.ones((passes, 1), dtype=np.float32) for measure in score.measures}
+        if np.isnan(score.reduce(ones)).all():
+            found.append(name)
+    return found
+
+
 def build_columns(
     statuses: Sequence[str],
     tokens: np.ndarray,
