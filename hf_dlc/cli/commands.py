@@ -65,6 +65,10 @@ class RunArguments(Options):
 class EstimateArguments(DataArguments, ModelArguments):
     """Estimate options: which rows would be scored, with which model."""
 
+    measure_training: bool = field(
+        default=True, metadata={"help": "Measure also what an epoch of LoRA training on the rows costs."}
+    )
+
     show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
 
 
@@ -145,12 +149,13 @@ def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
     from hf_dlc.pipeline.sources import read_dataset
 
     dataset, scorer = read_dataset(options), load_scorer(options, config)
-    found = scorer.estimate(dataset, num_threads=options.num_threads)
+    found = scorer.estimate(dataset, num_threads=options.num_threads, training=options.measure_training)
     found.require_rows()
+    facts = {**asdict(found), "scoring_training_ratio": found.scoring_training_ratio}
     if not options.show:
-        return asdict(found), f"{found.reading}\n{found}"
+        return facts, f"{found.reading}\n{found}"
     preview = scorer.preview(dataset, options.show)
-    return {**asdict(found), "preview": preview}, f"{preview}\n{found}"
+    return {**facts, "preview": preview}, f"{preview}\n{found}"
 
 
 def agree(options: AgreeArguments, config: DLCConfig) -> Outcome:

@@ -120,6 +120,9 @@ class ScoreArguments(DataArguments, ModelArguments):
     chunk_seconds: float = field(
         default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
     )
+    measure_training: bool = field(
+        default=True, metadata={"help": "Measure what an epoch of training costs, after scorings of half a minute."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -121,7 +121,7 @@ class Rows:
         return not len(self.tokens) or self.tokens.max() != 1
 
 
-def all_sections(rows: Rows, flag_column: str | None, examples: int) -> Iterator[Section]:
+def all_sections(rows: Rows, flag_column: str | None, examples: int, price: str | None = None) -> Iterator[Section]:
     """
     Make the sections of a report, in order.
 
@@ -132,11 +132,13 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int) -> Iterator
             Boolean column whose rows should stand out.
         examples (`int`):
             Rows that are shown of each kind.
+        price (`str`, *optional*):
+            What scoring has cost beside training, in words.
 
     Returns:
         `Iterator[Section]`: Those for which there is something to say.
     """
-    yield _overview(rows)
+    yield _overview(rows, price)
     yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
     yield _quantile_table(rows)
     yield _interval_table(rows)
@@ -193,7 +195,7 @@ def _disagreements(rows: Rows) -> np.ndarray:
     return order[distance[order] > 0]
 
 
-def _overview(rows: Rows) -> Lines:
+def _overview(rows: Rows, price: str | None) -> Lines:
     count, kept, tokens = len(rows.scored), rows.is_kept, rows.tokens
     counts = dict(Counter(rows.scored[f"{rows.column_prefix}_status"]).most_common())
     skipped = {status: number for status, number in counts.items() if status not in SCORED_STATUSES}
@@ -205,6 +207,7 @@ def _overview(rows: Rows) -> Lines:
         ["skipped: ", *(named or ["none"])],
         [f"truncated: {counts.get('truncated', 0):,}"],
         [f"kept: {kept.sum():,} rows ({share}){targets}"],
+        *([[f"cost: {price}"]] if price else []),
     ]
     return Lines(["Rows"], lines)
 

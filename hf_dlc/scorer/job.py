@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.execution.plan import MicroBatch
 from hf_dlc.execution.processes import check_same, on_main_process, process_state
 from hf_dlc.execution.sharded import run_sharded
+from hf_dlc.execution.training import measure_training
 from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import passes_to_json
 from hf_dlc.tasks.base import BatchRules, EncodedRow, Share
@@ -125,7 +127,11 @@ def score_dataset(
 
 
 def estimate_datasets(
-    dataset: Dataset | DatasetDict, source: RowSource, engine: Engine, schedule: Schedule
+    dataset: Dataset | DatasetDict,
+    source: RowSource,
+    engine: Engine,
+    schedule: Schedule,
+    training: bool = False,
 ) -> RunEstimate:
     """
     What it costs to score a dataset, or all splits of one; the rows are kept until they are scored.
@@ -139,6 +145,8 @@ def estimate_datasets(
             What would score them.
         schedule ([`Schedule`]):
             The levels, which need not be known.
+        training (`bool`, *optional*, defaults to `False`):
+            Whether the cost of training on the same rows is measured as well.
 
     Returns:
         [`RunEstimate`]
@@ -156,7 +164,11 @@ def estimate_datasets(
     plan, processes = engine.plan(encoded), process_state().num_processes
     measures = list(engine.passes(schedule.fractions).values())
     with engine.masker.unmasked():
-        return estimate_run(engine.task, engine.masker, encoded, plan, measures, processes, engine.limit)
+        found = estimate_run(engine.task, engine.masker, encoded, plan, measures, processes, engine.limit)
+        if not training:
+            return found
+        cost = measure_training(engine.task, encoded, processes)
+    return replace(found, training_seconds=cost.seconds, training_unknown=cost.why_unknown)
 
 
 def _run(

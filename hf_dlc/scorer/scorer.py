@@ -243,7 +243,9 @@ class DLCScorer(PretrainedScorer):
             measured = score_dataset(dataset, *scorer, run_dir, chunk_seconds)
         return with_scores(dataset, measured, self.config.prefix, self.config.keep_levels)
 
-    def estimate(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> RunEstimate:
+    def estimate(
+        self, dataset: Dataset | DatasetDict, num_threads: int | None = None, training: bool = False
+    ) -> RunEstimate:
         """
         Foretell what `score(dataset)` will cost. Rows are encoded; of the model only a short probe is run.
 
@@ -252,6 +254,9 @@ class DLCScorer(PretrainedScorer):
                 Rows of a known layout.
             num_threads (`int`, *optional*):
                 As for `score`.
+            training (`bool`, *optional*, defaults to `False`):
+                Whether to measure also what one epoch of LoRA training on the rows costs, by a few real steps on a
+                copy that shares the weights. That needs more memory than scoring.
 
         Returns:
             [`RunEstimate`]: Rows, tokens, skipped rows by reason, forward passes, seconds and memory of this process.
@@ -263,7 +268,7 @@ class DLCScorer(PretrainedScorer):
         parts = self.parts
         with parts.lock, using_threads(cpu_threads(num_threads)):
             parts.check_fit()
-            return estimate_datasets(dataset, parts.rows, parts.engine, parts.schedule)
+            return estimate_datasets(dataset, parts.rows, parts.engine, parts.schedule, training)
 
     def agreement(
         self,
