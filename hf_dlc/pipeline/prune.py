@@ -132,7 +132,7 @@ def score_in_folder(
     if record is not None:
         with run.writing():
             write_scores(run.folder, scored, record)  # before rows are selected: the time went into the scores
-        record = run.with_training(record, scorer, dataset, estimate)
+            record = run.with_training(record, scorer, dataset, estimate)
     return run, scored, record
 
 
@@ -299,8 +299,7 @@ class Run:
         if run.price:
             logger.info("%s", run.price)
         record = record.having(run=run)
-        with self.writing():
-            write_scoring(self.folder, record)
+        write_scoring(self.folder, record)
         return record
 
     def _usage(self, estimate: RunEstimate, levels: int) -> UsageRecord:

@@ -162,6 +162,9 @@ def test_estimate(run: Callable[..., Any], run_dir: Path, llama_folder: Path) ->
     rows = run_dir.parent / "rows.jsonl"
     found = run("estimate", "--dataset", rows, "--model", llama_folder, "--schedule", "0, 0.2", "--num_threads", "1")
     assert (found["rows"], found["skipped"]) == (28, {"empty_response": 1})
+    assert found["scoring_training_ratio"] == found["seconds"] / found["training_seconds"]
+    arguments = ["estimate", "--dataset", rows, "--model", llama_folder, "--schedule", "0", "--num_threads", "1"]
+    assert run(*arguments, "--measure_training", "false")["training_seconds"] is None
 
 
 def test_agree(run: Callable[..., Any], run_dir: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
