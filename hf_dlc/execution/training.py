@@ -72,16 +72,17 @@ def measure_training(task: Task, rows: Sequence[EncodedRow], num_processes: int 
     Returns:
         [`TrainingCost`]: Seconds, or why there are none: it never raises for what goes wrong in training.
     """
-    if not isinstance(task, Trainable):
+    trainable = task
+    if not isinstance(trainable, Trainable):
         return TrainingCost(why_unknown="the task does not say how its model is trained")
-    if task.why_untrainable:
-        return TrainingCost(why_unknown=task.why_untrainable)
+    if trainable.why_untrainable:
+        return TrainingCost(why_unknown=trainable.why_untrainable)
     usable = sorted((row for row in rows if row.length), key=lambda row: row.length, reverse=True)
     steps = [usable[start : start + LORA.batch_size] for start in range(0, len(usable), LORA.batch_size)]
     if not steps:
         return TrainingCost(why_unknown="no row can be trained on")
     try:
-        rate = _seconds_per_token(task, steps)
+        rate = _seconds_per_token(trainable, steps)
     except Exception as error:  # whatever it is: the price of something else must not end a run
         return TrainingCost(why_unknown=f"a step of training failed: {type(error).__name__}: {error}")
     return TrainingCost(rate * sum(map(_padded_tokens, steps)) / num_processes)
@@ -91,13 +92,13 @@ def _padded_tokens(rows: Sequence[EncodedRow]) -> int:
     return len(rows) * max(row.length for row in rows)
 
 
-def _seconds_per_token(task: Trainable, steps: Sequence[Sequence[EncodedRow]]) -> float:
+def _seconds_per_token(trainable: Trainable, steps: Sequence[Sequence[EncodedRow]]) -> float:
     """Mean over some of the steps, as many as there is time for."""
     ends = np.cumsum([_padded_tokens(rows) for rows in steps])
     sample = [steps[int(np.searchsorted(ends, ends[-1] * part))] for part in _SAMPLES]
-    most_rows = _rows_that_fit(task.model, max(row.length for rows in sample for row in rows))
+    most_rows = _rows_that_fit(trainable.model, max(row.length for rows in sample for row in rows))
     begun, rates = time.perf_counter(), []
-    with _trainer(task) as step:
+    with _trainer(trainable) as step:
         first = step(sample[0][:1])  # it warms up as well
         most_rows = min(most_rows, max(1, int(_MOST_SECONDS / first)))
         for rows in sample:
@@ -120,22 +121,22 @@ def _rows_that_fit(model: nn.Module, length: int) -> int:
 
 
 @contextmanager
-def _trainer(task: Trainable) -> Iterator[Any]:
+def _trainer(trainable: Trainable) -> Iterator[Any]:
     """Yield a function that does one step of training on some rows and returns its seconds."""
-    device = next(task.model.parameters()).device
-    is_half = task.model.dtype.itemsize < 4
+    device = next(trainable.model.parameters()).device
+    is_half = trainable.model.dtype.itemsize < 4
     with ExitStack() as stack:
         # Adapters and dropout draw from the random numbers that a user may count on.
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
-        model = _with_adapters(frozen_copy(task.model), task.adapter_task)
+        model = _with_adapters(frozen_copy(trainable.model), trainable.adapter_task)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=LORA.learning_rate)
-        stack.enter_context(torch.autocast(device.type, task.model.dtype, enabled=is_half))
+        stack.enter_context(torch.autocast(device.type, trainable.model.dtype, enabled=is_half))
 
         def step(rows: Sequence[EncodedRow]) -> float:
-            batch = task.training_batch(list(task.feed(rows)))
+            batch = trainable.training_batch(list(trainable.feed(rows)))
             start = time.perf_counter()
             model(**batch).loss.backward()
             optimizer.step()
