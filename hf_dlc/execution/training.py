@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MOST_SECONDS = 5.0  # of measuring; one step is done in any case
+_MOST_SECONDS = 10.0  # of measuring; one step is done in any case
 _SAMPLES = (1 / 2, 1 / 6, 5 / 6)  # places in the work at which a step is measured, the middle first
 _ACTIVATIONS = 3  # tensors that a layer keeps for the backward pass, at least
 
@@ -101,6 +101,13 @@ def _seconds_per_token(trainable: Trainable, steps: Sequence[Sequence[EncodedRow
     with _trainer(trainable) as step:
         first = step(sample[0][:1])  # it warms up as well
         most_rows = min(most_rows, max(1, int(_MOST_SECONDS / first)))
+        if most_rows < LORA.batch_size:
+            logger.info(
+                "training is measured by steps of %d row(s), since those of %d take too long or too much memory: "
+                "its cost is rather too high",
+                most_rows,
+                LORA.batch_size,
+            )
         for rows in sample:
             part = rows[:most_rows]
             rates.append(step(part) / _padded_tokens(part))

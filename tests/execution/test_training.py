@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,10 @@ class TestCost:
         assert given[0] == 1
         assert set(given[1:4]) <= {LORA.batch_size, len(parts[-1])}
 
-    def test_slow_steps_are_few_and_small(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_slow_steps_are_few_and_small_and_said(
+        self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
         monkeypatch.setattr(training, "_MOST_SECONDS", 0.0)
         batches: list[int] = []
         task = make_scorer().parts.task
@@ -87,6 +91,7 @@ class TestCost:
         )
         assert measure_training(task, task.encode(ROWS)).seconds > 0
         assert batches == [1, 1]
+        assert "measured by steps of 1 row(s)" in caplog.text
 
     def test_a_step_learns(self, make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
         """Forward, backward and optimizer are those of training: the same step again has a lower loss."""
