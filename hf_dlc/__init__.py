@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 # Imported on first use, so that `import hf_dlc` does not pull in torch.
 _HOMES = {
+    "Agreement": "scorer.agreement",
     "DLCConfig": "config",
     "DLCScorer": "scorer.scorer",
     "FlexRandSelector": "selection",
@@ -25,6 +26,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agreement",
     "DLCConfig",
     "DLCScorer",
     "FlexRandSelector",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from hf_dlc.masking import LevelReport
     from hf_dlc.pipeline.record import build_manifest
     from hf_dlc.report.report import PruneReport
+    from hf_dlc.scorer.agreement import Agreement
     from hf_dlc.scorer.scorer import DLCScorer
     from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
 

@@ -119,6 +119,10 @@ class DLCConfig:
         calibration_shares (`list[float]`, *optional*, defaults to `[1.0, 0.75, 0.5, 0.25]`):
             A calibrated schedule masks as much as makes the mean confidence on a built-in probe set fall to these
             shares of the unmasked one. The first is 1.0, the unmasked level.
+        levels (`str`, *optional*, defaults to `"exact"`):
+            How many levels of the schedule are run, whichever it is. `"exact"` runs all, and `"fast"` the unmasked
+            one and the middle one: of four, the first and the third. `"single"` runs the unmasked one alone; nothing
+            is calibrated then, and `gain` has no value.
         scope (`str`, *optional*, defaults to `"module"`):
             Magnitude masking compares weights within each matrix (`"module"`) or over the whole model (`"global"`).
         target_modules (`str` or `list[str]`, *optional*, defaults to `"all-linear"`):
@@ -193,6 +197,10 @@ class DLCConfig:
         default_factory=lambda: [1.0, 0.75, 0.5, 0.25],
         metadata={"help": "Shares of the unmasked confidence that the levels of a calibrated schedule aim at."},
     )
+    levels: Literal["exact", "fast", "single"] = field(
+        default="exact",
+        metadata={"help": "'exact': all levels; 'fast': the unmasked and the middle one; 'single': the unmasked one."},
+    )
     scope: Literal["module", "global"] = field(
         default="module", metadata={"help": "Compare magnitudes within a matrix or over the whole model."}
     )
@@ -258,7 +266,7 @@ class DLCConfig:
 
     def _check(self) -> None:
         hints = get_type_hints(type(self))
-        for name in ("masking", "scope", "token_mean", "alone", "head", "prototype_logits"):
+        for name in ("masking", "levels", "scope", "token_mean", "alone", "head", "prototype_logits"):
             _require_choice(name, getattr(self, name), get_args(hints[name]))
         _require_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         for name, kind in (("seed", int), ("max_length", int), ("first_tokens", int), ("keep_levels", bool)):

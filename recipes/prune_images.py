@@ -61,6 +61,7 @@ def prune(options: ImageRecipeArguments, config: DLCConfig) -> str | None:
 
     with run.writing():  # a full disk loses nothing: the scores are in the journal
         write_scores(run.folder, scored, record)
+        record = run.with_training(record, scorer, dataset, estimate)  # what an epoch of training would cost
         selector = make_selector(options, config.prefix)
         pruned, report, record = select_rows(scored, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)

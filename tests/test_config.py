@@ -129,6 +129,7 @@ class TestOptions:
         [
             ({"masking": "gradient"}, "masking must be one of 'random', 'magnitude', got 'gradient'"),
             ({"scope": "layer"}, "scope must be one of 'module', 'global', got 'layer'"),
+            ({"levels": "some"}, "levels must be one of 'exact', 'fast', 'single', got 'some'"),
             ({"token_mean": "harmonic"}, "token_mean must be one of 'arithmetic', 'geometric', got 'harmonic'"),
             ({"dtype": "int8"}, "dtype must be one of 'auto', 'float32', 'bfloat16', 'float16', got 'int8'"),
             ({"max_length": 1}, "max_length must be at least 2 .* got 1"),
@@ -170,6 +171,7 @@ class TestFiles:
             "masking": "random",
             "schedule": "0, 0.05",
             "calibration_shares": [1.0, 0.75, 0.5, 0.25],
+            "levels": "exact",
             "scope": "module",
             "target_modules": "all-linear",
             "seed": 0,
@@ -305,6 +307,7 @@ OTHERS = {
     "masking": "magnitude",
     "schedule": "0, 0.05, 0.1",
     "calibration_shares": [1.0, 0.5],
+    "levels": "fast",
     "target_modules": r".*\.(q|k)_proj",
     "scope": "global",
     "seed": 3,

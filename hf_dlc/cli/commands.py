@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,7 +65,25 @@ class RunArguments(Options):
 class EstimateArguments(DataArguments, ModelArguments):
     """Estimate options: which rows would be scored, with which model."""
 
+    measure_training: bool = field(
+        default=True, metadata={"help": "Measure also what an epoch of LoRA training on the rows costs."}
+    )
+
     show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
+
+
+@dataclass
+class AgreeArguments(DataArguments, ModelArguments):
+    """Agreement options: which scorer to compare with, and on how many rows."""
+
+    other: str | None = field(
+        default=None, metadata={"help": "Model to compare with, at all levels; default: the same model."}
+    )
+    other_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of it on the Hub."})
+    rows: int = field(default=200, metadata={"help": "Rows that both score, drawn at random."})
+    keep: float = field(default=0.5, metadata={"help": "Share of the rows of which the overlaps are."})
+    sample_seed: int = field(default=0, metadata={"help": "Seed of the sample and of the intervals."})
+    threshold: float = field(default=0.9, metadata={"help": "Rank correlation below which the first line says so."})
 
 
 @dataclass
@@ -131,12 +149,30 @@ def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
     from hf_dlc.pipeline.sources import read_dataset
 
     dataset, scorer = read_dataset(options), load_scorer(options, config)
-    found = scorer.estimate(dataset, num_threads=options.num_threads)
+    found = scorer.estimate(dataset, num_threads=options.num_threads, training=options.measure_training)
     found.require_rows()
+    facts = {**asdict(found), "scoring_training_ratio": found.scoring_training_ratio}
     if not options.show:
-        return asdict(found), f"{found.reading}\n{found}"
+        return facts, f"{found.reading}\n{found}"
     preview = scorer.preview(dataset, options.show)
-    return {**asdict(found), "preview": preview}, f"{preview}\n{found}"
+    return {**facts, "preview": preview}, f"{preview}\n{found}"
+
+
+def agree(options: AgreeArguments, config: DLCConfig) -> Outcome:
+    """Measure on some rows how far a cheap scorer agrees with all levels, or with another model."""
+    from hf_dlc.pipeline.options import load_scorer
+    from hf_dlc.pipeline.sources import read_dataset
+
+    dataset, scorers = read_dataset(options), [load_scorer(options, config)]
+    if options.other is not None:
+        other = replace(options, model=options.other, model_revision=options.other_revision)
+        scorers.append(load_scorer(other, replace(config, levels="exact")))
+    for scorer in scorers:
+        if scorer.needs_fit:
+            scorer.fit(dataset, options.num_threads)
+    chosen = {name: getattr(options, name) for name in ("rows", "keep", "threshold", "num_threads")}
+    found = scorers[0].agreement(dataset, *scorers[1:], **chosen, seed=options.sample_seed)
+    return found.to_json(), str(found)
 
 
 def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
@@ -288,6 +324,14 @@ COMMANDS = {
             estimate,
             (EstimateArguments, DLCConfig),
             ("--dataset rows.jsonl --model path/to/model", "--dataset yahma/alpaca-cleaned --model demo --json"),
+        ),
+        Command(
+            agree,
+            (AgreeArguments, DLCConfig),
+            (
+                "--dataset rows.jsonl --model path/to/model --levels fast",
+                "--dataset rows.jsonl --model path/to/small --other path/to/large --rows 200 --keep 0.3",
+            ),
         ),
         Command(
             score,

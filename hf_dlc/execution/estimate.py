@@ -15,6 +15,7 @@ import torch
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import TRUNCATED
 from hf_dlc.tasks.base import EncodedRow, Task
+from hf_dlc.utils.durations import price, scoring_training_ratio
 
 from .loop import TokenLimit, in_parts_that_fit
 from .masks import Masks
@@ -70,6 +71,11 @@ class RunEstimate:
             Of the rows of each reason the first, with what is wrong with it.
         reading ([`DatasetReading`], *optional*):
             Which columns are read as what, and what is left out.
+        training_seconds (`float`, *optional*):
+            Time of one epoch of LoRA training on all rows that can be scored, of this model on this device, in as many
+            processes. It is measured by real steps; `None` if it was not asked for or could not be measured.
+        training_unknown (`str`, *optional*):
+            Why it could not be measured.
     """
 
     rows: int
@@ -82,6 +88,13 @@ class RunEstimate:
     memory_bytes: int
     first_skipped: dict[str, str] = field(default_factory=dict)
     reading: DatasetReading | None = None
+    training_seconds: float | None = None
+    training_unknown: str | None = None
+
+    @property
+    def scoring_training_ratio(self) -> float | None:
+        """STR: what scoring costs, divided by what one epoch of training on all rows costs; `None` if not known."""
+        return scoring_training_ratio(self.seconds, self.training_seconds)
 
     def require_rows(self) -> None:
         """
@@ -102,8 +115,14 @@ class RunEstimate:
         return (
             f"{self.rows:,} rows ({skipped} skipped, {self.truncated:,} truncated), {self.tokens:,} tokens "
             f"({self.target_tokens:,} targets), {self.forward_passes:,} forward passes, about "
-            f"{self.seconds:,.0f} s and {self.memory_bytes / 2**30:.1f} GiB a process"
+            f"{self.seconds:,.0f} s and {self.memory_bytes / 2**30:.1f} GiB a process{self._price()}"
         )
+
+    def _price(self) -> str:
+        if self.training_unknown:
+            return f"; what an epoch of LoRA training costs is not known: {self.training_unknown}"
+        found = price(self.seconds, self.training_seconds)
+        return f"; {found}" if found else ""
 
 
 def estimate_run(

@@ -290,6 +290,7 @@ def _scoring(subset: Subset) -> str | None:
         f"{masked}. Nothing was trained.",
         *([TARGETS[kind]] if (kind := subset.record.scorer.kind) in TARGETS else []),
         *(["The mean of their probabilities is geometric."] if is_geometric else []),
+        *([f"Cost: {price}."] if (price := subset.record.run.price) else []),
     ]
     return " ".join(sentences)
 

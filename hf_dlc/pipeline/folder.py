@@ -41,7 +41,12 @@ def write_scores(folder: Path, scored: Dataset, record: RunRecord) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     Scores.of(scored, record.column_prefix, keep_levels=True).write(folder / SCORES_NAME)
-    write_json(folder / SCORING_NAME, record.to_json())  # last: it tells that the scores are there
+    write_scoring(folder, record)  # last: it tells that the scores are there
+
+
+def write_scoring(folder: Path, record: RunRecord) -> None:
+    """Write the record of a scoring whose scores are there, or write it again."""
+    write_json(folder / SCORING_NAME, record.to_json())
 
 
 def read_scores(folder: Path) -> tuple[Scores, RunRecord]:
@@ -161,6 +166,7 @@ def make_report(
         schedule=record.schedule or None,
         group_by=record.selection.group_by,
         flag_column=flag_column,
+        price=record.run.price,
     )
 
 

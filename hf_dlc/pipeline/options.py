@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 # Options of all programs that are paths, or may be: a folder or a repository on the Hub.
 _PATHS = {"dataset", "eval_dataset", "scale_dataset", "choices", "answers", "model", "template"}
-_PATHS |= {"output_dir", "run_dir", "output", "study"}
+_PATHS |= {"output_dir", "run_dir", "output", "study", "other"}
 _LEAST = {
     **dict.fromkeys(("max_rows", "eval_rows", "num_threads", "keep_tokens", "batch_size", "lora_rank", "seeds"), 1),
-    **dict.fromkeys(("show", "min_per_group", "selection_seed", "training_seed", "study_seed"), 0),
+    **dict.fromkeys(("show", "min_per_group", "selection_seed", "training_seed", "study_seed", "sample_seed"), 0),
 }
 # Options of selectors that have other names here: data have a split, and scoring has a seed.
 _RENAMED = {"split": "split_share", "seed": "selection_seed"}
@@ -119,6 +119,9 @@ class ScoreArguments(DataArguments, ModelArguments):
     overwrite: bool = field(default=False, metadata={"help": "Replace finished results that are there."})
     chunk_seconds: float = field(
         default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
+    )
+    measure_training: bool = field(
+        default=True, metadata={"help": "Measure what an epoch of training costs, after scorings of half a minute."}
     )
 
     def __post_init__(self) -> None:

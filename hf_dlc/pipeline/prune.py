@@ -34,15 +34,20 @@ from hf_dlc.report.report import check_group_and_flag_columns
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import read_numbers
+from hf_dlc.selection.ordering import drawn_order
 
 from .command_line import command_line
-from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_subset
+from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
 from .record import DatasetRecord, RunRecord, UsageRecord
 from .sources import dataset_identity, read_dataset
 
 
 logger = logging.getLogger(__name__)
+
+# Training is measured after runs that took as long as this, on so many rows: it takes some seconds itself.
+LEAST_SECONDS = 30.0
+_TRAINING_ROWS = 96
 
 
 def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) -> str | None:
@@ -127,6 +132,7 @@ def score_in_folder(
     if record is not None:
         with run.writing():
             write_scores(run.folder, scored, record)  # before rows are selected: the time went into the scores
+            record = run.with_training(record, scorer, dataset, estimate)
     return run, scored, record
 
 
@@ -258,6 +264,43 @@ class Run:
             reading=scorer.reading_ and asdict(scorer.reading_),
             commands=[self._command_again(scorer, self.source)],
         ).having(run=usage)
+
+    def with_training(
+        self, record: RunRecord, scorer: DLCScorer, dataset: Dataset, estimate: RunEstimate
+    ) -> RunRecord:
+        """
+        Measure what one epoch of training would have cost, on some of the rows, and write it into the record.
+
+        It comes last, when the scores are safe and the memory of the run is known: training takes more of it.
+
+        Args:
+            record ([`RunRecord`]):
+                Record of the scoring.
+            scorer ([`DLCScorer`]):
+                The scorer.
+            dataset ([`~datasets.Dataset`]):
+                The rows.
+            estimate ([`RunEstimate`]):
+                Estimate of the run, which knows the tokens of all rows.
+
+        Returns:
+            [`RunRecord`]: The record; the same if a run was so short that this would take longer, or unless asked for.
+        """
+        if not self.options.measure_training or record.run.scoring_seconds < LEAST_SECONDS:
+            return record
+        rows = drawn_order(len(dataset), 0, None)[:_TRAINING_ROWS]
+        sample = scorer.estimate(dataset.select(sorted(rows.tolist())), self.options.num_threads, training=True)
+        seconds = sample.training_seconds
+        if seconds is None:
+            logger.warning("what an epoch of training costs is not known: %s", sample.training_unknown)
+        else:
+            seconds *= estimate.tokens / sample.tokens
+        run = record.run.having(training_seconds=seconds, training_unknown=sample.training_unknown)
+        if run.price:
+            logger.info("%s", run.price)
+        record = record.having(run=run)
+        write_scoring(self.folder, record)
+        return record
 
     def _usage(self, estimate: RunEstimate, levels: int) -> UsageRecord:
         """Time, memory and processes of the run until now; the memory is that of the main process."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hint
 import numpy as np
 
 from hf_dlc.report.report import status_counts
+from hf_dlc.utils.durations import price
 from hf_dlc.utils.versions import versions
 
 
@@ -152,6 +153,13 @@ class UsageRecord(_Part):
     tokens: int | None = None
     target_tokens: int | None = None
     peak_memory_bytes: int | None = None
+    training_seconds: float | None = None  # of one epoch of LoRA training on all rows that can be scored, as measured
+    training_unknown: str | None = None  # why that was not measured
+
+    @property
+    def price(self) -> str | None:
+        """What scoring has cost beside an epoch of training; `None` if not known, as where it was done in parts."""
+        return None if self.resumed else price(self.scoring_seconds, self.training_seconds)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class PruneReport:
         group_by: str | None = None,
         flag_column: str | None = None,
         examples: int = 5,
+        price: str | None = None,
     ) -> PruneReport:
         """
         Look at a scored dataset and at what was kept of it.
@@ -103,6 +104,8 @@ class PruneReport:
                 wrong.
             examples (`int`, *optional*, defaults to 5):
                 Rows that are shown of each kind.
+            price (`str`, *optional*):
+                What scoring has cost beside training, in words.
 
         Returns:
             [`PruneReport`]
@@ -122,7 +125,7 @@ class PruneReport:
         kept = _places(scored, pruned) if isinstance(pruned, Dataset) else _indices(pruned, len(scored))
         rows = Rows.read(scored, kept, column, prefix, group_by)
         levels = None if schedule is None else tuple(map(float, schedule))
-        sections = tuple(all_sections(rows, flag_column, examples))
+        sections = tuple(all_sections(rows, flag_column, examples, price))
         return cls(sections, scored, kept, column, prefix, levels, group_by)
 
     def to_markdown(self) -> str:

@@ -16,9 +16,10 @@ from datasets import ClassLabel, Dataset, Image, Value
 from hf_dlc.scores.base import Score
 from hf_dlc.scores.columns import SCORED_STATUSES, present_scores, score_features
 from hf_dlc.scores.table import SCORES
+from hf_dlc.utils.ranks import spearman
 
 from .render import Example, Examples, Lines, Name, Section, Table, one_line
-from .statistics import auroc, spearman, within_groups
+from .statistics import auroc, within_groups
 
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -125,7 +126,7 @@ class Rows:
         return not len(self.tokens) or self.tokens.max() != 1
 
 
-def all_sections(rows: Rows, flag_column: str | None, examples: int) -> Iterator[Section]:
+def all_sections(rows: Rows, flag_column: str | None, examples: int, price: str | None = None) -> Iterator[Section]:
     """
     Make the sections of a report, in order.
 
@@ -136,11 +137,13 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int) -> Iterator
             Boolean column whose rows should stand out.
         examples (`int`):
             Rows that are shown of each kind.
+        price (`str`, *optional*):
+            What scoring has cost beside training, in words.
 
     Returns:
         `Iterator[Section]`: Those for which there is something to say.
     """
-    yield _overview(rows)
+    yield _overview(rows, price)
     yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
     yield _quantile_table(rows)
     yield _interval_table(rows)
@@ -197,7 +200,7 @@ def _disagreements(rows: Rows) -> np.ndarray:
     return order[distance[order] > 0]
 
 
-def _overview(rows: Rows) -> Lines:
+def _overview(rows: Rows, price: str | None) -> Lines:
     count, kept, tokens = len(rows.scored), rows.is_kept, rows.tokens
     counts = dict(Counter(rows.scored[f"{rows.column_prefix}_status"]).most_common())
     skipped = {status: number for status, number in counts.items() if status not in SCORED_STATUSES}
@@ -209,6 +212,7 @@ def _overview(rows: Rows) -> Lines:
         ["skipped: ", *(named or ["none"])],
         [f"truncated: {counts.get('truncated', 0):,}"],
         [f"kept: {kept.sum():,} rows ({share}){targets}"],
+        *([[f"cost: {price}"]] if price else []),
     ]
     return Lines(["Rows"], lines)
 

@@ -134,6 +134,8 @@ FACTS: tuple[Fact, ...] = (
     Fact("target_modules", "masks", YES, YES, YES, NO),
     Fact("schedule", "levels", YES, YES, NO, NO),
     Fact("calibration_shares", "levels", YES, YES, YES, NO),
+    # All levels of a schedule are calibrated together, and then some are picked: what is cached serves every choice.
+    Fact("levels", "levels", YES, YES, NO, NO),
     Fact("token_mean", "levels", YES, YES, YES, NO),
     Fact("template", "rows", YES, YES, IMPLIED, NO),
     Fact("max_length", "rows", YES, YES, IMPLIED, NO),

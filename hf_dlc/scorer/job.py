@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.execution.plan import MicroBatch
 from hf_dlc.execution.processes import check_same, on_main_process, process_state
 from hf_dlc.execution.sharded import run_sharded
+from hf_dlc.execution.training import measure_training
 from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import passes_to_json
 from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Share
@@ -64,8 +66,11 @@ def score_rows(
     views = engine.views(encoded)
     engine.check(all_rows(views))
     plan = engine.plan(views)
-    run = engine.run if is_batch or not any(plan.values()) else row_by_row.run
-    fractions = settle() if any(plan.values()) else schedule.fractions
+    is_empty = not any(plan.values())
+    run = engine.run if is_batch or is_empty else row_by_row.run
+    fractions = schedule.fractions if is_empty else settle()
+    if not is_empty:
+        schedule.tell_scores_without_value()
     passes = engine.passes(fractions)
     values = run(views, [plan[one.view] for one in passes], passes)
     return MeasuredRows(encoded, views, passes, values, fractions), is_batch
@@ -119,12 +124,18 @@ def score_dataset(
             on_main_process(hold, state, peers, share=lambda _: None)
         views = engine.views(encoded)
         settings = _begin(engine, schedule, views, state_of(encoded), journal, state, peers)
+        if state.is_main_process:
+            schedule.tell_scores_without_value()
         values = _run(engine, schedule, views, settings, journal, state, peers, chunk_seconds)
         return MeasuredRows(encoded, views, engine.passes(schedule.fractions), values, schedule.fractions)
 
 
 def estimate_datasets(
-    dataset: Dataset | DatasetDict, source: RowSource, engine: Engine, schedule: Schedule
+    dataset: Dataset | DatasetDict,
+    source: RowSource,
+    engine: Engine,
+    schedule: Schedule,
+    training: bool = False,
 ) -> RunEstimate:
     """
     What it costs to score a dataset, or all splits of one; the rows are kept until they are scored.
@@ -138,6 +149,8 @@ def estimate_datasets(
             What would score them.
         schedule ([`Schedule`]):
             The levels, which need not be known.
+        training (`bool`, *optional*, defaults to `False`):
+            Whether the cost of training on the same rows is measured as well.
 
     Returns:
         [`RunEstimate`]
@@ -157,7 +170,11 @@ def estimate_datasets(
     passes = engine.passes(schedule.fractions)
     planned = [PlannedPass(views[one.view].rows, plan[one.view], passes[one]) for one in passes]
     with engine.masker.unmasked():
-        return estimate_run(engine.task, engine.masker, encoded, planned, processes, engine.limit)
+        found = estimate_run(engine.task, engine.masker, encoded, planned, processes, engine.limit)
+        if not training:
+            return found
+        cost = measure_training(engine.task, encoded, processes)
+    return replace(found, training_seconds=cost.seconds, training_unknown=cost.why_unknown)
 
 
 def _run(

@@ -68,7 +68,8 @@ class Parts:
     @cached_property
     def schedule(self) -> Schedule:
         """Schedule of the masked fractions."""
-        return Schedule(self.engine, self.config.mask_schedule, self.config.calibration_shares)
+        config = self.config
+        return Schedule(self.engine, config.mask_schedule, config.calibration_shares, config.levels)
 
     @cached_property
     def fit(self) -> Fit:
@@ -100,6 +101,25 @@ class Parts:
         """
         with self.lock:
             self.fit.check(lambda: fingerprint.fit_key(self.state()))
+
+    def with_config(self, config: DLCConfig) -> Parts:
+        """
+        Parts with other options, of the same loaded model and with what was learned of a dataset.
+
+        Args:
+            config ([`DLCConfig`]):
+                The options. What rows are made of must be the same, since what was learned is taken as it is.
+
+        Returns:
+            [`Parts`]: They share model and lock with these.
+        """
+        self.check_fit()
+        other = Parts(config, self.handle)
+        other.lock = self.lock
+        arrays, texts = self.fit.saved()
+        if texts:
+            other.fit.restore(arrays, texts, fingerprint.fit_key(self.state()))
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         with self.lock:

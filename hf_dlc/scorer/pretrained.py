@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,6 +81,22 @@ class PretrainedScorer:
         check_task(task, scorer.parts.task.kind, found.model_id)
         restore(scorer.parts.state(), source, scorer.parts.schedule, scorer.parts.fit, found.state)
         return scorer
+
+    def with_levels(self, levels: str) -> Self:
+        """
+        A scorer that runs other levels of the schedule, of the same loaded model and with what was learned by `fit`.
+
+        Args:
+            levels (`str`):
+                `"exact"`, `"fast"` or `"single"`, as [`DLCConfig`] has it.
+
+        Returns:
+            [`DLCScorer`]: The scorer. Nothing is loaded again, and a schedule that is in the cache is read from there.
+        """
+        other = copy(self)
+        other.config = replace(self.config, levels=levels)
+        other.parts = self.parts.with_config(other.config)
+        return other
 
     def save_pretrained(self, folder: str | Path) -> None:
         """

@@ -166,8 +166,9 @@ def restore(state: ScorerState, source: ModelSource, schedule: Schedule, fit: Fi
     with safe_open(path, "np") as file:
         texts = file.metadata() or {}
     if "schedule" in tensors and schedule.fixed is None:
-        if texts.get("calibration") == calibration_key(state):
-            schedule.calibrated = tensors["schedule"].tolist()
+        fractions = schedule.picked(tensors["schedule"].tolist())
+        if texts.get("calibration") == calibration_key(state) and len(fractions) == schedule.levels:
+            schedule.calibrated = fractions
         else:
             logger.warning("the schedule in %s was calibrated for other weights or options; calibrating anew", path)
     if "classes" in texts:

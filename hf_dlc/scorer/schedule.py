@@ -38,6 +38,29 @@ def probe_digest() -> str:
     return hashlib.blake2b(_PROBE.read_bytes(), digest_size=16).hexdigest()
 
 
+def pick_levels(every: Sequence[float], levels: str) -> tuple[float, ...]:
+    """
+    The levels of a schedule that are run.
+
+    Args:
+        every (`Sequence[float]`):
+            What stands for each level, its masked fraction or its share of the unmasked confidence.
+        levels (`str`):
+            `"exact"` picks all, `"fast"` the first and the one in the middle, `"single"` the first.
+
+    Returns:
+        `tuple[float, ...]`: What stands for the picked ones, level 0 first.
+
+    Example:
+    ```python
+    >>> pick_levels((0.0, 0.02, 0.05, 0.11), "fast")
+    (0.0, 0.05)
+    ```
+    """
+    places = {"exact": range(len(every)), "fast": sorted({0, len(every) // 2}), "single": [0]}
+    return tuple(every[place] for place in places[levels])
+
+
 class Schedule:
     """
     The schedule of a scorer, which may have to be found first.
@@ -49,22 +72,27 @@ class Schedule:
             The schedule that the user asks for; by default that of the task, or none, which is to be calibrated.
         shares (`Sequence[float]`):
             Shares of the unmasked confidence at which a calibrated schedule aims, one for each level.
+        levels (`str`, *optional*, defaults to `"exact"`):
+            Which of the levels are run, as [`pick_levels`] has it.
     """
 
-    def __init__(self, engine: Engine, fixed: MaskSchedule | None, shares: Sequence[float]) -> None:
-        default = engine.task.default_schedules.get(engine.masker.masking)
-        self.fixed: tuple[float, ...] | None = fixed.fractions if fixed else default
-        if not engine.masks_weights:
-            self.fixed = (0.0,)  # nothing is masked, so nothing need be calibrated
-            if fixed and len(fixed) > 1:
-                logger.warning("the schedule %s is not used: none of the scores asks for masked weights", fixed)
-        self._engine, self._shares = engine, shares
+    def __init__(
+        self, engine: Engine, fixed: MaskSchedule | None, shares: Sequence[float], levels: str = "exact"
+    ) -> None:
+        every = fixed.fractions if fixed else engine.task.default_schedules.get(engine.masker.masking)
+        if levels == "single" or not engine.masks_weights:
+            every = (0.0,)  # nothing is masked, so there is nothing to calibrate
+        if fixed and len(fixed) > 1 and not engine.masks_weights:
+            logger.warning("the schedule %s is not used: none of the scores asks for masked weights", fixed)
+        self.fixed: tuple[float, ...] | None = every and pick_levels(every, levels)
+        self._engine, self._shares, self._levels = engine, shares, levels
+        self._has_told = False  # that some scores have no value
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None  # and the state of the weights that it is for
 
     @property
     def levels(self) -> int:
         """Number of levels, also of a schedule that is not known yet."""
-        return len(self.fixed or self._shares)
+        return len(self.fixed or pick_levels(self._shares, self._levels))
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -104,11 +132,31 @@ class Schedule:
             return self.fixed
         if self._calibrated is None or self._calibrated[0] != self._weights_state():
             path = cache_folder() / "calibration" / f"{key()}.json"
-            self.calibrated = cached_schedule(path, self.levels, self.find, describe)
+            self.calibrated = self.picked(cached_schedule(path, len(self._shares), self.find, describe))
         return self._calibrated[1]
 
+    def picked(self, fractions: Sequence[float]) -> tuple[float, ...]:
+        """The levels that are run, of masked fractions for all shares; any others have been picked already."""
+        return pick_levels(fractions, self._levels) if len(fractions) == len(self._shares) else tuple(fractions)
+
+    def tell_scores_without_value(self) -> None:
+        """Say once which scores will be NaN in every row, since they compare levels and only one is run."""
+        names = [score.name for score in self._engine.scores if not score.passes(self.fractions)]
+        if names and not self._has_told:
+            self._has_told = True
+            logger.warning(
+                "%s will be NaN in all rows: it compares masked levels with the unmasked one, and no level is "
+                "masked. Pass levels='fast' or a schedule with a masked level to have it.",
+                " and ".join(names),
+            )
+
     def find(self) -> tuple[float, ...]:
-        """Masked fractions at which the mean confidence on the probe set falls to the shares of the unmasked one."""
+        """
+        Masked fractions at which the mean confidence on the probe set falls to the shares of the unmasked one.
+
+        They are those of all shares, also where only some levels are run. With fewer shares the search would go
+        another way and end at other last digits, so that a level would not be the same in every choice of levels.
+        """
         engine = self._engine
         rows = engine.task.probe.encode(probe_rows())
         engine.check(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.tasks.table import Processor
 
 from . import fingerprint
+from .agreement import Agreement, Rater, measure_agreement
 from .fitting import features_pass, fit_dataset
 from .job import estimate_datasets, score_dataset, score_rows
 from .pretrained import PretrainedScorer
@@ -76,6 +78,12 @@ class DLCScorer(PretrainedScorer):
     def is_local(self) -> bool:
         """Whether the model is known on this machine only."""
         return self.parts.handle.is_local
+
+    @property
+    def display_name(self) -> str:
+        """The model and the number of levels, for people."""
+        levels = self.parts.schedule.levels
+        return f"{self.parts.handle.name} ({levels} level{'s' if levels > 1 else ''})"
 
     @property
     def needs_fit(self) -> bool:
@@ -235,7 +243,9 @@ class DLCScorer(PretrainedScorer):
             measured = score_dataset(dataset, *scorer, run_dir, chunk_seconds)
         return with_scores(dataset, measured, self.config.scores, self.config.prefix, self.config.keep_levels)
 
-    def estimate(self, dataset: Dataset | DatasetDict, num_threads: int | None = None) -> RunEstimate:
+    def estimate(
+        self, dataset: Dataset | DatasetDict, num_threads: int | None = None, training: bool = False
+    ) -> RunEstimate:
         """
         Foretell what `score(dataset)` will cost. Rows are encoded; of the model only a short probe is run.
 
@@ -244,6 +254,9 @@ class DLCScorer(PretrainedScorer):
                 Rows of a known layout.
             num_threads (`int`, *optional*):
                 As for `score`.
+            training (`bool`, *optional*, defaults to `False`):
+                Whether to measure also what one epoch of LoRA training on the rows costs, by a few real steps on a
+                copy that shares the weights. That needs more memory than scoring.
 
         Returns:
             [`RunEstimate`]: Rows, tokens, skipped rows by reason, forward passes, seconds and memory of this process.
@@ -255,7 +268,63 @@ class DLCScorer(PretrainedScorer):
         parts = self.parts
         with parts.lock, using_threads(cpu_threads(num_threads)):
             parts.check_fit()
-            return estimate_datasets(dataset, parts.rows, parts.engine, parts.schedule)
+            return estimate_datasets(dataset, parts.rows, parts.engine, parts.schedule, training)
+
+    def agreement(
+        self,
+        dataset: Dataset,
+        other: DLCScorer | None = None,
+        rows: int = 200,
+        keep: float = 0.5,
+        seed: int = 0,
+        threshold: float = 0.9,
+        num_threads: int | None = None,
+    ) -> Agreement:
+        """
+        Measure on a sample of rows how far these scores agree with those of a scorer that costs more.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Rows of a known layout.
+            other ([`DLCScorer`], *optional*):
+                The scorer to compare with, such as one of a larger model; by default this model at all levels.
+            rows (`int`, *optional*, defaults to 200):
+                Number of rows that both score, drawn at random; all rows where there are no more.
+            keep (`float`, *optional*, defaults to 0.5):
+                Share of the rows of which the overlaps are.
+            seed (`int`, *optional*, defaults to 0):
+                Seed of the sample and of the intervals.
+            threshold (`float`, *optional*, defaults to 0.9):
+                Rank correlation below which the result begins with a word on it.
+            num_threads (`int`, *optional*):
+                As for `score`.
+
+        Returns:
+            [`Agreement`]: For each score the rank correlation with its interval, and the overlap of what is kept.
+
+        Raises:
+            TypeError: If `dataset` is no `Dataset`.
+            ValueError: If there is nothing to compare with, if one scorer is for text and the other for images, or if
+                fewer than two rows are scored by both.
+
+        Example:
+        ```python
+        >>> fast = DLCScorer.from_pretrained("path/to/model", levels="fast")
+        >>> [one.score for one in fast.agreement(dataset, rows=20).scores]
+        ['confidence', 'loss', 'gain']
+        ```
+        """
+        require_dataset(dataset, "agreement", "Dataset")
+        if other is None and self.config.levels == "exact":
+            raise ValueError("nothing to compare with: this scorer runs all levels already. Pass other=.")
+        pair = (self, other or self.with_levels("exact"))
+        raters = [
+            Rater(
+                one.display_name, one.parts.task.kind, partial(one.score, num_threads=num_threads), one.config.prefix
+            )
+            for one in pair
+        ]
+        return measure_agreement(*raters, dataset, rows, keep, seed, threshold)
 
     def preview(self, dataset: Dataset, rows: int = 2) -> str:
         """

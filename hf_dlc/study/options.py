@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
+from hf_dlc.execution.training import LORA
 from hf_dlc.pipeline.options import Options
 
 from .arms import Cell, default_arms, parse_arm
@@ -51,11 +52,13 @@ class TrainingOptions(Options):
     """How a model is fine-tuned; the same for whatever is compared."""
 
     epochs: float = field(default=2.0, metadata={"help": "Passes over the rows."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Of AdamW, with a warm-up and a cosine schedule."})
-    batch_size: int = field(default=8, metadata={"help": "Rows a step and process."})
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapters, of all linear layers."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale of the adapters."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout before the adapters."})
+    learning_rate: float = field(
+        default=LORA.learning_rate, metadata={"help": "Of AdamW, with a warm-up and a cosine schedule."}
+    )
+    batch_size: int = field(default=LORA.batch_size, metadata={"help": "Rows a step and process."})
+    lora_rank: int = field(default=LORA.rank, metadata={"help": "Rank of the adapters, of all linear layers."})
+    lora_alpha: int = field(default=LORA.alpha, metadata={"help": "Scale of the adapters."})
+    lora_dropout: float = field(default=LORA.dropout, metadata={"help": "Dropout before the adapters."})
     lora_layers: int | None = field(
         default=None, metadata={"help": "Adapters in the last layers only; the others need no gradients."}
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from hf_dlc.scores.base import measures_by_pass
 from hf_dlc.scores.table import DEFAULT_SCORES, SCORES, chosen_scores
+from hf_dlc.utils.durations import price
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.versions import versions
 
@@ -195,11 +196,15 @@ def _costs(results: StudyResults) -> str:
         )
     header = ["arm", "scoring", *(f"keep {budget:g}: target tokens, scoring and training" for budget in budgets)]
     full = np.median(results.values("full", "rows", 1.0, "seconds"))
+    of_epoch = float(full) / results.options.epochs
+    # Of a scoring that went on after a stop, the seconds of the last part say nothing.
+    found = None if results.scoring["resumed"] else price(results.scoring["seconds"], of_epoch)
     resumed = " The scoring was stopped and went on: its seconds are those of the last run."
     return (
         f"## Cost with equally many {matching}\n\n{table(header, rows)}\n\nTraining on all "
         f"{sum(results.target_tokens):,} target tokens: {full:.0f} s. Medians, in seconds of one core or accelerator."
         f"{resumed if results.scoring['resumed'] else ''}"
+        f"{f' With all levels, {found}.' if found else ''}"
     )
 
 

@@ -15,6 +15,7 @@ from .batch_rules import LENGTH_STEP, BatchRules
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedModel
 
     from hf_dlc.scores.base import Measure
 
@@ -33,6 +34,7 @@ __all__ = [
     "RowsInView",
     "Share",
     "Task",
+    "Trainable",
 ]
 
 
@@ -247,6 +249,21 @@ class Fittable(Embedder, Protocol):
         Raises:
             ValueError: If the arrays do not belong together.
         """
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A task whose model can be fine-tuned on the rows, so that this has a cost to compare with."""
+
+    model: PreTrainedModel
+    adapter_task: str | None  # what peft calls such a task; None where it has no name for it
+    why_untrainable: str | None  # the reason, where this model cannot be
+
+    def feed(self, rows: Sequence[EncodedRow]) -> Iterator[EncodedRow]:
+        """As that of [`Task`]."""
+
+    def training_batch(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+        """Arguments of the model's own `forward`, labels included, for rows that come from `feed`."""
 
 
 def rows_digest(rows: Sequence[EncodedRow]) -> str:

@@ -151,6 +151,25 @@ def test_estimate(run: Callable[..., Any], scored_run: Path, llama_folder: Path)
     rows = scored_run.parent / "rows.jsonl"
     found = run("estimate", "--dataset", rows, "--model", llama_folder, "--schedule", "0, 0.2", "--num_threads", "1")
     assert (found["rows"], found["skipped"]) == (22, {"empty_response": 2})
+    assert found["scoring_training_ratio"] == found["seconds"] / found["training_seconds"]
+    arguments = ["estimate", "--dataset", rows, "--model", llama_folder, "--schedule", "0", "--num_threads", "1"]
+    assert run(*arguments, "--measure_training", "false")["training_seconds"] is None
+
+
+def test_agree(
+    run: Callable[..., Any], scored_run: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["--dataset", scored_run.parent / "rows.jsonl", "--num_threads", "1", "--schedule", "0, 0.1, 0.2"]
+    found = run("agree", *rows, "--model", llama_folder, "--levels", "fast", "--rows", "20", "--keep", "0.3")
+    assert (found["sampled"], found["keep"]) == (20, 0.3)
+    assert found["other"].endswith("(3 levels)")
+    assert {one["score"] for one in found["scores"]} == {"confidence", "loss", "gain"}
+    found = run("agree", *rows, "--model", llama_folder, "--other", llama_folder, "--levels", "single")
+    assert (found["scorer"][-9:], found["other"][-10:]) == ("(1 level)", "(3 levels)")
+    main(["agree", *map(str, rows), "--model", str(llama_folder), "--levels", "single", "--threshold", "1.0"])
+    assert capsys.readouterr().out.startswith("Below 1: ")
+    status, message = fails(capsys, "agree", *rows, "--model", llama_folder)
+    assert (status, "this scorer runs all levels already" in message) == (1, True)
 
 
 # ---- what is wrong ------------------------------------------------------------------------------------------------

@@ -166,6 +166,16 @@ def test_card_says_what_the_targets_are(scored: Dataset, kind: str | None, sente
     assert [known for known in ("training would learn from", "its label") if known in text] == sentences
 
 
+def test_card_says_what_scoring_has_cost(scored: Dataset) -> None:
+    facts = {"rows": 40, "kept_rows": 20, "base": {}, "files": [], "scores_digest": ""}
+    for seconds, told in ((55.0, True), (None, False)):
+        run = {"scoring_seconds": 77.0, "training_seconds": seconds}
+        record = RunRecord.from_json({**MANIFEST, "run": run})
+        text = render_section(Subset("half", "me/half", columns=scored.column_names, record=record, **facts), [])
+        cost = "Cost: scoring 77 s; one epoch of LoRA training on these rows: 55 s; STR 1.4."
+        assert (cost in text) == told
+
+
 class Surprise:
     """A score that a card has never heard of."""
 

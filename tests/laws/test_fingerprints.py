@@ -76,6 +76,7 @@ print(*map(Hasher.hash, (loaded, in_memory, calibrated)))
             {"keep_levels": True},
             {"tokens_per_batch": 512},
             {"calibration_shares": [1.0, 0.5]},
+            {"levels": "fast"},
         ],
         ids=lambda options: next(iter(options)),  # the same in every worker: a function is shown with its address
     )

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from hf_dlc import DLCScorer, FlexRandSelector, RandomSelector, build_manifest
 from hf_dlc.pipeline.folder import read_manifest, read_scores
-from hf_dlc.pipeline.record import RecordError, RunRecord, describe_scoring
+from hf_dlc.pipeline.record import RecordError, RunRecord, UsageRecord, describe_scoring
 from hf_dlc.pipeline.score_file import ScoresError
 from hf_dlc.scores.columns import OK, score_features, with_columns
 
@@ -77,6 +77,14 @@ def test_whole_numbers_may_be_written_as_floats(old: dict[str, Any]) -> None:
         "kept_rows": 5,
         "status": {"ok": 22},
     }
+
+
+def test_the_price_of_a_scoring(old: dict[str, Any]) -> None:
+    assert RunRecord.from_json(old).run.price is None  # of a time when nobody measured it
+    run = UsageRecord(scoring_seconds=4620.0, training_seconds=3300.0)
+    assert run.price == "scoring 1 h 17 min; one epoch of LoRA training on these rows: 55 min; STR 1.4"
+    assert UsageRecord.from_json(run.to_json()) == run
+    assert run.having(resumed=True).price is None  # the seconds are those of the last part
 
 
 def test_fields_of_a_later_version_are_kept(old: dict[str, Any]) -> None:

@@ -18,7 +18,11 @@ from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector, __version__, load_scores
 from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.execution.training import TrainingCost
+from hf_dlc.pipeline import prune
 from hf_dlc.pipeline.options import PruneArguments, make_selector
+from hf_dlc.pipeline.record import UsageRecord
+from hf_dlc.scorer import job
 from hf_dlc.scores.columns import score_features
 from recipes import prune_alpaca
 from tests.conftest import ROOT, SCORING, build_model, build_tokenizer
@@ -178,6 +182,57 @@ def test_summary_ranks_the_flagged_rows(results: Path) -> None:
     assert "Rows with `wrong` (4 of 22)" in summary
     assert "AUROC" in summary
     assert "plain_loss" in summary
+
+
+class TestPriceOfTheRun:
+    """What an epoch of training costs is in the records and the reports, where a run was long enough to ask."""
+
+    def test_is_told_everywhere(
+        self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(prune, "LEAST_SECONDS", 0.0)
+        output = recipe()
+        run = manifest(output)["run"]
+        assert run["training_seconds"] > 0
+        assert run["training_unknown"] is None
+        assert json.loads((output / "scoring.json").read_text(encoding="utf-8"))["run"] == run
+        told = UsageRecord.from_json(run).price
+        assert f"cost: {told}" in (output / "summary.md").read_text(encoding="utf-8").replace("\\", "")
+        assert told in (output / "report.html").read_text(encoding="utf-8")
+
+    def test_is_scaled_from_a_sample(self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An epoch of all rows has as many times the cost as it has the tokens."""
+        monkeypatch.setattr(prune, "LEAST_SECONDS", 0.0)
+        monkeypatch.setattr(prune, "_TRAINING_ROWS", 8)
+        asked: list[int] = []
+
+        def measure(task: Any, rows: list[Any], processes: int) -> TrainingCost:
+            asked.append(len(rows))
+            return TrainingCost(seconds=1e-3 * sum(row.length for row in rows))
+
+        monkeypatch.setattr(job, "measure_training", measure)
+        run = manifest(recipe())["run"]
+        assert asked == [8]
+        assert run["training_seconds"] == pytest.approx(1e-3 * run["tokens"])
+
+    def test_is_not_asked_after_a_short_run_nor_unasked(
+        self, recipe: Recipe, results: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert manifest(results)["run"]["training_seconds"] is None
+        assert "cost:" not in (results / "summary.md").read_text(encoding="utf-8")
+        monkeypatch.setattr(prune, "LEAST_SECONDS", 0.0)
+        assert manifest(recipe("--measure_training", "false"))["run"]["training_seconds"] is None
+
+    def test_what_fails_is_told_and_loses_nothing(
+        self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(prune, "LEAST_SECONDS", 0.0)
+        monkeypatch.setattr(job, "measure_training", lambda *_: TrainingCost(why_unknown="no luck"))
+        output = recipe()
+        run = manifest(output)["run"]
+        assert (run["training_seconds"], run["training_unknown"]) == (None, "no luck")
+        assert "what an epoch of training costs is not known: no luck" in caplog.text
+        assert len(scores(output)["dlc_loss"]) == len(ROWS)
 
 
 def test_levels_are_written_if_asked_for(recipe: Recipe) -> None:

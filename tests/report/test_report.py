@@ -21,9 +21,10 @@ from scipy import stats
 
 from hf_dlc.report.render import one_line
 from hf_dlc.report.report import PruneReport, status_counts
-from hf_dlc.report.statistics import auroc, spearman, within_groups
+from hf_dlc.report.statistics import auroc, within_groups
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
 from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
+from hf_dlc.utils.ranks import spearman
 from hf_dlc.utils.versions import versions
 
 

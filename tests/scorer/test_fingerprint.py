@@ -29,6 +29,7 @@ OTHER: dict[str, Any] = {
     "masking": "magnitude",
     "schedule": "0, 0.2",
     "calibration_shares": [1.0, 0.5],
+    "levels": "fast",
     "scope": "global",
     "target_modules": ".*mlp.*",
     "seed": 1,

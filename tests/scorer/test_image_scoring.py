@@ -215,6 +215,16 @@ def test_a_trained_cnn_finds_wrong_labels(processor: BaseImageProcessor) -> None
     assert model.training
 
 
+def test_levels_of_a_default_schedule(make_scorer: Callable, dataset: Dataset) -> None:
+    """The fixed fractions of image models are picked from as any others."""
+    options = {"head": "classifier", "schedule": None, "masking": "magnitude"}
+    exact, fast, single = (make_scorer(**options, levels=levels) for levels in ("exact", "fast", "single"))
+    assert exact.schedule_ == (0.0, 0.2, 0.4, 0.6)
+    assert fast.schedule_ == (0.0, 0.4)
+    assert single.schedule_ == (0.0,)
+    np.testing.assert_array_equal(scores(fast.score(dataset)), scores(exact.score(dataset))[:, :, [0, 2]])
+
+
 @pytest.mark.parametrize(("masking", "schedule"), [("magnitude", "linear(0.1, 5)"), ("random", "geometric(0.05, 4)")])
 def test_schedules_of_the_paper(make_scorer: Callable, dataset: Dataset, masking: str, schedule: str) -> None:
     scorer = make_scorer(schedule=schedule, masking=masking).fit(dataset)

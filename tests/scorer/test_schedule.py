@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,10 @@ import torch
 from datasets import Dataset
 
 from hf_dlc import DLCScorer
+from hf_dlc.execution.journal import JournalError
 from hf_dlc.masking import Masker
-from hf_dlc.scorer.schedule import cached_schedule, probe_digest, probe_rows
+from hf_dlc.pipeline.record import RunRecord
+from hf_dlc.scorer.schedule import cached_schedule, pick_levels, probe_digest, probe_rows
 from tests.conftest import same_weights, weights
 from tests.rows import ALPACA_ROWS
 
@@ -171,3 +174,123 @@ class TestTrainedModel:
         scored = scorer.score(dataset)
         assert passes == [len(ALPACA_ROWS)] * 2
         np.testing.assert_allclose(mapped["dlc_loss"][:], scored["dlc_loss"][:], atol=1e-4)
+
+
+class TestLevels:
+    @pytest.mark.parametrize(
+        ("count", "fast"), [(1, (0,)), (2, (0, 1)), (3, (0, 1)), (4, (0, 2)), (5, (0, 2)), (50, (0, 25))]
+    )
+    def test_places(self, count: int, fast: tuple[int, ...]) -> None:
+        assert pick_levels(range(count), "exact") == tuple(range(count))
+        assert pick_levels(range(count), "fast") == fast
+        assert pick_levels(range(count), "single") == (0,)
+
+    @pytest.mark.parametrize(
+        ("levels", "fractions"), [("exact", (0.0, 0.1, 0.2, 0.3)), ("fast", (0.0, 0.2)), ("single", (0.0,))]
+    )
+    def test_of_a_fixed_schedule(
+        self, make_scorer: Callable, tmp_path: Path, levels: str, fractions: tuple[float, ...]
+    ) -> None:
+        """What is run is what everything shows that shows a schedule."""
+        scorer = make_scorer(schedule="0, 0.1, 0.2, 0.3", levels=levels, keep_levels=True)
+        scored = scorer.score(Dataset.from_list(ALPACA_ROWS), tmp_path / "journal")
+        assert scorer.schedule_ == fractions
+        assert [len(values) for values in scored["dlc_level_loss"]] == [len(fractions)] * len(ALPACA_ROWS)
+        assert [report.masked_fraction for report in scorer.masking_report()] == list(fractions)
+        settings = json.loads((tmp_path / "journal" / "journal.json").read_text())["settings"]
+        assert settings["schedule"] == list(fractions)
+        assert len(settings["passes"]) == len(fractions)
+        record = RunRecord.of(scorer, "me/rows")
+        assert record.schedule == fractions
+        assert [level.masked_fraction for level in record.masking] == list(fractions)
+
+    def test_each_level_is_that_of_all_levels(self, make_scorer: Callable) -> None:
+        rows, schedule = Dataset.from_list(ALPACA_ROWS), "0, 0.1, 0.2, 0.3"
+        exact, fast, single = (
+            np.array(make_scorer(schedule=schedule, levels=levels, keep_levels=True).score(rows)["dlc_level_loss"][:])
+            for levels in ("exact", "fast", "single")
+        )
+        np.testing.assert_array_equal(fast, exact[:, [0, 2]])
+        np.testing.assert_array_equal(single, exact[:, :1])
+
+    def test_map_takes_the_same_levels(self, make_scorer: Callable, passes: list[int]) -> None:
+        scorer = make_scorer(levels="fast", tokens_per_batch=10**6)
+        rows = Dataset.from_list(ALPACA_ROWS)
+        mapped = rows.map(scorer, batched=True)
+        assert passes == [len(rows)] * 2
+        np.testing.assert_allclose(mapped["dlc_loss"][:], scorer.score(rows)["dlc_loss"][:], atol=1e-4)
+
+    def test_a_calibrated_level_is_that_of_all_levels(self, load: Callable, passes: list[int]) -> None:
+        """Also without what the cache holds: a shorter search would end at other digits."""
+        exact = load().calibrate()
+        passes.clear()
+        assert load(levels="fast").calibrate() == (0.0, exact[2])
+        assert passes == []  # one calibration serves both
+        assert load(levels="fast").parts.schedule.find() == exact
+        assert passes
+
+    def test_the_cheap_one_first(self, load: Callable, cache: Path) -> None:
+        fast = load(levels="fast").calibrate()
+        assert len(fast) == 2
+        exact = load().calibrate()
+        assert (len(exact), exact[2]) == (4, fast[1])
+        [path] = cache.rglob("*.json")
+        assert json.loads(path.read_text())["schedule"] == list(exact)
+
+    def test_a_single_one_calibrates_nothing(self, load: Callable, cache: Path, passes: list[int]) -> None:
+        scorer = load(levels="single")
+        assert scorer.schedule_ == scorer.calibrate() == (0.0,)
+        assert passes == []
+        assert scorer.describe()["probe_digest"] is None
+        assert not cache.exists()
+
+    @pytest.mark.parametrize(("saved", "loaded", "is_kept"), [("exact", "fast", True), ("fast", "exact", False)])
+    def test_of_a_saved_scorer(
+        self,
+        load: Callable,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        saved: str,
+        loaded: str,
+        is_kept: bool,
+    ) -> None:
+        """All levels hold those of fewer; where some are missing, they are calibrated."""
+        scorer = load(levels=saved)
+        exact = load().calibrate()
+        scorer.calibrate()
+        scorer.save_pretrained(tmp_path / "scorer")
+        monkeypatch.setenv("HF_DLC_CACHE", str(tmp_path / "another"))
+        again = DLCScorer.from_pretrained(tmp_path / "scorer", device="cpu", levels=loaded)
+        assert (again.parts.schedule.calibrated is not None) == is_kept
+        assert ("calibrating anew" in caplog.text) != is_kept
+        assert again.calibrate() == pick_levels(exact, loaded)
+
+    def test_a_journal_of_other_levels_is_refused(self, make_scorer: Callable, tmp_path: Path) -> None:
+        rows = Dataset.from_list(ALPACA_ROWS)
+        make_scorer().score(rows, tmp_path / "journal")
+        with pytest.raises(JournalError, match="levels"):
+            make_scorer(levels="fast").score(rows, tmp_path / "journal")
+
+
+class TestScoresWithoutValue:
+    @pytest.mark.parametrize("options", [{"schedule": "0"}, {"levels": "single"}], ids=str)
+    def test_are_told_once_by_name(
+        self, make_scorer: Callable, caplog: pytest.LogCaptureFixture, options: dict[str, str]
+    ) -> None:
+        scorer, rows = make_scorer(**options), Dataset.from_list(ALPACA_ROWS)
+        with caplog.at_level(logging.WARNING):
+            scored = scorer.score(rows)
+            scorer.score(rows)
+            scorer(ALPACA_ROWS[0])
+        told = [record.getMessage() for record in caplog.records if "NaN in all rows" in record.getMessage()]
+        assert len(told) == 1
+        assert told[0].startswith("gain will be NaN in all rows")
+        assert np.isnan(scored["dlc_gain"][:]).all()
+        assert set(scored["dlc_status"]) == {"ok"}
+
+    def test_with_a_masked_level_nothing_is_told(
+        self, make_scorer: Callable, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        make_scorer(levels="fast").score(Dataset.from_list(ALPACA_ROWS))
+        assert "NaN" not in caplog.text

@@ -68,6 +68,8 @@ def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
     assert next(one for one in found if one["arm"] == "loss easiest")["difference"] == pytest.approx(0.3, abs=0.03)
     assert "| loss easiest | 8 s | 100, 13 s |" in text
     assert "| longest | 0 s | 100, 5 s |" in text
+    # Two epochs took 5 s.
+    assert "With all levels, scoring 8.0 s; one epoch of LoRA training on these rows: 2.5 s; STR 3.2." in text
     assert text.count("this study has not the power to see 0.01") == 4
     assert text.count("this study has the power to see 0.01") == 2  # of the accuracy, which is ten times as exact
     assert "| tokens | longest | 25% |" in text

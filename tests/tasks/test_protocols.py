@@ -10,7 +10,7 @@ import pytest
 from transformers import BertConfig, LlamaConfig, PreTrainedConfig, T5Config, ViTConfig
 
 import hf_dlc
-from hf_dlc.tasks.base import Embedder, Fittable, Task
+from hf_dlc.tasks.base import Embedder, Fittable, Task, Trainable
 from hf_dlc.tasks.table import TASKS, kind_for
 from hf_dlc.tasks.text.task import CausalLMTask
 from hf_dlc.tasks.vision.task import ImageClassificationTask
@@ -56,6 +56,13 @@ def test_what_the_protocols_lack_is_noticed() -> None:
 def test_tasks_have_all_members(task: type) -> None:
     of_instances = {"reading", "rules"}  # set when one is made
     assert members(Task) - set(dir(task)) <= of_instances
+
+
+@pytest.mark.parametrize("task", [CausalLMTask, ImageClassificationTask])
+def test_training_asks_for_what_all_tasks_have(task: type) -> None:
+    assert members(Trainable) - set(dir(task)) <= {"model"}  # set when one is made
+    asked = set(used((HOME / "execution" / "training.py").read_text(encoding="utf-8"), {"trainable"}))
+    assert asked == members(Trainable)
 
 
 def test_only_the_image_task_learns_and_embeds() -> None:

@@ -198,6 +198,18 @@ class CausalLMTask:
             raise ValueError(too_long(longest, self.rules.most_tokens, type(self.model).__name__))
         return encodings
 
+    adapter_task = "CAUSAL_LM"
+    why_untrainable = None
+
+    def training_batch(self, rows: Sequence[Encoding]) -> dict[str, torch.Tensor]:
+        """Token ids, attention mask and labels, padded on the right, as a trainer would hand them to the model."""
+        length = max(row.length for row in rows)
+        ids = _pad([row.input_ids for row in rows], length, torch.int64)
+        targets = _pad([row.targets for row in rows], length, torch.bool)
+        mask = _pad([np.ones(row.length) for row in rows], length, torch.int64)
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": ids.where(targets, -100)}
+        return {name: values.to(self._device) for name, values in batch.items()}
+
     @torch.inference_mode()
     def check(self, longest: int, weights: object) -> None:
         """

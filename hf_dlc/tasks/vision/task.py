@@ -136,6 +136,18 @@ class ImageClassificationTask:
         """The rows as they are: an image has the full view only."""
         return RowsInView(list(rows), np.arange(len(rows)))
 
+    adapter_task = None  # peft has no name for image classification
+
+    @property
+    def why_untrainable(self) -> str | None:
+        """A body has no head whose loss could be trained with."""
+        return None if self.head == "classifier" else "images that are scored by prototypes have no head to train"
+
+    def training_batch(self, rows: Sequence[ImageRow]) -> dict[str, torch.Tensor]:
+        """Pixels and labels of images, for the loss of the trained head."""
+        pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
+        return {"pixel_values": pixels, "labels": torch.tensor([row.label for row in rows], device=pixels.device)}
+
     def preview(self, dataset: Dataset) -> str:
         """Refused: images have no text."""
         raise ValueError("images have no text to show. Look at the images and labels of the dataset.")
