@@ -170,7 +170,7 @@ def features_pass(
     """
     embedder = engine.task
     if not isinstance(embedder, Embedder):
-        raise ValueError(f"features are those of images, got a model for {embedder.kind}.")
+        raise ValueError(f"features are those of images, got a model for {engine.task.kind}.")
     if not isinstance(dataset, Dataset):
         raise TypeError(f"a datasets.Dataset is needed, got {type(dataset).__name__}. Pass one split of it.")
     state = process_state()

@@ -16,8 +16,8 @@ from hf_dlc.execution import training
 from hf_dlc.execution.training import LORA, frozen_copy, measure_training
 from hf_dlc.study.options import TrainingOptions
 from hf_dlc.study.training import lora_config
-from tests.conftest import ALPACA_ROWS, SKIPPED_ROWS, same_weights, weights
-from tests.rows import many_rows
+from tests.conftest import same_weights, weights
+from tests.rows import ALPACA_ROWS, SKIPPED_ROWS, many_rows
 from tests.scorer import test_agreement
 
 
