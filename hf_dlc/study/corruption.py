@@ -50,7 +50,9 @@ def corrupt(dataset: Dataset, column: str, share: float, change: Change, seed: i
     values = list(plain[column][:])
     for place, value in zip(places, change([values[place] for place in places], rng), strict=True):
         values[place] = value
-    changed = plain.remove_columns(column).add_column(column, values, feature=dataset.features[column])
+    new = f"new_{column}"  # beside the old one first: without any column a dataset has no rows
+    changed = plain.add_column(new, values, feature=dataset.features[column])
+    changed = changed.remove_columns(column).rename_column(new, column)
     is_wrong = np.zeros(count, dtype=bool)
     is_wrong[places] = True
     return changed, is_wrong
