@@ -185,6 +185,7 @@ class TestFiles:
             "head": "auto",
             "pooling": "auto",
             "prototype_logits": "inverse",
+            "knn_neighbours": 10,
         }
 
     def test_unknown_newer_option_warns(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -320,6 +321,7 @@ OTHERS = {
     "head": "prototype",
     "pooling": "mean@layers.8",
     "prototype_logits": "temperature",
+    "knn_neighbours": 3,
 }
 
 

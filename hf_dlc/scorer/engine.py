@@ -176,7 +176,7 @@ class Engine:
 
     def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
         """All passes that the scores ask for at these levels, and what is measured in each."""
-        return measures_by_pass(SCORES.values(), fractions, self.task.views)
+        return measures_by_pass(SCORES.values(), fractions, self.task.views, measurable=self.task.measurable)
 
     def run(
         self,

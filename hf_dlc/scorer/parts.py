@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from typing import Any
 
 from hf_dlc.config import DLCConfig
+from hf_dlc.scores.base import kinds_of
+from hf_dlc.scores.table import SCORES
 from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.tasks.table import build_task
 
@@ -43,7 +45,10 @@ class Parts:
     @cached_property
     def task(self) -> Task:
         """Task that the model is for: it encodes rows and runs the model on them."""
-        task = build_task(self.handle.model, self.handle.processor, vars(self.config))
+        scores = vars(self.config).get("scores", SCORES)  # names of those that are computed
+        learns_neighbours = "neighbours" in kinds_of(SCORES[name] for name in scores)
+        options = {**vars(self.config), "learns_neighbours": learns_neighbours}
+        task = build_task(self.handle.model, self.handle.processor, options)
         if self._sent.get("prototypes") is not None:
             task.learned = self._sent["prototypes"]
         return task

@@ -28,14 +28,22 @@ class Pass:
     weights: str = "base"
 
 
+# What a measure may be a number of, and which of its functions makes it.
+_FUNCTIONS = {"token": "of_token", "distribution": "of_distribution", "neighbours": "of_neighbours"}
+MEASURABLE = frozenset(_FUNCTIONS)
+
+# How errors call them.
+_WORDS = {"token": "target tokens", "distribution": "predicted distributions", "neighbours": "neighbours of images"}
+
+
 @dataclass(frozen=True)
 class Measure:
     """
-    A number that a pass gives of a row: the mean, over its target tokens, of a number of each.
+    A number that a pass gives of a row: the mean, over its target tokens, of a number of each, or one of the row.
 
-    One of the two functions is given. They get and return arrays or tensors of floats, and use nothing but their
-    methods, so that no library of tensors is needed here. Of an image, the label is the one token and the classes are
-    the vocabulary.
+    One of the functions is given. They get and return arrays or tensors of floats, and use nothing but their methods,
+    so that no library of tensors is needed here. Of an image, the label is the one token and the classes are the
+    vocabulary. A task says which kinds of measures it can compute.
 
     Args:
         name (`str`):
@@ -46,22 +54,50 @@ class Measure:
             From log p of the whole vocabulary, of shape `(tokens, vocabulary)`, to a number of each token. Where p is
             0, log p is minus infinity. It costs memory and time for the whole distribution, which `of_token` does
             without.
+        of_neighbours (`Callable`, *optional*):
+            From the share of each row's nearest neighbours that have its label, weighted, at each of some layers, of
+            shape `(rows, layers)`, to a number of each row. What the neighbours are is learned by `fit`.
 
     Raises:
-        ValueError: If none of the two functions is given, or both.
+        ValueError: If none of the functions is given, or more than one.
     """
 
     name: str
     of_token: Callable[[Any], Any] | None = None
     of_distribution: Callable[[Any], Any] | None = None
+    of_neighbours: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
-        if (self.of_token is None) == (self.of_distribution is None):
-            raise ValueError(f"the measure {self.name!r} must have one of of_token and of_distribution.")
+        given = [name for name in _FUNCTIONS.values() if getattr(self, name) is not None]
+        if len(given) != 1:
+            *others, last = _FUNCTIONS.values()
+            raise ValueError(
+                f"the measure {self.name!r} must have one of {', '.join(others)} and {last}, got "
+                f"{' and '.join(given) or 'none'}."
+            )
 
-    def numbers(self, log_probs: Any, distribution: Any = None) -> Any:
-        """A number of each token, from log p of the tokens and, where that is asked for, of the whole vocabulary."""
-        return self.of_token(log_probs) if self.of_token is not None else self.of_distribution(distribution)
+    @property
+    def kind(self) -> str:
+        """What it is a number of: `"token"`, `"distribution"` or `"neighbours"`."""
+        return next(kind for kind, name in _FUNCTIONS.items() if getattr(self, name) is not None)
+
+    def numbers(self, log_probs: Any, distribution: Any = None, neighbours: Any = None) -> Any:
+        """
+        The number of each token, or of each row.
+
+        Args:
+            log_probs (`Any`):
+                Log p of the tokens.
+            distribution (`Any`, *optional*):
+                Log p of the whole vocabulary, where a measure of that kind is asked for.
+            neighbours (`Any`, *optional*):
+                Shares of neighbours with the label, where a measure of that kind is asked for.
+
+        Returns:
+            `Any`: What the one function that is given returns of its argument.
+        """
+        arguments = {"token": log_probs, "distribution": distribution, "neighbours": neighbours}
+        return getattr(self, _FUNCTIONS[self.kind])(arguments[self.kind])
 
 
 class Score(Protocol):
@@ -120,6 +156,7 @@ def measures_by_pass(
     schedule: Sequence[float],
     views: Collection[str] = ("full",),
     weights: Collection[str] = ("base",),
+    measurable: Collection[str] = MEASURABLE,
 ) -> dict[Pass, tuple[Measure, ...]]:
     """
     All passes that some scores ask for, each once, and what is measured in each.
@@ -133,19 +170,27 @@ def measures_by_pass(
             The views that the task has of a row. No task has more than the default one today.
         weights (`Collection[str]`, *optional*, defaults to `("base",)`):
             The weights that there are. There are no others today.
+        measurable (`Collection[str]`, *optional*, defaults to all):
+            The kinds of measures that the task can compute.
 
     Returns:
         `dict[Pass, tuple[Measure, ...]]`: Passes with the base weights first, of them those with the full view first,
         and of these in ascending order of their masked fractions.
 
     Raises:
-        ValueError: If a score asks for a view or for weights that are not there, or measures something else under the
-            name of a measure of another score.
+        ValueError: If a score asks for a view or for weights that are not there, measures what the task cannot
+            compute, or measures something else under the name of a measure of another score.
     """
     wanted: dict[Pass, dict[str, Measure]] = {}
     known: dict[str, Measure] = {}
     for score in scores:
         for measure in score.measures:
+            if measure.kind not in measurable:
+                raise ValueError(
+                    f"the score {score.name!r} is a measure of {_WORDS[measure.kind]}, which this kind of model does "
+                    f"not give: it gives those of {', '.join(map(_WORDS.get, sorted(measurable)))}. Leave the score "
+                    "out."
+                )
             if known.setdefault(measure.name, measure) != measure:
                 raise ValueError(
                     f"the score {score.name!r} must measure the same under the name {measure.name!r} as other scores "
@@ -161,6 +206,11 @@ def measures_by_pass(
             wanted.setdefault(one, {}).update({measure.name: measure for measure in score.measures})
     ordered = sorted(wanted, key=lambda one: (one.weights != "base", one.view != "full", one.masked_fraction))
     return {one: tuple(wanted[one].values()) for one in ordered}
+
+
+def kinds_of(scores: Iterable[Score]) -> frozenset[str]:
+    """The kinds of measures that some scores need; the task must compute, or even learn, what these are of."""
+    return frozenset(measure.kind for score in scores for measure in score.measures)
 
 
 def passes_to_json(wanted: Mapping[Pass, Sequence[Measure]]) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ class TaskKind:
         build (`Callable`):
             Makes the task of a model, its processor and the options that it names.
         options (`tuple[str, ...]`):
-            Names of the options of the user that `build` takes as keywords.
+            Names of the options that `build` takes as keywords: those of the user, and what the scores ask for.
         uses_all_weights (`bool`):
             Whether it is worth a warning if tensors of a checkpoint have no place in the model.
     """
@@ -70,6 +70,8 @@ def _image_task(
     head: str,
     pooling: str,
     prototype_logits: Logits,
+    knn_neighbours: int,
+    learns_neighbours: bool,
 ) -> ImageClassificationTask:
     if not isinstance(processor, BaseImageProcessor):
         raise ValueError(
@@ -77,7 +79,7 @@ def _image_task(
             "AutoImageProcessor.from_pretrained(...)."
         )
     encoder = ImageEncoder(processor, model.dtype, columns)
-    return ImageClassificationTask(model, encoder, head, pooling, prototype_logits)
+    return ImageClassificationTask(model, encoder, head, pooling, prototype_logits, learns_neighbours, knn_neighbours)
 
 
 def _text_task(model: PreTrainedModel, processor: Processor, token_mean: str, **options: Any) -> CausalLMTask:
@@ -105,7 +107,7 @@ TASKS: dict[str, TaskKind] = {
         model_class=image_class,
         load_processor=load_image_processor,
         build=_image_task,
-        options=("columns", "head", "pooling", "prototype_logits"),
+        options=("columns", "head", "pooling", "prototype_logits", "knn_neighbours", "learns_neighbours"),
         uses_all_weights=False,  # the head that a body was trained with is left out as a rule
     ),
     CausalLMTask.kind: TaskKind(

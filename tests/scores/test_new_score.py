@@ -304,5 +304,5 @@ def test_two_measures_of_one_name_are_refused() -> None:
 
 @pytest.mark.parametrize("functions", [{}, {"of_token": abs, "of_distribution": abs}], ids=["none", "both"])
 def test_a_measure_has_one_function(functions: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="'odd' must have one of of_token and of_distribution"):
+    with pytest.raises(ValueError, match="'odd' must have one of of_token, of_distribution and of_neighbours"):
         Measure("odd", **functions)

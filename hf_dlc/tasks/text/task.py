@@ -66,6 +66,7 @@ class CausalLMTask:
 
     kind = CAUSAL_LM
     views = frozenset({"full"})
+    measurable = frozenset({"token", "distribution"})
     default_schedules: Mapping[str, tuple[float, ...]] = {}
     learned = None
 
