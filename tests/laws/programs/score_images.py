@@ -16,11 +16,13 @@ from datasets import load_from_disk
 from score_rows import as_written
 
 from hf_dlc import DLCScorer
+from hf_dlc.scores.table import ON_REQUEST, SCORES
 from hf_dlc.tasks.vision.images import ImageReader
 
 
 def main(model: str, folder: str, output: str) -> None:
     dataset = load_from_disk(folder)
+    SCORES.update(ON_REQUEST)  # neighbours, too, are learned by all processes together
     options = {"head": "prototype", "prototype_logits": "temperature", "schedule": "0, 0.2", "keep_levels": True}
     read, calls = ImageReader.__call__, []
     ImageReader.__call__ = lambda self, value: calls.append(1) or read(self, value)
