@@ -124,7 +124,7 @@ def test_a_trained_head_fits_its_own_classes(dataset: Dataset) -> None:
 def test_an_image_that_is_there_twice_is_no_neighbour_of_itself(dataset: Dataset) -> None:
     again = dataset.select([*range(24), 0, 0])
     found = column(make().fit(again).score(again))
-    assert found[0] == found[24] == found[25]
+    np.testing.assert_allclose(found[24:], found[0], atol=1e-6)
     once = column(make().fit(dataset).score(dataset))
     assert found[0] == pytest.approx(once[0], abs=1e-5)  # the copies leave its other neighbours as they were
     new = make().fit(dataset.select(range(1, 24))).score(dataset.select([0]))  # not fitted: nothing is left out
