@@ -257,9 +257,10 @@ def test_journal_goes_on(dataset: Dataset, tmp_path: Path, head: str) -> None:
     for chunk in sorted((tmp_path / "chunks").iterdir())[::2]:
         chunk.unlink()
     assert np.array_equal(column(scorer.score(dataset, run_dir=tmp_path)), expected)
-    scorer.fit(dataset.select(range(20)))
-    with pytest.raises(RuntimeError, match="another run"):
-        scorer.score(dataset, run_dir=tmp_path)
+    other_k = make(head=head, tokens_per_batch=8, knn_neighbours=5).fit(dataset)
+    for other in (other_k, scorer.fit(dataset.select(range(20)))):
+        with pytest.raises(RuntimeError, match="another run"):
+            other.score(dataset, run_dir=tmp_path)
 
 
 @pytest.mark.usefixtures("_asked_for")
