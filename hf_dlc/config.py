@@ -174,6 +174,9 @@ class DLCConfig:
             data2vec and CLIP have a first token and average the patches.
         prototype_logits (`str`, *optional*, defaults to `"inverse"`):
             `"inverse"`, 1 / distance, as in the paper; `"temperature"`, - distance / a temperature learned by `fit`.
+        knn_neighbours (`int`, *optional*, defaults to 10):
+            Of the score `knn_confidence`: how many of the nearest images count. The paper takes the number that
+            classifies a held-out quarter best, and states none.
 
     Raises:
         ValueError: If an option has a value that is not allowed.
@@ -246,6 +249,9 @@ class DLCConfig:
     prototype_logits: Literal["inverse", "temperature"] = field(
         default="inverse", metadata={"help": "Images: 1/distance, or a calibrated temperature."}
     )
+    knn_neighbours: int = field(
+        default=10, metadata={"help": "Images: how many nearest neighbours the score knn_confidence looks at."}
+    )
 
     def __post_init__(self) -> None:
         # A command line hands over text, Python hands over values: both end in one canonical form here.
@@ -269,13 +275,15 @@ class DLCConfig:
         for name in ("masking", "levels", "scope", "token_mean", "alone", "head", "prototype_logits"):
             _require_choice(name, getattr(self, name), get_args(hints[name]))
         _require_choice("dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
-        for name, kind in (("seed", int), ("max_length", int), ("first_tokens", int), ("keep_levels", bool)):
+        numbers = [(name, int) for name in ("seed", "max_length", "first_tokens", "knn_neighbours")]
+        for name, kind in (*numbers, ("keep_levels", bool)):
             if type(getattr(self, name)) is not kind:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r}.")
         if self.max_length < 2:
             raise ValueError(f"max_length must be at least 2 (a token and the one before it), got {self.max_length}.")
-        if self.first_tokens < 1:
-            raise ValueError(f"first_tokens must be at least 1, got {self.first_tokens}.")
+        for name in ("first_tokens", "knn_neighbours"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if not re.fullmatch(r"auto|(cls|mean)(@[\w.]+)?", self.pooling):
             raise ValueError(
                 f"pooling must be 'auto', 'cls', 'mean' or one of these with a module, as in 'mean@layers.8', got "

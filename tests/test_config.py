@@ -187,6 +187,7 @@ class TestFiles:
             "head": "auto",
             "pooling": "auto",
             "prototype_logits": "inverse",
+            "knn_neighbours": 10,
         }
 
     def test_unknown_newer_option_warns(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -323,6 +324,7 @@ OTHERS = {
     "head": "prototype",
     "pooling": "mean@layers.8",
     "prototype_logits": "temperature",
+    "knn_neighbours": 3,
 }
 
 

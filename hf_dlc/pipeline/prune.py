@@ -186,7 +186,7 @@ class Run:
         """
         Read the rows and load the model.
 
-        Where the model scores images by class prototypes, these are learned from the rows.
+        Where images are scored by class prototypes or by neighbours, these are learned from the rows.
 
         Returns:
             `tuple[Dataset, DLCScorer]`: The rows, and the scorer, ready to score them.
@@ -198,7 +198,7 @@ class Run:
         processes = f"{self.state.num_processes} process(es)"
         logger.info("%d rows; %s in %s on %s", len(dataset), self.options.model, scorer.model.dtype, processes)
         if scorer.needs_fit:
-            logger.info("fitting class prototypes")
+            logger.info("learning from all rows what the scores need (fit)")
             scorer.fit(dataset, self.options.num_threads)
         return dataset, scorer
 

@@ -148,6 +148,7 @@ FACTS: tuple[Fact, ...] = (
     Fact("head", "rows", YES, YES, NO, NO),
     Fact("pooling", "rows", YES, YES, NO, YES),
     Fact("prototype_logits", "rows", YES, YES, NO, NO),
+    Fact("knn_neighbours", "rows", YES, YES, NO, NO),  # what is fitted serves any number of them
     Fact("probe_encoding", "rows", NO, NO, YES, NO, lambda state: state.task.probe.describe()),
     Fact("encoding", "rows", YES, YES, NO, NO, lambda state: state.task.describe()),
     Fact("prototypes", "rows", IMPLIED, YES, NO, NO, lambda state: state.task.learned),

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 
@@ -63,11 +64,19 @@ class Fit:
         if known == weights:
             return
         if fitted_key != key():
-            raise ValueError("the class prototypes were fitted with other weights. Call scorer.fit(dataset) again.")
+            raise ValueError("the scorer was fitted with other weights. Call scorer.fit(dataset) again.")
         self._fitted_with = weights, fitted_key  # the same weights, elsewhere
 
+    def features(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+        """What the task makes of rows to learn from it, by name."""
+        return self._task.features_to_fit(rows)
+
     def learn(
-        self, rows: Sequence[EncodedRow], classes: tuple[str | int, ...], features: np.ndarray, key: str
+        self,
+        rows: Sequence[EncodedRow],
+        classes: tuple[str | int, ...],
+        features: Mapping[str, np.ndarray],
+        key: str,
     ) -> list[EncodedRow]:
         """
         Learn from what [`features_pass`] returned.
@@ -77,8 +86,8 @@ class Fit:
                 Encoded rows.
             classes (`tuple[str | int, ...]`):
                 The classes of these rows.
-            features (`np.ndarray` of shape `(rows, features)`):
-                Features of each row, NaN where there are none.
+            features (`Mapping[str, np.ndarray]`):
+                By name the features of each row, NaN where there are none.
             key (`str`):
                 Digest of all that features depend on.
 
@@ -97,7 +106,7 @@ class Fit:
         arrays, texts = ({}, {}) if self._task is None else self._task.saved()
         return dict(arrays), dict(texts)
 
-    def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str], key: str) -> None:
+    def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str], key: str) -> bool:
         """
         Take what `saved` returned, which was learned with the weights as they are.
 
@@ -109,12 +118,19 @@ class Fit:
             key (`str`):
                 Digest of all that features depend on.
 
+        Returns:
+            `bool`: Whether that is all that the task needs: another scorer may have learned less.
+
         Raises:
             ValueError: If the arrays do not belong together.
         """
-        if self._task is not None:
-            self._task.restore(arrays, texts)
-            self._fitted_with = self._weights_state(), key
+        if not self.is_needed:
+            return True
+        self._task.restore(arrays, texts)
+        if self._task.learned is None:
+            return False
+        self._fitted_with = self._weights_state(), key
+        return True
 
     def _weights_state(self) -> object:
         with self._masker.unmasked():  # not what another scorer makes of them
@@ -142,14 +158,50 @@ def fit_dataset(dataset: Dataset, source: RowSource, engine: Engine, fit: Fit, s
         ValueError: If the task learns nothing, or if there is too little to learn from.
     """
     if not fit.is_needed:
-        raise ValueError("only image scorers with head='prototype' are fitted, and this one needs nothing of it.")
-    found = features_pass(engine, dataset, state.weights)
+        raise ValueError(
+            "only image scorers with head='prototype' or with the score knn_confidence are fitted, and this one needs "
+            "nothing of it."
+        )
+    found = features_pass(engine, dataset, state.weights, fit.features)
     source.keep(dataset, fit.learn(*found, fit_key(state)))
 
 
+def pooled_features(engine: Engine, dataset: Dataset, weights: str) -> np.ndarray:
+    """
+    The pooled features of all rows, for people, from the pass that fitting makes.
+
+    Args:
+        engine ([`Engine`]):
+            As for [`features_pass`].
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+        weights (`str`):
+            Digest of the weights.
+
+    Returns:
+        `np.ndarray` of shape `(rows, features)`: Float32, NaN where there are none.
+
+    Raises:
+        TypeError: If `dataset` is no `Dataset`.
+        ValueError: If the task makes no features.
+    """
+    embedder = _embedder(engine)
+    rows, _, found = features_pass(engine, dataset, weights, lambda rows: {"pooled": embedder.features(rows)})
+    return found.get("pooled", np.zeros((len(rows), 0), dtype=np.float32))  # where no row can be read
+
+
+def _embedder(engine: Engine) -> Embedder:
+    if not isinstance(engine.task, Embedder):
+        raise ValueError(f"features are those of images, got a model for {engine.task.kind}.")
+    return engine.task
+
+
 def features_pass(
-    engine: Engine, dataset: Dataset, weights: str
-) -> tuple[list[EncodedRow], tuple[str | int, ...], np.ndarray]:
+    engine: Engine,
+    dataset: Dataset,
+    weights: str,
+    compute: Callable[[Sequence[EncodedRow]], Mapping[str, torch.Tensor]],
+) -> tuple[list[EncodedRow], tuple[str | int, ...], dict[str, np.ndarray]]:
     """
     Features of all rows, dealt out to all processes.
 
@@ -160,17 +212,17 @@ def features_pass(
             The rows.
         weights (`str`):
             Digest of the weights, which must be the same in all processes.
+        compute (`Callable`):
+            Returns features of rows with what the model needs of them, by name, each of shape `(rows, size)`.
 
     Returns:
-        `tuple`: Encoded rows, classes, and features of shape `(rows, features)`, NaN where there are none.
+        `tuple`: Encoded rows, classes, and by name features of shape `(rows, size)`, NaN where there are none.
 
     Raises:
         TypeError: If `dataset` is no `Dataset`.
         ValueError: If the task makes no features.
     """
-    embedder = engine.task
-    if not isinstance(embedder, Embedder):
-        raise ValueError(f"features are those of images, got a model for {engine.task.kind}.")
+    embedder = _embedder(engine)
     if not isinstance(dataset, Dataset):
         raise TypeError(f"a datasets.Dataset is needed, got {type(dataset).__name__}. Pass one split of it.")
     state = process_state()
@@ -181,28 +233,34 @@ def features_pass(
         batches = engine.cut(rows, engine.tokens_per_batch, [])
         batches = deal(batches, state.num_processes)[state.process_index]
         with engine.masker.unmasked(), progress_bar([batches], state.is_main_process, "Features") as advance:
-            # The size by the first row: a process without a micro-batch must know it too, to add up.
+            # The sizes by the first row: a process without a micro-batch must know them too, to add up.
             first = [row for row in rows if row.length][:1]
-            size = embedder.features(list(engine.task.feed(first))).shape[1] if first else 0
-            features = np.zeros((len(rows), size), dtype=np.float32)
-            for batch, found in _features(engine, embedder, rows, batches):
-                features[batch.rows] = found
+            known = compute(list(engine.task.feed(first))) if first else {}
+            features = {name: np.zeros((len(rows), one.shape[1]), dtype=np.float32) for name, one in known.items()}
+            for batch, found in _features(engine, compute, rows, batches):
+                for name, values in found.items():
+                    features[name][batch.rows] = values
                 advance(batch)
-        features = share.add_up(features)
-    features[[row.length == 0 for row in rows]] = np.nan
+        features = {name: share.add_up(values) for name, values in features.items()}
+    for values in features.values():
+        values[[row.length == 0 for row in rows]] = np.nan
     return rows, classes, features
 
 
 def _features(
-    engine: Engine, embedder: Embedder, rows: Sequence[EncodedRow], batches: Sequence[MicroBatch]
-) -> Iterator[tuple[MicroBatch, np.ndarray]]:
+    engine: Engine,
+    compute: Callable[[Sequence[EncodedRow]], Mapping[str, torch.Tensor]],
+    rows: Sequence[EncodedRow],
+    batches: Sequence[MicroBatch],
+) -> Iterator[tuple[MicroBatch, dict[str, np.ndarray]]]:
     """Features of micro-batches, or of parts of them if they do not fit into memory."""
     feed, fed = engine.task.feed([rows[row] for batch in batches for row in batch.rows]), []
 
-    def compute(batch: MicroBatch) -> tuple[MicroBatch, np.ndarray]:
+    def compute_batch(batch: MicroBatch) -> tuple[MicroBatch, dict[str, np.ndarray]]:
         fed.extend(islice(feed, max(0, len(batch.rows) - len(fed))))
-        features = embedder.features(fed[: len(batch.rows)]).cpu().numpy()
+        found = compute(fed[: len(batch.rows)])
+        features = {name: values.cpu().numpy() for name, values in found.items()}
         del fed[: len(batch.rows)]  # not before: what does not fit comes again, in parts
         return batch, features
 
-    return in_parts_that_fit(batches, engine.limit, compute)
+    return in_parts_that_fit(batches, engine.limit, compute_batch)

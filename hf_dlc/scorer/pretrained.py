@@ -100,8 +100,10 @@ class PretrainedScorer:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """
-        Write options, the name of the base model and, if they are known, the calibrated schedule and the class
-        prototypes. In these are the features of every fitted image; weights are not written.
+        Write options, the name of the base model and, if they are known, the calibrated schedule and what was fitted.
+
+        In class prototypes are the features of every fitted image, in neighbours those at several layers: 4 bytes for
+        each feature. Weights are not written.
 
         Args:
             folder (`str` or `Path`):

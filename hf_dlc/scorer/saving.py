@@ -172,9 +172,8 @@ def restore(state: ScorerState, source: ModelSource, schedule: Schedule, fit: Fi
         else:
             logger.warning("the schedule in %s was calibrated for other weights or options; calibrating anew", path)
     if "classes" in texts:
-        if texts.get("fit") == fit_key(state):
-            fit.restore(tensors, texts, fit_key(state))
-        else:
+        key = fit_key(state)
+        if texts.get("fit") != key or not fit.restore(tensors, texts, key):
             logger.warning("%s was fitted with other weights or options: call fit again", path)
 
 

@@ -20,7 +20,7 @@ from hf_dlc.tasks.table import Processor
 
 from . import fingerprint
 from .agreement import Agreement, Rater, measure_agreement
-from .fitting import features_pass, fit_dataset
+from .fitting import fit_dataset, pooled_features
 from .job import estimate_datasets, score_dataset, score_rows
 from .pretrained import PretrainedScorer
 from .rows import columns_of, require_dataset, with_scores
@@ -138,8 +138,10 @@ class DLCScorer(PretrainedScorer):
 
     def fit(self, dataset: Dataset, num_threads: int | None = None) -> DLCScorer:
         """
-        Learn what must be known of the whole dataset before its rows can be scored: for images without a trained head,
-        the mean features of each class. One unmasked pass, sharded over the processes that `accelerate` started.
+        Learn what must be known of the whole dataset before its rows can be scored, by one unmasked pass that is
+        sharded over the processes that `accelerate` started. For images without a trained head it is the mean features
+        of each class. For the score `knn_confidence` it is the features of every image at up to four layers: 6 KB an
+        image of a ViT-S, 12 KB of a ViT-B.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -175,7 +177,7 @@ class DLCScorer(PretrainedScorer):
             ValueError: If the model is not an image model.
         """
         with self.parts.lock, using_threads(cpu_threads()):
-            return features_pass(self.parts.engine, dataset, self.parts.state().weights)[2]
+            return pooled_features(self.parts.engine, dataset, self.parts.state().weights)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         """

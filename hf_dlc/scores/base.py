@@ -10,7 +10,13 @@ import numpy as np
 
 
 # What a measure may be a function of; a task says which of them it has.
-MEASURABLE = ("token", "distribution", "pooled")
+MEASURABLE = ("token", "distribution", "pooled", "neighbours")
+_WORDS = {  # how errors call them
+    "token": "target tokens",
+    "distribution": "predicted distributions",
+    "pooled": "prompt and response as texts",
+    "neighbours": "neighbours of images",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,8 @@ class Measure:
     A number that a pass gives of a row.
 
     One of the functions is given. They get and return tensors of floats, and use nothing but their methods, so that no
-    library of tensors is needed here. Of an image, the label is the one token and the classes are the vocabulary.
+    library of tensors is needed here. Of an image, the label is the one token and the classes are the vocabulary. A
+    task says which kinds of measures it has.
 
     Args:
         name (`str`):
@@ -53,6 +60,9 @@ class Measure:
         of_pooled (`Callable`, *optional*):
             From two vectors of each row, of shape `(rows, size)`, one of its prompt and one of its response, to a
             number of each row.
+        of_neighbours (`Callable`, *optional*):
+            From the share of each row's nearest neighbours that have its label, weighted, at each of some layers, of
+            shape `(rows, layers)`, to a number of each row. What the neighbours are is learned by `fit`.
 
     Raises:
         ValueError: If none of the functions is given, or several.
@@ -62,6 +72,7 @@ class Measure:
     of_token: Callable[[Any], Any] | None = None
     of_distribution: Callable[[Any, Any], Any] | None = None
     of_pooled: Callable[[Any, Any], Any] | None = None
+    of_neighbours: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         given = [kind for kind in MEASURABLE if getattr(self, f"of_{kind}") is not None]
@@ -74,9 +85,26 @@ class Measure:
         """What it is a function of: one of `MEASURABLE`."""
         return next(kind for kind in MEASURABLE if getattr(self, f"of_{kind}") is not None)
 
-    def numbers(self, log_probs: Any, distribution: Any = None) -> Any:
-        """A number of each token, from log p of the tokens and, where that is asked for, of the whole vocabulary."""
-        return self.of_token(log_probs) if self.of_token is not None else self.of_distribution(distribution, log_probs)
+    def numbers(self, log_probs: Any, distribution: Any = None, neighbours: Any = None) -> Any:
+        """
+        The number of each token, or of each row.
+
+        Args:
+            log_probs (`Any`):
+                Log p of the tokens.
+            distribution (`Any`, *optional*):
+                Log p of the whole vocabulary, where a measure of that kind is asked for.
+            neighbours (`Any`, *optional*):
+                Shares of neighbours with the label, where a measure of that kind is asked for.
+
+        Returns:
+            `Any`: What the one function that is given returns.
+        """
+        if self.of_token is not None:
+            return self.of_token(log_probs)
+        if self.of_distribution is not None:
+            return self.of_distribution(distribution, log_probs)
+        return self.of_neighbours(neighbours)
 
 
 class Score(Protocol):
@@ -165,19 +193,24 @@ def measures_by_pass(
         and of these in ascending order of their masked fractions.
 
     Raises:
-        ValueError: If a score asks for a view, for weights or for a kind of measure that is not there, or measures
-            something else under the name of a measure of another score.
+        ValueError: If a score asks for a view or for weights that are not there, measures what the task cannot
+            compute, or measures something else under the name of a measure of another score.
     """
     wanted: dict[Pass, dict[str, Measure]] = {}
     known: dict[str, Measure] = {}
     for score in scores:
         for measure in score.measures:
+            if measurable is not None and measure.kind not in measurable:
+                raise ValueError(
+                    f"the score {score.name!r} is a measure of {_WORDS[measure.kind]}, which this kind of model does "
+                    f"not give: it gives those of {', '.join(map(_WORDS.get, sorted(measurable)))}. Leave the score "
+                    "out."
+                )
             if known.setdefault(measure.name, measure) != measure:
                 raise ValueError(
                     f"the score {score.name!r} must measure the same under the name {measure.name!r} as other scores "
                     "do. Give its measure a name of its own."
                 )
-            _require(score, "kind of measure", measure.kind, measurable)
         for one in score.passes(schedule):
             _require(score, "view", one.view, views)
             _require(score, "weights", one.weights, weights)
@@ -197,6 +230,11 @@ def _require(score: Score, kind: str, asked: str, there: Collection[str] | None)
 def masks_weights(scores: Iterable[Score]) -> bool:
     """Whether any of the scores asks for a level of masked weights."""
     return any(one.masked_fraction for score in scores for one in score.passes((0.0, 0.5)))
+
+
+def kinds_of(scores: Iterable[Score]) -> frozenset[str]:
+    """The kinds of measures that some scores need; the task must compute, or even learn, what these are of."""
+    return frozenset(measure.kind for score in scores for measure in score.measures)
 
 
 def passes_to_json(wanted: Mapping[Pass, Sequence[Measure]]) -> list[dict[str, Any]]:

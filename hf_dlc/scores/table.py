@@ -9,6 +9,7 @@ from .dlc import Confidence, Gain, Loss
 from .el2n import EL2N
 from .entropy import Entropy
 from .ifd import IFD
+from .knn import KnnConfidence
 from .margin import Margin
 from .plain import PlainConfidence, PlainLoss
 from .prompt_gain import PromptGain
@@ -30,9 +31,9 @@ SCORES: dict[str, Score] = {
         IFD(),
         PromptGain(),
         Similarity(),
+        KnnConfidence(),
     )
 }
-
 
 # Those of Distorting-based Learning Complexity, which are scored where nobody asks for others.
 DEFAULT_SCORES = ("confidence", "loss", "gain")

@@ -218,7 +218,21 @@ class Fittable(Embedder, Protocol):
 
     needs_fit: bool  # whether this one has to
 
-    def fit(self, rows: Sequence[EncodedRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
+    def features_to_fit(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+        """
+        All features that are learned from, of rows that come from `feed`, with the weights as they are.
+
+        Returns:
+            `dict[str, torch.Tensor]`: By name float32 of shape `(rows, size)`.
+        """
+
+    def fit(
+        self,
+        rows: Sequence[EncodedRow],
+        classes: tuple[str | int, ...],
+        features: Mapping[str, np.ndarray],
+        key: str,
+    ) -> None:
         """
         Learn from the features of encoded rows.
 
@@ -227,8 +241,8 @@ class Fittable(Embedder, Protocol):
                 What `encode_to_fit` returned.
             classes (`tuple[str | int, ...]`):
                 The classes of these rows.
-            features (`np.ndarray` of shape `(rows, features)`):
-                Features of each, NaN where there are none.
+            features (`Mapping[str, np.ndarray]`):
+                What `features_to_fit` returned of each row, `(rows, size)`, NaN where there are none.
             key (`str`):
                 Digest of all that the rest follows from.
 
@@ -244,7 +258,7 @@ class Fittable(Embedder, Protocol):
 
     def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
         """
-        Take what `saved` returned, perhaps by way of a file.
+        Take what `saved` returned, perhaps by way of a file; `learned` is `None` if that is not all that is needed.
 
         Raises:
             ValueError: If the arrays do not belong together.

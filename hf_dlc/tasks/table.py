@@ -16,6 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_dlc.scores.base import kinds_of
+from hf_dlc.scores.table import chosen_scores
+
 from .base import Task
 from .processors import load_image_processor, load_tokenizer
 from .text.encoding import RowEncoder
@@ -50,7 +53,7 @@ class TaskKind:
         build (`Callable`):
             Makes the task of a model, its processor and the options that it names.
         options (`tuple[str, ...]`):
-            Names of the options of the user that `build` takes as keywords.
+            Names of the options that `build` takes as keywords: those of the user, and what the scores ask for.
         uses_all_weights (`bool`):
             Whether it is worth a warning if tensors of a checkpoint have no place in the model.
     """
@@ -71,6 +74,8 @@ def _image_task(
     head: str,
     pooling: str,
     prototype_logits: Logits,
+    knn_neighbours: int,
+    scores: Sequence[str],
 ) -> ImageClassificationTask:
     if not isinstance(processor, BaseImageProcessor):
         raise ValueError(
@@ -78,7 +83,8 @@ def _image_task(
             "AutoImageProcessor.from_pretrained(...)."
         )
     encoder = ImageEncoder(processor, model.dtype, columns)
-    return ImageClassificationTask(model, encoder, head, pooling, prototype_logits)
+    learns_neighbours = "neighbours" in kinds_of(chosen_scores(scores))
+    return ImageClassificationTask(model, encoder, head, pooling, prototype_logits, learns_neighbours, knn_neighbours)
 
 
 def _text_task(
@@ -97,7 +103,7 @@ def _text_task(
         raise ValueError(
             f"{type(model).__name__} is no image classifier, so it needs a tokenizer, got {type(processor).__name__}."
         )
-    sentences = encoder if "similarity" in scores else None  # it is a model of its own, loaded where it is asked for
+    sentences = encoder if "pooled" in kinds_of(chosen_scores(scores)) else None  # else it is not loaded
     task = CausalLMTask(model, RowEncoder(processor, **options), token_mean, alone, first_tokens, sentences)
     if getattr(model.config, "output_router_logits", False):
         logger.warning(
@@ -116,7 +122,7 @@ TASKS: dict[str, TaskKind] = {
         model_class=image_class,
         load_processor=load_image_processor,
         build=_image_task,
-        options=("columns", "head", "pooling", "prototype_logits"),
+        options=("columns", "head", "pooling", "prototype_logits", "knn_neighbours", "scores"),
         uses_all_weights=False,  # the head that a body was trained with is left out as a rule
     ),
     CausalLMTask.kind: TaskKind(

@@ -159,7 +159,7 @@ def test_accelerate_launch(score: Launch, alone: dict[str, Any]) -> None:
 
 @pytest.mark.distributed
 def test_images_in_two_processes(launch: Launch, tmp_path: Path) -> None:
-    """Prototypes come from all images, whichever process looked at them; none is read twice."""
+    """Prototypes and neighbours come from all images, whichever process looked at them; none is read twice."""
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=16, patch_size=8
@@ -175,6 +175,7 @@ def test_images_in_two_processes(launch: Launch, tmp_path: Path) -> None:
     arguments = ("score_images.py", tmp_path / "model", tmp_path / "rows", tmp_path)
     [alone] = launch(torchrun(1), *arguments, ACCELERATE_USE_CPU="1")
     assert alone["dlc_status"] == ["ok"] * 29 + ["invalid_image"]
+    assert len(set(alone["dlc_knn_confidence"])) > 20
     assert alone.pop("images_read") == 30
     both = launch(torchrun(2), *arguments, ACCELERATE_USE_CPU="1")
     # Eight to a micro-batch, in turns. And each process looks at the first one: how large is it, how many features?

@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "head": "classifier",
     "pooling": "mean",
     "prototype_logits": "temperature",
+    "knn_neighbours": 3,
 }
 
 

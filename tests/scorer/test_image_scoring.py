@@ -394,14 +394,14 @@ def test_features_that_are_no_numbers_cost_one_image(
     """In float16 a model may give NaN for one image; its class has others."""
     scorer = make_scorer()
     pixels = scorer.parts.task.encoder.read(dataset[3]["picture"])
-    features = ImageClassificationTask.features
+    features_at = ImageClassificationTask.features_at
 
-    def broken(self: Any, rows: Any) -> torch.Tensor:
-        found = features(self, rows).clone()
-        found[[torch.equal(row.pixels, pixels) for row in rows]] = torch.nan
-        return found
+    def broken(self: Any, rows: Any, layers: Any) -> dict[str, torch.Tensor]:
+        found = features_at(self, rows, layers)
+        is_broken = torch.tensor([torch.equal(row.pixels, pixels) for row in rows])
+        return {name: values.masked_fill(is_broken[:, None], torch.nan) for name, values in found.items()}
 
-    monkeypatch.setattr(ImageClassificationTask, "features", broken)
+    monkeypatch.setattr(ImageClassificationTask, "features_at", broken)
     scored = scorer.fit(dataset).score(dataset)
     assert scored["dlc_status"][:] == ["nan_score" if row == 3 else "ok" for row in range(24)]
 
@@ -410,14 +410,14 @@ def test_fit_goes_on_where_memory_is_short(
     make_scorer: Callable, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = make_scorer().fit(dataset).parts.task.prototypes.features
-    features = ImageClassificationTask.features
+    features_at = ImageClassificationTask.features_at
 
-    def short(self: Any, rows: Any) -> torch.Tensor:
+    def short(self: Any, rows: Any, layers: Any) -> dict[str, torch.Tensor]:
         if len(rows) > 7:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return features(self, rows)
+        return features_at(self, rows, layers)
 
-    monkeypatch.setattr(ImageClassificationTask, "features", short)
+    monkeypatch.setattr(ImageClassificationTask, "features_at", short)
     found = make_scorer().fit(dataset).parts.task.prototypes.features
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert "does not fit into memory" in caplog.text

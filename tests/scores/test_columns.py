@@ -46,7 +46,14 @@ def test_features_of_some_scores() -> None:
 
 def test_features_of_levels() -> None:
     features = score_features("easy", keep_levels=True, scores=SCORES)
-    measures = ["confidence", "loss", "entropy", "margin", "el2n"]  # not those of other views than the whole row
+    measures = [
+        "confidence",
+        "loss",
+        "entropy",
+        "margin",
+        "el2n",
+        "knn_confidence",
+    ]  # not those of other views than the whole row
     assert list(features) == [*score_features("easy", scores=SCORES), *(f"easy_level_{name}" for name in measures)]
     assert features["easy_level_loss"] == List(Value("float32"))
     assert "dlc_level_loss" not in score_features(keep_levels=True, scores=["prompt_gain"])

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from hf_dlc.utils.models import is_image_classifier
 from hf_dlc.utils.rounding import epsilon_of, rounded_input
 
 from .images import ImageEncoder, ImageRow
+from .layers import captured, choose_layers
 from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, is_image_model
+from .neighbours import Neighbours
 from .prototypes import Logits, Prototypes
 
 
@@ -38,6 +40,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _OF_LABELS = (MISSING_LABEL, UNKNOWN_LABEL)
+POOLED = "pooled"  # among features by layer, those that prototypes are made of
+
+
+class Learned(NamedTuple):
+    """What `fit` has learned; `None` where nothing of the kind is needed."""
+
+    prototypes: Prototypes | None
+    neighbours: Neighbours | None
 
 
 class ImageClassificationTask:
@@ -58,6 +68,11 @@ class ImageClassificationTask:
             token where they take it, else the mean.
         logits (`str`, *optional*, defaults to `"inverse"`):
             For prototypes, see [`Prototypes.log_probs`].
+        learns_neighbours (`bool`, *optional*, defaults to `False`):
+            Whether the features of fitted images are learned at several layers ([`choose_layers`]), so that a row's
+            nearest neighbours can be measured. Each layer is pooled as `pooling` says: first token or mean.
+        knn_neighbours (`int`, *optional*, defaults to 10):
+            How many neighbours count.
 
     Raises:
         ValueError: If the model is no image model, or lacks what an option asks for.
@@ -65,7 +80,7 @@ class ImageClassificationTask:
 
     kind = IMAGE_CLASSIFICATION
     views = frozenset({FULL_VIEW})
-    measurable = frozenset({"token", "distribution"})
+    measurable = frozenset({"token", "distribution", "neighbours"})
     default_schedules: Mapping[str, tuple[float, ...]] = {
         "magnitude": (0.0, 0.2, 0.4, 0.6),
         "random": (0.0, 0.05, 0.1, 0.2),
@@ -79,6 +94,8 @@ class ImageClassificationTask:
         head: str = "auto",
         pooling: str = "auto",
         logits: Logits = "inverse",
+        learns_neighbours: bool = False,
+        knn_neighbours: int = 10,
     ) -> None:
         name = type(model).__name__
         if not is_image_model(model.config, [name]):
@@ -98,7 +115,10 @@ class ImageClassificationTask:
             check_head(model)
         self.pooling = full_pooling(self.body, pooling)
         self.logits: Logits = logits
+        self.layers = choose_layers(self.body) if learns_neighbours else ()
+        self.knn_neighbours = knn_neighbours
         self.prototypes: Prototypes | None = None
+        self.neighbours: Neighbours | None = None
         self.reading: DatasetReading | None = None
         self.rules = BatchRules()
         self._warned_of_numbers = False
@@ -129,6 +149,8 @@ class ImageClassificationTask:
             "pooling": self.pooling,
             "logits": self.logits if self.head == "prototype" else None,
             "prototypes": self.prototypes and self.prototypes.key,
+            "layers": list(self.layers),
+            "neighbours": self.neighbours and self.neighbours.key,
         }
         return {"images": images}
 
@@ -193,7 +215,6 @@ class ImageClassificationTask:
         """Refused, as none is shared."""
         raise ValueError(f"images have no beginning in common, got shared_head={shared_head}.")
 
-    @torch.inference_mode()
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
         """
         Features of images, before any head.
@@ -205,11 +226,40 @@ class ImageClassificationTask:
         Returns:
             `torch.Tensor` of shape `(images, features)`, float32.
         """
-        pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
-        kind, _, name = self.pooling.partition("@")
-        with _captured(self.body, name) as captured:
+        return self.features_at(rows, ())[POOLED]
+
+    def features_to_fit(self, rows: Sequence[ImageRow]) -> dict[str, torch.Tensor]:
+        """Features that `fit` learns from: those of the layers, and those of prototypes where these are needed."""
+        found = self.features_at(rows, self.layers)
+        return found if self.head == "prototype" else {name: found[name] for name in self.layers}
+
+    @torch.inference_mode()
+    def features_at(self, rows: Sequence[ImageRow], layers: Sequence[str]) -> dict[str, torch.Tensor]:
+        """
+        Features of images, before any head, and those of layers on the way.
+
+        Args:
+            rows (`Sequence[ImageRow]`):
+                Rows with their pixels.
+            layers (`Sequence[str]`):
+                Names of modules of the body.
+
+        Returns:
+            `dict[str, torch.Tensor]`: By the name of the layer, and as `"pooled"` what `features` returns; each
+            float32 of shape `(images, features)`.
+        """
+        pixels, name = self._pixels(rows), self.pooling.partition("@")[2]
+        with captured(self.body, [*filter(None, [name]), *layers]) as found:
             outputs = self.body(pixel_values=pixels)
-        hidden = captured[0] if name else outputs.last_hidden_state
+        hidden = found[name] if name else outputs.last_hidden_state
+        return {POOLED: self._pooled(hidden, outputs, pixels), **self._of_layers(found, layers, pixels)}
+
+    def _pixels(self, rows: Sequence[ImageRow]) -> torch.Tensor:
+        return torch.stack([row.pixels for row in rows]).to(self.model.device)
+
+    def _pooled(self, hidden: torch.Tensor, outputs: Any, pixels: torch.Tensor) -> torch.Tensor:
+        """The features of images, pooled as the user says."""
+        kind, _, name = self.pooling.partition("@")
         if kind == "cls" and hidden.dim() == 4:  # CvT keeps the token beside the map
             hidden = getattr(outputs, "cls_token_value", None) if not name else None
             if hidden is None:
@@ -220,6 +270,29 @@ class ImageClassificationTask:
         if hidden.dim() == 4:  # (images, features, height, width), of a CNN
             return hidden.mean(dim=(2, 3))
         return hidden[:, 0] if kind == "cls" else self._patches(hidden, pixels).mean(dim=1)
+
+    def _of_layers(
+        self, found: Mapping[str, torch.Tensor], layers: Sequence[str], pixels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """
+        The pooled features of layers.
+
+        Maps, and tokens whose number changes from layer to layer, are averaged: only the last of such stages has a
+        class token, if any has.
+        """
+        hidden = {name: found[name].float() for name in layers}
+        has_stages = len({states.shape[1:-1] for states in hidden.values()}) > 1
+        pooled = {}
+        for name, states in hidden.items():
+            if states.dim() == 4:
+                pooled[name] = states.mean(dim=(2, 3))
+            elif has_stages:
+                pooled[name] = states.mean(dim=1)
+            elif self.pooling.startswith("cls"):
+                pooled[name] = states[:, 0]
+            else:
+                pooled[name] = self._patches(states, pixels).mean(dim=1)
+        return pooled
 
     def _patches(self, hidden: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """The tokens without those that stand before the patches (class, distillation, registers)."""
@@ -252,18 +325,31 @@ class ImageClassificationTask:
         Returns:
             [`RowMeasures`]: Each measure of shape `(len(rows),)`; `states` are logits or features.
         """
+        digests = [row.digest for row in rows]
+        asks_neighbours = any(measure.kind == "neighbours" for measure in measures)
+        layers = self.layers if asks_neighbours else ()
         if self.head == "classifier":
-            pixels = torch.stack([row.pixels for row in rows]).to(self.model.device)
-            outputs = self.model(pixel_values=pixels)
-            states = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
+            states, features = self._logits(rows, layers)
             distribution = states.log_softmax(dim=1)
         else:
-            states = self.features(rows)
-            distribution = self.prototypes.log_probs(states, [row.digest for row in rows], self.logits)
+            features = self.features_at(rows, layers)
+            states = features[POOLED]
+            distribution = self.prototypes.log_probs(states, digests, self.logits)
         labels = torch.tensor([row.label for row in rows], device=distribution.device)
         log_probs = distribution.gather(1, labels[:, None])[:, 0]
-        values = {measure.name: measure.numbers(log_probs, distribution).float() for measure in measures}
+        shares = None
+        if asks_neighbours:
+            shares = self.neighbours.shares(features, digests, [row.label for row in rows], self.knn_neighbours)
+        values = {measure.name: measure.numbers(log_probs, distribution, shares).float() for measure in measures}
         return RowMeasures(values, states)
+
+    def _logits(self, rows: Sequence[ImageRow], layers: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the trained head says of images, and the features of layers on the way to it."""
+        pixels = self._pixels(rows)
+        with captured(self.body, layers) as found:
+            outputs = self.model(pixel_values=pixels)
+        logits = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
+        return logits, self._of_layers(found, layers, pixels)
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[ImageRow], bool]:
         """
@@ -273,9 +359,10 @@ class ImageClassificationTask:
             `tuple[list[ImageRow], bool]`: The rows, and whether there was a batch of them.
 
         Raises:
-            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the
-                dataset has a format.
+            ValueError: If there is no image or label column, if prototypes or neighbours have not been learned yet, or
+                if the dataset has a format.
         """
+        self._require_neighbours()
         if isinstance(rows, LazyDict):
             # From it `datasets` would decode all columns, or fail at the first bad image.
             image, label = self._columns_of(rows.formatter.features)
@@ -296,9 +383,20 @@ class ImageClassificationTask:
         Encode a dataset, whose images stay where they are. With `share`, each process reads its part of them.
 
         Raises:
-            ValueError: If there is no image or label column, if prototypes have not been learned yet, or if the labels
-                are not those of the head.
+            ValueError: If there is no image or label column, if prototypes or neighbours have not been learned yet, or
+                if the labels are not those of the head.
         """
+        self._require_neighbours()
+        return self._encode_dataset(dataset, share)
+
+    def _require_neighbours(self) -> None:
+        if self.layers and self.neighbours is None:
+            raise ValueError(
+                "neighbours must be learned from the labelled images first. Call scorer.fit(dataset), or leave "
+                "knn_confidence out of the scores."
+            )
+
+    def _encode_dataset(self, dataset: Dataset, share: Share | None) -> list[ImageRow]:
         image, label = self._columns_of(dataset.features)
         source, labels = _raw(dataset, image, label)
         self._check_names(dataset.features[label], labels)
@@ -312,7 +410,13 @@ class ImageClassificationTask:
     def encode_to_fit(
         self, dataset: Dataset, share: Share | None = None
     ) -> tuple[list[ImageRow], tuple[str | int, ...]]:
-        """Encode a dataset whose classes are to be learned from it; the second value is the classes."""
+        """
+        Encode a dataset that is to be learned from; the second value is the classes.
+
+        They are those of the dataset. Where neighbours are learned beside a trained head, they are those of the head.
+        """
+        if self.head == "classifier" and self.layers:
+            return self._encode_dataset(dataset, share), self.classes
         image, label = self._columns_of(dataset.features)
         source, labels = _raw(dataset, image, label)
         names = getattr(dataset.features[label], "names", None)
@@ -322,60 +426,86 @@ class ImageClassificationTask:
         return self.encoder.encode(source, _label_indices(labels, classes), share), classes
 
     @property
-    def learned(self) -> Prototypes | None:
-        """The class prototypes, once they are fitted."""
-        return self.prototypes
+    def learned(self) -> Learned | None:
+        """What is fitted, once all that is needed is."""
+        lacks_prototypes = self.head == "prototype" and self.prototypes is None
+        lacks_neighbours = bool(self.layers) and self.neighbours is None
+        if not self.needs_fit or lacks_prototypes or lacks_neighbours:
+            return None
+        return Learned(self.prototypes, self.neighbours)
 
     @learned.setter
-    def learned(self, prototypes: Prototypes | None) -> None:
-        self.prototypes = prototypes
+    def learned(self, learned: Learned) -> None:
+        self.prototypes, self.neighbours = learned
 
     @property
     def needs_fit(self) -> bool:
-        """Whether classes are told by prototypes, which must be learned first."""
-        return self.head == "prototype"
+        """Whether prototypes or neighbours must be learned first."""
+        return self.head == "prototype" or bool(self.layers)
 
-    def fit(self, rows: Sequence[ImageRow], classes: tuple[str | int, ...], features: np.ndarray, key: str) -> None:
+    def fit(
+        self,
+        rows: Sequence[ImageRow],
+        classes: tuple[str | int, ...],
+        features: Mapping[str, np.ndarray],
+        key: str,
+    ) -> None:
         """
-        Learn class prototypes.
+        Learn class prototypes, neighbours, or both.
 
         Args:
             rows (`Sequence[ImageRow]`):
                 What `encode_to_fit` returned.
             classes (`tuple[str | int, ...]`):
                 The classes of these rows.
-            features (`np.ndarray` of shape `(rows, features)`):
-                Features of each, NaN where there are none.
+            features (`Mapping[str, np.ndarray]`):
+                What `features_to_fit` returned of each row, NaN where there are none.
             key (`str`):
                 Digest of all that the rest follows from.
 
         Raises:
             ValueError: If there are fewer than two classes with readable images.
         """
-        kept = np.flatnonzero(np.isfinite(features).all(axis=1) & [row.length > 0 for row in rows])
+        finite = [np.isfinite(found).all(axis=1) for found in features.values()]
+        kept = np.flatnonzero(np.all([*finite, [row.length > 0 for row in rows]], axis=0))
         if len({rows[place].label for place in kept}) < 2:
             raise ValueError(
-                f"prototypes need readable images of at least two classes, got {len(kept)} of {len(rows)} rows with "
+                f"fit needs readable images of at least two classes, got {len(kept)} of {len(rows)} rows with "
                 f"image, label and features, of fewer classes: {dict(Counter(row.status for row in rows))}. Pass "
                 "other rows."
             )
         labels, digests = zip(*((rows[place].label, rows[place].digest) for place in kept), strict=True)
-        self.prototypes = Prototypes.fit(classes, np.array(labels), digests, features[kept], key)
+        if self.head == "prototype":
+            self.prototypes = Prototypes.fit(classes, np.array(labels), digests, features[POOLED][kept], key)
+        if self.layers:
+            of_layers = {name: features[name][kept] for name in self.layers}
+            self.neighbours = Neighbours.fit(of_layers, np.array(labels), digests, key)
 
     def saved(self) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """The prototypes as arrays and texts; both are empty where there are none."""
-        if self.prototypes is None:
+        """What was learned as arrays and texts; both are empty where nothing was."""
+        if self.learned is None:
             return {}, {}
-        return self.prototypes.arrays, {"classes": json.dumps(self.prototypes.classes), "key": self.prototypes.key}
+        arrays, texts = {}, {"classes": json.dumps(self.classes)}
+        if self.prototypes is not None:
+            arrays |= self.prototypes.arrays
+            texts["key"] = self.prototypes.key
+        if self.neighbours is not None:
+            arrays |= self.neighbours.arrays
+            texts |= {"key": self.neighbours.key, "layers": json.dumps(self.neighbours.layers)}
+        return arrays, texts
 
     def restore(self, arrays: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
         """
-        Take the prototypes that `saved` returned.
+        Take what `saved` returned, as far as it is there and needed; `learned` is `None` if something is missing.
 
         Raises:
             ValueError: If the arrays do not belong together.
         """
-        self.prototypes = Prototypes.from_arrays(json.loads(texts["classes"]), arrays, texts["key"])
+        classes, layers = json.loads(texts["classes"]), tuple(json.loads(texts.get("layers", "[]")))
+        if self.head == "prototype" and "sums" in arrays:
+            self.prototypes = Prototypes.from_arrays(classes, arrays, texts["key"])
+        if self.layers and layers == self.layers:
+            self.neighbours = Neighbours.from_arrays(layers, arrays, texts["key"])
 
     def feed(self, rows: Sequence[ImageRow]) -> Iterator[ImageRow]:
         """The same rows, with their pixels."""
@@ -508,21 +638,3 @@ def _plain(name: Any) -> Any:
 
 def _shown(names: Sequence[Any]) -> str:
     return f"{list(names[:4])}{' and more' if len(names) > 4 else ''}"
-
-
-@contextmanager
-def _captured(model: torch.nn.Module, name: str) -> Iterator[list[torch.Tensor]]:
-    """Collect what the module `name` of `model` puts out; of no name, nothing."""
-    outputs: list[torch.Tensor] = []
-    if not name:
-        yield outputs
-        return
-
-    def take(_module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-        outputs.append(output if isinstance(output, torch.Tensor) else output[0])
-
-    hook = model.get_submodule(name).register_forward_hook(take)
-    try:
-        yield outputs
-    finally:
-        hook.remove()

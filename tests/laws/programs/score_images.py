@@ -16,12 +16,21 @@ from datasets import load_from_disk
 from score_rows import as_written
 
 from hf_dlc import DLCScorer
+from hf_dlc.scores.table import DEFAULT_SCORES
 from hf_dlc.tasks.vision.images import ImageReader
 
 
 def main(model: str, folder: str, output: str) -> None:
     dataset = load_from_disk(folder)
-    options = {"head": "prototype", "prototype_logits": "temperature", "schedule": "0, 0.2", "keep_levels": True}
+    # Neighbours, too, are learned by all processes together.
+    scores = (*DEFAULT_SCORES, "knn_confidence")
+    options = {
+        "scores": scores,
+        "head": "prototype",
+        "prototype_logits": "temperature",
+        "schedule": "0, 0.2",
+        "keep_levels": True,
+    }
     read, calls = ImageReader.__call__, []
     ImageReader.__call__ = lambda self, value: calls.append(1) or read(self, value)
     scorer = DLCScorer.from_pretrained(model, device="cpu", dtype="float32", tokens_per_batch=64, **options)
