@@ -16,9 +16,8 @@ import pandas as pd
 from datasets import Features, Value
 from scipy.stats import kendalltau
 
+from hf_dlc.utils.ranks import spearman
 from hf_dlc.utils.share import rows_to_keep
-
-from .statistics import spearman
 
 
 _MMD_ROWS = 2_000  # the kernel is computed for all pairs of at most so many rows

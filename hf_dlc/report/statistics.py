@@ -1,4 +1,4 @@
-"""How two columns of the same rows go together: ranks, flags, groups."""
+"""How two columns of the same rows go together: flags, groups."""
 
 from __future__ import annotations
 
@@ -36,15 +36,6 @@ def auroc(scores: np.ndarray, flags: np.ndarray) -> float:
     return float((ranks[flags].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def spearman(left: np.ndarray, right: np.ndarray) -> float:
-    """Rank correlation in [-1, 1] over the rows that have both values; NaN if one of them never varies."""
-    known = ~(np.isnan(left) | np.isnan(right))
-    left, right = pd.Series(left[known]).rank(), pd.Series(right[known]).rank()
-    if left.nunique() < 2 or right.nunique() < 2:
-        return float("nan")
-    return float(left.corr(right))
-
-
 def within_groups(
     measure: Callable[[np.ndarray, np.ndarray], float], left: np.ndarray, right: np.ndarray, groups: Sequence[Any]
 ) -> float:
@@ -53,7 +44,7 @@ def within_groups(
 
     Args:
         measure (`Callable`):
-            [`spearman`] or [`auroc`].
+            [`~ranks.spearman`] or [`auroc`].
         left (`np.ndarray` of shape `(rows,)`):
             First argument of the measure; rows with a NaN are left out.
         right (`np.ndarray` of shape `(rows,)`):

@@ -16,9 +16,10 @@ from datasets import ClassLabel, Dataset, Image, Value
 from hf_dlc.scores.base import Score
 from hf_dlc.scores.columns import SCORED_STATUSES, present_scores, score_features
 from hf_dlc.scores.table import SCORES
+from hf_dlc.utils.ranks import spearman
 
 from .render import Example, Examples, Lines, Name, Section, Table, one_line
-from .statistics import auroc, spearman, within_groups
+from .statistics import auroc, within_groups
 
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

@@ -15,9 +15,10 @@ from datasets import ClassLabel, Dataset, Image
 
 from hf_dlc.config import DLCConfig
 from hf_dlc.pipeline.options import Options
-from hf_dlc.report.statistics import auroc, spearman, within_groups
+from hf_dlc.report.statistics import auroc, within_groups
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.tasks.vision.images import ImageReader
+from hf_dlc.utils.ranks import spearman
 
 from .markdown import table
 

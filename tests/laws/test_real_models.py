@@ -18,11 +18,12 @@ import torch
 from datasets import Dataset, load_dataset
 
 from hf_dlc import DLCConfig, DLCScorer
-from hf_dlc.report.statistics import auroc, spearman
+from hf_dlc.report.statistics import auroc
 from hf_dlc.scorer.schedule import Schedule
 from hf_dlc.scores import columns
 from hf_dlc.scores.columns import SCORED_STATUSES
 from hf_dlc.tasks.text.training_templates import TEMPLATES_FOLDER
+from hf_dlc.utils.ranks import spearman
 from tests.conftest import ROOT, SHARED
 
 

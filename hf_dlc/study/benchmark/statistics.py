@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hf_dlc.report.statistics import spearman
+from hf_dlc.utils.ranks import spearman
 
 
 class Spread(NamedTuple):
