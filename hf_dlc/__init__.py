@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "DLCConfig": "config",
     "DLCScorer": "scorer.scorer",
+    "ExtrapolatedScorer": "scorer.extrapolated",
     "FlexRandSelector": "selection",
     "LevelReport": "masking",
     "MaskSchedule": "config",
@@ -27,6 +28,7 @@ _HOMES = {
 __all__ = [
     "DLCConfig",
     "DLCScorer",
+    "ExtrapolatedScorer",
     "FlexRandSelector",
     "LevelReport",
     "MaskSchedule",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from hf_dlc.masking import LevelReport
     from hf_dlc.pipeline.record import build_manifest
     from hf_dlc.report.report import PruneReport
+    from hf_dlc.scorer.extrapolated import ExtrapolatedScorer
     from hf_dlc.scorer.scorer import DLCScorer
     from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
 

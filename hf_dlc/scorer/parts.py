@@ -100,6 +100,18 @@ class Parts:
         with self.lock:
             self.fit.check(lambda: fingerprint.fit_key(self.state()))
 
+    def learn_from(self, other: Parts) -> None:
+        """
+        Take what another scorer of the same model, with the same pooling, has learned of a dataset.
+
+        Raises:
+            ValueError: If that was learned with other weights.
+        """
+        other.check_fit()
+        arrays, texts = other.fit.saved()
+        if texts:
+            self.fit.restore(arrays, texts, fingerprint.fit_key(self.state()))
+
     def __getstate__(self) -> dict[str, Any]:
         with self.lock:
             return self._sent if self._sent and not self.handle.is_loaded else fingerprint.pickled_state(self.state())

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 
-# Values of `dlc_status`. A row has a score if, and only if, its status is OK or TRUNCATED.
+# Values of `dlc_status`. A row has a score if, and only if, its status is OK, TRUNCATED or PREDICTED.
 OK = "ok"
 TRUNCATED = "truncated"  # scored on its first `max_length` tokens
+PREDICTED = "predicted"  # some of its scores are predicted, be it truncated or not
 EMPTY_RESPONSE = "empty_response"  # None, "" or only white space where the response should be
 NO_TARGET = "no_target"  # not empty, but no token of it is learned from (a row that is all prompt, say)
 TRUNCATED_AWAY = "truncated_away"  # every target token lies beyond `max_length`
@@ -29,7 +30,7 @@ ONLY_OF_CLASS = "only_of_class"  # a prototype of its class would be the image i
 NAN_SCORE = "nan_score"  # the model gave NaN for this row
 
 
-SCORED_STATUSES = frozenset({OK, TRUNCATED})
+SCORED_STATUSES = frozenset({OK, TRUNCATED, PREDICTED})
 
 
 def score_features(
