@@ -117,7 +117,7 @@ class ExtrapolatedScorer:
     Example:
     ```python
     >>> from hf_dlc import ExtrapolatedScorer
-    >>> scored = ExtrapolatedScorer(scorer, share=0.5, least_agreement=0.5).score(dataset)
+    >>> scored = ExtrapolatedScorer(scorer, share=0.5, least_agreement=-1).score(dataset)  # whatever comes of it
     >>> sorted(set(scored["dlc_status"]))
     ['ok', 'predicted']
     ```
@@ -138,7 +138,7 @@ class ExtrapolatedScorer:
         if not isinstance(least_agreement, Real) or not -1 <= least_agreement <= 1:
             raise ValueError(f"least_agreement must be a correlation from -1 to 1, got {least_agreement!r}.")
         self.scorer, self.share, self.seed, self.least_agreement = scorer, share, seed, least_agreement
-        self.predictor = _make_predictor(method, seed) if isinstance(method, str) else method
+        self.predictor = make_predictor(method, seed) if isinstance(method, str) else method
 
     def score(
         self,
@@ -180,6 +180,7 @@ class ExtrapolatedScorer:
         given = None if features is None else read_features(dataset, features)
         bare = dataset.remove_columns([name for name in score_features(prefix, True) if name in dataset.column_names])
         folder = partial(Path, run_dir) if run_dir else lambda _: None
+        # Both scorings come before the features: their journals refuse other rows, also for the file of features.
         plain = level_0_scorer(self.scorer).score(bare, folder("level_0"), num_threads)
         rows = self._choose_rows(np.isin(plain[f"{prefix}_status"][:], list(SCORED_STATUSES)))
         exact = self.scorer.score(bare.select(rows.tolist()), folder("share"), num_threads)
@@ -259,7 +260,23 @@ def level_0_scorer(scorer: DLCScorer) -> DLCScorer:
     return plain
 
 
-def _make_predictor(method: str, seed: int) -> Predictor:
+def make_predictor(method: str, seed: int = 0) -> Predictor:
+    """
+    The predictor of a method, which chooses its own options.
+
+    Args:
+        method (`str`):
+            `"ridge"`, `"knn"` or `"gnn"`.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of what it draws.
+
+    Returns:
+        [`~predict.Predictor`]
+
+    Raises:
+        ImportError: If it is `"gnn"` and PyTorch Geometric is not installed.
+        ValueError: If there is no such method.
+    """
     if method not in _METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}.")
     kind = _METHODS[method]
