@@ -13,6 +13,7 @@ _HOMES = {
     "Agreement": "scorer.agreement",
     "DLCConfig": "config",
     "DLCScorer": "scorer.scorer",
+    "ExtrapolatedScorer": "scorer.extrapolated",
     "FlexRandSelector": "selection",
     "LevelReport": "masking",
     "MaskSchedule": "config",
@@ -29,6 +30,7 @@ __all__ = [
     "Agreement",
     "DLCConfig",
     "DLCScorer",
+    "ExtrapolatedScorer",
     "FlexRandSelector",
     "LevelReport",
     "MaskSchedule",
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from hf_dlc.pipeline.record import build_manifest
     from hf_dlc.report.report import PruneReport
     from hf_dlc.scorer.agreement import Agreement
+    from hf_dlc.scorer.extrapolated import ExtrapolatedScorer
     from hf_dlc.scorer.scorer import DLCScorer
     from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector
 

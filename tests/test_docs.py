@@ -46,6 +46,7 @@ from hf_dlc.study.options import FinetuneArguments, StudyArguments
 from recipes import (
     check_image_scores,
     compare_selectors,
+    extrapolation_curve,
     finetune_images,
     finetune_lora,
     prune_alpaca,
@@ -189,6 +190,7 @@ RECIPES = {
     "recipes/finetune_images.py": finetune_images.main,
     "recipes/compare_selectors.py": compare_selectors.main,
     "recipes/check_image_scores.py": check_image_scores.main,
+    "recipes/extrapolation_curve.py": extrapolation_curve.main,
 }
 OPTIONS = {
     "recipes/prune_alpaca.py": [PruneArguments, DLCConfig],
@@ -197,6 +199,7 @@ OPTIONS = {
     "recipes/finetune_images.py": [ImageStudyArguments],
     "recipes/compare_selectors.py": [StudyArguments, DLCConfig],
     "recipes/check_image_scores.py": [CheckArguments, DLCConfig],
+    "recipes/extrapolation_curve.py": [extrapolation_curve.CurveArguments, DLCConfig],
     "recipes/benchmark_scoring.py": [BenchmarkArguments],
     **{f"hf-dlc {name}": [*command.arguments, cli.OutputArguments] for name, command in cli.COMMANDS.items()},
 }
@@ -208,6 +211,7 @@ QUICK = {
     "--matchings rows --arms longest --num_finalists 1",
     "recipes/finetune_images.py": "--seeds 2",
     "recipes/check_image_scores.py": "--rounds 1",
+    "recipes/extrapolation_curve.py": "--shares 0.5 --draws 1",
 }
 # A cluster; lm-evaluation-harness, and its installation; these tests.
 NOT_RUN = ("#SBATCH", "recipes/benchmark_scoring.py", "&& pytest")

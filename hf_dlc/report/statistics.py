@@ -1,4 +1,4 @@
-"""How two columns of the same rows go together: ranks, flags, groups."""
+"""How two columns of the same rows go together: flags, groups."""
 
 from __future__ import annotations
 

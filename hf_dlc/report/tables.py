@@ -14,7 +14,7 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, Image, Value
 
 from hf_dlc.scores.base import Score
-from hf_dlc.scores.columns import SCORED_STATUSES, present_scores, score_features
+from hf_dlc.scores.columns import PREDICTED, SCORED_STATUSES, TRUNCATED, present_scores, score_features
 from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.ranks import spearman
 
@@ -210,10 +210,12 @@ def _overview(rows: Rows, price: str | None) -> Lines:
     lines = [
         [f"{count:,} rows, {count - sum(skipped.values()):,} scored"],
         ["skipped: ", *(named or ["none"])],
-        [f"truncated: {counts.get('truncated', 0):,}"],
+        [f"truncated: {counts.get(TRUNCATED, 0):,}"],
         [f"kept: {kept.sum():,} rows ({share}){targets}"],
         *([[f"cost: {price}"]] if price else []),
     ]
+    if predicted := counts.get(PREDICTED):
+        lines.insert(3, [f"predicted: {predicted:,}"])
     return Lines(["Rows"], lines)
 
 

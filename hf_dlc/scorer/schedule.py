@@ -86,7 +86,7 @@ class Schedule:
             logger.warning("the schedule %s is not used: none of the scores asks for masked weights", fixed)
         self.fixed: tuple[float, ...] | None = every and pick_levels(every, levels)
         self._engine, self._shares, self._levels = engine, shares, levels
-        self._has_told = False  # that some scores have no value
+        self.has_told = False  # that some scores have no value
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None  # and the state of the weights that it is for
 
     @property
@@ -142,8 +142,8 @@ class Schedule:
     def tell_scores_without_value(self) -> None:
         """Say once which scores will be NaN in every row, since they compare levels and only one is run."""
         names = [score.name for score in self._engine.scores if not score.passes(self.fractions)]
-        if names and not self._has_told:
-            self._has_told = True
+        if names and not self.has_told:
+            self.has_told = True
             logger.warning(
                 "%s will be NaN in all rows: it compares masked levels with the unmasked one, and no level is "
                 "masked. Pass levels='fast' or a schedule with a masked level to have it.",

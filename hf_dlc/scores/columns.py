@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Values of `dlc_status`. A row has a score if, and only if, its status is in SCORED_STATUSES.
 OK = "ok"
 TRUNCATED = "truncated"  # scored on its first `max_length` tokens
+PREDICTED = "predicted"  # some of its scores are predicted, be it truncated or not
 EMPTY_RESPONSE = "empty_response"  # None, "" or only white space where the response should be
 NO_TARGET = "no_target"  # not empty, but no token of it is learned from (a row that is all prompt, say)
 NO_PROMPT = "no_prompt"  # nothing stands before the response, where a score compares it with and without that
@@ -35,7 +36,7 @@ PARTLY = "partly_"
 
 _REASONS_OF_A_SCORE = (NO_PROMPT, NO_TARGET, NAN_SCORE, UNDEFINED_SCORE)
 PARTLY_SCORED = frozenset(PARTLY + reason for reason in _REASONS_OF_A_SCORE)
-SCORED_STATUSES = frozenset({OK, TRUNCATED}) | PARTLY_SCORED
+SCORED_STATUSES = frozenset({OK, TRUNCATED, PREDICTED}) | PARTLY_SCORED
 
 
 def score_features(

@@ -87,28 +87,6 @@ def test_auroc_of_equal_scores_is_a_half() -> None:
     assert auroc(np.ones(5), np.array([True, False, True, False, False])) == 0.5
 
 
-@pytest.mark.parametrize("distinct", [3, 1000])
-def test_spearman_is_that_of_scipy(distinct: int) -> None:
-    rng = np.random.default_rng(distinct)
-    left = rng.integers(0, distinct, 80).astype(np.float64)
-    right = left + rng.integers(0, distinct, 80)
-    assert spearman(left, right) == pytest.approx(stats.spearmanr(left, right).statistic, abs=1e-12)
-    left[:5], right[3:9] = np.nan, np.nan
-    expected = stats.spearmanr(left, right, nan_policy="omit").statistic
-    assert spearman(left, right) == pytest.approx(expected, abs=1e-12)
-
-
-def test_spearman_sees_ranks_only() -> None:
-    values = np.array([0.1, 5.0, 3.0, 4.0])
-    assert spearman(values, np.exp(values)) == pytest.approx(1.0)
-    assert spearman(values, -values) == pytest.approx(-1.0)
-
-
-@pytest.mark.parametrize("left", [[1.0, 1.0, 1.0], [np.nan, np.nan, 1.0], [np.nan] * 3])
-def test_spearman_of_what_never_varies(left: list[float]) -> None:
-    assert math.isnan(spearman(np.array(left), np.array([1.0, 2.0, 3.0])))
-
-
 def test_within_groups_the_groups_do_not_compare() -> None:
     """One group is far above the other; within both the order is turned around."""
     left = np.array([1.0, 2.0, 3.0, 11.0, 12.0, np.nan, 7.0])
