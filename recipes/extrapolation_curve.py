@@ -33,8 +33,8 @@ from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline.options import DataArguments
 from hf_dlc.pipeline.sources import read_dataset
 from hf_dlc.scorer.extrapolated import make_predictor
+from hf_dlc.scorer.predict import expand_measures, extrapolate, standardized
 from hf_dlc.scores.columns import SCORED_STATUSES
-from hf_dlc.scores.predict import expand_measures, extrapolate, standardized
 from hf_dlc.scores.table import SCORES
 from hf_dlc.study.markdown import table
 from hf_dlc.utils.files import write_json

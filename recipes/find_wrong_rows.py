@@ -9,9 +9,12 @@ Which scores find rows that are wrong? Some rows are made wrong on purpose, and 
 A row is made wrong in one of three ways (`--wrong`): `response`, it gets the response of another wrong row; `number`,
 the last number of its response is changed; `label`, its class becomes another one.
 
-Writes into `output_dir`: wrong_rows.md (also printed), for each score its AUROC, how many of the wrong rows are among
-as many hardest ones, and its cost; wrong_rows.json; scores.parquet, the rows with all columns and `is_wrong`; and
-journal/, from which a run that was stopped goes on.
+Writes into `output_dir`:
+
+    wrong_rows.md     for each score its AUROC, how many wrong rows are among as many hardest ones, and its cost
+    wrong_rows.json   the same, and the options
+    scores.parquet    the rows with all columns and `is_wrong`
+    journal/          from which a run that was stopped goes on
 """
 
 from __future__ import annotations

@@ -155,13 +155,13 @@ class Engine:
         self._checked = None, 0
 
     def plan(self, views: Mapping[str, RowsInView]) -> dict[str, list[MicroBatch]]:
-        """For each view micro-batches of its rows, which the model was checked with."""
+        """Plan the rows of each view, which the model was checked with, as micro-batches."""
         return self.cut_views(views, self.tokens_per_batch, self.shared_heads(all_rows(views)))
 
     def cut_views(
         self, views: Mapping[str, RowsInView], tokens_per_batch: int, shared_heads: Sequence[int]
     ) -> dict[str, list[MicroBatch]]:
-        """For each view what [`Engine.cut`] makes of its rows."""
+        """Cut the rows of each view into micro-batches, as [`Engine.cut`] does."""
         return {view: self.cut(seen.rows, tokens_per_batch, shared_heads) for view, seen in views.items()}
 
     def cut(

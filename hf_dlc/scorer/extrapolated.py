@@ -17,8 +17,8 @@ from datasets import Dataset
 
 from hf_dlc.errors import DLCError
 from hf_dlc.execution.processes import process_state
+from hf_dlc.scorer.predict import PREDICTORS, HeldOut, Predictor, expand_measures, extrapolate, standardized
 from hf_dlc.scores.columns import SCORED_STATUSES, score_features, with_columns
-from hf_dlc.scores.predict import PREDICTORS, HeldOut, Predictor, expand_measures, extrapolate, standardized
 from hf_dlc.scores.table import SCORES
 
 from .given_features import read_features, tell_lacking

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_dlc.scores.predict import Prediction
+from hf_dlc.scorer.predict import Prediction
 
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from hf_dlc import DLCConfig, DLCScorer, ExtrapolatedScorer, FlexRandSelector, P
 from hf_dlc.execution.journal import JournalError
 from hf_dlc.report.report import status_counts
 from hf_dlc.scorer.extrapolated import ExtrapolationError, level_0_scorer
-from hf_dlc.scores.predict import NeighborPredictor
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scorer.predict import NeighborPredictor
+from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
 from hf_dlc.utils.ranks import spearman
 from tests.rows import many_rows
 
@@ -45,7 +45,7 @@ def test_share_is_scored_and_the_others_are_predicted(make_scorer: Callable, dat
     assert status_counts(scored) == {"ok": 29, "predicted": 29, "empty_response": 2}
     assert np.flatnonzero(statuses(scored) == "empty_response").tolist() == list(SKIPPED)
     is_predicted, is_skipped = statuses(scored) == "predicted", statuses(scored) == "empty_response"
-    for name in SCORES:
+    for name in DEFAULT_SCORES:
         found, truth = (np.array(one[f"dlc_{name}"][:]) for one in (scored, exact))
         np.testing.assert_allclose(found[~is_predicted], truth[~is_predicted], atol=1e-5)
         assert np.isnan(found[is_skipped]).all()
@@ -79,7 +79,7 @@ def test_agreement_is_kept_and_told(make_scorer: Callable, dataset: Dataset, cap
     agreement = extrapolated.agreement_
     assert (agreement.rows, agreement.scored, agreement.predicted, agreement.method) == (60, 29, 29, "knn")
     assert agreement.passes == pytest.approx(1 + 29 / 60 * 3)
-    assert agreement.scores.keys() == set(SCORES)
+    assert agreement.scores.keys() == set(DEFAULT_SCORES)
     assert agreement.scores["loss"].settings["neighbors"] in (5, 10, 20, 29)
     assert str(agreement) in caplog.text
     assert "29 of 60 rows scored at all levels, 29 predicted by knn at the price of 2.45 passes" in str(agreement)
@@ -235,7 +235,7 @@ def test_another_prefix(make_scorer: Callable, dataset: Dataset) -> None:
 def telling_features(scorer: DLCScorer, dataset: Dataset) -> np.ndarray:
     """The true scores, as only a test has them: whoever uses them predicts well."""
     exact = scorer.score(dataset)
-    return np.array([exact[f"dlc_{name}"][:] for name in SCORES], dtype=np.float64).T
+    return np.array([exact[f"dlc_{name}"][:] for name in DEFAULT_SCORES], dtype=np.float64).T
 
 
 def test_features_are_used(make_scorer: Callable, dataset: Dataset) -> None:
@@ -248,7 +248,7 @@ def test_features_are_used(make_scorer: Callable, dataset: Dataset) -> None:
         scored = extrapolated.score(rows, given)
         assert all(found.spearman > 0.95 for found in extrapolated.agreement_.scores.values())
         is_predicted = statuses(scored) == "predicted"
-        for place, name in enumerate(SCORES):
+        for place, name in enumerate(DEFAULT_SCORES):
             found = np.array(scored[f"dlc_{name}"][:])[is_predicted]
             assert spearman(found, features[is_predicted, place]) > 0.95
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hf_dlc.scores.predict import (
+from hf_dlc.scorer.predict import (
     PREDICTORS,
     WEIGHTS,
     NeighborPredictor,
