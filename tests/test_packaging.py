@@ -121,7 +121,11 @@ def test_library_never_prints() -> None:
 
 def test_what_the_package_imports_is_declared(pyproject: dict[str, Any]) -> None:
     project = pyproject["project"]
-    extras = [line for name in ("vision", "train", "bench", "gnn") for line in project["optional-dependencies"][name]]
+    extras = [
+        line
+        for name in ("vision", "train", "bench", "gnn", "similarity")
+        for line in project["optional-dependencies"][name]
+    ]
     declared = {canonicalize_name(Requirement(line).name) for line in [*project["dependencies"], *extras]}
     packages = packages_distributions()
     missing = {

@@ -32,6 +32,8 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
     for part in options:
         for option in fields(part):
             value = getattr(part, option.name)
+            if option.name == "scores" and not isinstance(value, str):
+                value = ",".join(value)  # as the default is written
             default = option.default if option.default_factory is MISSING else option.default_factory()
             if option.init and value is not None and value != default:
                 words += [f"--{option.name}", *_words(option.name, value)]

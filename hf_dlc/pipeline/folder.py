@@ -15,6 +15,7 @@ from datasets import Dataset
 
 from hf_dlc.report.report import PruneReport
 from hf_dlc.scores.columns import score_features
+from hf_dlc.scores.table import SCORES
 from hf_dlc.selection.base import Selector
 from hf_dlc.utils.files import read_json, write_json
 
@@ -85,8 +86,8 @@ def write_subset(folder: Path, pruned: Dataset, report: PruneReport, record: Run
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST_NAME).unlink(missing_ok=True)  # until all is there again, there is no subset
     if not record.keep_levels:
-        always, all_names = (score_features(record.column_prefix, keep_levels) for keep_levels in (False, True))
-        pruned = pruned.remove_columns([name for name in all_names if name not in always])
+        always, all_names = (score_features(record.column_prefix, levels, SCORES) for levels in (False, True))
+        pruned = pruned.remove_columns([name for name in pruned.column_names if name in all_names.keys() - always])
     pruned.save_to_disk(str(folder / "pruned"))
     pruned.to_parquet(str(folder / "pruned.parquet"))
     (folder / "summary.md").write_text(report.to_markdown(), encoding="utf-8")

@@ -35,6 +35,7 @@ from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import read_numbers
 from hf_dlc.selection.ordering import drawn_order
+from hf_dlc.selection.table import SELECTORS
 
 from .command_line import command_line
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
@@ -399,7 +400,14 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
     Raises:
         ValueError: If a column is not there or of the wrong kind, or if there are too few rows or tokens.
     """
-    known = [*dataset.column_names, *score_features(config.prefix)]
+    known = [*dataset.column_names, *score_features(config.prefix, scores=config.scores)]
+    needs_scores = "scores" in SELECTORS[options.selector].needs
+    if needs_scores and options.column is None and "confidence" not in config.scores:
+        columns = ", ".join(f"{config.prefix}_{name}" for name in config.scores)
+        raise ValueError(
+            f"rows are selected by {config.prefix}_confidence, which is not among the scores that are asked for. Name "
+            f"one of them with column: {columns}."
+        )
     if options.column is not None and options.column not in known:
         raise ValueError(f"column must be one of {', '.join(known)}, got {options.column!r}.")
     if options.column in dataset.column_names:

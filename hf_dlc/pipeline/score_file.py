@@ -21,6 +21,7 @@ import xxhash
 from datasets import Dataset, Features, Value
 
 from hf_dlc.scores.columns import missing_columns, present_scores, score_features, with_columns
+from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.content import content_digests
 
 
@@ -175,5 +176,5 @@ def _score_columns(names: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for prefix in (name.removesuffix("_status") for name in names if name.endswith("_status")):
         if not missing_columns(names, prefix):
-            found |= set(score_features(prefix, keep_levels=True))
+            found |= set(score_features(prefix, True, SCORES))
     return found

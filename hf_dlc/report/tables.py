@@ -344,7 +344,7 @@ class _Shower:
         self.statuses = scored[f"{column_prefix}_status"][:]
         self.easier_than = pd.Series(-rows.main.hardness).rank(pct=True).to_numpy()
         self.shown = {name: _shown(score.values) for name, score in rows.scores.items()}
-        hidden = set(score_features(column_prefix, keep_levels=True)).intersection(scored.column_names)
+        hidden = set(score_features(column_prefix, True, SCORES)).intersection(scored.column_names)
         self.rows = _undecoded(scored.remove_columns(sorted(hidden)))
 
     def __call__(self, title: str, indices: np.ndarray) -> Examples:

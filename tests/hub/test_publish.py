@@ -86,8 +86,8 @@ def scored(rows: Dataset) -> Dataset:
     values[0, 39] = 0.999  # the hostile row is among the easiest, which the card shows
     statuses = [EMPTY_RESPONSE if i == 7 else OK for i in range(40)]
     tokens = [0 if i == 7 else 3 + i for i in range(40)]
-    columns = dict(zip(score_features(), [*values, tokens, statuses], strict=True))
-    return with_columns(rows, columns, score_features())
+    columns = dict(zip(score_features(scores=SCORES), [*values, tokens, statuses], strict=True))
+    return with_columns(rows, columns, score_features(scores=SCORES))
 
 
 @pytest.fixture
