@@ -285,7 +285,7 @@ class RunRecord(_Part):
             "masking": [asdict(level) for level in scorer.masking_report()],
             "versions": versions(),
         }
-        return cls.from_json({**facts, **found})
+        return cls.from_json(_plain({**facts, **found}))  # as it is read again: lists, no tuples
 
     def with_selection(self, selector: Selector, scored: Dataset, kept: Sequence[int], **facts: Any) -> RunRecord:
         """

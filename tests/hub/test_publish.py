@@ -364,7 +364,7 @@ def test_a_gguf_file_is_called_by_its_name(
 
 
 def test_columns_of_another_name(server: HubServer, rows: Dataset, scored: Dataset) -> None:
-    names = {name: name.replace("dlc_", "easy_") for name in score_features()}
+    names = {name: name.replace("dlc_", "easy_") for name in score_features(scores=SCORES)}
     scored = scored.rename_columns(names)
     pruned = FlexRandSelector(keep=0.5, split=0.75, column="easy_confidence")(scored)
     scorer = {**MANIFEST["scorer"], "config": {**MANIFEST["scorer"]["config"], "prefix": "easy"}}

@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from hf_dlc.pipeline.score_file import DIGEST, Scores, ScoresError
 from hf_dlc.scores.base import Measure
 from hf_dlc.scores.columns import OK, score_features, with_columns
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
 from hf_dlc.utils.content import content_digests
 
 
@@ -27,7 +27,7 @@ def score(rows: Dataset, prefix: str = "dlc", keep_levels: bool = False) -> Data
     numbers = np.arange(count, dtype=np.float32)
     features = score_features(prefix, keep_levels)
     columns: dict[str, Any] = dict.fromkeys(features, np.stack([numbers, numbers], axis=1).tolist())
-    columns |= {f"{prefix}_{name}": numbers for name in SCORES} | {f"{prefix}_loss": numbers + 0.5}
+    columns |= {f"{prefix}_{name}": numbers for name in DEFAULT_SCORES} | {f"{prefix}_loss": numbers + 0.5}
     columns |= {f"{prefix}_tokens": np.arange(count) + 3, f"{prefix}_status": [OK] * count}
     return with_columns(rows, columns, features)
 
@@ -152,7 +152,7 @@ def test_scores_need_rows() -> None:
         with pytest.raises(ValueError, match=f"must have the columns {name}, got"):
             Scores.of(scored.remove_columns(name))
     with pytest.raises(ValueError, match="must have the columns dlc_confidence, dlc_loss, dlc_gain"):
-        Scores.of(scored.remove_columns([f"dlc_{name}" for name in SCORES]))
+        Scores.of(scored.remove_columns([f"dlc_{name}" for name in DEFAULT_SCORES]))
     with pytest.raises(ValueError, match="must have the columns dlc_level_confidence, dlc_level_loss"):
         Scores.of(scored, keep_levels=True)
 
@@ -171,7 +171,7 @@ def test_scores_of_a_version_that_knew_fewer(
         measures = (Measure("entropy", of_distribution=abs),)
 
     monkeypatch.setitem(SCORES, "entropy", Entropy())
-    assert "dlc_entropy" in score_features()
+    assert "dlc_entropy" in score_features(scores=SCORES)
     read = Scores.read(path)
     assert read.digest() == before.digest()
     found = read.join(rows)
@@ -188,7 +188,7 @@ def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
         replace(scores, table=scores.table.remove_columns(names)).write(path)
         with pytest.raises(ScoresError, match=f"must have the columns {missing}, and has not"):
             Scores.read(path)
-    replace(scores, table=scores.table.remove_columns([f"dlc_{name}" for name in SCORES])).write(path)
+    replace(scores, table=scores.table.remove_columns([f"dlc_{name}" for name in DEFAULT_SCORES])).write(path)
     with pytest.raises(ScoresError, match="must have the columns dlc_confidence"):
         Scores.read(path)
 
