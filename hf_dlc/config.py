@@ -132,7 +132,8 @@ class DLCConfig:
             Seed of the random order (which also breaks ties of magnitude masking).
         token_mean (`str`, *optional*, defaults to `"arithmetic"`):
             Confidence of a level is the mean of p(token) over the target tokens (`"arithmetic"`), or exp(-loss),
-            their geometric mean (`"geometric"`).
+            their geometric mean (`"geometric"`). This is 1 / PPL: with random masks, `dlc_confidence` then is the mean
+            over random subnets of 1 / PPL, by which the first version of the paper scores text.
         max_length (`int`, *optional*, defaults to 1024):
             Rows are cut to their first `max_length` tokens, as in training.
         template (`str` or `Callable`, *optional*, defaults to `"auto"`):

@@ -141,6 +141,25 @@ def test_levels_differ(make_scorer: Callable) -> None:
     assert np.abs(np.diff(losses, axis=1)).min() > 1e-3
 
 
+def test_the_score_of_the_first_version(tokenizer: PreTrainedTokenizerBase) -> None:
+    """
+    The first version of the paper scores text by the mean over random subnets of 1 / PPL.
+
+    With random masks, the geometric confidence is this; the subnets there are made by dropout, here by nested masks.
+    """
+    schedule = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    model = build("llama")
+    scorer = scorer_of(model, tokenizer, token_mean="geometric", schedule=schedule, seed=2)
+    found, double = scorer(DATASET[:])["dlc_confidence"], copy.deepcopy(model)
+    inverse = np.zeros((len(schedule), len(ALPACA_ROWS)))
+    with torch.no_grad(), Masker(double, "random", seed=2).session() as session:
+        for level, fraction in enumerate(schedule):
+            session.set_fraction(fraction)
+            perplexities = [double(input_ids=ids, labels=labels).loss.exp() for ids, labels in labelled(scorer)]
+            inverse[level] = [1 / perplexity for perplexity in perplexities]
+    np.testing.assert_allclose(found, inverse.mean(axis=0), atol=1e-5)
+
+
 def test_arithmetic_and_geometric_means(make_scorer: Callable) -> None:
     arithmetic, geometric = (
         make_scorer(token_mean=mean, keep_levels=True)(DATASET[:]) for mean in ("arithmetic", "geometric")
