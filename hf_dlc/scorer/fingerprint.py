@@ -181,14 +181,15 @@ def identity(state: ScorerState) -> dict[str, Any]:
     """What a journal belongs to: all that makes the scores of the rows at each level, as JSON types."""
     facts = {fact.name: fact.value(state) for fact in FACTS if fact.scores}
     config = {name: facts.pop(name) for name in vars(state.config) if name in facts}  # in the order of people
-    config |= facts.pop("encoding")
+    config |= {"scores": list(config["scores"]), **facts.pop("encoding")}  # JSON has no tuples
     return {"config": config, "dtype": _name(facts.pop("model_dtype")), **facts}
 
 
 def description(state: ScorerState) -> dict[str, Any]:
     """What a scorer is, as JSON types, for the record of a run."""
     facts = {fact.described: fact.value(state) for fact in FACTS if fact.described}
-    return {**facts, "config": {**vars(state.config), **state.task.describe()}, "dtype": _name(facts["dtype"])}
+    config = {**vars(state.config), **state.task.describe(), "scores": list(state.config.scores)}
+    return {**facts, "config": config, "dtype": _name(facts["dtype"])}
 
 
 def pickled_state(state: ScorerState) -> dict[str, Any]:

@@ -252,7 +252,10 @@ class TestNan:
             return found
 
         task_of(scorer).forward = overflowing
-        assert set(scorer(ALPACA_ROWS)["dlc_status"]) == {"nan_score"}
+        columns = scorer(ALPACA_ROWS)
+        assert set(columns["dlc_status"]) == {"partly_nan_score"}
+        assert np.isfinite(columns["dlc_confidence"]).all()  # the scores that need no loss stand
+        assert np.isnan([columns["dlc_loss"], columns["dlc_gain"]]).all()
 
     def test_scores_of_nan_in_a_selection(self) -> None:
         scored = Dataset.from_dict({"dlc_confidence": [0.5, float("nan"), None, 0.1]})

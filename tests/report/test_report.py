@@ -227,7 +227,9 @@ def test_a_new_score_is_in_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     measure = SimpleNamespace(name="doubt")
     facts = {"easy": "low", "low": 0.0, "high": 9.0, "unit": "bits", "text": "how much the model doubts"}
-    monkeypatch.setitem(SCORES, "doubt", SimpleNamespace(name="doubt", **facts, measures=(measure,)))
+    monkeypatch.setitem(
+        SCORES, "doubt", SimpleNamespace(name="doubt", **facts, measures=(measure,), passes=SCORES["loss"].passes)
+    )
     found = report(dataset, [0], flag_column="wrong")
     summary = found.to_markdown()
     assert "- doubt: how much the model doubts (0 to 9 bits, low values are easy rows)" in summary
@@ -262,7 +264,9 @@ def test_runs_without_some_of_the_scores() -> None:
 def test_a_measure_takes_no_range_of_a_score_of_another_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = scored_dataset({"output": ["a", "b"]}, [0.1, 0.2], keep_levels=True)
     facts = {"easy": "low", "low": 0.0, "high": 9.0, "unit": "bits", "text": "what it is"}
-    score = SimpleNamespace(name="loss", **facts, measures=SCORES["confidence"].measures)
+    score = SimpleNamespace(
+        **facts, **{name: getattr(SCORES["confidence"], name) for name in ("measures", "passes")}, name="loss"
+    )
     monkeypatch.setitem(SCORES, "loss", score)
     [panel] = [axes for axes in report(dataset, [0]).plot().axes if axes.get_title() == "Loss along the levels"]
     assert panel.get_ylabel() == "loss"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_dlc.scores.table import SCORES
+from hf_dlc.scores.table import DEFAULT_SCORES
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.candidates import Candidates
 from hf_dlc.selection.table import SELECTORS
@@ -66,7 +66,7 @@ def test_all_selectors_and_scores_are_arms() -> None:
     arms = default_arms()
     assert arms[:3] == ["longest", "plain easiest", "plain hardest"]
     of_score = ["flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "easiest", "hardest"]
-    assert set(arms[3:]) == {f"{score} {rule}" for score in SCORES for rule in of_score}
+    assert set(arms[3:]) == {f"{score} {rule}" for score in DEFAULT_SCORES for rule in of_score}
     assert arms[3:6] == ["confidence flexrand 0.25", "confidence flexrand 0.5", "confidence flexrand 0.75"]
     assert [" ".join(arm.split()[1:]) for arm in arms[-2:]] == ["easiest", "hardest"]
 

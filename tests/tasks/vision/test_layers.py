@@ -26,7 +26,7 @@ OPTIONS = {
     "pooling": "auto",
     "prototype_logits": "inverse",
     "knn_neighbours": 3,
-    "learns_neighbours": True,
+    "scores": ("knn_confidence",),
 }
 
 
@@ -46,7 +46,7 @@ def test_every_family_has_layers(family: str) -> None:
     if not is_image_model(model.config, [type(model).__name__]):
         pytest.skip("no image model")
     try:
-        make_task(model, learns_neighbours=False)
+        make_task(model, scores=("loss",))
     except ValueError as error:
         pytest.skip(str(error))
     task = make_task(model)
