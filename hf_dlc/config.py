@@ -159,7 +159,7 @@ class DLCConfig:
         encoder (`str`, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             Sentence encoder of the score `similarity`: a repository on the Hub, or a folder. Loaded only for it.
         keep_levels (`bool`, *optional*, defaults to `False`):
-            Also write confidence and loss of each level.
+            Also write what was measured at each level.
         prefix (`str`, *optional*, defaults to `"dlc"`):
             What the names of the written columns begin with.
         dtype (`str`, *optional*, defaults to `"auto"`):
@@ -240,7 +240,7 @@ class DLCConfig:
         default="sentence-transformers/all-MiniLM-L6-v2",
         metadata={"help": "Sentence encoder of the score similarity: Hub repository or folder."},
     )
-    keep_levels: bool = field(default=False, metadata={"help": "Also write the scores of each level."})
+    keep_levels: bool = field(default=False, metadata={"help": "Also write what was measured at each level."})
     prefix: str = field(default="dlc", metadata={"help": "What the names of the written columns begin with."})
     dtype: str = field(default="auto", metadata={"help": "'auto', 'float32', 'bfloat16' or 'float16'."})
     head: Literal["auto", "classifier", "prototype"] = field(
@@ -383,7 +383,7 @@ def _map_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parse_scores(scores: str | Sequence[str]) -> tuple[str, ...]:
-    """Names of scores; whether there are such scores is seen where they are known."""
+    """Names of scores. A name that is not in the table is refused when a scorer is made."""
     names = tuple(name.strip() for name in scores.split(",")) if isinstance(scores, str) else tuple(scores)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"scores must be names such as 'confidence,ifd', at least one, got {scores!r}.")

@@ -34,7 +34,8 @@ from hf_dlc.pipeline.options import DataArguments
 from hf_dlc.pipeline.sources import read_dataset
 from hf_dlc.scorer.extrapolated import make_predictor
 from hf_dlc.scorer.predict import expand_measures, extrapolate, standardized
-from hf_dlc.scores.columns import SCORED_STATUSES
+from hf_dlc.scores.base import masks_weights
+from hf_dlc.scores.columns import SCORED_STATUSES, present_scores
 from hf_dlc.scores.table import SCORES
 from hf_dlc.study.markdown import table
 from hf_dlc.utils.files import write_json
@@ -96,7 +97,8 @@ def curve(
     if features is not None:
         inputs |= {"features": [features[is_scored]], "both": [*inputs["measures"], features[is_scored]]}
     lines = []
-    for name, score in SCORES.items():
+    masked = [name for name in present_scores(scored.column_names, prefix) if masks_weights([SCORES[name]])]
+    for name, score in ((name, SCORES[name]) for name in masked):
         truth = np.array(scored[f"{prefix}_{name}"][:], dtype=np.float64)
         plain = max(np.nan_to_num(abs(spearman(one, truth))) for one in measures)
         lines.append({"score": name, "inputs": "level 0 alone", "method": "-", "passes": 1.0, "predicted": plain})

@@ -283,11 +283,11 @@ def _scoring(subset: Subset) -> str | None:
     if not fractions or not subset.model:
         return None
     order = "in a pseudo-random order" if config.masking == "random" else "smallest first"
-    masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:]) or "none"
+    masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:])
+    masks = f" and with shares of its weights set to zero, {order}: {masked}" if masked else ""
     is_geometric = config.token_mean == "geometric"
     sentences = [
-        f"Each row was scored by {code(subset.model)}, as it is and with shares of its weights set to zero, {order}: "
-        f"{masked}. Nothing was trained.",
+        f"Each row was scored by {code(subset.model)}, as it is{masks}. Nothing was trained.",
         *([TARGETS[kind]] if (kind := subset.record.scorer.kind) in TARGETS else []),
         *(["The mean of their probabilities is geometric."] if is_geometric else []),
         *([f"Cost: {price}."] if (price := subset.record.run.price) else []),

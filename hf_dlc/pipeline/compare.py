@@ -49,11 +49,21 @@ def compare_selections(
     rows = []
     for name, selector in (pair for one in variants for pair in one.items()):
         kept = selector.read_indices(scored)
-        means = {key: float(np.mean(columns[key][kept], dtype=np.float64)) for key in scores}
+        means = {key: _mean(columns[key][kept]) for key in scores}
         overlap = len(chosen.intersection(kept.tolist())) / len(kept)
         counts = {"rows": len(kept), "tokens": int(columns["tokens"][kept].sum(dtype=np.int64))}
         rows.append({"selector": name, **counts, **means, "overlap": overlap})
     return rows
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Mean over the rows that have the score; `None` if none has it."""
+    known = values[np.isfinite(values)]
+    return float(known.mean(dtype=np.float64)) if len(known) else None
+
+
+def _shown(mean: float | None) -> str:
+    return "-" if mean is None else f"{mean:.3f}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -65,7 +75,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     header += [f"mean {name}" for name in more]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for row in rows:
-        cells = [row["selector"], f"{row['rows']:,}", f"{row['tokens']:,}", *(f"{row[name]:.3f}" for name in means)]
-        cells += [f"{row['overlap']:.0%}", *(f"{row[name]:.3f}" for name in more)]
+        cells = [row["selector"], f"{row['rows']:,}", f"{row['tokens']:,}", *(_shown(row[name]) for name in means)]
+        cells += [f"{row['overlap']:.0%}", *(_shown(row[name]) for name in more)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

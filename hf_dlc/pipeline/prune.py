@@ -35,7 +35,6 @@ from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import read_numbers
 from hf_dlc.selection.ordering import drawn_order
-from hf_dlc.selection.table import SELECTORS
 
 from .command_line import command_line
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
@@ -401,8 +400,7 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
         ValueError: If a column is not there or of the wrong kind, or if there are too few rows or tokens.
     """
     known = [*dataset.column_names, *score_features(config.prefix, scores=config.scores)]
-    needs_scores = "scores" in SELECTORS[options.selector].needs
-    if needs_scores and options.column is None and "confidence" not in config.scores:
+    if options.column is None and "confidence" not in config.scores:  # random rows, too, are drawn of scored ones
         columns = ", ".join(f"{config.prefix}_{name}" for name in config.scores)
         raise ValueError(
             f"rows are selected by {config.prefix}_confidence, which is not among the scores that are asked for. Name "

@@ -246,7 +246,9 @@ def _compare_all(
     for name in SCORES:
         pair = [one.scores.get(name, nothing)[rows] for one in (mine, theirs)]
         without = [one.name for one, values in zip((mine, theirs), pair, strict=True) if np.isnan(values).all()]
-        if not without:
+        if not without and np.isfinite(pair).all(axis=0).sum() < _FEWEST_ROWS:
+            missing[name] = f"fewer than {_FEWEST_ROWS} rows have it from both"
+        elif not without:
             scores.append(_compare(name, *pair, keep, seed))
         elif len(without) == 1:
             missing[name] = f"no number by {without[0]}"

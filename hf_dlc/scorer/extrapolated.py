@@ -252,7 +252,9 @@ def level_0_scorer(scorer: DLCScorer) -> DLCScorer:
         ValueError: If the prototypes were fitted with other weights.
     """
     plain = copy(scorer)
-    plain.config = replace(scorer.config, levels="single", keep_levels=True)
+    # Loss and confidence are what scores are predicted from, whether they are asked for or not.
+    scores = tuple(dict.fromkeys([*scorer.config.scores, "plain_loss", "plain_confidence"]))
+    plain.config = replace(scorer.config, levels="single", keep_levels=True, scores=scores)
     plain.parts = scorer.parts.with_config(plain.config)
     plain.parts.schedule.has_told = True  # of course there is no gain at one level: it is what is predicted
     return plain

@@ -10,7 +10,7 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import Dataset, Features
 
 from hf_dlc.scores.base import Score
-from hf_dlc.scores.columns import PREDICTED, SCORED_STATUSES, score_features
+from hf_dlc.scores.columns import OK, PREDICTED, SCORED_STATUSES, TRUNCATED, score_features
 from hf_dlc.scores.table import SCORES
 
 
@@ -47,8 +47,10 @@ class PredictedColumns:
         self.values: dict[str, Any] = {name: _merged(self._plain[name][:], exact[name][:], rows) for name in names}
         statuses = np.array(self.values[f"{column_prefix}_status"], dtype=object)
         self.scorable = np.isin(statuses, list(SCORED_STATUSES))
-        self.wanted = np.setdiff1d(np.flatnonzero(self.scorable), rows)
+        self.wanted = np.setdiff1d(np.flatnonzero(np.isin(statuses, [OK, TRUNCATED])), rows)
         statuses[self.wanted] = PREDICTED
+        # Rows that lack a score are not predicted, and have no scores of masked levels.
+        self._unknown = np.setdiff1d(np.flatnonzero(self.scorable), np.union1d(rows, self.wanted))
         self.values[f"{column_prefix}_status"] = statuses.tolist()
 
     def asked(self, schedule: Sequence[float]) -> list[str]:
@@ -72,7 +74,7 @@ class PredictedColumns:
     def set_predicted(self, name: str, scores: np.ndarray) -> None:
         """Write the scores of the rows that are predicted."""
         column = np.array(self.values[f"{self._prefix}_{name}"], dtype=np.float32)
-        column[self.wanted] = scores
+        column[self.wanted], column[self._unknown] = scores, np.nan
         self.values[f"{self._prefix}_{name}"] = column
 
     def _scores(self) -> list[str]:

@@ -246,5 +246,5 @@ def report_skipped(statuses: Sequence[str], *rows: Sequence[EncodedRow]) -> None
     if partly := count_partly(statuses):
         words = in_words(partly, first)
         logger.warning("%d of %d rows lack some of their scores: %s", sum(partly.values()), len(statuses), words)
-    if truncated := statuses.count(TRUNCATED):
+    if truncated := sum(row.status == TRUNCATED for row in rows[0]):
         logger.warning("%d of %d rows were cut to max_length", truncated, len(statuses))

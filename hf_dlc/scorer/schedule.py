@@ -85,6 +85,12 @@ class Schedule:
         if fixed and len(fixed) > 1 and not engine.masks_weights:
             logger.warning("the schedule %s is not used: none of the scores asks for masked weights", fixed)
         self.fixed: tuple[float, ...] | None = every and pick_levels(every, levels)
+        if self.fixed and not engine.passes(self.fixed):
+            names = ", ".join(score.name for score in engine.scores)
+            raise ValueError(
+                f"scores must have one that a single level gives, got {names}. Pass levels='fast' or a schedule with "
+                "a masked level, or other scores."
+            )
         self._engine, self._shares, self._levels = engine, shares, levels
         self.has_told = False  # that some scores have no value
         self._calibrated: tuple[Any, tuple[float, ...]] | None = None  # and the state of the weights that it is for

@@ -38,7 +38,8 @@ class DLCScorer(PretrainedScorer):
     prototypes ([`~DLCScorer.fit`]). Beside them stand:
 
     - `dlc_tokens` counts the target tokens: the tokens that training would learn from; an image's label is one.
-    - `dlc_status` is `"ok"`, `"truncated"`, or the reason why the row has no score (NaN in all, 0 tokens).
+    - `dlc_status` is `"ok"`, `"truncated"`, or the reason why the row has no score (NaN in all, 0 tokens). Behind
+      `"partly_"` it is why some of its scores are NaN; [`ExtrapolatedScorer`] writes `"predicted"`.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -317,7 +318,7 @@ class DLCScorer(PretrainedScorer):
         ```
         """
         require_dataset(dataset, "agreement", "Dataset")
-        if other is None and self.config.levels == "exact":
+        if other is None and (self.config.levels == "exact" or not self.parts.engine.masks_weights):
             raise ValueError("nothing to compare with: this scorer runs all levels already. Pass other=.")
         pair = (self, other or self.with_levels("exact"))
         raters = [

@@ -25,7 +25,8 @@ class IFD:
     which tells the model that a response begins (`DLCConfig.alone`).
 
     Both losses are means over the target tokens of all turns of a row. Every token counts once, so that L(y | x) is
-    the loss that training starts from. A row whose L(y) is below 0.01 nats has no such score.
+    the loss that training starts from. Where nothing stands before a response alone, nothing predicts its first token,
+    which then counts in L(y | x) only. A row whose L(y) is below 0.01 nats has no such score.
     """
 
     name = "ifd"

@@ -87,7 +87,7 @@ def make_judge(scorer: DLCScorer, model: PeftModel | None = None) -> DLCScorer:
         [`~hf_dlc.DLCScorer`]
     """
     read = scorer.model if model is None else deepcopy(model).merge_and_unload()
-    return DLCScorer(read, scorer.processor, replace(scorer.config, schedule="0", prefix="dlc"))
+    return DLCScorer(read, scorer.processor, replace(scorer.config, schedule="0", prefix="dlc", scores=("loss",)))
 
 
 def measure(judge: DLCScorer, held_out: dict[str, Dataset]) -> dict[str, float]:

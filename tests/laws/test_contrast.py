@@ -182,3 +182,12 @@ def test_rows_without_a_prompt_keep_their_other_scores(
 def test_scores_that_cannot_be(make_scorer: Callable, scores: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make_scorer(scores=scores)
+
+
+def test_rows_that_were_cut_are_told_whatever_else_they_lack(
+    make_scorer: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = Dataset.from_list([{"instruction": "", "input": "", "output": "Out of nothing. " * 30}])
+    scored = make_scorer(scores=("ifd", "plain_loss"), max_length=40).score(rows)
+    assert scored["dlc_status"][:] == ["partly_no_prompt"]
+    assert "1 of 1 rows were cut to max_length" in caplog.text

@@ -36,3 +36,13 @@ def test_all_scores_have_a_mean() -> None:
 def test_scores_that_an_earlier_version_has_not_written(name: str) -> None:
     header, *_ = lines_of(scored_rows().remove_columns(f"dlc_{name}"))
     assert header == [cell for cell in lines_of(scored_rows())[0] if cell != f"mean {name}"]
+
+
+def test_rows_without_a_score_do_not_take_the_mean() -> None:
+    """Some rows lack some of their scores, and a gain needs a masked level."""
+    scored = scored_rows().remove_columns(["dlc_ifd", "dlc_gain"])
+    scored = scored.add_column("dlc_ifd", [float("nan")] * 7 + [0.5]).add_column("dlc_gain", [float("nan")] * 8)
+    header, _, *rows = lines_of(scored)
+    [easiest] = [row for row in rows if row[0] == "easiest"]
+    assert dict(zip(header, easiest, strict=True))["mean ifd"] == "0.500"
+    assert {dict(zip(header, row, strict=True))["mean gain"] for row in rows} == {"-"}

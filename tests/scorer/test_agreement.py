@@ -235,3 +235,9 @@ class TestWrong:
     def test_a_stream_is_refused(self, make_scorer: Callable) -> None:
         with pytest.raises(TypeError, match=r"agreement needs a datasets\.Dataset, got IterableDataset"):
             make_scorer(levels="fast").agreement(ROWS.to_iterable_dataset())
+
+
+def test_scores_that_mask_nothing_have_nothing_to_agree_with(make_scorer: Callable) -> None:
+    scorer = make_scorer(scores=("plain_loss", "ifd"), levels="fast")
+    with pytest.raises(ValueError, match="nothing to compare with: this scorer runs all levels already"):
+        scorer.agreement(Dataset.from_list(ALPACA_ROWS))

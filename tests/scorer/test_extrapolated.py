@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 from PIL import Image as Pillow
 from transformers import ViTImageProcessor
 
@@ -401,3 +401,22 @@ def test_a_journal_of_other_rows_is_refused(make_scorer: Callable, dataset: Data
         ExtrapolatedScorer(make_scorer(), 0.5, seed=1, **ANY).score(dataset, run_dir=tmp_path)
     with pytest.raises(JournalError):
         ExtrapolatedScorer(make_scorer(seed=1), 0.5, **ANY).score(dataset, run_dir=tmp_path)
+
+
+def test_a_score_alone_is_predicted_from_the_whole_unmasked_pass(make_scorer: Callable, dataset: Dataset) -> None:
+    """Loss and confidence are measured for that, whether they are asked for or not."""
+    every, alone = (
+        ExtrapolatedScorer(make_scorer(scores=scores), 0.5, **ANY).score(dataset)
+        for scores in (DEFAULT_SCORES, ("gain",))
+    )
+    assert "dlc_plain_loss" not in alone.column_names
+    np.testing.assert_allclose(alone["dlc_gain"][:], every["dlc_gain"][:], atol=1e-5)
+
+
+def test_rows_that_lack_a_score_are_not_predicted(make_scorer: Callable, dataset: Dataset) -> None:
+    rows = concatenate_datasets([dataset, Dataset.from_list([{"instruction": "", "input": "", "output": "Nothing."}])])
+    scorer = make_scorer(scores=("confidence", "ifd"))
+    for seed in range(4):  # in the share or not
+        scored = ExtrapolatedScorer(scorer, 0.5, seed=seed, **ANY).score(rows)
+        assert scored["dlc_status"][-1] == "partly_no_prompt"
+        assert np.isnan(scored["dlc_ifd"][-1])

@@ -294,3 +294,9 @@ class TestScoresWithoutValue:
     ) -> None:
         make_scorer(levels="fast").score(Dataset.from_list(ALPACA_ROWS))
         assert "NaN" not in caplog.text
+
+
+def test_a_single_level_that_no_score_can_use(make_scorer: Callable) -> None:
+    scorer = make_scorer(scores=("gain",), levels="single")
+    with pytest.raises(ValueError, match="scores must have one that a single level gives, got gain"):
+        scorer.score(Dataset.from_list(ALPACA_ROWS))

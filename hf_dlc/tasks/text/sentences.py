@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from hf_dlc.scores.columns import NO_PROMPT
+from hf_dlc.scores.columns import NO_PROMPT, NO_TARGET
 from hf_dlc.tasks.base import RowMeasures
-from hf_dlc.utils.digests import tensors_digest
+from hf_dlc.utils.digests import tensors_digest, tokenizer_digest
 
 
 if TYPE_CHECKING:
@@ -52,13 +52,15 @@ class TextPair(NamedTuple):
         return tuple(np.frombuffer(text.encode(), np.uint8) for text in (self.prompt, self.response))
 
 
-def text_pair(row: Encoding, tokenizer: PreTrainedTokenizerBase) -> TextPair:
+def text_pair(row: Encoding, asks: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> TextPair:
     """
-    What a row asks and what it answers, without special tokens and without the constant head of the template.
+    What a row asks and what it answers, without special tokens.
 
     Args:
         row ([`Encoding`]):
             The row.
+        asks (`np.ndarray` of shape `(tokens,)`):
+            Which of its tokens are the prompt.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             What encoded it.
 
@@ -67,14 +69,19 @@ def text_pair(row: Encoding, tokenizer: PreTrainedTokenizerBase) -> TextPair:
     """
     if not row.length:
         return TextPair("", "", 0, row.status, row.why)
-    asks = ~row.targets
-    asks[: row.shared_head_length] = False
     prompt, response = (
         tokenizer.decode(row.input_ids[which], skip_special_tokens=True).strip() for which in (asks, row.targets)
     )
-    if not prompt or not response:
-        return TextPair("", "", 0, NO_PROMPT, "it has no text beside its response that could be compared with it")
-    return TextPair(prompt, response, row.length - row.shared_head_length, row.status)
+    if not response:
+        return TextPair("", "", 0, NO_TARGET, "its response has no text but special tokens")
+    if not prompt:
+        return without_prompt(row)
+    return TextPair(prompt, response, int(asks.sum()) + row.target_tokens, row.status)
+
+
+def without_prompt(row: Encoding) -> TextPair:
+    """A row whose response has nothing to be compared with."""
+    return TextPair("", "", 0, NO_PROMPT, "it has no text beside its response that could be compared with it")
 
 
 class SentenceEncoder:
@@ -102,7 +109,9 @@ class SentenceEncoder:
     @cached_property
     def digest(self) -> str:
         """Digest of its weights and of what it does with text."""
-        return tensors_digest(self._model.state_dict(), [str(self._model), self._model.max_seq_length])
+        model = self._model
+        texts = [str(model), model.max_seq_length, model.prompts, model.default_prompt_name]
+        return tensors_digest(model.state_dict(), [*texts, tokenizer_digest(model.tokenizer)])
 
     @cached_property
     def _model(self) -> SentenceTransformer:

@@ -23,7 +23,7 @@ from hf_dlc.tasks.base import FULL_VIEW, RowsInView
 
 from .encoding import Encoding, RowEncoder, packed, skipped
 from .rows import Instruction
-from .sentences import TEXTS_VIEW, text_pair
+from .sentences import TEXTS_VIEW, TextPair, text_pair, without_prompt
 from .shared_heads import sample_rows
 from .template import RefusedRowError
 
@@ -74,7 +74,7 @@ class Views:
         if view == FULL_VIEW:
             return RowsInView(list(rows), np.arange(len(rows)))
         if view == TEXTS_VIEW:
-            return RowsInView([text_pair(row, self.encoder.tokenizer) for row in rows], np.arange(len(rows)))
+            return RowsInView([self._texts(row) for row in rows], np.arange(len(rows)))
         parts = [self._parts(row, view) for row in rows]
         further = [(place, part) for place, own in enumerate(parts) for part in own[1:]]
         owners = np.array([*range(len(rows)), *(place for place, _ in further)], dtype=np.int64)
@@ -96,6 +96,19 @@ class Views:
         if view == "alone_start":
             return [_first(part, self.first_tokens) for part in learned]
         return [self._start(row, [run for run, part in zip(runs, parts, strict=True) if part.targets.any()], head)]
+
+    def _texts(self, row: Encoding) -> TextPair:
+        """A row as two texts; what the template says before each response is part of neither."""
+        if not row.length:
+            return text_pair(row, row.targets, self.encoder.tokenizer)
+        runs, asks = _runs(row.targets), ~row.targets
+        if len(runs) == 1 and not self._has_prompt(row.input_ids[: runs[0][0]], self._head_of(row)):
+            return without_prompt(row)
+        asks[: row.shared_head_length] = False
+        for start, _ in runs:
+            if _ends_with(row.input_ids[:start], self._header):
+                asks[start - len(self._header) : start] = False
+        return text_pair(row, asks, self.encoder.tokenizer)
 
     def _has_prompt(self, before: np.ndarray, head: np.ndarray) -> bool:
         """Whether there is more before the first response than its head; one token cannot be told from its own."""

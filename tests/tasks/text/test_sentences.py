@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from datasets.fingerprint import Hasher
 from transformers import PreTrainedTokenizerBase
 
 from hf_dlc.tasks.text.encoding import RowEncoder
-from hf_dlc.tasks.text.sentences import text_pair
+from hf_dlc.tasks.text.sentences import TextPair
+from hf_dlc.tasks.text.views import Views
 from tests.rows import ALPACA_ROWS
 from tests.ways import WAYS
 
@@ -32,9 +34,14 @@ TALK = {
 }
 
 
+def texts_of(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], **options: Any) -> TextPair:
+    encoder = RowEncoder(tokenizer, **options)
+    [pair] = Views(encoder).of(encoder.encode([row]), "texts").rows
+    return pair
+
+
 def test_texts_of_a_row(tokenizer: PreTrainedTokenizerBase) -> None:
-    [row] = RowEncoder(tokenizer).encode([ALPACA_ROWS[2]])
-    pair = text_pair(row, tokenizer)
+    pair = texts_of(tokenizer, ALPACA_ROWS[2])
     assert pair.response == "5"
     assert "Add." in pair.prompt
     assert "2 and 3" in pair.prompt
@@ -42,21 +49,32 @@ def test_texts_of_a_row(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def test_texts_of_a_conversation(tokenizer: PreTrainedTokenizerBase) -> None:
-    [row] = RowEncoder(tokenizer).encode([TALK])
-    pair = text_pair(row, tokenizer)
+    pair = texts_of(tokenizer, TALK)
     assert pair.response.split() == ["Red.", "Yellow."]
     assert "Another?" in pair.prompt
+    assert "assistant" not in pair.prompt
 
 
 def test_the_constant_head_is_no_part_of_the_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
-    [row] = RowEncoder(tokenizer, template="alpaca").encode([ALPACA_ROWS[0]])
-    assert row.shared_head_length
-    assert "Below is an instruction" not in text_pair(row, tokenizer).prompt
+    pair = texts_of(tokenizer, ALPACA_ROWS[0], template="alpaca")
+    assert pair.prompt == ALPACA_ROWS[0]["instruction"]
+    assert pair.response == ALPACA_ROWS[0]["output"]
 
 
 def test_without_a_prompt(tokenizer: PreTrainedTokenizerBase) -> None:
-    [row] = RowEncoder(tokenizer).encode([{"input_ids": [1, 40, 41], "labels": [-100, 40, 41]}])  # a special token
-    assert (text_pair(row, tokenizer).status, text_pair(row, tokenizer).length) == ("no_prompt", 0)
+    rows = [
+        {"input_ids": [1, 40, 41], "labels": [-100, 40, 41]},  # a special token
+        {"input_ids": [1, 2, 40, 41], "labels": [-100, -100, 40, 41]},
+        {"instruction": "", "input": "", "output": "Out of nothing."},
+    ]
+    for row in rows:
+        pair = texts_of(tokenizer, row)
+        assert (pair.status, pair.length) == ("no_prompt", 0)
+
+
+def test_without_a_text_in_the_response(tokenizer: PreTrainedTokenizerBase) -> None:
+    pair = texts_of(tokenizer, {"input_ids": [40, 41, 42, 2], "labels": [-100, -100, -100, 2]})
+    assert (pair.status, pair.length) == ("no_target", 0)
 
 
 def test_without_the_package(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +111,8 @@ def test_it_is_the_cosine_of_the_encoder(
     scorer = make_scorer(scores="similarity,confidence", encoder=str(encoder))
     scored = WAYS[way](scorer, rows)
     model, pairs = SentenceTransformer(str(encoder), device="cpu"), []
-    for row in RowEncoder(tokenizer).encode(ALPACA_ROWS):
-        pair = text_pair(row, tokenizer)
+    for row in ALPACA_ROWS:
+        pair = texts_of(tokenizer, row)
         pairs.append(model.encode([pair.prompt, pair.response], normalize_embeddings=True))
     expected = [float(prompt @ response) for prompt, response in pairs]
     found = np.array(scored.with_format(None)["dlc_similarity"][:])
