@@ -44,10 +44,12 @@ from hf_dlc.study.benchmark.options import BenchmarkArguments
 from hf_dlc.study.image_checks import CheckArguments
 from hf_dlc.study.image_study import ImageStudyArguments
 from hf_dlc.study.options import FinetuneArguments, StudyArguments
+from hf_dlc.study.wrong_rows import WrongRowsArguments
 from recipes import (
     check_image_scores,
     compare_selectors,
     extrapolation_curve,
+    find_wrong_rows,
     finetune_images,
     finetune_lora,
     prune_alpaca,
@@ -192,6 +194,7 @@ RECIPES = {
     "recipes/compare_selectors.py": compare_selectors.main,
     "recipes/check_image_scores.py": check_image_scores.main,
     "recipes/extrapolation_curve.py": extrapolation_curve.main,
+    "recipes/find_wrong_rows.py": find_wrong_rows.main,
 }
 OPTIONS = {
     "recipes/prune_alpaca.py": [PruneArguments, DLCConfig],
@@ -201,6 +204,7 @@ OPTIONS = {
     "recipes/compare_selectors.py": [StudyArguments, DLCConfig],
     "recipes/check_image_scores.py": [CheckArguments, DLCConfig],
     "recipes/extrapolation_curve.py": [extrapolation_curve.CurveArguments, DLCConfig],
+    "recipes/find_wrong_rows.py": [WrongRowsArguments, DLCConfig],
     "recipes/benchmark_scoring.py": [BenchmarkArguments],
     **{f"hf-dlc {name}": [*command.arguments, cli.OutputArguments] for name, command in cli.COMMANDS.items()},
 }
@@ -213,6 +217,7 @@ QUICK = {
     "recipes/finetune_images.py": "--seeds 2",
     "recipes/check_image_scores.py": "--rounds 1",
     "recipes/extrapolation_curve.py": "--shares 0.5 --draws 1",
+    "recipes/find_wrong_rows.py": "--rows 20",
 }
 # A cluster; lm-evaluation-harness, and its installation; these tests.
 NOT_RUN = ("#SBATCH", "recipes/benchmark_scoring.py", "&& pytest")
