@@ -12,8 +12,8 @@ from .base import Measure, OverLevels, Pass, mean_over_levels
 CONFIDENCE = Measure("confidence", of_token=lambda log_probs: log_probs.exp())
 LOSS = Measure("loss", of_token=lambda log_probs: -log_probs)
 
-# Nats. Of a row that the model knows by heart under every mask, the ratio of two losses is noise.
-_LEAST_LOSS = 0.01
+# Nats. Of a row that the model knows by heart, under every mask or without a prompt, the ratio of two losses is noise.
+LEAST_LOSS = 0.01
 
 
 class Confidence(OverLevels):
@@ -92,5 +92,5 @@ def relative_gain(loss: np.ndarray) -> np.ndarray:
     plain, masked = loss[:1].astype(np.float64), loss[1:].astype(np.float64)
     if not len(masked):
         return np.full(loss.shape[1], np.nan, dtype=np.float32)
-    larger = np.maximum(np.maximum(plain, masked), _LEAST_LOSS)
+    larger = np.maximum(np.maximum(plain, masked), LEAST_LOSS)
     return ((masked - plain) / larger).mean(axis=0).astype(np.float32)

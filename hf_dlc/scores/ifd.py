@@ -8,11 +8,7 @@ import numpy as np
 
 from .base import Pass
 from .contrast import ALONE, WITH_PROMPT
-from .dlc import LOSS
-
-
-# Nats. Of a response that the model knows by heart without a prompt, the ratio of two losses is noise.
-_LEAST_LOSS = 0.01
+from .dlc import LEAST_LOSS, LOSS
 
 
 class IFD:
@@ -44,5 +40,5 @@ class IFD:
         """The ratio of the two losses; NaN where the second is next to nothing."""
         behind, alone = values["loss"].astype(np.float64)
         ratio = np.full(len(alone), np.nan)
-        np.divide(behind, alone, out=ratio, where=alone >= _LEAST_LOSS)
+        np.divide(behind, alone, out=ratio, where=alone >= LEAST_LOSS)
         return ratio.astype(np.float32)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
-from .base import Measure, Pass
+from .base import Measure, Unmasked
 
 
 KNN_CONFIDENCE = Measure("knn_confidence", of_neighbours=lambda shares: shares.mean(-1))
 
 
-class KnnConfidence:
+class KnnConfidence(Unmasked):
     """
     Mean over layers of the share of an image's nearest neighbours that have its label, the near ones counting more.
 
@@ -35,10 +35,6 @@ class KnnConfidence:
         "by 1 / its distance"
     )
     measures = (KNN_CONFIDENCE,)
-
-    def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
-        """The unmasked one."""
-        return (Pass(),)
 
     def reduce(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """The one value that was measured."""
