@@ -17,6 +17,7 @@ import torch
 import transformers
 from datasets import ClassLabel, Dataset, Features, Image, Value, load_from_disk
 from datasets.fingerprint import Hasher
+from datasets.utils._dill import dumps
 from PIL import Image as Pillow
 from transformers import BaseImageProcessor, PreTrainedModel, ViTImageProcessor
 
@@ -26,6 +27,7 @@ from hf_dlc.scorer.saving import STATE_NAME
 from hf_dlc.tasks.vision import images
 from hf_dlc.tasks.vision.prototypes import Prototypes
 from hf_dlc.tasks.vision.task import ImageClassificationTask
+from tests.conftest import run_python
 
 
 SIZE = 32
@@ -347,16 +349,21 @@ def test_the_same_weights_elsewhere_are_those_of_the_fit(make_scorer: Callable, 
 
 def test_fingerprint_is_the_same_in_another_process(saved: Path, dataset: Dataset, tmp_path: Path) -> None:
     dataset.save_to_disk(str(tmp_path / "images"))
-    code = (
-        "import sys; from datasets import load_from_disk; from datasets.fingerprint import Hasher; "
-        "from hf_dlc import DLCScorer; "
-        "scorer = DLCScorer.from_pretrained(sys.argv[1], device='cpu', dtype='float32'); "
-        "print(Hasher.hash(scorer.fit(load_from_disk(sys.argv[2]), num_threads=1)))"
-    )
-    commands = [sys.executable, "-c", code, str(saved), str(tmp_path / "images")]
-    runs = [subprocess.run(commands, capture_output=True, text=True, timeout=120) for _ in range(2)]
-    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
-    assert runs[0].stdout == runs[1].stdout != ""
+    code = f"""
+from datasets import load_from_disk
+from datasets.fingerprint import Hasher
+from hf_dlc import DLCScorer
+scorer = DLCScorer.from_pretrained({str(saved)!r}, device="cpu", dtype="float32")
+print(Hasher.hash(scorer.fit(load_from_disk({str(tmp_path / "images")!r}), num_threads=1)))
+"""
+    here = DLCScorer.from_pretrained(saved, device="cpu", dtype="float32").fit(dataset, num_threads=1)
+    assert run_python(code, PYTHONHASHSEED="22").stdout.strip() == Hasher.hash(here)
+
+
+@pytest.mark.parametrize("scores", ["confidence,loss", "knn_confidence"])
+def test_no_code_of_ours_is_hashed(make_scorer: Callable, dataset: Dataset, scores: str) -> None:
+    """Or a comment in another place would score all images anew."""
+    assert b"_create_code" not in dumps(make_scorer(scores=scores).fit(dataset))
 
 
 def test_mapped_again_nothing_is_computed(saved: Path, dataset: Dataset, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ class Neighbours:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Without what is found out in use, which would change fingerprints."""
-        return Neighbours.from_arrays, (self.layers, self.arrays, self.key)
+        return _from_arrays, (self.layers, self.arrays, self.key)
 
     def shares(
         self, features: Mapping[str, torch.Tensor], digests: Sequence[bytes], labels: Sequence[int], k: int
@@ -223,3 +223,8 @@ def _smallest(values: torch.Tensor, k: int) -> torch.Tensor:
     below, level = values < border, values == border
     chosen = below | (level & (level.cumsum(dim=1) <= k - below.sum(dim=1, keepdim=True)))
     return chosen.nonzero()[:, 1].reshape(len(values), k)
+
+
+def _from_arrays(layers: Sequence[str], arrays: Mapping[str, np.ndarray], key: str) -> Neighbours:
+    """[`Neighbours.from_arrays`] for pickles, into which dill would put the code of a class method."""
+    return Neighbours.from_arrays(layers, arrays, key)

@@ -137,7 +137,7 @@ class Prototypes:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Without what is found out in use, which would change fingerprints."""
-        return Prototypes.from_arrays, (self.classes, self.arrays, self.key)
+        return _from_arrays, (self.classes, self.arrays, self.key)
 
     @cached_property
     def _places(self) -> dict[bytes, list[int]]:
@@ -216,3 +216,8 @@ class Prototypes:
 def _divide(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Means of rows; NaN where nothing was summed."""
     return np.divide(sums, counts[:, None], out=np.full_like(sums, np.nan), where=counts[:, None] > 0)
+
+
+def _from_arrays(classes: Sequence[str | int], arrays: Mapping[str, np.ndarray], key: str) -> Prototypes:
+    """[`Prototypes.from_arrays`] for pickles, into which dill would put the code of a class method."""
+    return Prototypes.from_arrays(classes, arrays, key)
