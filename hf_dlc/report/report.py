@@ -202,7 +202,8 @@ def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
 
 def _row_digests(dataset: Dataset, names: list[str]) -> Sequence[Any]:
     """Digests of the columns of single values, which is fast; of all columns where there are none."""
-    single = [name for name in names if isinstance(dataset.features[name], (Value, ClassLabel))]
+    features = dataset.features
+    single = [name for name in names if isinstance(features[name], (Value, ClassLabel))]
     if not single:
         return content_digests(dataset, names)
     table = dataset.with_format(None).select_columns(single).to_pandas()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
 
 def auroc(scores: np.ndarray, flags: np.ndarray) -> float:
@@ -29,11 +30,18 @@ def auroc(scores: np.ndarray, flags: np.ndarray) -> float:
     ```
     """
     known = ~np.isnan(scores)
-    ranks, flags = pd.Series(scores[known]).rank().to_numpy(), np.asarray(flags, dtype=bool)[known]
-    positives, negatives = flags.sum(), (~flags).sum()
-    if not positives or not negatives:
+    flags = np.asarray(flags, dtype=bool)[known]
+    if flags.all() or not flags.any():
         return float("nan")
-    return float((ranks[flags].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(auroc_along(scores[known][flags], scores[known][~flags]))
+
+
+def auroc_along(flagged: np.ndarray, others: np.ndarray, axis: int = -1) -> np.ndarray:
+    """[`auroc`] of many pairs of columns at once: scores of flagged rows and of others along `axis`, without NaN."""
+    positives, negatives = flagged.shape[axis], others.shape[axis]
+    ranks = rankdata(np.concatenate([flagged, others], axis=axis), axis=axis)
+    sums = np.take(ranks, range(positives), axis=axis).sum(axis=axis)
+    return (sums - positives * (positives + 1) / 2) / (positives * negatives)
 
 
 def within_groups(

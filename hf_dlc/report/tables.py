@@ -351,9 +351,10 @@ class _Shower:
         return Examples([title], [self._example(index) for index in indices.tolist()])
 
     def _example(self, index: int) -> Example:
+        features = self.rows.features
         fields = [
-            (one_line(name), one_line(_readable(value, self.rows.features[name])))
-            for name, value in (self.rows[index] if self.rows.column_names else {}).items()
+            (one_line(name), one_line(_readable(value, features[name])))
+            for name, value in (self.rows[index] if features else {}).items()
         ]
         if not self.is_scored[index]:
             return Example([f"row {index}: ", Name(self.statuses[index])], fields)

@@ -16,7 +16,7 @@ from hf_dlc.scores.columns import SCORED_STATUSES
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection import TopKSelector
 from hf_dlc.selection.ordering import drawn_order
-from hf_dlc.utils.ranks import bootstrap_interval, spearman
+from hf_dlc.utils.ranks import bootstrap_interval, spearman, spearman_along
 
 
 _FEWEST_ROWS = 2
@@ -260,7 +260,7 @@ def _compare_all(
 def _compare(name: str, mine: np.ndarray, theirs: np.ndarray, keep: float, seed: int) -> ScoreAgreement:
     known = ~(np.isnan(mine) | np.isnan(theirs))
     mine, theirs = mine[known], theirs[known]
-    low, high = bootstrap_interval(spearman, mine, theirs, seed=seed)
+    low, high = bootstrap_interval(spearman_along, mine, theirs, seed=seed)
     overlaps = []
     for end in ("easiest", "hardest"):
         selector = TopKSelector(keep=keep, which=end, easy=SCORES[name].easy)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
-from hf_dlc.utils.ranks import bootstrap_interval, spearman
+from hf_dlc.utils.ranks import bootstrap_interval, spearman, spearman_along
 
 
 # Distances of a block of rows to all scored rows are in memory at once: at most this many.
@@ -345,5 +345,7 @@ def extrapolate(
     scores = np.asarray(scores, dtype=np.float64)
     values, settings = predictor.predict(features, known, scores, wanted)
     unseen = np.clip(held_out(predictor, features, known, scores, seed=seed), *bounds)
-    agreement = HeldOut(spearman(unseen, scores), *bootstrap_interval(spearman, unseen, scores, seed=seed), settings)
+    agreement = HeldOut(
+        spearman(unseen, scores), *bootstrap_interval(spearman_along, unseen, scores, seed=seed), settings
+    )
     return np.clip(values, *bounds).astype(np.float32), agreement

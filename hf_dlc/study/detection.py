@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from hf_dlc.report.statistics import auroc
+from hf_dlc.report.statistics import auroc, auroc_along
 from hf_dlc.scores.base import measures_by_pass
 from hf_dlc.scores.table import SCORES, chosen_scores
+from hf_dlc.utils.ranks import bootstrap_interval
 
 from .markdown import table
 
@@ -91,21 +92,12 @@ def detect(
         known = ~np.isnan(values)
         hardness = (values if SCORES[name].easy == "low" else -values)[known]
         wrong = is_wrong[known]
-        low, high = _interval(hardness, wrong, samples, np.random.default_rng(seed))
+        kinds = hardness[wrong], hardness[~wrong]
+        low, high = bootstrap_interval(auroc_along, *kinds, paired=False, resamples=samples, seed=seed)
         first = np.argsort(-hardness, kind="stable")[: wrong.sum()]
         counts = int(wrong[first].sum()), int(wrong.sum()), len(wrong)
         found.append(Detection(name, auroc(hardness, wrong), low, high, *counts, cost_of[name]))
     return sorted(found, key=lambda one: -one.auroc)
-
-
-def _interval(hardness: np.ndarray, wrong: np.ndarray, samples: int, rng: np.random.Generator) -> tuple[float, float]:
-    bad, good = hardness[wrong], hardness[~wrong]
-    flags = np.repeat([True, False], [len(bad), len(good)])
-    drawn = [
-        auroc(np.concatenate([rng.choice(bad, len(bad)), rng.choice(good, len(good))]), flags) for _ in range(samples)
-    ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def costs(tokens_of_view: dict[str, int], scores: Sequence[str], schedule: Sequence[float]) -> dict[str, float]:

@@ -29,12 +29,12 @@ def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
     Returns:
         `list[str]`: 16 hexadecimal digits a row (XXH3, 64 bits), no protection against forgery.
     """
-    names = sorted(columns)
+    names, features = sorted(columns), dataset.features
     digests: list[str] = []
     # As Arrow has them: no image is decoded, and none that cannot be is an error.
     for table in dataset.with_format("arrow").select_columns(names).iter(_ROWS_PER_BATCH):
         for row in table.to_pylist():
-            content = [_content(row[name], dataset.features[name]) for name in names]
+            content = [_content(row[name], features[name]) for name in names]
             text = json.dumps(content, sort_keys=True, default=_text)  # ASCII, so that any text has bytes
             digests.append(xxhash.xxh3_64_hexdigest(text.encode("ascii")))
     return digests

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import DegenerateDataWarning, bootstrap, rankdata
+
+
+_NUMBERS_AT_ONCE = 1_000_000  # of a column, in all draws that are measured together
 
 
 def spearman(left: np.ndarray, right: np.ndarray) -> float:
@@ -28,31 +32,40 @@ def spearman(left: np.ndarray, right: np.ndarray) -> float:
     ```
     """
     known = ~(np.isnan(left) | np.isnan(right))
-    if not known.any():
-        return float("nan")
-    ranks = [rankdata(column[known]) for column in (left, right)]
-    first, second = (column - column.mean() for column in ranks)
-    spread = np.sqrt((first @ first) * (second @ second))
-    return float(first @ second / spread) if spread > 0 else float("nan")
+    return float(spearman_along(left[known], right[known])) if known.any() else float("nan")
+
+
+def spearman_along(left: np.ndarray, right: np.ndarray, axis: int = -1) -> np.ndarray:
+    """[`spearman`] of many pairs of columns at once, which lie along `axis` and have no NaN."""
+    first, second = (
+        ranks - ranks.mean(axis=axis, keepdims=True)
+        for ranks in (rankdata(columns, axis=axis) for columns in (left, right))
+    )
+    spread = np.sqrt((first**2).sum(axis=axis) * (second**2).sum(axis=axis))
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of a column that never varies
+        return (first * second).sum(axis=axis) / spread
 
 
 def bootstrap_interval(
-    measure: Callable[..., float],
+    measure: Callable[..., np.ndarray],
     *columns: np.ndarray,
+    paired: bool = True,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
     """
-    Percentile bootstrap interval of a measure of rows.
+    Percentile bootstrap interval of a measure of rows, drawn by [`scipy.stats.bootstrap`].
 
     The source is Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
 
     Args:
         measure (`Callable`):
-            From columns of the same rows to a number, such as [`spearman`].
+            From columns without NaN to a number, along the `axis` that it is given: [`spearman_along`], `numpy.mean`.
         columns (`np.ndarray` of shape `(rows,)`):
             What it takes. Rows are drawn with replacement, as many as there are.
+        paired (`bool`, *optional*, defaults to `True`):
+            Whether the columns are those of the same rows, which are drawn together.
         resamples (`int`, *optional*, defaults to 1000):
             How often they are drawn.
         level (`float`, *optional*, defaults to 0.95):
@@ -62,22 +75,24 @@ def bootstrap_interval(
 
     Returns:
         `tuple[float, float]`: Both ends. Draws of which the measure is NaN count for nothing; both ends are NaN where
-        there are no others.
+        there are no others, or where a column has fewer than two rows.
 
     Example:
     ```python
     >>> rows = np.arange(50.0)
-    >>> bootstrap_interval(spearman, rows, rows)
+    >>> bootstrap_interval(spearman_along, rows, rows)
     (1.0, 1.0)
     ```
     """
-    rows, rng = len(columns[0]), np.random.default_rng(seed)
-    if not rows:
+    if min(map(len, columns)) < 2:
         return float("nan"), float("nan")
-    draws = (rng.integers(0, rows, rows) for _ in range(resamples))
-    found = np.array([measure(*(column[draw] for column in columns)) for draw in draws])
-    found = found[~np.isnan(found)]
-    if not len(found):
+    options = {"paired": paired, "n_resamples": resamples, "method": "percentile", "rng": seed}
+    at_once = max(1, _NUMBERS_AT_ONCE // max(map(len, columns)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # of draws that are NaN, which are left out below
+        draws = bootstrap(columns, measure, vectorized=True, batch=at_once, **options).bootstrap_distribution
+    known = draws[~np.isnan(draws)]
+    if not len(known):
         return float("nan"), float("nan")
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

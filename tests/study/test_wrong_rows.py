@@ -104,7 +104,7 @@ def test_how_well_scores_find_them() -> None:
     assert (loss.score, loss.auroc, loss.low, loss.high, loss.found, loss.wrong) == ("loss", 1.0, 1.0, 1.0, 2, 2)
     assert (confidence.auroc, confidence.found) == (0.0, 0)
     assert (ifd.auroc, ifd.found, ifd.wrong, ifd.rows) == (0.75, 0, 1, 5)
-    assert ifd.low <= 0.75 <= ifd.high
+    assert np.isnan([ifd.low, ifd.high]).all()  # of one wrong row nobody knows how others would do
     table = detection_table([loss, ifd])
     assert "| `loss` | 1.000 (1.000–1.000) | 2 of 2 | 4.00 |" in table
 

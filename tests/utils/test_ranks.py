@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hf_dlc.utils.ranks import bootstrap_interval, spearman
+from hf_dlc.report.statistics import auroc, auroc_along
+from hf_dlc.utils.ranks import bootstrap_interval, spearman, spearman_along
 
 
 def test_spearman_is_that_of_scipy() -> None:
@@ -35,10 +36,10 @@ def test_the_interval_is_drawn_with_a_seed() -> None:
     rng = np.random.default_rng(0)
     left = rng.normal(size=60)
     right = left + rng.normal(size=60)
-    low, high = bootstrap_interval(spearman, left, right)
+    low, high = bootstrap_interval(spearman_along, left, right)
     assert low < spearman(left, right) < high
-    assert (low, high) == bootstrap_interval(spearman, left, right)
-    assert (low, high) != bootstrap_interval(spearman, left, right, seed=1)
+    assert (low, high) == bootstrap_interval(spearman_along, left, right)
+    assert (low, high) != bootstrap_interval(spearman_along, left, right, seed=1)
 
 
 def test_the_interval_of_a_mean_is_that_of_theory() -> None:
@@ -51,5 +52,16 @@ def test_the_interval_of_a_mean_is_that_of_theory() -> None:
 
 
 def test_an_interval_of_nothing() -> None:
-    assert np.isnan(bootstrap_interval(spearman, np.array([]), np.array([]))).all()
-    assert np.isnan(bootstrap_interval(spearman, np.ones(5), np.ones(5), resamples=20)).all()
+    assert np.isnan(bootstrap_interval(spearman_along, np.array([]), np.array([]))).all()
+    assert np.isnan(bootstrap_interval(spearman_along, np.ones(5), np.ones(5), resamples=20)).all()
+
+
+def test_kinds_of_rows_are_drawn_apart() -> None:
+    """As when their rows are drawn by hand, one kind after the other."""
+    rng = np.random.default_rng(0)
+    flagged, others = rng.normal(1, size=30), rng.normal(size=90)
+    found = bootstrap_interval(auroc_along, flagged, others, paired=False, resamples=4000)
+    flags = np.repeat([True, False], [30, 90])
+    by_hand = [auroc(np.concatenate([rng.choice(flagged, 30), rng.choice(others, 90)]), flags) for _ in range(2000)]
+    assert found == pytest.approx(tuple(np.quantile(by_hand, [0.025, 0.975])), abs=0.01)
+    assert np.isnan(bootstrap_interval(auroc_along, flagged[:1], others, paired=False)).all()

@@ -40,8 +40,9 @@ def plain_batches(dataset: Dataset, media: Sequence[str], size: int) -> Iterator
     Yields:
         `list[dict[str, Any]]`: Up to `size` rows.
     """
+    features = dataset.features
     for batch in dataset.remove_columns(media).iter(batch_size=size):
-        columns = {name: _by_name(values, dataset.features[name]) for name, values in batch.items()}
+        columns = {name: _by_name(values, features[name]) for name, values in batch.items()}
         yield [{**row, **dict.fromkeys(media, _NOT_DECODED)} for row in split_batch(columns)]
 
 
