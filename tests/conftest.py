@@ -200,6 +200,14 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
+@pytest.fixture
+def empty_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have a figure without panels: to draw them, which tests/report does, takes longer than a tiny run."""
+    from matplotlib.figure import Figure  # not at the top, for the many processes that import this file
+
+    monkeypatch.setattr("hf_dlc.report.plots.plot_report", lambda *_: Figure())
+
+
 def run_python(code: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run code in a Python of its own; the test fails if that fails or takes too long."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}

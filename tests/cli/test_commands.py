@@ -24,6 +24,9 @@ from tests.hub.hub_server import TOKEN, HubServer
 from tests.rows import SCORED_ROWS, write_rows
 
 
+pytestmark = pytest.mark.usefixtures("empty_plots")
+
+
 ROWS = SCORED_ROWS
 
 

@@ -36,6 +36,9 @@ from tests.hub.hub_server import READ_TOKEN, SIGNATURE, TOKEN, HubServer
 from tests.rows import ALPACA_ROWS
 
 
+pytestmark = pytest.mark.usefixtures("empty_plots")
+
+
 REPO = "datasets/me/half"
 SCHEDULE = [0.0, 0.1]
 MANIFEST = {

@@ -20,6 +20,8 @@ from tests.conftest import ROOT
 from tests.rows import many_rows, write_rows
 
 
+pytestmark = pytest.mark.slow  # starts a process for each contender
+
 ROWS = many_rows(16, skipped=[2])
 SCHEDULE = "0, 0.1, 0.3"
 

@@ -20,6 +20,8 @@ from tests.recipes.conftest import FAST
 from tests.rows import write_rows
 
 
+pytestmark = pytest.mark.slow  # trains models
+
 ARMS = ["longest", "plain hardest", "confidence flexrand 0.25", "gain easiest"]
 
 

@@ -29,6 +29,9 @@ from tests.conftest import ROOT, SCORING, build_model, build_tokenizer
 from tests.rows import SCORED_ROWS, json_lines, write_rows
 
 
+pytestmark = pytest.mark.usefixtures("empty_plots")
+
+
 CONFIGS = sorted(path for path in (ROOT / "recipes" / "configs").glob("*.yaml") if not path.stem.startswith("compare"))
 
 ROWS = SCORED_ROWS
