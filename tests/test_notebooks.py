@@ -65,9 +65,17 @@ def test_what_is_made_smaller_is_there() -> None:
     assert [text for text in SMALLER if text not in sources] == []
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two notebooks have the same model, which is calibrated once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def test_runs(
+    path: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     notebook = nbformat.read(path, 4)
     replaced = {**SMALLER, '"runs/': f'"{tmp_path}/'}
     for text, given in DEMO_MODEL.items():
@@ -77,6 +85,7 @@ def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reque
         for text, smaller in replaced.items():
             cell.source = cell.source.replace(text, smaller)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_DLC_CACHE", str(cache))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     client = NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}

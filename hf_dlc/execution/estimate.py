@@ -76,6 +76,10 @@ class RunEstimate:
             processes. It is measured by real steps; `None` if it was not asked for or could not be measured.
         training_unknown (`str`, *optional*):
             Why it could not be measured.
+        partly (`dict[str, int]`, *optional*):
+            Rows that will lack some of the scores, by reason, such as those without a prompt.
+        scored (`dict[str, int]`, *optional*):
+            By the name of each score the rows that will have it, unless the model gives NaN.
     """
 
     rows: int
@@ -90,6 +94,8 @@ class RunEstimate:
     reading: DatasetReading | None = None
     training_seconds: float | None = None
     training_unknown: str | None = None
+    partly: dict[str, int] = field(default_factory=dict)
+    scored: dict[str, int] = field(default_factory=dict)
 
     @property
     def scoring_training_ratio(self) -> float | None:
@@ -111,9 +117,10 @@ class RunEstimate:
             )
 
     def __str__(self) -> str:
-        skipped = ", ".join(f"{reason} {count}" for reason, count in self.skipped.items()) or "none"
+        skipped, partly = in_words(self.skipped, {}) or "none", in_words(self.partly, {})
+        partly = partly and f", some scores lacking: {partly}"
         return (
-            f"{self.rows:,} rows ({skipped} skipped, {self.truncated:,} truncated), {self.tokens:,} tokens "
+            f"{self.rows:,} rows ({skipped} skipped, {self.truncated:,} truncated{partly}), {self.tokens:,} tokens "
             f"({self.target_tokens:,} targets), {self.forward_passes:,} forward passes, about "
             f"{self.seconds:,.0f} s and {self.memory_bytes / 2**30:.1f} GiB a process{self._price()}"
         )

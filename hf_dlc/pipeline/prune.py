@@ -394,7 +394,7 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
         dataset ([`~datasets.Dataset`]):
             The rows.
         estimate ([`RunEstimate`]):
-            Estimate of their scoring, which knows the skipped rows and the target tokens.
+            Estimate of their scoring, which knows the rows without a score and the target tokens.
 
     Raises:
         ValueError: If a column is not there or of the wrong kind, or if there are too few rows or tokens.
@@ -419,5 +419,8 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
     groups = dataset[options.group_by][:] if options.group_by else None
     sizes = Counter(groups)
     largest_first = sorted(range(len(dataset)), key=lambda row: -sizes[groups[row]] if groups else 0)
-    scores[largest_first[: sum(estimate.skipped.values())]] = np.nan
+    skipped = sum(estimate.skipped.values())
+    score = (options.column or f"{config.prefix}_confidence").removeprefix(f"{config.prefix}_")
+    without = len(dataset) - estimate.scored.get(score, len(dataset) - skipped)
+    scores[largest_first[:without]] = np.nan
     make_selector(options, config.prefix).get_indices(scores, groups, tokens)

@@ -20,7 +20,7 @@ from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.execution.plan import MicroBatch
 from hf_dlc.execution.processes import check_same, on_main_process, process_state
 from hf_dlc.execution.sharded import run_sharded
-from hf_dlc.execution.training import measure_training
+from hf_dlc.execution.training import TrainingCost, measure_training
 from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import passes_to_json
 from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Share
@@ -29,7 +29,7 @@ from hf_dlc.utils.versions import versions
 
 from .engine import Engine, all_rows, most_parts
 from .fingerprint import ScorerState, calibration_key, description, identity
-from .rows import MeasuredRows, RowSource, require_dataset, share_of
+from .rows import MeasuredRows, RowSource, count_scored, require_dataset, share_of
 from .rowwise import RowByRow
 from .schedule import Schedule
 
@@ -171,10 +171,12 @@ def estimate_datasets(
     planned = [PlannedPass(views[one.view].rows, plan[one.view], passes[one]) for one in passes]
     with engine.masker.unmasked():
         found = estimate_run(engine.task, engine.masker, encoded, planned, processes, engine.limit)
-        if not training:
-            return found
-        cost = measure_training(engine.task, encoded, processes)
-    return replace(found, training_seconds=cost.seconds, training_unknown=cost.why_unknown)
+        cost = measure_training(engine.task, encoded, processes) if training else TrainingCost()
+    names = [score.name for score in engine.scores]
+    partly, scored = count_scored(encoded, views, passes, schedule.fractions, names)
+    return replace(
+        found, training_seconds=cost.seconds, training_unknown=cost.why_unknown, partly=partly, scored=scored
+    )
 
 
 def _run(

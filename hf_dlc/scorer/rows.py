@@ -182,6 +182,40 @@ def columns_of(measured: MeasuredRows, scores: Sequence[str], column_prefix: str
     )
 
 
+def count_scored(
+    rows: Sequence[EncodedRow],
+    views: Mapping[str, RowsInView],
+    passes: Mapping[Pass, Sequence[Measure]],
+    fractions: Sequence[float],
+    scores: Sequence[str],
+) -> tuple[dict[str, int], dict[str, int]]:
+    """
+    Which rows will have which scores, as far as that is known before anything is measured.
+
+    Args:
+        rows (`Sequence[EncodedRow]`):
+            All rows.
+        views (`Mapping[str, RowsInView]`):
+            The rows in all views.
+        passes (`Mapping[Pass, Sequence[Measure]]`):
+            All passes, and what they measure.
+        fractions (`Sequence[float]`):
+            Masked fraction of each level.
+        scores (`Sequence[str]`):
+            Names of the scores.
+
+    Returns:
+        `tuple[dict[str, int], dict[str, int]]`: By reason the rows that will lack some of the scores; by the name of
+        each score the rows that will have it.
+    """
+    parts = max((len(seen.rows) for seen in views.values()), default=0)
+    names = {measure.name for asked in passes.values() for measure in asked}
+    ones = {name: np.ones((len(passes), parts), dtype=np.float32) for name in names}
+    columns = columns_of(MeasuredRows(rows, views, passes, ones, fractions), scores, "dlc", False)
+    counts = {name: int(np.isfinite(columns[f"dlc_{name}"]).sum()) for name in scores}
+    return count_partly(columns["dlc_status"]), counts
+
+
 def _of_rows(measured: MeasuredRows) -> Values:
     """A number of each row: of those in several parts, the mean over the target tokens of all parts."""
     rows = len(measured.rows)

@@ -32,6 +32,21 @@ def test_counts_are_those_of_the_run(make_scorer: Callable, passes: list[int]) -
     assert 0 < estimate.seconds < 60
 
 
+def test_rows_that_will_lack_a_score_are_counted(make_scorer: Callable) -> None:
+    """As they are when they are scored."""
+    without_prompt = {"prompt": "", "completion": "Red, yellow and blue."}
+    pairs = [{"prompt": row["instruction"], "completion": row["output"]} for row in ROWS]
+    dataset = Dataset.from_list([*pairs, without_prompt])
+    scorer = make_scorer(scores=("confidence", "gain", "ifd"), levels="single")
+    estimate, scored = scorer.estimate(dataset), scorer.score(dataset)
+    assert estimate.partly == {"no_prompt": 1}
+    assert estimate.scored == {
+        name: int(np.isfinite(scored[f"dlc_{name}"][:]).sum()) for name in ("confidence", "gain", "ifd")
+    }
+    assert (estimate.scored["gain"], estimate.scored["ifd"]) == (0, estimate.scored["confidence"] - 1)
+    assert "some scores lacking: no_prompt 1)" in str(estimate)
+
+
 def test_memory_grows_with_what_is_in_flight(make_scorer: Callable) -> None:
     dataset = Dataset.from_list(ROWS)
     small, large = (make_scorer(tokens_per_batch=budget).estimate(dataset).memory_bytes for budget in (1, 4096))

@@ -421,6 +421,13 @@ def test_what_cannot_be_selected_is_said_before_the_run(
     assert says in refusal(*arguments)
 
 
+def test_more_than_have_the_score_are_refused_ahead(refusal: Callable[..., str], tmp_path: Path) -> None:
+    rows = [{"prompt": "Name a colour." if number < 6 else "", "completion": "Red."} for number in range(10)]
+    dataset = write_rows(tmp_path / "rows.jsonl", rows)
+    options = ["--scores", "confidence,ifd", "--column", "dlc_ifd", "--keep", "7"]
+    assert "6" in refusal(*options, dataset=dataset)
+
+
 def test_unknown_option_in_yaml(refusal: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("keeep: 3\n", encoding="utf-8")
     assert "keeep" in refusal("--config", str(tmp_path / "config.yaml"))
