@@ -21,6 +21,7 @@ import numpy as np
 from hf_dlc.scores.columns import NO_PROMPT, NO_TARGET
 from hf_dlc.tasks.base import FULL_VIEW, RowsInView
 
+from .chat import warn_once
 from .encoding import Encoding, RowEncoder, packed, skipped
 from .rows import Instruction
 from .sentences import TEXTS_VIEW, TextPair, text_pair, without_prompt
@@ -87,6 +88,11 @@ class Views:
         runs, head = _runs(row.targets), self._head_of(row)
         if len(runs) == 1 and not self._has_prompt(row.input_ids[: runs[0][0]], head):
             return [skipped(NO_PROMPT, "nothing stands before its response, so there is nothing to compare it with")]
+        if self.alone != "raw" and len(self._header) and not _ends_with(row.input_ids[: runs[0][0]], self._header):
+            warn_once(
+                f"alone={self.alone!r} is not used for rows whose response does not stand behind the header of the "
+                "template, such as pairs of texts: alone, their response stands behind nothing"
+            )
         parts = [self._alone(row, run, head) for run in runs]
         learned = [part for part in parts if part.targets.any()]
         if not learned:
@@ -173,7 +179,7 @@ class Views:
             return [self.encoder.sample_prompt(row) for row in sample_rows()[0]]
         except RefusedRowError as refused:
             logger.warning(
-                "the template's header of a response is not known, so that nothing stands in its place: "
+                "the template's header of a response is not known, so that alone a response stands behind nothing: "
                 "the template accepts no single question (%s)",
                 refused,
             )

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import NO_PROMPT, NO_TARGET
 from hf_dlc.tasks.base import FULL_VIEW
+from hf_dlc.tasks.text.chat import warn_once
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
 from hf_dlc.tasks.text.views import Views
 
@@ -133,12 +134,14 @@ def test_rows_without_a_prompt(tokenizer: PreTrainedTokenizerBase, row: dict[str
     assert "nothing stands before its response" in found.why
 
 
-def test_token_ids_with_a_boundary(tokenizer: PreTrainedTokenizerBase) -> None:
-    """What stands before them is not the template's header: alone they stand behind nothing."""
+def test_token_ids_with_a_boundary(tokenizer: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture) -> None:
+    """What stands before them is not the template's header: alone they stand behind nothing, and that is said once."""
+    warn_once.cache_clear()
     row = {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, 7, 8, 9]}
     views = views_of(tokenizer, row)
     [found] = views.of(views.encoder.encode([row]), "alone").rows
     assert (found.input_ids.tolist(), found.targets.tolist()) == ([7, 8, 9], [False, True, True])
+    assert caplog.text.count("alone='header' is not used for rows whose response does not stand behind") == 1
 
 
 def test_a_single_token_alone_has_no_target(tokenizer: PreTrainedTokenizerBase) -> None:
