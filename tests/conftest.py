@@ -79,6 +79,11 @@ _TINY = {**_WIDE, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_head
 _SMALL_MOE = {**_TINY, "intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks, which take longest, come first: at the end all processes but one would wait for them."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: running out of memory, as many tests do, need not look for garbage in it."""
     gc.collect()

@@ -267,8 +267,9 @@ def demo(options: DemoArguments) -> Outcome:
 
     kept = {"keep": "0.5", "split_share": 0.75, "flag_column": "response_swapped"}
     arguments = PruneArguments(dataset="demo", model="demo", overwrite=_is_demo(options), **kept, **vars(options))
-    # Three levels: without fast bfloat16 four would take too long for a demo.
-    config = DLCConfig(calibration_shares=(1.0, 0.6, 0.3))
+    # Two levels: without fast bfloat16 four would take too long for a demo.
+    scores = ("confidence", "loss", "gain", "plain_loss", "ifd", "prompt_gain")
+    config = DLCConfig(calibration_shares=(1.0, 0.5), scores=scores)
     summary = pipeline.prune(arguments, config, ("accelerate", "launch", "recipes/prune_alpaca.py"))
     if summary is None:  # not the main process
         return None, ""

@@ -35,6 +35,9 @@ _LIVE_ACTIVATIONS = 8
 _KERNEL_BYTES = 2 * 2**20
 _KERNELS = 1024
 
+_MOST_SECONDS = 10.0  # of the probe, after it has warmed up; a micro-batch of each kind of pass is timed in any case
+_SAMPLES = (1 / 2, 1 / 6, 5 / 6)  # places in the work at which micro-batches are timed, the middle first
+
 
 class PlannedPass(NamedTuple):
     """A pass that is to be run: all rows as it sees them, its micro-batches, and what is measured."""
@@ -161,9 +164,11 @@ def estimate_run(
         [`RunEstimate`]
     """
     # Mostly one kind: the same rows are measured alike at all levels.
-    kinds = {(id(one.batches), one.measures): one for one in passes}
+    kinds = {(id(one.batches), one.measures): one for one in passes if one.batches}
+    for one in list(kinds.values())[:1]:
+        _seconds_of(one.batches[0], task, one, limit)  # the longest warms up
     # Before the memory is looked at: the probe has a part in it.
-    timed = {kind: _seconds(task, one, limit) for kind, one in kinds.items()}
+    timed = {kind: _seconds(task, one, limit, _MOST_SECONDS / len(kinds)) for kind, one in kinds.items()}
     batches = [part for one in passes for batch in one.batches for part in limit.parts(batch)]
     return RunEstimate(
         rows=len(rows),
@@ -172,27 +177,31 @@ def estimate_run(
         tokens=sum(row.length for row in rows),
         target_tokens=sum(row.target_tokens for row in rows),
         forward_passes=len(batches),
-        seconds=sum(timed[id(one.batches), one.measures] for one in passes) / num_processes,
+        seconds=sum(timed[id(one.batches), one.measures] for one in passes if one.batches) / num_processes,
         memory_bytes=_memory(masks, batches),
         first_skipped=first_skipped(rows),
         reading=task.reading,
     )
 
 
-def _seconds(task: Task, planned: PlannedPass, limit: TokenLimit) -> float:
-    """Time of a pass, from the middles of three equal parts of the work; the longest micro-batch warms up."""
-    rows, batches, measures = planned
-    if not batches:
-        return 0.0
+def _seconds(task: Task, planned: PlannedPass, limit: TokenLimit, most_seconds: float) -> float:
+    """Time of a pass, from the middles of three equal parts of the work, or of as many as there is time for."""
+    ends = np.cumsum([batch.padded_tokens for batch in planned.batches])
+    begun, rates = time.perf_counter(), []
+    for part in _SAMPLES:
+        batch = planned.batches[np.searchsorted(ends, ends[-1] * part)]
+        found = [_seconds_of(batch, task, planned, limit)]
+        if 2 * found[0] < most_seconds / len(_SAMPLES):  # of a short one, the better of two
+            found.append(_seconds_of(batch, task, planned, limit))
+        rates.append(min(found) / batch.padded_tokens)
+        if time.perf_counter() - begun + found[0] > most_seconds:
+            break
+    return float(np.mean(rates) * ends[-1])
 
-    def seconds_of(batch: MicroBatch) -> float:  # of all its parts if it does not fit into memory
-        return sum(in_parts_that_fit([batch], limit, partial(_timed, task, measures, rows)))
 
-    seconds_of(batches[0])
-    ends = np.cumsum([batch.padded_tokens for batch in batches])
-    sample = [batches[np.searchsorted(ends, ends[-1] * part)] for part in (1 / 6, 1 / 2, 5 / 6)]
-    per_token = np.mean([min(seconds_of(batch) for _ in range(2)) / batch.padded_tokens for batch in sample])
-    return float(per_token * ends[-1])
+def _seconds_of(batch: MicroBatch, task: Task, planned: PlannedPass, limit: TokenLimit) -> float:
+    """Time of a micro-batch, or of all its parts if it does not fit into memory."""
+    return sum(in_parts_that_fit([batch], limit, partial(_timed, task, planned.measures, planned.rows)))
 
 
 def _timed(task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:

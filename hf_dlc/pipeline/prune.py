@@ -28,9 +28,10 @@ from hf_dlc.errors import DLCError
 from hf_dlc.execution.estimate import RunEstimate
 from hf_dlc.execution.journal import Journal
 from hf_dlc.execution.peers import Peers, watch_peers
-from hf_dlc.execution.processes import cpu_threads, on_main_process, process_state
+from hf_dlc.execution.processes import cpu_threads, on_main_process, process_state, using_threads
 from hf_dlc.execution.skipped import count_skipped, in_words
 from hf_dlc.report.report import check_group_and_flag_columns
+from hf_dlc.scorer.job import training_cost
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import read_numbers
@@ -289,13 +290,15 @@ class Run:
         if not self.options.measure_training or record.run.scoring_seconds < LEAST_SECONDS:
             return record
         rows = drawn_order(len(dataset), 0, None)[:_TRAINING_ROWS]
-        sample = scorer.estimate(dataset.select(sorted(rows.tolist())), self.options.num_threads, training=True)
-        seconds = sample.training_seconds
+        sample, parts = dataset.select(sorted(rows.tolist())), scorer.parts
+        with parts.lock, using_threads(cpu_threads(self.options.num_threads)):
+            cost, tokens = training_cost(sample, parts.rows, parts.engine)
+        seconds = cost.seconds
         if seconds is None:
-            logger.warning("what an epoch of training costs is not known: %s", sample.training_unknown)
+            logger.warning("what an epoch of training costs is not known: %s", cost.why_unknown)
         else:
-            seconds *= estimate.tokens / sample.tokens
-        run = record.run.having(training_seconds=seconds, training_unknown=sample.training_unknown)
+            seconds *= estimate.tokens / tokens
+        run = record.run.having(training_seconds=seconds, training_unknown=cost.why_unknown)
         if run.price:
             logger.info("%s", run.price)
         record = record.having(run=run)

@@ -179,6 +179,28 @@ def estimate_datasets(
     )
 
 
+def training_cost(dataset: Dataset, source: RowSource, engine: Engine) -> tuple[TrainingCost, int]:
+    """
+    What one epoch of LoRA training on a dataset costs.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The rows.
+        source ([`RowSource`]):
+            What encodes them.
+        engine ([`Engine`]):
+            What holds the model.
+
+    Returns:
+        `tuple[TrainingCost, int]`: The cost, and the tokens of the rows.
+    """
+    alone = Share(0, 1, engine.tokens_per_batch, lambda values: values)
+    encoded = source.encode(dataset, alone)
+    with engine.masker.unmasked():
+        cost = measure_training(engine.task, encoded, process_state().num_processes)
+    return cost, sum(row.length for row in encoded)
+
+
 def _run(
     engine: Engine,
     schedule: Schedule,

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -15,10 +16,13 @@ from typing import Any
 import pytest
 from datasets import Dataset, load_from_disk
 
-from hf_dlc import FlexRandSelector, RandomSelector
+from hf_dlc import DLCConfig, FlexRandSelector, RandomSelector
 from hf_dlc.cli import commands as cli
 from hf_dlc.cli.commands import COMMANDS, main
 from hf_dlc.cli.exits import run_program
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline import prune
+from hf_dlc.pipeline.options import PruneArguments
 from tests.conftest import ROOT, SCORING
 from tests.hub.hub_server import TOKEN, HubServer
 from tests.rows import SCORED_ROWS, write_rows
@@ -290,6 +294,16 @@ def test_a_subset_in_a_folder_of_its_own_can_be_gone_on_with(
     run("select", "--run_dir", scored_run, "--keep", "6", "--output_dir", tmp_path / "six")
     assert run("report", "--run_dir", tmp_path / "six")["report"] == str(tmp_path / "six" / "report.html")
     assert run("select", "--run_dir", tmp_path / "six", "--keep", "2", "--overwrite")["kept_rows"] == 2
+
+
+def test_the_demo_is_that_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other words for the same options."""
+    ran: list[tuple[PruneArguments, DLCConfig]] = []
+    monkeypatch.setattr(prune, "prune", lambda options, config, _: ran.append((options, config)))
+    main(["demo", "--output_dir", str(tmp_path)])
+    yaml = ["--config", str(ROOT / "recipes" / "configs" / "demo.yaml"), "--output_dir", str(tmp_path)]
+    options, config = parse_config_and_args([PruneArguments, DLCConfig], yaml)
+    assert [(replace(given, overwrite=True), scoring) for given, scoring in ran] == [(options, config)]
 
 
 def test_the_demo_replaces_no_run(scored_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

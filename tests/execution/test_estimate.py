@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from hf_dlc import RunEstimate
+from hf_dlc.execution import estimate as estimate_module
 from hf_dlc.execution.estimate import _KERNEL_BYTES, _kernels
 from hf_dlc.execution.plan import cut_batches
 from tests.conftest import same_weights, weights
@@ -45,6 +46,21 @@ def test_rows_that_will_lack_a_score_are_counted(make_scorer: Callable) -> None:
     }
     assert (estimate.scored["gain"], estimate.scored["ifd"]) == (0, estimate.scored["confidence"] - 1)
     assert "some scores lacking: no_prompt 1)" in str(estimate)
+
+
+def test_the_probe_of_a_slow_model_is_short(
+    make_scorer: Callable, passes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One micro-batch of each kind of pass is timed, in the place of three, twice."""
+    counts = []
+    for most_seconds in (0.0, 1e9):
+        monkeypatch.setattr(estimate_module, "_MOST_SECONDS", most_seconds)
+        scorer = make_scorer(scores=("confidence", "ifd"), tokens_per_batch=100)
+        passes.clear()
+        assert scorer.estimate(Dataset.from_list(ROWS)).seconds > 0
+        counts.append(len(passes))
+    kinds = 3  # level 0 with two measures, masked levels with one, and the responses alone
+    assert counts[1] - counts[0] == kinds * (3 * 2 - 1)
 
 
 def test_memory_grows_with_what_is_in_flight(make_scorer: Callable) -> None:
