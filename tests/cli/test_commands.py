@@ -337,6 +337,7 @@ def test_two_processes_score_as_one(scored_run: Path, llama_folder: Path, tmp_pa
     assert (tmp_path / "run" / "scores.parquet").read_bytes() == (scored_run / "scores.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_who_reads_may_stop_reading(scored_run: Path) -> None:
     """As `head` does: no traceback, no noise."""
     command = [sys.executable, "-m", "hf_dlc.cli", "compare", "--run_dir", str(scored_run)]
@@ -347,6 +348,7 @@ def test_who_reads_may_stop_reading(scored_run: Path) -> None:
     assert process.returncode == 0
 
 
+@pytest.mark.slow
 def test_the_client_of_the_hub_runs_it_as_an_extension(tmp_path: Path) -> None:
     """`hf dlc` starts the script that `hf extensions install` found in the package: the extension's name is ours."""
     programs = Path(sys.executable).parent

@@ -129,6 +129,7 @@ def finetune(run_dir: Path, folder: Path, output: Path, *more: str) -> dict[str,
     return json.loads((output / "results.json").read_text(encoding="utf-8"))["accuracy"]
 
 
+@pytest.mark.slow
 def test_subsets_are_compared(run_dir: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = finetune(run_dir, folder, tmp_path)
     arms = {"random", "flexrand", "easiest", "hardest"}
@@ -172,6 +173,7 @@ def test_goes_on_and_refuses_other_settings(
             finetune(run_dir, folder, tmp_path, *other)
 
 
+@pytest.mark.slow
 def test_the_whole_model_can_be_trained(run_dir: Path, folder: Path, tmp_path: Path) -> None:
     options = ["--frozen", "false", "--epochs", "6", "--batch_size", "8", "--arms", "full,random"]
     found = finetune(run_dir, folder, tmp_path, *options)

@@ -125,6 +125,7 @@ def test_something_of_other_rows(name: str) -> None:
         SubsetShift().compute(kept=[True, False], lengths=[1, 2], **{name: [[1.0]]})
 
 
+@pytest.mark.slow
 def test_the_library_itself_does_without_evaluate() -> None:
     """It takes seconds to import."""
     code = "import sys; from hf_dlc import DLCScorer, FlexRandSelector; print('evaluate' in sys.modules)"

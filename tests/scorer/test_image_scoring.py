@@ -659,6 +659,7 @@ def test_checkpoint_without_some_weights(
     assert "MISSING" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_noise_without_torchvision(saved: Path) -> None:
     code = "import sys, hf_dlc; hf_dlc.DLCScorer.from_pretrained(sys.argv[1], device='cpu')"
     command = [sys.executable, "-W", "error", "-c", code, str(saved)]
