@@ -162,8 +162,7 @@ def estimate_datasets(
     for part in datasets:
         require_dataset(part)
     source.keep_only(datasets)
-    alone = Share(0, 1, engine.tokens_per_batch, lambda values: values)  # the others may not estimate anything
-    encoded = [row for part in datasets for row in source.encode(part, alone, keep=True)]
+    encoded = [row for part in datasets for row in source.encode(part, _whole_share(engine), keep=True)]
     views = engine.views(encoded)
     engine.check(all_rows(views))
     plan, processes = engine.plan(views), process_state().num_processes
@@ -194,11 +193,15 @@ def training_cost(dataset: Dataset, source: RowSource, engine: Engine) -> tuple[
     Returns:
         `tuple[TrainingCost, int]`: The cost, and the tokens of the rows.
     """
-    alone = Share(0, 1, engine.tokens_per_batch, lambda values: values)
-    encoded = source.encode(dataset, alone)
+    encoded = source.encode(dataset, _whole_share(engine))
     with engine.masker.unmasked():
         cost = measure_training(engine.task, encoded, process_state().num_processes)
     return cost, sum(row.length for row in encoded)
+
+
+def _whole_share(engine: Engine) -> Share:
+    """All rows for this process: the others may not measure anything."""
+    return Share(0, 1, engine.tokens_per_batch, lambda values: values)
 
 
 def _run(

@@ -14,12 +14,13 @@ from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDa
 from hf_dlc.execution.peers import Peers
 from hf_dlc.execution.processes import check_same, process_state, sum_over_processes
 from hf_dlc.execution.skipped import count_partly, count_skipped, first_skipped, in_words
-from hf_dlc.execution.values import Values
+from hf_dlc.execution.values import Values, no_values
 from hf_dlc.scores.base import Measure, Pass
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
 from hf_dlc.tasks.base import EncodedRow, RowsInView, Share, Task
 from hf_dlc.utils.digests import processor_digest
 
+from .engine import most_parts
 from .model import ModelHandle
 
 
@@ -208,9 +209,9 @@ def count_scored(
         `tuple[dict[str, int], dict[str, int]]`: By reason the rows that will lack some of the scores; by the name of
         each score the rows that will have it.
     """
-    parts = max((len(seen.rows) for seen in views.values()), default=0)
-    names = {measure.name for asked in passes.values() for measure in asked}
-    ones = {name: np.ones((len(passes), parts), dtype=np.float32) for name in names}
+    # Numbers that no score is undefined for.
+    values = no_values(list(passes.values()), most_parts(views))
+    ones = {name: np.ones_like(zeros) for name, zeros in values.items()}
     columns = columns_of(MeasuredRows(rows, views, passes, ones, fractions), scores, "dlc", False)
     counts = {name: int(np.isfinite(columns[f"dlc_{name}"]).sum()) for name in scores}
     return count_partly(columns["dlc_status"]), counts
