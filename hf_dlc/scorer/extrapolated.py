@@ -16,6 +16,7 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import Dataset
 
 from hf_dlc.errors import DLCError
+from hf_dlc.execution.estimate import RunEstimate
 from hf_dlc.execution.processes import process_state
 from hf_dlc.scorer.predict import PREDICTORS, HeldOut, Predictor, expand_measures, extrapolate, standardized
 from hf_dlc.scores.columns import SCORED_STATUSES, score_features, with_columns
@@ -58,7 +59,8 @@ class ExtrapolationAgreement:
         method (`str`):
             Name of the predictor.
         passes (`float`):
-            Forward passes of all rows that it took; at all levels it would have been as many as there are levels.
+            Times that all rows went through the model, in whatever view of them; by `scorer.score` it would have been
+            one for each level, and one for each further view that the scores ask for.
     """
 
     scores: Mapping[str, HeldOut]
@@ -180,7 +182,8 @@ class ExtrapolatedScorer:
         written = [name for name in score_features(prefix, True, SCORES) if name in dataset.column_names]
         bare = dataset.remove_columns(written)
         folder = partial(Path, run_dir) if run_dir else lambda _: None
-        plain = level_0_scorer(self.scorer).score(bare, folder("level_0"), num_threads)
+        level_0 = level_0_scorer(self.scorer)
+        plain = level_0.score(bare, folder("level_0"), num_threads)
         rows = self._choose_rows(np.isin(plain[f"{prefix}_status"][:], list(SCORED_STATUSES)))
         exact = self.scorer.score(bare.select(rows.tolist()), folder("share"), num_threads)
         table = PredictedColumns(plain, exact, rows, prefix)
@@ -189,13 +192,40 @@ class ExtrapolatedScorer:
             tell_lacking(given, table.scorable)
             blocks.append(given)
         agreements = {name: self._predict(name, blocks, table) for name in table.asked(self.scorer.schedule_)}
-        passes = 1 + len(rows) / len(dataset) * len(self.scorer.schedule_)
+        passes = _passes_of(level_0) + len(rows) / len(dataset) * _passes_of(self.scorer)
         counts = len(dataset), len(rows), len(table.wanted)
         self.agreement_ = ExtrapolationAgreement(agreements, *counts, self.share, self.predictor.name, float(passes))
         if process_state().is_main_process:
             logger.info("%s", self.agreement_)
         self._check_agreement()
         return with_columns(dataset, table.values, table.features)
+
+    def estimate(self, dataset: Dataset, num_threads: int | None = None, training: bool = False) -> RunEstimate:
+        """
+        Foretell what `score(dataset)` will cost.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Rows of a known layout; one split, not a `DatasetDict`.
+            num_threads (`int`, *optional*):
+                As for `score`.
+            training (`bool`, *optional*, defaults to `False`):
+                Whether to measure what an epoch of training costs, as [`DLCScorer.estimate`] does.
+
+        Returns:
+            [`RunEstimate`]: Forward passes and seconds of both scorings together. The prediction itself is not
+            counted, nor are features that are handed over.
+
+        Raises:
+            TypeError: If `dataset` is no `Dataset`.
+            ValueError: If no level is masked.
+        """
+        require_dataset(dataset, "estimate", "Dataset")
+        _require_masked_levels(self.scorer)
+        exact = self.scorer.estimate(dataset, num_threads, training)
+        plain = level_0_scorer(self.scorer).estimate(dataset, num_threads)
+        passes = plain.forward_passes + round(self.share * exact.forward_passes)
+        return replace(exact, forward_passes=passes, seconds=plain.seconds + self.share * exact.seconds)
 
     def _choose_rows(self, scorable: np.ndarray) -> np.ndarray:
         """Numbers of the rows that are scored at all levels, in ascending order."""
@@ -281,6 +311,10 @@ def make_predictor(method: str, seed: int = 0) -> Predictor:
         raise ValueError(f"method must be one of {', '.join(map(repr, _METHODS))}, got {method!r}.")
     kind = _METHODS[method]
     return kind() if method == "ridge" else kind(seed=seed)
+
+
+def _passes_of(scorer: DLCScorer) -> int:
+    return len(scorer.parts.engine.passes(scorer.parts.schedule.fractions))
 
 
 def _require_masked_levels(scorer: DLCScorer) -> None:

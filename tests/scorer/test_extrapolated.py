@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -420,3 +421,31 @@ def test_rows_that_lack_a_score_are_not_predicted(make_scorer: Callable, dataset
         scored = ExtrapolatedScorer(scorer, 0.5, seed=seed, **ANY).score(rows)
         assert scored["dlc_status"][-1] == "partly_no_prompt"
         assert np.isnan(scored["dlc_ifd"][-1])
+
+
+def test_its_cost_is_foretold(
+    make_scorer: Callable, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = make_scorer(scores="confidence,loss,ifd")
+    seconds = {4: 40.0, 2: 10.0}  # of three levels and the responses alone, and of one level and these
+    estimate = DLCScorer.estimate
+
+    def timed(self: DLCScorer, *arguments: Any) -> Any:
+        found = estimate(self, *arguments)
+        return replace(found, seconds=seconds[len(self.parts.engine.passes(self.parts.schedule.fractions))])
+
+    monkeypatch.setattr(DLCScorer, "estimate", timed)
+    exact, plain = scorer.estimate(dataset), level_0_scorer(scorer).estimate(dataset)
+    found = ExtrapolatedScorer(scorer, 0.5, **ANY).estimate(dataset)
+    assert found.seconds == 10 + 0.5 * 40
+    assert found.forward_passes == plain.forward_passes + round(0.5 * exact.forward_passes)
+    assert (found.tokens, found.skipped, found.scored) == (exact.tokens, exact.skipped, exact.scored)
+    with pytest.raises(ValueError, match="must have masked levels to be predicted"):
+        ExtrapolatedScorer(make_scorer(levels="single"), 0.5).estimate(dataset)
+
+
+def test_passes_over_other_views_are_counted(make_scorer: Callable, dataset: Dataset) -> None:
+    extrapolated = ExtrapolatedScorer(make_scorer(scores="confidence,ifd"), 0.5, **ANY)
+    extrapolated.score(dataset)
+    agreement = extrapolated.agreement_
+    assert agreement.passes == pytest.approx(2 + agreement.scored / 60 * 4)  # three levels, and the responses alone
