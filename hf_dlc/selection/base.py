@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
@@ -15,8 +15,19 @@ from hf_dlc.errors import UserTypeError
 from hf_dlc.utils.share import rows_to_keep
 
 from .budget import share_out_at_least, tokens_to_keep, walk, water_fill
-from .candidates import Candidates, as_scores, as_tokens, read_column, read_numbers
+from .candidates import (
+    Candidates,
+    as_features,
+    as_scores,
+    as_tokens,
+    read_column,
+    read_duplicates,
+    read_numbers,
+    read_texts,
+)
+from .group_shares import GroupShares, check_group_shares, group_weights
 from .ordering import split_groups
+from .vectors import read_vectors
 
 
 if TYPE_CHECKING:
@@ -27,6 +38,32 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DEFAULT_COLUMN = "dlc_confidence"
+
+# Why a row is kept or left out; a selector may have further reasons.
+KEPT = "kept"
+NO_SCORE = "no_score"  # or no features
+DUPLICATE = "duplicate"
+NOT_CHOSEN = "not_chosen"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """
+    What a selector keeps, and why it leaves the other rows out.
+
+    Args:
+        indices (`np.ndarray` of shape `(kept,)`):
+            Numbers of the kept rows in ascending order, int64.
+        reasons (`np.ndarray` of shape `(rows,)`):
+            Of each row `"kept"`, or why it was left out: `"no_score"`, `"duplicate"`, `"not_chosen"` or a reason of
+            the selector's own.
+        notes (`Mapping[str, np.ndarray]`):
+            By its name what the selector says of each kept row.
+    """
+
+    indices: np.ndarray
+    reasons: np.ndarray
+    notes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,15 +86,27 @@ class Selector(ABC):
     tokens_column: str = "dlc_tokens"
     missing: Literal["drop", "error"] = "drop"
     min_per_group: int = 0
+    group_shares: GroupShares = "proportional"
+    drop_duplicates: bool = False
+    features_column: str = "dlc_features"
 
     @abstractmethod
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         """
         Return one or two pools of the rows of a group, between which the budget is split.
 
         A pool holds positions in `candidates`, in the order in which the rows are taken. Skipped rows may be among
-        them: they are left out afterwards.
+        them: they are left out afterwards. `quota` is the part of the budget that the group gets, in rows or in target
+        tokens: a selector that orders no more rows than it must can tell by it how many these are.
         """
+
+    def _left_out(self, candidates: Candidates) -> Mapping[str, np.ndarray]:
+        """Return masks of rows that must not be taken, by the reason."""
+        return {}
+
+    def _notes(self, candidates: Candidates, indices: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return what there is to say of each kept row, by its name."""
+        return {}
 
     @abstractmethod
     def _rule(self, column: str) -> str:
@@ -67,6 +116,7 @@ class Selector(ABC):
         """Raise a `ValueError` for a parameter out of its range; the budget is held against the rows later."""
         if self.missing not in ("drop", "error"):
             raise ValueError(f"missing must be 'drop' or 'error', got {self.missing!r}.")
+        check_group_shares(self.group_shares, self.group_by)
 
     def sentence(self, show: Callable[[str], str] = "`{}`".format) -> str:
         """
@@ -122,6 +172,23 @@ class Selector(ABC):
             TypeError: If `dataset` is streamed (`IterableDataset`).
             ValueError: If a column is missing, or for the reasons given at `get_indices`.
         """
+        return self.select(dataset).indices
+
+    def select(self, dataset: Dataset) -> Selection:
+        """
+        Return which rows calling the selector on `dataset` would return, and why it would leave out the others.
+
+        Args:
+            dataset (`Dataset`):
+                Scored dataset.
+
+        Returns:
+            [`Selection`]
+
+        Raises:
+            TypeError: If `dataset` is streamed (`IterableDataset`).
+            ValueError: If a column is missing, or for the reasons given at `get_indices`.
+        """
         if not hasattr(dataset, "select"):
             raise UserTypeError(
                 f"{type(self).__name__} needs a map-style Dataset, got {type(dataset).__name__}: ranking compares "
@@ -130,33 +197,51 @@ class Selector(ABC):
             )
         if dataset.num_rows == 0:
             raise ValueError("The dataset has no rows, so there is nothing to select from.")
-        scores = self._read_scores(dataset)
-        groups = tokens = None
+        return self._select(self._read(dataset))
+
+    def _read(self, dataset: Dataset) -> Candidates:
+        """Read what the selector may see of the rows, and no other columns."""
+        groups = None
         if self.group_by is not None:
             # Plain Python values: NumPy would turn integers with a None among them into floats.
             groups = read_column(dataset.with_format(None), self.group_by, "Pass group_by= one of these.")[:]
-        if self._uses_tokens:
-            tokens = read_numbers(dataset, self.tokens_column, "tokens_column=")
-        return self._select(Candidates(dataset.num_rows, scores, groups, tokens))
+        return Candidates(
+            dataset.num_rows,
+            self._read_scores(dataset),
+            groups,
+            tokens=read_numbers(dataset, self.tokens_column, "tokens_column=") if self._uses_tokens else None,
+            features=read_vectors(dataset, self.features_column) if "features" in self.needs else None,
+            texts=read_texts(dataset) if "texts" in self.needs else None,
+            duplicates=read_duplicates(dataset) if self.drop_duplicates else None,
+        )
 
     def get_indices(
         self,
-        scores: Sequence[float] | np.ndarray,
+        scores: Sequence[float] | np.ndarray | None = None,
         groups: Sequence | np.ndarray | None = None,
         tokens: Sequence[int] | np.ndarray | None = None,
+        features: np.ndarray | None = None,
+        texts: Sequence[str] | None = None,
+        duplicates: Sequence[bool] | np.ndarray | None = None,
     ) -> np.ndarray:
         """
         Return the numbers of the selected rows.
 
         Args:
-            scores (`Sequence[float]` or `np.ndarray`):
+            scores (`Sequence[float]` or `np.ndarray`, *optional*):
                 Score of every row handed in, of shape `(n_rows,)`; NaN marks a skipped row, infinities are ordered
-                like any other number.
+                like any other number. Needed by all selectors that go by scores.
             groups (`Sequence` or `np.ndarray`, *optional*):
                 Group key of every row: strings, integers or `None`.
             tokens (`Sequence[int]` or `np.ndarray`, *optional*):
                 Number of target tokens of every row, at least 1 where there is a score. Needed for `keep_tokens`, and
                 by selectors that go by the number of tokens.
+            features (`np.ndarray` of shape `(n_rows, size)`, *optional*):
+                Vector of every row; NaN marks a skipped row. Needed by selectors that go by distances.
+            texts (`Sequence[str]`, *optional*):
+                Text of every row. Needed by selectors that go by words.
+            duplicates (`Sequence[bool]` or `np.ndarray`, *optional*):
+                Whether another row is kept in the place of a row. Needed for `drop_duplicates`.
 
         Returns:
             `np.ndarray`: distinct row numbers in ascending order, int64, of shape `(n_selected,)`.
@@ -167,8 +252,18 @@ class Selector(ABC):
                 (or tokens) than asked for, if nothing would be selected, or if rows are skipped and
                 `missing="error"`.
         """
-        scores = as_scores(scores)
-        return self._select(Candidates(len(scores), scores, groups, tokens))
+        scores = None if scores is None else as_scores(scores)
+        features = None if features is None else as_features(features)
+        given = {"scores": scores, "features": features, "texts": texts}
+        sizes = {name: len(values) for name, values in given.items() if values is not None}
+        if not sizes:
+            raise ValueError(f"{type(self).__name__} must be told of the rows: pass {' or '.join(given)}.")
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"all arguments must be of the same rows, got {sizes}.")
+        if duplicates is not None:
+            duplicates = np.asarray(duplicates, dtype=bool)
+        rows = next(iter(sizes.values()))
+        return self._select(Candidates(rows, scores, groups, tokens, features, texts, duplicates)).indices
 
     @property
     def _uses_tokens(self) -> bool:
@@ -190,33 +285,52 @@ class Selector(ABC):
         except ValueError as error:
             raise ValueError(f"Split {name!r}: {error}") from error
 
-    def _select(self, candidates: Candidates) -> np.ndarray:
-        """Return the numbers of the selected rows: each group's part of the budget, spent along its pools."""
+    def _select(self, candidates: Candidates) -> Selection:
+        """Spend each group's part of the budget along its pools."""
         if self.group_by is not None and candidates.groups is None:
             raise ValueError(f"group_by={self.group_by!r} is set, so get_indices needs groups=.")
         self.check()
-        scored = self._scored(candidates)
         self._require_inputs(candidates)
-        # Otherwise nobody looks at them, whatever they are.
-        tokens = as_tokens(candidates.tokens, scored) if self._uses_tokens else None
-        candidates = replace(candidates, tokens=tokens)
-        budget, costs = self._budget(candidates, scored)
+        candidates, reasons = self._available(candidates)
+        available = candidates.scored
+        budget, costs = self._budget(candidates, reasons)
         names, members = split_groups(candidates.groups, candidates.rows)
-        weights = [int(costs[rows].sum()) for rows in members]
-        caps = [int(costs[rows][scored[rows]].sum()) for rows in members]
+        caps = [int(costs[rows][available[rows]].sum()) for rows in members]
+        weights = group_weights(self.group_shares, names, [int(costs[rows].sum()) for rows in members], caps, budget)
         self._check_groups(budget, names, caps)
         quotas = share_out_at_least(budget, weights, caps, self.min_per_group)
         taken = np.zeros(candidates.rows, dtype=bool)
         pools: list[np.ndarray] = []
         for name, rows, quota in zip(names, members, quotas, strict=True):
-            parts = [_scored_only(rows[places], scored) for places in self._pools(candidates.of_group(rows), name)]
+            found = self._pools(candidates.of_group(rows), name, quota)
+            parts = [_available_only(rows[places], available) for places in found]
             sizes = [int(costs[pool].sum()) for pool in parts]
             for pool, part in zip(parts, water_fill(quota, sizes), strict=True):
                 taken[pool[walk(costs[pool], part)]] = True
             pools += parts
         if self.keep_tokens is not None:
             _top_up(taken, pools, costs, budget - int(costs[taken].sum()))
-        return np.flatnonzero(taken)
+        indices = np.flatnonzero(taken)
+        return Selection(indices, _reasons(reasons, taken), self._notes(candidates, indices))
+
+    def _available(self, candidates: Candidates) -> tuple[Candidates, dict[str, np.ndarray]]:
+        """The candidates, of which some may not be taken, and masks of these by the reason; a row has one reason."""
+        scored = self._scored(candidates)
+        # Otherwise nobody looks at them, whatever they are.
+        tokens = as_tokens(candidates.tokens, scored) if self._uses_tokens else None
+        candidates = replace(candidates, tokens=tokens, available=scored)
+        found, available = {NO_SCORE: ~scored}, scored
+        duplicates = {DUPLICATE: candidates.duplicates} if self.drop_duplicates else {}
+        for reason, rows in {**duplicates, **self._left_out(candidates)}.items():
+            found[reason] = available & rows
+            available = available & ~rows
+        for reason, rows in found.items():
+            if reason != NO_SCORE and rows.any():
+                logger.info("%d of %d rows are left out: %s.", rows.sum(), len(rows), reason)
+        scores = candidates.scores
+        if available is not scored and scores is not None:
+            scores = np.where(available, scores, np.nan)  # no share of the rows counts what may not be taken
+        return replace(candidates, scores=scores, available=available), found
 
     def _scored(self, candidates: Candidates) -> np.ndarray:
         """Mask of the rows that have a score, or that may be taken without one."""
@@ -241,11 +355,15 @@ class Selector(ABC):
             raise ValueError("keep_tokens needs the number of target tokens of every row: pass tokens=.")
         for name in self.needs:
             if getattr(candidates, name) is None:
-                advice = f"pass {name}=" if name != "features" else "no dataset column and no argument has them yet"
-                raise ValueError(f"{type(self).__name__} needs the {name} of every row: {advice}.")
+                raise ValueError(f"{type(self).__name__} needs the {name} of every row: pass {name}=.")
+        if self.drop_duplicates and candidates.duplicates is None:
+            raise ValueError("drop_duplicates needs to know which rows are duplicates: pass duplicates=.")
 
-    def _budget(self, candidates: Candidates, scored: np.ndarray) -> tuple[int, np.ndarray]:
+    def _budget(self, candidates: Candidates, reasons: Mapping[str, np.ndarray]) -> tuple[int, np.ndarray]:
         """Return the budget, and what every row costs: 1 row, or its number of tokens."""
+        scored = candidates.scored
+        if not scored.any():
+            raise ValueError(f"None of the {len(scored)} rows may be taken: {_counts(reasons)}.")
         if self.keep_tokens is None:
             budget, costs = rows_to_keep(self.keep, len(scored)), np.ones(len(scored), dtype=np.int64)
             asked, unit = f"keep={self.keep}", "rows"
@@ -254,8 +372,10 @@ class Selector(ABC):
             asked, unit = f"keep_tokens={self.keep_tokens}", "target tokens"
         available, least = int(costs[scored].sum()), int(costs[scored].min())
         if budget > available:
+            others = {reason: rows for reason, rows in reasons.items() if reason != NO_SCORE and rows.any()}
+            which = f"may be taken (left out: {_counts(others)})" if others else "have a score"
             raise ValueError(
-                f"{asked} asks for {budget} {unit}, but the {np.count_nonzero(scored)} rows that have a score "
+                f"{asked} asks for {budget} {unit}, but the {np.count_nonzero(scored)} rows that {which} "
                 f"(of {len(scored)} handed in) hold {available}. Ask for at most {available}."
             )
         if budget < least:
@@ -281,9 +401,21 @@ class Selector(ABC):
             logger.warning("no row is kept of groups without a scored row: %s", ", ".join(map(str, empty[:10])))
 
 
-def _scored_only(rows: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    """Rows without the skipped ones; no copy of millions of rows where none is."""
-    wanted = scored[rows]
+def _reasons(left_out: Mapping[str, np.ndarray], taken: np.ndarray) -> np.ndarray:
+    """Why each row is kept or left out."""
+    reasons = np.full(len(taken), NOT_CHOSEN, dtype=object)
+    for reason, rows in {**left_out, KEPT: taken}.items():
+        reasons[rows] = reason
+    return reasons
+
+
+def _counts(reasons: Mapping[str, np.ndarray]) -> str:
+    return ", ".join(f"{int(rows.sum())} {reason}" for reason, rows in reasons.items() if rows.any())
+
+
+def _available_only(rows: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """Rows without those that may not be taken; no copy of millions of rows where none is."""
+    wanted = available[rows]
     return rows if wanted.all() else rows[wanted]
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,13 @@ class Candidates:
         tokens (`np.ndarray` of shape `(rows,)`, *optional*):
             Target tokens of each row.
         features (`np.ndarray` of shape `(rows, size)`, *optional*):
-            A vector for each row.
+            A vector for each row, NaN for a skipped one.
+        texts (`Sequence[str]` of length `rows`, *optional*):
+            Text of each row.
+        duplicates (`np.ndarray` of shape `(rows,)`, *optional*):
+            Mask of the rows of which another one is kept in their place.
+        available (`np.ndarray` of shape `(rows,)`, *optional*):
+            Mask of the rows that may be taken, once a selector has found out; by default those that are not skipped.
     """
 
     rows: int
@@ -37,18 +43,23 @@ class Candidates:
     groups: Sequence | np.ndarray | None = None
     tokens: np.ndarray | None = None
     features: np.ndarray | None = None
+    texts: Sequence[str] | None = None
+    duplicates: np.ndarray | None = None
+    available: np.ndarray | None = None
 
     @property
     def scored(self) -> np.ndarray:
-        """Mask of the rows that may be taken, those that are not skipped."""
-        return np.ones(self.rows, dtype=bool) if self.scores is None else ~np.isnan(self.scores)
+        """Mask of the rows that may be taken: those that are not skipped."""
+        if self.available is not None:
+            return self.available
+        scored = np.ones(self.rows, dtype=bool) if self.scores is None else ~np.isnan(self.scores)
+        return scored if self.features is None else scored & are_numbers(self.features)
 
     def of_group(self, rows: np.ndarray) -> Candidates:
         """The rows of one group, without their key, which is the same for all."""
-        scores, tokens, features = (
-            None if values is None else values[rows] for values in (self.scores, self.tokens, self.features)
-        )
-        return Candidates(len(rows), scores, None, tokens, features)
+        given = {name: getattr(self, name) for name in ("scores", "tokens", "features", "duplicates", "available")}
+        parts = {name: None if values is None else values[rows] for name, values in given.items()}
+        return Candidates(len(rows), texts=self.texts and [self.texts[row] for row in rows], **parts)
 
 
 def read_column(dataset: Dataset, name: str, advice: str) -> Sequence:
@@ -135,3 +146,67 @@ def as_tokens(tokens: Sequence[int] | np.ndarray, scored: np.ndarray) -> np.ndar
         row = int(np.argmax(wrong))
         raise ValueError(f"A row with a score must have 1 or more whole tokens, got {tokens[row]} in row {row}.")
     return tokens.astype(np.int64)
+
+
+_ROWS_AT_ONCE = 2**16  # of vectors that are looked at: no mask of all their numbers is made
+
+
+def as_features(features: np.ndarray) -> np.ndarray:
+    """Return vectors as they are, or say why they cannot be used."""
+    features = np.asarray(features)
+    if features.ndim != 2 or features.dtype.kind != "f" or not all(features.shape):
+        raise ValueError(
+            "features must be one vector of floats for each row, got an array of shape "
+            f"{features.shape} and dtype {features.dtype}."
+        )
+    return features
+
+
+def are_numbers(features: np.ndarray) -> np.ndarray:
+    """Mask of the rows whose vectors have finite numbers only."""
+    starts = range(0, len(features), _ROWS_AT_ONCE)
+    return np.concatenate([np.isfinite(features[start : start + _ROWS_AT_ONCE]).all(axis=1) for start in starts])
+
+
+def read_duplicates(dataset: Dataset, name: str = "dup_of") -> np.ndarray:
+    """Return the mask of the rows of which another row is kept in their place, as `find_duplicates` writes it."""
+    if name not in dataset.column_names:
+        raise ValueError(
+            f"drop_duplicates=True needs the column {name!r}; the dataset has {dataset.column_names}. Run "
+            "find_duplicates(dataset) first."
+        )
+    return np.array([one is not None and one >= 0 for one in dataset.with_format(None)[name][:]], dtype=bool)
+
+
+def read_texts(dataset: Dataset) -> list[str]:
+    """
+    Return the text of each row: all strings in it, also those in lists and structs, one behind the other.
+
+    Args:
+        dataset (`Dataset`):
+            Dataset in any format. Columns that scoring writes are not read.
+
+    Returns:
+        `list[str]`
+
+    Raises:
+        ValueError: If no column has text.
+    """
+    written = {name.removesuffix("_status") for name in dataset.column_names if name.endswith("_status")}
+    names = [name for name in dataset.column_names if not any(name.startswith(f"{prefix}_") for prefix in written)]
+    names = [name for name in names if "string" in str(dataset.features[name])]
+    if not names:
+        raise ValueError(f"the rows must have text to compare words, got the columns {dataset.column_names}.")
+    rows = dataset.with_format(None).select_columns(names)
+    return [" ".join(part for name in names for part in _strings(row[name])) for row in rows]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from _strings(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _strings(one)

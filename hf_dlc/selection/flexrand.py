@@ -94,7 +94,7 @@ class FlexRandSelector(Selector):
         if not isinstance(self.split, Real) or not 0 < self.split < 1:
             raise ValueError(f"split must lie strictly between 0 and 1, got {self.split!r}.")
 
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         # One order for both intervals: a row that changes sides leaves the order of all others as it was.
         order = drawn_order(candidates.rows, self.seed, group)
         n_scored = np.count_nonzero(candidates.scored)

@@ -58,7 +58,7 @@ class RandomSelector(Selector):
     column: str | None = None
     seed: int = 0
 
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         return [drawn_order(candidates.rows, self.seed, group)]
 
     def _rule(self, column: str) -> str:

@@ -66,7 +66,7 @@ class TopKSelector(Selector):
         if self.which not in ("easiest", "hardest"):
             raise ValueError(f"which must be 'easiest' or 'hardest', got {self.which!r}.")
 
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         order = np.argsort(difficulty(candidates.scores, self.easy, self.column), kind="stable")
         return [order if self.which == "easiest" else order[::-1]]
 

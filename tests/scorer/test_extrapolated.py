@@ -423,9 +423,7 @@ def test_rows_that_lack_a_score_are_not_predicted(make_scorer: Callable, dataset
         assert np.isnan(scored["dlc_ifd"][-1])
 
 
-def test_its_cost_is_foretold(
-    make_scorer: Callable, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_cost_is_foretold(make_scorer: Callable, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = make_scorer(scores="confidence,loss,ifd")
     seconds = {4: 40.0, 2: 10.0}  # of three levels and the responses alone, and of one level and these
     estimate = DLCScorer.estimate

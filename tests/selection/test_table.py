@@ -34,7 +34,7 @@ class LongestSelector(Selector):
     name: ClassVar[str] = "longest"
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
 
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         return [np.argsort(-candidates.tokens, kind="stable")]
 
     def _rule(self, column: str) -> str:
@@ -156,7 +156,7 @@ def test_a_selector_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="LongestSelector needs the tokens of every row: pass tokens="):
         LongestSelector(keep=2).get_indices([0.1, 0.4])
     monkeypatch.setattr(LongestSelector, "needs", ("features",))
-    with pytest.raises(ValueError, match="needs the features of every row: no dataset column and no argument"):
+    with pytest.raises(ValueError, match="needs the features of every row: pass features="):
         LongestSelector(keep=2).get_indices([0.1, 0.4])
     monkeypatch.undo()
     with pytest.raises(ValueError, match="Column 'length' not found"):
@@ -168,9 +168,9 @@ def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypa
     seen: dict[str, Candidates] = {}
     pools = make._pools
 
-    def watch(self: Selector, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def watch(self: Selector, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         seen[group] = candidates
-        return pools(self, candidates, group)
+        return pools(self, candidates, group, quota)
 
     monkeypatch.setattr(make, "_pools", watch)
     make(keep=2, group_by="topic").read_indices(scored_rows())
@@ -182,7 +182,7 @@ def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypa
 
 
 def test_candidates_of_a_group_have_their_features() -> None:
-    every = Candidates(3, features=np.arange(6).reshape(3, 2))
+    every = Candidates(3, features=np.arange(6.0).reshape(3, 2))
     assert every.of_group(np.array([2, 0])).features.tolist() == [[4, 5], [0, 1]]
     assert every.of_group(np.array([2])).scored.tolist() == [True]
 

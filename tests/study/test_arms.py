@@ -80,7 +80,7 @@ class MiddleSelector(Selector):
     _: KW_ONLY
     value: float = 0.5
 
-    def _pools(self, candidates: Candidates, group: str | None) -> list[np.ndarray]:
+    def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         return [np.argsort(np.abs(candidates.scores - self.value), kind="stable")]
 
     def _rule(self, column: str) -> str:
