@@ -22,6 +22,9 @@ CONFIG_NAME = "dlc_config.json"
 # What stands beside the options in that file; all but the version only where a scorer was saved.
 _NOT_OPTIONS = {"hf_dlc_version", "base_model_name_or_path", "model_kwargs", "revision"}
 
+# Poolings of hidden states; which of them there are for a model is known once it is there.
+FEATURES = ("position", "mean", "response", "gradient", "pooled")
+
 _NAMED_SCHEDULE = re.compile(r"(linear|geometric)\(([^,]+),([^,]+)\)")
 
 
@@ -158,6 +161,15 @@ class DLCConfig:
             Target tokens of each response that `prompt_gain` compares.
         encoder (`str`, *optional*, defaults to `"sentence-transformers/all-MiniLM-L6-v2"`):
             Sentence encoder of the score `similarity`: a repository on the Hub, or a folder. Loaded only for it.
+        features (`str` or `bool`, *optional*):
+            Also write a vector of each row, pooled from the last hidden states of the unmasked model: `dlc_features`,
+            for selectors that go by distances. `True` or `"auto"` is the pooling that suits the model. Of text it is
+            `"position"`, the mean over prompt and response weighted by position. `"mean"` is not weighted, and
+            `"response"` is the mean over the target tokens. `"gradient"` is a sketch of the gradient at the output
+            weights, for which the output head runs once more. Of images it is `"pooled"`, as `pooling` says. `None`
+            and `False` write none.
+        features_size (`int`, *optional*):
+            Numbers in a vector, by a seeded random projection; by default as many as there are.
         keep_levels (`bool`, *optional*, defaults to `False`):
             Also write what was measured at each level.
         prefix (`str`, *optional*, defaults to `"dlc"`):
@@ -240,6 +252,15 @@ class DLCConfig:
         default="sentence-transformers/all-MiniLM-L6-v2",
         metadata={"help": "Sentence encoder of the score similarity: Hub repository or folder."},
     )
+    features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Also write vectors: 'auto', 'position', 'mean', 'response', 'gradient', of images 'pooled'."
+        },
+    )
+    features_size: int | None = field(
+        default=None, metadata={"help": "Numbers in a vector, by random projection; default: all."}
+    )
     keep_levels: bool = field(default=False, metadata={"help": "Also write what was measured at each level."})
     prefix: str = field(default="dlc", metadata={"help": "What the names of the written columns begin with."})
     dtype: str = field(default="auto", metadata={"help": "'auto', 'float32', 'bfloat16' or 'float16'."})
@@ -262,6 +283,7 @@ class DLCConfig:
             "columns": _parse_columns(self.columns),
             "tokens_per_batch": _parse_token_budget(self.tokens_per_batch),
             "scores": _parse_scores(self.scores),
+            "features": ("auto" if self.features else None) if isinstance(self.features, bool) else self.features,
         }
         if isinstance(self.template, str):
             canonical["template"] = os.path.expanduser(self.template)
@@ -285,6 +307,9 @@ class DLCConfig:
         for name in ("first_tokens", "knn_neighbours"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        _require_choice("features", self.features, (None, "auto", *FEATURES))
+        if self.features_size is not None and (type(self.features_size) is not int or self.features_size < 1):
+            raise ValueError(f"features_size must be a number of at least 1, got {self.features_size!r}.")
         if not re.fullmatch(r"auto|(cls|mean)(@[\w.]+)?", self.pooling):
             raise ValueError(
                 f"pooling must be 'auto', 'cls', 'mean' or one of these with a module, as in 'mean@layers.8', got "

@@ -2,11 +2,12 @@
 Find out how well scores at all levels can be predicted from a part of the rows, and what that saves.
 
     python recipes/extrapolation_curve.py --dataset rows.jsonl --model path/to/model
-    python recipes/extrapolation_curve.py --dataset photos/train --model path/to/vit --schedule "linear(0.02, 50)"
+    python recipes/extrapolation_curve.py --dataset photos/train --model path/to/vit --schedule "linear(0.02, 50)" \
+        --features auto
 
 All rows are scored at all levels once. Then shares of them are drawn, as `ExtrapolatedScorer` does, and the scores of
 the other rows are predicted and compared with the true ones. Scores are predicted from the measures of the unmasked
-level, for images also from the features, and from both. Writes into `output_dir`:
+level, with `--features auto` also from its features, and from both. Writes into `output_dir`:
 
     curve.md     a line for each score, input, method and share: passes, Spearman on predicted and on held-out rows
     curve.json   the same as numbers
@@ -37,6 +38,7 @@ from hf_dlc.scorer.predict import expand_measures, extrapolate, standardized
 from hf_dlc.scores.base import masks_weights
 from hf_dlc.scores.columns import SCORED_STATUSES, present_scores
 from hf_dlc.scores.table import SCORES
+from hf_dlc.selection.vectors import read_vectors
 from hf_dlc.study.markdown import table
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.ranks import spearman
@@ -72,7 +74,8 @@ def measure(options: CurveArguments, config: DLCConfig) -> str:
     if scorer.needs_fit:
         scorer.fit(dataset, num_threads=options.num_threads)
     scored = scorer.score(dataset, run_dir=output / "journal", num_threads=options.num_threads)
-    features = scorer.features(dataset) if scorer.describe()["kind"] == "image-classification" else None
+    name = f"{config.prefix}_features"
+    features = read_vectors(scored, name).astype(np.float32) if config.features else None
     lines = curve(scored, features, len(scorer.schedule_), options, config.prefix)
     text = curve_table(lines)
     (output / "curve.md").write_text(text + "\n", encoding="utf-8")
@@ -107,7 +110,7 @@ def curve(
             for share in map(float, options.shares.split(",")):
                 found = try_share(truth, inputs[kind], way, share, options.draws, (score.low, score.high))
                 if found:
-                    passes = (2 if kind == "both" else 1) + share * levels
+                    passes = 1 + share * levels  # the unmasked pass gives measures and features alike
                     way_and_price = {"inputs": kind, "method": way, "share": share, "passes": passes}
                     lines.append({"score": name, **way_and_price, **found})
         for line in lines:

@@ -19,7 +19,7 @@ from hf_dlc import DLCConfig
 from hf_dlc.cli.exits import run_program
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline.folder import select_rows, write_scores, write_subset
-from hf_dlc.pipeline.options import PruneArguments, make_selector
+from hf_dlc.pipeline.options import PruneArguments
 from hf_dlc.pipeline.prune import open_run
 
 
@@ -62,8 +62,8 @@ def prune(options: ImageRecipeArguments, config: DLCConfig) -> str | None:
     with run.writing():  # a full disk loses nothing: the scores are in the journal
         write_scores(run.folder, scored, record)
         record = run.with_training(record, scorer, dataset, estimate)  # what an epoch of training would cost
-        selector = make_selector(options, config.prefix)
-        pruned, report, record = select_rows(scored, selector, record, options.flag_column)
+        rows, selector = run.prepare_selection(scored)  # wanted rows get features, duplicates are found
+        pruned, report, record = select_rows(rows, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)
     # To publish it: hf-dlc push, or hf_dlc.push_pruned(pruned, "me/cifar10-half", scored, record.to_json()).
     return report.to_markdown()

@@ -26,7 +26,12 @@ SMALLER = {
     "seeds=2": "seeds=1",
 }
 # What the last lines of each say if all went well.
-EXPECTED = {"01_prune_instructions": "'after'", "02_prune_images": "Axes", "03_does_it_help": "Image object"}
+EXPECTED = {
+    "01_prune_instructions": "'after'",
+    "02_prune_images": "Axes",
+    "03_does_it_help": "Image object",
+    "04_choose_for_a_task": "cut a tenth by ifd, then random",
+}
 # The demo's model, which is fetched where it is not given: as a notebook calls it, and as it is called here.
 DEMO_MODEL = {"demo_model()": "{!r}", "StudyArguments(": "StudyArguments(model={!r}, "}
 

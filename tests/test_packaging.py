@@ -123,7 +123,7 @@ def test_what_the_package_imports_is_declared(pyproject: dict[str, Any]) -> None
     project = pyproject["project"]
     extras = [
         line
-        for name in ("vision", "train", "bench", "gnn", "similarity")
+        for name in ("vision", "train", "bench", "gnn", "similarity", "clusters", "bm25")
         for line in project["optional-dependencies"][name]
     ]
     declared = {canonicalize_name(Requirement(line).name) for line in [*project["dependencies"], *extras]}

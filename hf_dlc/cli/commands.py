@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -124,6 +125,7 @@ class PushArguments(RunArguments):
     license: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
     language: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
     study: str | None = field(default=None, metadata={"help": "study.json of compare_selectors.py, for the card."})
+    features: bool = field(default=False, metadata={"help": "Publish the features of the kept rows with them."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,13 +192,15 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
 def select(options: SelectFromRunArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
     from hf_dlc.pipeline.folder import copy_scores, is_taken, select_rows, write_subset
-    from hf_dlc.pipeline.options import make_selector
+    from hf_dlc.pipeline.selecting import config_of, prepare_selection, read_target, scorer_of
 
     scored, record = _scored(options.run_dir, options.dataset)
     output, run_dir = Path(options.output_dir or options.run_dir), Path(options.run_dir)
     if is_taken(output, run_dir) and not options.overwrite:
         raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
-    selector = make_selector(options, record.column_prefix)
+    config = config_of(record)
+    target = read_target(options, config, partial(scorer_of, record))
+    scored, selector = prepare_selection(scored, options, config, target)
     chosen = {
         option.name: getattr(options, option.name)
         for option in (*fields(SelectionArguments), *fields(ReportArguments))
@@ -214,9 +218,13 @@ def select(options: SelectFromRunArguments) -> Outcome:
 def compare(options: CompareArguments) -> Outcome:
     """Show what other selectors would keep with the same budget; nothing is written, nothing is trained."""
     from hf_dlc.pipeline.compare import compare_selections, table
+    from hf_dlc.pipeline.selecting import config_of, prepare_selection, read_target, scorer_of
 
     scored, record = _scored(options.run_dir, options.dataset)
-    found = compare_selections(scored, options, record.column_prefix)
+    config = config_of(record)
+    target = read_target(options, config, partial(scorer_of, record))
+    scored, _ = prepare_selection(scored, options, config, target)
+    found = compare_selections(scored, options, record.column_prefix, target)
     return found, table(found)
 
 
@@ -255,7 +263,7 @@ def push(options: PushArguments) -> Outcome:
         private=not options.public,
         **{
             name: getattr(options, name)
-            for name in ("create_pr", "config_name", "revision", "license", "language", "study")
+            for name in ("create_pr", "config_name", "revision", "license", "language", "study", "features")
         },
     )
     return {"address": address}, address

@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import torch
 
-from hf_dlc.scores.base import Measure
+from hf_dlc.scores.base import Asked
 from hf_dlc.scores.columns import TRUNCATED
 from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.utils.durations import price, scoring_training_ratio
@@ -44,7 +44,7 @@ class PlannedPass(NamedTuple):
 
     rows: Sequence[EncodedRow]
     batches: list[MicroBatch]
-    measures: tuple[Measure, ...]
+    measures: tuple[Asked, ...]
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _seconds_of(batch: MicroBatch, task: Task, planned: PlannedPass, limit: Toke
     return sum(in_parts_that_fit([batch], limit, partial(_timed, task, planned.measures, planned.rows)))
 
 
-def _timed(task: Task, measures: Sequence[Measure], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
+def _timed(task: Task, measures: Sequence[Asked], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
     shared_head = task.run_shared_head(batch.shared_head) if batch.shared_head else None
     fed = list(task.feed([rows[row] for row in batch.rows]))
     start = time.perf_counter()

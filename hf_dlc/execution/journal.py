@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from hf_dlc.scores.base import Measure
+from hf_dlc.scores.base import Asked, Features
 
 from .journal_files import (
     DRAFT,
@@ -199,7 +199,7 @@ class Journal:
         """
         self._run = run
 
-    def read(self, measures: Sequence[Sequence[Measure]], num_rows: int) -> JournaledWork:
+    def read(self, measures: Sequence[Sequence[Asked]], num_rows: int) -> JournaledWork:
         """
         Read and check all finished work, chunk by chunk.
 
@@ -207,7 +207,7 @@ class Journal:
         process left are removed.
 
         Args:
-            measures (`Sequence[Sequence[Measure]]`):
+            measures (`Sequence[Sequence[Asked]]`):
                 For each level of the run what is measured.
             num_rows (`int`):
                 Rows of the run.
@@ -237,7 +237,7 @@ class Journal:
                 Positions of the rows in the dataset, each once.
             values (`Mapping[str, np.ndarray]`):
                 By the name of the measure a number of each row, in the order in which `read` is told the measures; any
-                float32 value, NaN included, is kept bit for bit.
+                float32 value, NaN included, is kept bit for bit. Features are a vector of float16 of each row.
 
         Raises:
             JournalError: If it cannot be written; no part of it is left under a name that counts.
@@ -397,24 +397,24 @@ class Journal:
     # -- chunks and cuts ----------------------------------------------------------------------------------------------
 
     def _take_chunk(
-        self, path: Path, match: re.Match[str], measures: Sequence[Sequence[Measure]], work: JournaledWork
+        self, path: Path, match: re.Match[str], measures: Sequence[Sequence[Asked]], work: JournaledWork
     ) -> None:
         """Enter a chunk into `work`, whole or not at all."""
         level, first, digest = int(match[1]), int(match[2]), match[3]
         num_levels, num_rows = work.present.shape
         if level >= num_levels:
             raise DamageError(f"the run has no level {level}")
-        names = [measure.name for measure in measures[level]]
-        data = self._files.read(path, chunk_bytes(names, num_rows))
+        sizes = {one.name: one.size if isinstance(one, Features) else 0 for one in measures[level]}
+        data = self._files.read(path, chunk_bytes(sizes, num_rows))
         check_digest(data, digest)
-        rows, values = decode_chunk(data, self.run, level, names, num_rows)
+        rows, values = decode_chunk(data, self.run, level, sizes, num_rows)
         if rows.min() != first:
             raise DamageError("its rows are not those of its name")
         known = work.present[level, rows]
-        for name in names:
+        for name in sizes:
             if work.values[name][level, rows[known]].tobytes() != values[name][known].tobytes():
                 raise DamageError("it contradicts the scores of another chunk")
-        for name in names:
+        for name in sizes:
             work.values[name][level, rows] = values[name]
         work.present[level, rows] = True
 

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -265,16 +265,15 @@ def encode_chunk(run: str, level: int, rows: np.ndarray, values: Mapping[str, np
         rows (`np.ndarray` of shape `(chunk,)`):
             Positions of the rows in the dataset.
         values (`Mapping[str, np.ndarray]`):
-            By the name of the measure a number of each row.
+            By the name of the measure a number of each row; of features a vector, `(chunk, size)`.
 
     Returns:
         `bytes`: What [`decode_chunk`] reads.
     """
-    schema = _schema(values)
+    schema = _schema({name: found.shape[1] if found.ndim > 1 else 0 for name, found in values.items()})
     columns = [np.full(len(rows), level), rows, *values.values()]
-    arrays = [np.asarray(column, field.type.to_pandas_dtype()) for column, field in zip(columns, schema, strict=True)]
-    metadata = {_RUN_KEY: run.encode()}
-    table = pa.Table.from_arrays([pa.array(array) for array in arrays], schema=schema.with_metadata(metadata))
+    arrays = [_arrow(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=schema.with_metadata({_RUN_KEY: run.encode()}))
     sink = pa.BufferOutputStream()
     # Without compression the size of a file says how much there is to read; scores hardly compress anyway.
     pq.write_table(table, sink, compression="none", use_dictionary=["level"], write_statistics=False)
@@ -282,7 +281,7 @@ def encode_chunk(run: str, level: int, rows: np.ndarray, values: Mapping[str, np
 
 
 def decode_chunk(
-    data: bytes, run: str, level: int, names: Sequence[str], num_rows: int
+    data: bytes, run: str, level: int, sizes: Mapping[str, int], num_rows: int
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """
     Read and check what [`encode_chunk`] wrote.
@@ -294,61 +293,80 @@ def decode_chunk(
             Digest of the run that it must belong to.
         level (`int`):
             The level that it must be of.
-        names (`Sequence[str]`):
-            Names of the measures that it must have.
+        sizes (`Mapping[str, int]`):
+            By the names of what it must have the size of a vector, 0 for a number.
         num_rows (`int`):
             Rows of the run.
 
     Returns:
-        `tuple[np.ndarray, dict[str, np.ndarray]]`: The rows, and by the name of the measure a number of each.
+        `tuple[np.ndarray, dict[str, np.ndarray]]`: The rows, and by the name of the measure a number, or vector, of
+        each.
 
     Raises:
         DamageError: If it is no such file.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        _check_header(file, run, names, num_rows)
+        _check_header(file, run, sizes, num_rows)
         table = file.read(use_threads=False)
         table.validate(full=True)
     except _MALFORMED as error:
         raise DamageError("it is not a Parquet file, or only a part of it") from error
     if len(table) != file.metadata.num_rows:
         raise DamageError("it has fewer rows than it says")
-    levels, rows, *values = (column.to_numpy() for column in table.columns)
+    levels, rows, *values = (_numpy(column) for column in table.columns)
     if (levels != level).any():
         raise DamageError("its level is not that of its name")
     if rows.min() < 0 or rows.max() >= num_rows:
         raise DamageError(f"it has rows that are not among the {num_rows} of the run")
     if len(np.unique(rows)) < len(rows):
         raise DamageError("it has a row twice")
-    return rows, dict(zip(names, values, strict=True))
+    return rows, dict(zip(sizes, values, strict=True))
 
 
-def chunk_bytes(names: Sequence[str], num_rows: int) -> int:
+def chunk_bytes(sizes: Mapping[str, int], num_rows: int) -> int:
     """The most that a chunk can need: a header, and a few times what all rows take."""
-    return 2**20 + 16 * (len(names) + 3) * num_rows
+    return 2**20 + 16 * (len(sizes) + 3 + sum(sizes.values())) * num_rows
 
 
-def _schema(names: Iterable[str]) -> pa.Schema:
-    measures = [pa.field(name, pa.float32(), nullable=False) for name in names]
+def _arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(np.asarray(values, kind.to_pandas_dtype()))
+    numbers = np.ascontiguousarray(values, dtype=np.float16).ravel()
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers), type=kind)
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    if not pa.types.is_fixed_size_list(column.type):
+        return column.to_numpy()
+    numbers = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return numbers.reshape(len(column), column.type.list_size)
+
+
+def _schema(sizes: Mapping[str, int]) -> pa.Schema:
+    vectors = {name: pa.list_(pa.field("item", pa.float16(), nullable=False), size) for name, size in sizes.items()}
+    measures = [
+        pa.field(name, vectors[name] if size else pa.float32(), nullable=False) for name, size in sizes.items()
+    ]
     return pa.schema(
         [pa.field("level", pa.int32(), nullable=False), pa.field("row", pa.int64(), nullable=False), *measures]
     )
 
 
-def _check_header(file: pq.ParquetFile, run: str, names: Sequence[str], num_rows: int) -> None:
+def _check_header(file: pq.ParquetFile, run: str, sizes: Mapping[str, int], num_rows: int) -> None:
     """Before the columns are read, for which memory is allocated as the header says."""
     schema, metadata = file.schema_arrow, file.metadata
-    if not schema.equals(_schema(names)):
+    if not schema.equals(_schema(sizes)):
         raise DamageError("it has the wrong columns or types")
     if (schema.metadata or {}).get(_RUN_KEY) != run.encode():
         raise DamageError("it belongs to another run")
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    columns = [(group, group.column(index)) for group in groups for index in range(group.num_columns)]
+    numbers = [1, 1, *(max(1, size) for size in sizes.values())]  # in a row, of each column
+    columns = [(group.num_rows * of, group.column(place)) for group in groups for place, of in enumerate(numbers)]
     # By sizes: asked for a codec that it does not know, pyarrow aborts the whole process.
     if any(column.total_compressed_size != column.total_uncompressed_size for _, column in columns):
         raise DamageError("it is compressed")
-    if any(column.num_values != group.num_rows for group, column in columns):
+    if any(column.num_values != expected for expected, column in columns):
         raise DamageError("its columns are of different lengths")
     if not 1 <= metadata.num_rows == sum(group.num_rows for group in groups) <= num_rows:
         raise DamageError(f"it says that it has {metadata.num_rows} rows, of the {num_rows} of the run")

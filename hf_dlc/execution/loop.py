@@ -16,7 +16,7 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from hf_dlc.errors import DLCError
-from hf_dlc.scores.base import Measure
+from hf_dlc.scores.base import Asked
 from hf_dlc.tasks.base import EncodedRow, RowMeasures, Task
 
 from .masks import Masked, Session
@@ -92,7 +92,7 @@ class LevelLoop:
             For each level all rows of the run as that level sees them.
         work (`Sequence[Sequence[MicroBatch]]`):
             For each level what this process does.
-        measures (`Sequence[Sequence[Measure]]`):
+        measures (`Sequence[Sequence[Asked]]`):
             For each level what is measured.
         limit ([`TokenLimit`], *optional*):
             What memory was found to hold so far; lowered where it turns out to hold less.
@@ -108,7 +108,7 @@ class LevelLoop:
         session: Session,
         rows: Sequence[Sequence[EncodedRow]],
         work: Sequence[Sequence[MicroBatch]],
-        measures: Sequence[Sequence[Measure]],
+        measures: Sequence[Sequence[Asked]],
         limit: TokenLimit | None = None,
         reporter: Reporter | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
@@ -266,7 +266,7 @@ def _or_none(compute: Callable[[], T]) -> T | None:
 def run_row(
     task: Task,
     masked: Sequence[Masked],
-    measures: Sequence[Sequence[Measure]],
+    measures: Sequence[Sequence[Asked]],
     row: EncodedRow,
     shared_head: Any = None,
 ) -> Values:
@@ -278,7 +278,7 @@ def run_row(
             What runs the model.
         masked (`Sequence[Masked]`):
             What the masks did at each level.
-        measures (`Sequence[Sequence[Measure]]`):
+        measures (`Sequence[Sequence[Asked]]`):
             For each level what is measured.
         row (`EncodedRow`):
             The row.
@@ -305,7 +305,8 @@ def run_row(
 
 def _to_numpy(values: torch.Tensor) -> np.ndarray:
     # Plus 0, which turns -0 into 0: adding up what other processes and the journal have would do so too.
-    return values.cpu().numpy() + np.float32(0)
+    numbers = values.cpu().numpy()
+    return numbers + numbers.dtype.type(0)
 
 
 def _require_change(unmasked: torch.Tensor, states: torch.Tensor, masked: int, level: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from accelerate import PartialState
 
-from hf_dlc.scores.base import Measure
+from hf_dlc.scores.base import Asked
 
 from .journal import Cut, Journal, JournaledWork
 from .loop import Reporter
@@ -27,7 +27,7 @@ Compute = Callable[[Sequence[Sequence[MicroBatch]], Reporter], Values]
 def run_sharded(
     compute: Compute,
     batches: Sequence[Sequence[MicroBatch]],
-    measures: Sequence[Sequence[Measure]],
+    measures: Sequence[Sequence[Asked]],
     rows: int,
     journal: Journal | None,
     state: PartialState,
@@ -41,7 +41,7 @@ def run_sharded(
             Measures the micro-batches of each level; returns zeros for all other rows.
         batches (`Sequence[Sequence[MicroBatch]]`):
             For each level its plan.
-        measures (`Sequence[Sequence[Measure]]`):
+        measures (`Sequence[Sequence[Asked]]`):
             For each level what is measured.
         rows (`int`):
             Number of rows.
@@ -75,7 +75,7 @@ def run_sharded(
 
 def _read(
     journal: Journal | None,
-    measures: Sequence[Sequence[Measure]],
+    measures: Sequence[Sequence[Asked]],
     rows: int,
     state: PartialState,
     peers: Peers | None,
@@ -118,7 +118,8 @@ def _without(values: np.ndarray, left: Sequence[Sequence[MicroBatch]]) -> np.nda
     """The values, `(levels, rows)`, but for those that are computed again, since their micro-batch lost a part."""
     for level, batches in enumerate(left):
         for batch in batches:
-            values[level, batch.rows] = 0
+            if level < len(values):  # features are those of the first level
+                values[level, batch.rows] = 0
     return values
 
 

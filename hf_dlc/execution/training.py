@@ -98,7 +98,7 @@ def _seconds_per_token(trainable: Trainable, steps: Sequence[Sequence[EncodedRow
     sample = [steps[int(np.searchsorted(ends, ends[-1] * part))] for part in _SAMPLES]
     most_rows = _rows_that_fit(trainable.model, max(row.length for rows in sample for row in rows))
     begun, rates = time.perf_counter(), []
-    with _trainer(trainable) as step:
+    with _trainer(trainable) as (step, _):
         first = step(sample[0][:1])  # it warms up as well
         most_rows = min(most_rows, max(1, int(_MOST_SECONDS / first)))
         if most_rows < LORA.batch_size:
@@ -127,9 +127,43 @@ def _rows_that_fit(model: nn.Module, length: int) -> int:
     return LORA.batch_size if not free else max(1, int(free / 2 / needed))
 
 
+def train_adapters(task: Task, rows: Sequence[EncodedRow], epochs: int, seed: int) -> PeftModel:
+    """
+    Train low-rank adapters on rows, with a copy of the model that shares its weights.
+
+    Args:
+        task ([`Task`]):
+            Its model is trained, as a copy.
+        rows (`Sequence[EncodedRow]`):
+            Rows that can be scored.
+        epochs (`int`):
+            Passes over them.
+        seed (`int`):
+            Seed of the adapters and of the order of the rows.
+
+    Returns:
+        [`~peft.PeftModel`]: The copy with its adapters.
+
+    Raises:
+        ValueError: If the model cannot be trained, or if there are no rows.
+    """
+    trainable = task
+    if not isinstance(trainable, Trainable) or trainable.why_untrainable:
+        raise ValueError(getattr(trainable, "why_untrainable", None) or "the task does not say how it is trained")
+    if not rows:
+        raise ValueError("adapters are trained on rows that can be scored, got none.")
+    order = np.random.RandomState(seed)
+    with _trainer(trainable, seed) as (step, model):
+        for _ in range(epochs):
+            places = order.permutation(len(rows))
+            for start in range(0, len(places), LORA.batch_size):
+                step([rows[place] for place in places[start : start + LORA.batch_size]])
+    return model.eval()
+
+
 @contextmanager
-def _trainer(trainable: Trainable) -> Iterator[Any]:
-    """Yield a function that does one step of training on some rows and returns its seconds."""
+def _trainer(trainable: Trainable, seed: int | None = None) -> Iterator[tuple[Any, PeftModel]]:
+    """Yield a function that does one step of training on some rows and returns its seconds, and what it trains."""
     device = next(trainable.model.parameters()).device
     is_half = trainable.model.dtype.itemsize < 4
     with ExitStack() as stack:
@@ -137,6 +171,8 @@ def _trainer(trainable: Trainable) -> Iterator[Any]:
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
+        if seed is not None:
+            torch.manual_seed(seed)
         model = _with_adapters(frozen_copy(trainable.model), trainable.adapter_task)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=LORA.learning_rate)
@@ -152,7 +188,7 @@ def _trainer(trainable: Trainable) -> Iterator[Any]:
                 torch.accelerator.synchronize()
             return time.perf_counter() - start
 
-        yield step
+        yield step, model
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

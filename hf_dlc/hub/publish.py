@@ -29,6 +29,7 @@ from hf_dlc.pipeline.folder import make_report
 from hf_dlc.pipeline.record import DatasetRecord, RunRecord
 from hf_dlc.pipeline.score_file import SCORES_NAME, Scores, ScoresError
 from hf_dlc.report.report import PruneReport
+from hf_dlc.scores.columns import vector_features
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.hub_commits import Push, Refusal, hub_client, reason_without_token
 
@@ -72,6 +73,7 @@ def push_pruned(
     study: str | Path | None = None,
     prefix: str | None = None,
     token: str | None = None,
+    features: bool = False,
 ) -> str:
     """
     Publish a pruned dataset on the Hub, with the scores of all rows, the manifest, the report and a card.
@@ -108,6 +110,8 @@ def push_pruned(
             `study.json` of `compare_selectors.py`; its differences from random rows go into the card.
         prefix (`str`, *optional*):
             Beginning of the names of the score columns, by default that of the manifest, else `"dlc"`.
+        features (`bool`, *optional*, defaults to `False`):
+            Whether the features of the kept rows are published with them, where there are any.
         token (`str`, *optional*):
             Token, by default the one that the Hub client knows.
 
@@ -134,7 +138,11 @@ def push_pruned(
         config = record.scorer.config.having(prefix=prefix)
         record = record.having(scorer=record.scorer.having(config=config))
     name = _checked_name(config_name or subset_name(record.selection, len(pruned), len(scored)))
-    report, scores = make_report(scored, pruned, record), Scores.of(scored, record.column_prefix)
+    report = make_report(scored, pruned, record)
+    vectors = [name for name in vector_features(record.column_prefix) if name in scored.column_names]
+    scores = Scores.of(scored.remove_columns(vectors), record.column_prefix)
+    if not features:
+        pruned = pruned.remove_columns([name for name in vectors if name in pruned.column_names])
     sections = [*report.sections, *study_sections(study)]
     push = Push(hub_client(token), repo_id, private, revision, create_pr)
     with tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+logger = logging.getLogger(__name__)
+
 _BEFORE_OVERLAP = ("confidence", "loss")  # their columns have always stood there; those of other scores come behind
 
 
 def compare_selections(
-    scored: Dataset, options: SelectionArguments, column_prefix: str = "dlc"
+    scored: Dataset, options: SelectionArguments, column_prefix: str = "dlc", target: Any = None
 ) -> list[dict[str, Any]]:
     """
     Select with every selector of the table, the same budget and the same seed.
@@ -34,21 +37,30 @@ def compare_selections(
             Budget, column, groups and seed; its `selector` and split are what the others are compared with.
         column_prefix (`str`, *optional*, defaults to `"dlc"`):
             What the names of the score columns begin with.
+        target (`Any`, *optional*):
+            The wanted rows, for selectors that take such. A selector that lacks what it needs is left out, and logged.
 
     Returns:
         `list[dict]`: For each selector its name, the number of rows and target tokens that it keeps, and the mean of
         each score that there is. `overlap` is the share of these rows that the selector of `options` keeps as well.
 
     Raises:
-        ValueError: For the reasons for which a selector raises it.
+        ValueError: For the reasons for which the selector of `options` raises it; another one that does is left out.
     """
     scores = present_scores(scored.column_names, column_prefix)
     columns = {name: scored.with_format("numpy")[f"{column_prefix}_{name}"][:] for name in ("tokens", *scores)}
-    chosen = set(make_selector(options, column_prefix).read_indices(scored).tolist())
-    variants = [make_selector(replace(options, selector=name), column_prefix).variants() for name in SELECTORS]
+    chosen = set(make_selector(options, column_prefix, target).read_indices(scored).tolist())
+    variants = [make_selector(replace(options, selector=name), column_prefix, target).variants() for name in SELECTORS]
     rows = []
     for name, selector in (pair for one in variants for pair in one.items()):
-        kept = selector.read_indices(scored)
+        if lacking := selector.lacks(scored.column_names):
+            logger.info("%s is not compared: it needs %s.", name, lacking)
+            continue
+        try:
+            kept = selector.read_indices(scored)
+        except ValueError as error:
+            logger.info("%s is not compared: %s", name, error)
+            continue
         means = {key: _mean(columns[key][kept]) for key in scores}
         overlap = len(chosen.intersection(kept.tolist())) / len(kept)
         counts = {"rows": len(kept), "tokens": int(columns["tokens"][kept].sum(dtype=np.int64))}

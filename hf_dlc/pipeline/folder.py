@@ -10,13 +10,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 
 from hf_dlc.report.report import PruneReport
+from hf_dlc.scorer.job import FEATURES_NAME
 from hf_dlc.scores.columns import score_features
 from hf_dlc.scores.table import SCORES
-from hf_dlc.selection.base import Selector
+from hf_dlc.selection.base import Selection, Selector
 from hf_dlc.utils.files import read_json, write_json
 
 from .record import RecordError, RunRecord
@@ -135,9 +137,20 @@ def select_rows(
         `tuple[Dataset, PruneReport, RunRecord]`: The kept rows, the report on them, and the record of scoring and
         selection, for [`write_subset`].
     """
-    kept = selector.read_indices(scored).tolist()
+    selection = selector.select(scored)
+    kept = selection.indices.tolist()
     record = record.with_selection(selector, scored, kept, **facts)
+    scored = _with_notes(scored, selection, record.column_prefix)
     return scored.select(kept), make_report(scored, kept, record, flag_column), record
+
+
+def _with_notes(scored: Dataset, selection: Selection, column_prefix: str) -> Dataset:
+    """The rows with what the selector says of those that it keeps; of the others, -1 or NaN."""
+    for name, values in selection.notes.items():
+        of_all = np.full(len(scored), -1 if values.dtype.kind == "i" else np.nan, dtype=values.dtype)
+        of_all[selection.indices] = values
+        scored = scored.add_column(f"{column_prefix}_{name}", of_all)
+    return scored
 
 
 def make_report(
@@ -176,7 +189,8 @@ def copy_scores(run_dir: Path, folder: Path) -> None:
     if run_dir.resolve() != folder.resolve():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST_NAME).unlink(missing_ok=True)  # it belongs to the scores that are replaced
-        for name in (SCORES_NAME, SCORING_NAME):
+        names = [name for name in (SCORES_NAME, FEATURES_NAME, SCORING_NAME) if (run_dir / name).exists()]
+        for name in names:
             shutil.copyfile(run_dir / name, folder / name)
 
 

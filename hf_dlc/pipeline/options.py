@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 
 # Options of all programs that are paths, or may be: a folder or a repository on the Hub.
 _PATHS = {"dataset", "eval_dataset", "scale_dataset", "choices", "answers", "model", "template"}
-_PATHS |= {"output_dir", "run_dir", "output", "study", "other"}
+_PATHS |= {"output_dir", "run_dir", "output", "study", "other", "target"}
 _LEAST = {
     **dict.fromkeys(("max_rows", "eval_rows", "num_threads", "keep_tokens", "batch_size", "lora_rank", "seeds"), 1),
     **dict.fromkeys(("show", "min_per_group", "selection_seed", "training_seed", "study_seed", "sample_seed"), 0),
 }
 # Options of selectors that have other names here: data have a split, and scoring has a seed.
-_RENAMED = {"split": "split_share", "seed": "selection_seed"}
+_RENAMED = {"split": "split_share", "seed": "selection_seed", "shares": "cluster_shares"}
+# Scores by which selectors choose where no column is named.
+_DEFAULT_SCORE = {"cut": "ifd"}
 
 
 @dataclass
@@ -82,12 +85,54 @@ class SelectionArguments(Options):
     )
     group_by: str | None = field(default=None, metadata={"help": "Column within whose groups rows are chosen."})
     min_per_group: int = field(default=0, metadata={"help": "Rows kept of every group, however small."})
+    group_shares: str = field(
+        default="proportional",
+        metadata={"help": "Parts of the groups: 'proportional', 'equal', or shares such as 'a=0.7,b=0.3' or JSON."},
+    )
+    drop_duplicates: bool = field(
+        default=False, metadata={"help": "Keep one row of those that say the same, exactly or nearly."}
+    )
     selection_seed: int = field(default=0, metadata={"help": "Seed of the random choice."})
+    target: str | None = field(
+        default=None, metadata={"help": "Selectors 'target' and 'transfer': file or dataset of wanted rows."}
+    )
+    metric: Literal["cosine", "gradient", "bm25"] = field(
+        default="cosine", metadata={"help": "'target': what is near, by features or by words ('bm25')."}
+    )
+    mix: float = field(
+        default=0.0, metadata={"help": "'target', 'easiest' and 'hardest': share of the budget drawn at random."}
+    )
+    contamination: Literal["drop", "keep"] = field(
+        default="drop", metadata={"help": "'target': what to do with rows that equal a wanted one."}
+    )
+    cut: str = field(default="0.1", metadata={"help": "'cut': share of the hardest rows to leave out, or 'auto'."})
+    then: Literal["random", "flexrand", "stratified"] = field(
+        default="random", metadata={"help": "'cut': how the others are chosen."}
+    )
+    strata: int = field(default=10, metadata={"help": "'cut' with then='stratified': bins of the score."})
+    mapping: Literal["features", "labels"] = field(
+        default="features", metadata={"help": "'transfer': what votes for groups of rows."}
+    )
+    groups_from: str | None = field(
+        default=None, metadata={"help": "'transfer': column of these groups; default: clusters of the features."}
+    )
+    clusters: int | None = field(default=None, metadata={"help": "'cluster' and 'transfer': number of clusters."})
+    choose: Literal["easiest", "random", "farthest", "nearest"] = field(
+        default="easiest", metadata={"help": "'cluster': which rows of each cluster are taken."}
+    )
+    cluster_shares: Literal["proportional", "density"] = field(
+        default="proportional", metadata={"help": "'cluster': parts of the clusters."}
+    )
+    temperature: float = field(default=0.5, metadata={"help": "'cluster' by density: the smaller, the more unequal."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.selector not in SELECTORS:  # in a YAML file, say
             raise ValueError(f"selector must be one of {', '.join(SELECTORS)}, got {self.selector!r}.")
+        self.cut = str(self.cut)
+        if self.cut != "auto":
+            _parse_number("cut", self.cut)
+        parse_group_shares(self.group_shares)
         if self.keep is not None and self.keep_tokens is None:
             # "1.0" is a share, "1" a number of rows: the text tells what a number in Python would not.
             text = str(self.keep)
@@ -152,10 +197,75 @@ def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:
     )
 
 
-def make_selector(options: SelectionArguments, column_prefix: str = "dlc") -> Selector:
-    """Make the selector that the options name: each of its parameters that is an option has the option's value."""
+def make_selector(options: SelectionArguments, column_prefix: str = "dlc", target: Any = None) -> Selector:
+    """
+    Make the selector that the options name: each of its parameters that is an option has the option's value.
+
+    Args:
+        options ([`SelectionArguments`]):
+            What to select.
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
+            First part of the names of the columns.
+        target (`Any`, *optional*):
+            The wanted rows, for a selector that takes such.
+
+    Returns:
+        [`~selection.base.Selector`]
+    """
     selector, known = SELECTORS[options.selector], {option.name for option in fields(SelectionArguments)}
     named = {parameter.name: _RENAMED.get(parameter.name, parameter.name) for parameter in fields(selector)}
     chosen = {parameter: getattr(options, option) for parameter, option in named.items() if option in known}
-    columns = {"column": options.column or f"{column_prefix}_confidence", "tokens_column": f"{column_prefix}_tokens"}
+    chosen = {parameter: value for parameter, value in chosen.items() if value is not None}
+    parsed = {"cut": lambda text: text if text == "auto" else float(text), "group_shares": parse_group_shares}
+    chosen |= {parameter: parse(chosen[parameter]) for parameter, parse in parsed.items() if parameter in chosen}
+    if "target" in named:
+        chosen["target"] = target
+    score = _DEFAULT_SCORE.get(options.selector, "confidence")
+    columns = {
+        "column": options.column or f"{column_prefix}_{score}",
+        "tokens_column": f"{column_prefix}_tokens",
+        "features_column": f"{column_prefix}_features",
+    }
     return replace(selector, **{**chosen, **columns})
+
+
+def parse_group_shares(text: str) -> str | dict[str, float]:
+    """
+    Shares of groups as a user writes them.
+
+    Args:
+        text (`str`):
+            `"proportional"`, `"equal"`, `"a=0.7,b=0.3"`, or a JSON object.
+
+    Returns:
+        `str` or `dict[str, float]`
+
+    Raises:
+        ValueError: If it is none of these.
+
+    Example:
+    ```python
+    >>> parse_group_shares("a=0.7, b=0.3")
+    {'a': 0.7, 'b': 0.3}
+
+    ```
+    """
+    if text in ("proportional", "equal"):
+        return text
+    if text.startswith("{"):
+        try:
+            shares = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"group_shares is no valid JSON ({error}), got {text!r}.") from error
+        return {str(key): _parse_number("group_shares", share) for key, share in shares.items()}
+    pairs = [part.rpartition("=") for part in text.split(",")]
+    if not all(key.strip() and equals for key, equals, _ in pairs):
+        raise ValueError(f"group_shares must be 'proportional', 'equal' or like 'a=0.7,b=0.3', got {text!r}.")
+    return {key.strip(): _parse_number("group_shares", share) for key, _, share in pairs}
+
+
+def _parse_number(name: str, text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be made of numbers, got {text!r}.") from error

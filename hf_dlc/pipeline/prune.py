@@ -34,13 +34,15 @@ from hf_dlc.report.report import check_group_and_flag_columns
 from hf_dlc.scorer.job import training_cost
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.columns import score_features
-from hf_dlc.selection.base import read_numbers
+from hf_dlc.selection.base import Selector
+from hf_dlc.selection.candidates import read_numbers
 from hf_dlc.selection.ordering import drawn_order
 
 from .command_line import command_line
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
 from .record import DatasetRecord, RunRecord, UsageRecord
+from .selecting import prepare_selection, read_target, with_features
 from .sources import dataset_identity, read_dataset
 
 
@@ -73,8 +75,8 @@ def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) ->
     if record is None:  # not the main process
         return None
     with run.writing():
-        selector = make_selector(options, config.prefix)
-        pruned, report, record = select_rows(scored, selector, record, options.flag_column)
+        rows, selector = run.prepare_selection(scored)
+        pruned, report, record = select_rows(rows, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)
     return report.to_markdown()
 
@@ -167,6 +169,8 @@ class Run:
     resumed: bool = field(default=False, init=False)
     calibration_seconds: float = field(default=0.0, init=False)
     calibrated_at: float = field(default=0.0, init=False)
+    scorer: DLCScorer | None = field(default=None, init=False)
+    target: Dataset | None = field(default=None, init=False)  # the wanted rows
 
     @property
     def folder(self) -> Path:
@@ -201,6 +205,7 @@ class Run:
         if scorer.needs_fit:
             logger.info("learning from all rows what the scores need (fit)")
             scorer.fit(dataset, self.options.num_threads)
+        self.scorer = scorer
         return dataset, scorer
 
     @contextmanager
@@ -215,7 +220,7 @@ class Run:
 
     def check(self, dataset: Dataset, estimate: RunEstimate) -> None:
         """
-        Log the estimate, and refuse now what would fail after hours of scoring.
+        Log the estimate, refuse now what would fail after hours of scoring, and make the features of wanted rows.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -230,6 +235,7 @@ class Run:
         estimate.require_rows()
         if isinstance(self.options, PruneArguments):
             check_selection(self.options, self.config, dataset, estimate)
+            self.target = read_target(self.options, self.config, lambda: self.scorer)
 
     def calibrate(self, scorer: DLCScorer) -> None:
         """Settle the masked fractions on the main process, unless a journal is there that has them."""
@@ -240,6 +246,19 @@ class Run:
             logger.info("masked fractions: %s", ", ".join(f"{fraction:g}" for fraction in schedule))
         self.calibrated_at = time.perf_counter()
         self.calibration_seconds = self.calibrated_at - start
+
+    def prepare_selection(self, scored: Dataset) -> tuple[Dataset, Selector]:
+        """
+        Make rows and selector ready for each other, by [`~selecting.prepare_selection`].
+
+        Args:
+            scored ([`~datasets.Dataset`]):
+                The rows with their scores.
+
+        Returns:
+            `tuple[Dataset, Selector]`
+        """
+        return prepare_selection(scored, self.options, self.config, self.target)
 
     def record(self, scorer: DLCScorer, estimate: RunEstimate) -> RunRecord | None:
         """
@@ -368,6 +387,8 @@ def open_run(options: ScoreArguments, config: DLCConfig, program: Sequence[str])
     torch.set_num_threads(cpu_threads(options.num_threads))
     with watch_peers(state) as peers:
         _make_room(Path(options.output_dir), options.overwrite, state)
+        if isinstance(options, PruneArguments):
+            config = with_features(options, config)
         yield Run(options, config, program, state, peers)
 
 
@@ -403,12 +424,15 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
         ValueError: If a column is not there or of the wrong kind, or if there are too few rows or tokens.
     """
     known = [*dataset.column_names, *score_features(config.prefix, scores=config.scores)]
-    if options.column is None and "confidence" not in config.scores:  # random rows, too, are drawn of scored ones
+    selector = make_selector(options, config.prefix)
+    if options.column is None and selector.column not in known:  # random rows, too, are drawn of scored ones
         columns = ", ".join(f"{config.prefix}_{name}" for name in config.scores)
         raise ValueError(
-            f"rows are selected by {config.prefix}_confidence, which is not among the scores that are asked for. Name "
+            f"rows are selected by {selector.column}, which is not among the scores that are asked for. Name "
             f"one of them with column: {columns}."
         )
+    if options.target is None and hasattr(selector, "target"):
+        raise ValueError(f"the selector {options.selector} needs wanted rows. Pass target, a file of them.")
     if options.column is not None and options.column not in known:
         raise ValueError(f"column must be one of {', '.join(known)}, got {options.column!r}.")
     if options.column in dataset.column_names:
@@ -423,7 +447,9 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
     sizes = Counter(groups)
     largest_first = sorted(range(len(dataset)), key=lambda row: -sizes[groups[row]] if groups else 0)
     skipped = sum(estimate.skipped.values())
-    score = (options.column or f"{config.prefix}_confidence").removeprefix(f"{config.prefix}_")
+    score = selector.column.removeprefix(f"{config.prefix}_")
     without = len(dataset) - estimate.scored.get(score, len(dataset) - skipped)
     scores[largest_first[:without]] = np.nan
-    make_selector(options, config.prefix).get_indices(scores, groups, tokens)
+    if selector.needs not in ((), ("scores",)):  # of what is not known yet, the budget alone can be tried
+        selector = make_selector(replace(options, selector="random"), config.prefix)
+    replace(selector, drop_duplicates=False).get_indices(scores, groups, tokens)

@@ -189,7 +189,7 @@ class SelectionRecord(_Part):
     @classmethod
     def of(cls, selector: Selector) -> SelectionRecord:
         """Describe a selector."""
-        return cls.from_json({"selector": type(selector).__name__, **asdict(selector)})
+        return cls.from_json({"selector": type(selector).__name__, **selector.parameters()})
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """
 Scores apart from their rows: one Parquet file, in which a digest of each row's content stands beside its scores.
+Features, where there are any, stand in a file of NumPy beside it, which is mapped into memory.
 
 With it another budget is a matter of seconds: the scores find their rows again, also when the rows have been shuffled
 or filtered since, and are refused to rows that were never scored.
@@ -11,6 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +22,12 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 import xxhash
 from datasets import Dataset, Features, Value
 
-from hf_dlc.scores.columns import missing_columns, present_scores, score_features, with_columns
+from hf_dlc.scorer.job import FEATURES_NAME
+from hf_dlc.scores.columns import missing_columns, present_scores, score_features, vector_features, with_columns
 from hf_dlc.scores.table import SCORES
+from hf_dlc.selection.vectors import made_by, read_vectors
 from hf_dlc.utils.content import content_digests
+from hf_dlc.utils.files import write_vectors
 
 
 SCORES_NAME = "scores.parquet"
@@ -48,6 +53,10 @@ class Scores:
             Columns of the rows that went into the digests.
         column_prefix (`str`, *optional*, defaults to `"dlc"`):
             Beginning of the names of the score columns.
+        vectors (`np.ndarray` of shape `(rows, size)`, *optional*):
+            Features of the rows.
+        vectors_by (`str`, *optional*, defaults to `""`):
+            How these were made.
 
     Example:
     ```python
@@ -62,6 +71,8 @@ class Scores:
     table: Dataset
     columns: tuple[str, ...]
     column_prefix: str = "dlc"
+    vectors: np.ndarray | None = None
+    vectors_by: str = ""
 
     @classmethod
     def of(cls, scored: Dataset, column_prefix: str = "dlc", keep_levels: bool = False) -> Scores:
@@ -92,9 +103,11 @@ class Scores:
             )
         present = present_scores(scored.column_names, column_prefix)
         table = scored.with_format(None).select_columns(list(score_features(column_prefix, keep_levels, present)))
-        return cls(
-            with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE), columns, column_prefix
-        )
+        table = with_columns(table, {DIGEST: content_digests(scored, columns)}, _DIGEST_FEATURE)
+        vectors = next(iter(vector_features(column_prefix)))
+        if vectors not in scored.column_names:
+            return cls(table, columns, column_prefix)
+        return cls(table, columns, column_prefix, read_vectors(scored, vectors), made_by(scored, vectors) or "")
 
     def digest(self) -> str:
         """Hex digest of the scores and of the rows that they belong to, in whatever order these are."""
@@ -106,15 +119,23 @@ class Scores:
         return found.hexdigest()
 
     def write(self, path: str | Path) -> None:
-        """Write one Parquet file, which [`Scores.read`], pandas and the dataset viewer of the Hub read."""
+        """
+        Write one Parquet file, which [`Scores.read`], pandas and the dataset viewer of the Hub read; features are
+        written beside it, as `features.npy`.
+        """
         table = self.table.data.table
-        record = json.dumps({"columns": self.columns, "prefix": self.column_prefix})
-        pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: record}), path)
+        record = {"columns": self.columns, "prefix": self.column_prefix}
+        if self.vectors is not None:
+            write_vectors(Path(path).with_name(FEATURES_NAME), self.vectors)
+            record["features_by"] = self.vectors_by
+        metadata = {**(table.schema.metadata or {}), _KEY: json.dumps(record)}
+        pq.write_table(table.replace_schema_metadata(metadata), path)
 
     @classmethod
     def read(cls, path: str | Path) -> Scores:
         """
-        Inverse of `write`, also of an earlier version, which knew fewer scores.
+        Inverse of `write`, also of an earlier version, which knew fewer scores. Where there is no file of features,
+        there are none.
 
         Raises:
             ScoresError: If the file holds no scores.
@@ -128,7 +149,7 @@ class Scores:
         missing = [] if DIGEST in table.column_names else [DIGEST]
         if missing := [*missing, *missing_columns(table.column_names, column_prefix)]:
             raise ScoresError(f"{path} must have the columns {', '.join(sorted(missing))}, and has not.")
-        return cls(table, columns, column_prefix)
+        return cls(table, columns, column_prefix, *_read_vectors(Path(path), record, len(table)))
 
     def join(self, dataset: Dataset, source: str = "the scores") -> Dataset:
         """
@@ -158,9 +179,16 @@ class Scores:
                 f"{len(unknown)} of {len(dataset)} rows (row {shown}) have no score in {source}: they are not the "
                 "rows that were scored. Load the revision of the dataset that was, or score this one."
             )
-        features = Features({name: kind for name, kind in self.table.features.items() if name != DIGEST})
+        features = {name: kind for name, kind in self.table.features.items() if name != DIGEST}
         found = self.table.select(places.tolist())
-        return with_columns(dataset, {name: found[name][:] for name in features}, features)
+        columns: dict[str, Any] = {name: found[name][:] for name in features}
+        if self.vectors is not None:
+            in_order = np.array_equal(places, np.arange(len(self.vectors)))
+            vectors = self.vectors if in_order else self.vectors[places]
+            kinds = vector_features(self.column_prefix, self.vectors.shape[1])
+            features |= kinds
+            columns |= dict(zip(kinds, (vectors, [self.vectors_by] * len(places)), strict=True))
+        return with_columns(dataset, columns, Features(features))
 
     def _places(self, digests: np.ndarray) -> np.ndarray:
         """Find the rows with these digests, -1 for those that are not there; rows that are equal have one score."""
@@ -176,5 +204,21 @@ def _score_columns(names: Sequence[str]) -> set[str]:
     found: set[str] = set()
     for prefix in (name.removesuffix("_status") for name in names if name.endswith("_status")):
         if not missing_columns(names, prefix):
-            found |= set(score_features(prefix, True, SCORES))
+            found |= {*score_features(prefix, True, SCORES), *vector_features(prefix)}
     return found
+
+
+def _read_vectors(path: Path, record: dict[str, Any], rows: int) -> tuple[np.ndarray | None, str]:
+    """Features that were written beside a file of scores, mapped into memory, and how they were made."""
+    file, by = path.with_name(FEATURES_NAME), record.get("features_by")
+    if by is None or not file.exists():
+        return None, ""
+    try:
+        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ScoresError(f"{file} is no file of features: {error}. Restore it, or remove it.") from error
+    if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float16:
+        raise ScoresError(
+            f"{file} must hold a vector for each of {rows} rows, got {vectors.dtype} of {vectors.shape}."
+        )
+    return vectors, str(by)

@@ -123,6 +123,8 @@ class PruneReport:
             raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
         check_group_and_flag_columns(scored, group_by, flag_column)
         kept = _places(scored, pruned) if isinstance(pruned, Dataset) else _indices(pruned, len(scored))
+        if isinstance(pruned, Dataset):
+            scored = _with_notes(scored, pruned, kept, prefix)
         rows = Rows.read(scored, kept, column, prefix, group_by)
         levels = None if schedule is None else tuple(map(float, schedule))
         sections = tuple(all_sections(rows, flag_column, examples, price))
@@ -198,6 +200,17 @@ def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
             )
         places[number], start = start, start + 1
     return places
+
+
+def _with_notes(scored: Dataset, pruned: Dataset, kept: np.ndarray, prefix: str) -> Dataset:
+    """The rows with what a selector has noted of those that it kept; of the others, -1 or NaN."""
+    for name in (f"{prefix}_wanted", f"{prefix}_wanted_similarity"):
+        if name in pruned.column_names and name not in scored.column_names:
+            values = np.asarray(pruned.with_format("numpy")[name][:])
+            of_all = np.full(len(scored), -1 if values.dtype.kind == "i" else np.nan, dtype=values.dtype)
+            of_all[kept] = values
+            scored = scored.add_column(name, of_all)
+    return scored
 
 
 def _row_digests(dataset: Dataset, names: list[str]) -> Sequence[Any]:

@@ -14,7 +14,14 @@ import pandas as pd
 from datasets import ClassLabel, Dataset, Image, Value
 
 from hf_dlc.scores.base import Score
-from hf_dlc.scores.columns import PREDICTED, SCORED_STATUSES, TRUNCATED, present_scores, score_features
+from hf_dlc.scores.columns import (
+    PREDICTED,
+    SCORED_STATUSES,
+    TRUNCATED,
+    present_scores,
+    score_features,
+    vector_features,
+)
 from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.ranks import spearman
 
@@ -25,6 +32,7 @@ from .statistics import auroc, within_groups
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _INTERVALS = 10
 _MOST_GROUPS = 20
+_WANTED_HEADER = ["wanted row", "kept rows", "mean similarity", "nearest kept row"]
 _FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 _PLAIN_LOSS = "plain_loss"  # also of rows that were scored without it, from the loss of level 0
 
@@ -154,6 +162,8 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int, price: str 
         yield _group_table(rows)
     if flag_column:
         yield _flag_table(rows, flag_column)
+    if f"{rows.column_prefix}_wanted" in rows.scored.column_names:
+        yield _wanted_table(rows)
     show, order = _Shower(rows), _easiest_first(rows)
     yield show("Easiest rows", order[:examples])
     yield show("Hardest rows", order[::-1][:examples])
@@ -315,6 +325,24 @@ def _group_table(rows: Rows) -> Table:
     return Table(title, ["group", "rows", "kept", "dropped", "kept share"], lines)
 
 
+def _wanted_table(rows: Rows) -> Table:
+    """Counts of the kept rows by the wanted row that they are nearest to."""
+    columns = {"wanted": f"{rows.column_prefix}_wanted", "similarity": f"{rows.column_prefix}_wanted_similarity"}
+    kept = np.flatnonzero(rows.is_kept)
+    found = pd.DataFrame({name: read_column(rows.scored, column)[kept] for name, column in columns.items()})
+    found["row"] = kept
+    groups = found.sort_values("similarity", ascending=False, kind="stable").groupby("wanted")
+    counts = groups.agg(rows=("row", "size"), similarity=("similarity", "mean"), nearest=("row", "first"))
+    counts = counts.sort_values("rows", ascending=False, kind="stable")
+    lines = [
+        [f"{wanted:.0f}", f"{of.rows:,.0f}", f"{of.similarity:.3f}", f"row {of.nearest:.0f}"]
+        for wanted, of in counts[:_MOST_GROUPS].iterrows()
+    ]
+    if len(counts) > _MOST_GROUPS:
+        lines.append([f"{len(counts) - _MOST_GROUPS:,} others", f"{counts.rows[_MOST_GROUPS:].sum():,}", "-", "-"])
+    return Table(["Kept rows by the wanted row that they are nearest to"], _WANTED_HEADER, lines)
+
+
 def _flag_table(rows: Rows, flag_column: str) -> Table:
     """How well each score, turned so that harder is higher, tells the flagged rows from the others."""
     flags = read_flags(rows.scored, flag_column)
@@ -344,7 +372,8 @@ class _Shower:
         self.statuses = scored[f"{column_prefix}_status"][:]
         self.easier_than = pd.Series(-rows.main.hardness).rank(pct=True).to_numpy()
         self.shown = {name: _shown(score.values) for name, score in rows.scores.items()}
-        hidden = set(score_features(column_prefix, True, SCORES)).intersection(scored.column_names)
+        written = {*score_features(column_prefix, True, SCORES), *vector_features(column_prefix)}
+        hidden = written.intersection(scored.column_names)
         self.rows = _undecoded(scored.remove_columns(sorted(hidden)))
 
     def __call__(self, title: str, indices: np.ndarray) -> Examples:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from hf_dlc.execution.plan import MicroBatch, cost, cut_batches
 from hf_dlc.execution.values import Values, no_values
 from hf_dlc.masking import LevelReport, Masker
 from hf_dlc.masking.session import MaskingSession
-from hf_dlc.scores.base import Measure, Pass, Score, masks_weights, measures_by_pass
+from hf_dlc.scores.base import Asked, Features, Pass, Score, masks_weights, measures_by_pass
 from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Task
+
+from .adapters import Adapters
 
 
 # Tokens of a micro-batch, padding included, where `tokens_per_batch` is "auto"; in float32, where each takes twice the
@@ -73,14 +76,26 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 class _PassSession:
-    """An open session whose levels are the masked fractions of passes, of which several may have the same one."""
+    """An open session whose levels are passes: each has a masked fraction, and the base weights or adapters."""
 
-    def __init__(self, session: MaskingSession, passes: Iterable[Pass]) -> None:
-        self._session = session
-        self._fractions = [one.masked_fraction for one in passes]
+    def __init__(
+        self, session: MaskingSession, passes: Iterable[Pass], model: nn.Module, adapters: Adapters | None
+    ) -> None:
+        self._session, self._passes = session, list(passes)
+        self._model, self._adapters = model, adapters
+        self._applied = ExitStack()
 
     def set_level(self, level: int) -> LevelReport:
-        return self._session.set_level(self._session.fractions.index(self._fractions[level]))
+        self.close()
+        one = self._passes[level]
+        report = self._session.set_level(self._session.fractions.index(one.masked_fraction))
+        if one.weights == "adapted":
+            self._applied.enter_context(self._adapters.applied(self._model))
+        return report
+
+    def close(self) -> None:
+        """Take the adapters off."""
+        self._applied.close()
 
 
 class Engine:
@@ -96,6 +111,12 @@ class Engine:
             The scores that are asked for.
         tokens_per_batch (`int` or `str`, *optional*, defaults to `"auto"`):
             Tokens of a micro-batch, padding included.
+        pooling (`str`, *optional*):
+            How features are pooled, if they are asked for: `"auto"`, or a name that the task knows.
+        features_size (`int`, *optional*):
+            Numbers that they are projected to; by default as many as there are.
+        adapters ([`Adapters`], *optional*):
+            Adapters of the model, for scores that compare it with and without them.
 
     Attributes:
         limit ([`TokenLimit`]):
@@ -103,10 +124,23 @@ class Engine:
     """
 
     def __init__(
-        self, task: Task, masker: ScoringMasker, scores: Sequence[Score], tokens_per_batch: int | str = "auto"
+        self,
+        task: Task,
+        masker: ScoringMasker,
+        scores: Sequence[Score],
+        tokens_per_batch: int | str = "auto",
+        pooling: str | None = None,
+        features_size: int | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        self.task, self.masker, self.scores = task, masker, scores
-        self.passes((0.0, 0.5))  # a score that the task cannot have is refused now, not at the first row
+        self.task, self.masker, self.scores, self.adapters = task, masker, scores, adapters
+        if pooling not in (None, "auto", *task.poolings):
+            raise ValueError(
+                f"features must be 'auto' or one of {', '.join(task.poolings)} for a model of {task.kind}, got "
+                f"{pooling!r}."
+            )
+        self._pooling, self._features_size = task.poolings[0] if pooling == "auto" else pooling, features_size
+        self._score_passes((0.0, 0.5))  # a score that the task cannot have is refused now, not at the first row
         self.limit = TokenLimit()
         self._tokens_per_batch = tokens_per_batch
         self._checked: tuple[Any, int] = None, 0  # weights that were measured, and tokens of the longest row then
@@ -122,6 +156,15 @@ class Engine:
     @property
     def _is_half(self) -> bool:
         return self.masker.model.dtype.itemsize < 4
+
+    @cached_property
+    def features(self) -> Features | None:
+        """The features that are asked for, if any."""
+        if self._pooling is None:
+            return None
+        with self.masker.unmasked():
+            pooled_size = self.task.features_size(self._pooling)
+        return Features(self._pooling, self._features_size or pooled_size, pooled_size)
 
     @property
     def masks_weights(self) -> bool:
@@ -205,15 +248,24 @@ class Engine:
         whole, apart = (cost(plan, self._overhead(self.tokens_per_batch)) for plan in plans)
         return usable if apart <= _WORTH_A_SHARED_HEAD * whole else []
 
-    def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Measure, ...]]:
-        """All passes that the scores ask for at these levels, and what is measured in each."""
-        return measures_by_pass(self.scores, fractions, self.task.views, ("base",), self.task.measurable)
+    def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Asked, ...]]:
+        """All passes that the scores ask for at these levels, and what is measured in each; features in the first."""
+        passes = self._score_passes(fractions)
+        if self.features is None:
+            return passes
+        unmasked = Pass()
+        others = {one: measures for one, measures in passes.items() if one != unmasked}
+        return {unmasked: (*passes.get(unmasked, ()), self.features), **others}
+
+    def _score_passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Asked, ...]]:
+        weights = ("base",) if self.adapters is None else ("base", "adapted")
+        return measures_by_pass(self.scores, fractions, self.task.views, weights, self.task.measurable)
 
     def run(
         self,
         views: Mapping[str, RowsInView],
         work: Sequence[Sequence[MicroBatch]],
-        passes: Mapping[Pass, Sequence[Measure]],
+        passes: Mapping[Pass, Sequence[Asked]],
         reporter: Reporter | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
     ) -> Values:
@@ -225,7 +277,7 @@ class Engine:
                 All rows, as [`Engine.views`] returns them.
             work (`Sequence[Sequence[MicroBatch]]`):
                 For each pass the micro-batches to score.
-            passes (`Mapping[Pass, Sequence[Measure]]`):
+            passes (`Mapping[Pass, Sequence[Asked]]`):
                 What [`Engine.passes`] returns.
             reporter ([`Reporter`], *optional*):
                 Told of micro-batches and chunks that are done.
@@ -239,8 +291,11 @@ class Engine:
         measures, rows = list(passes.values()), [views[one.view].rows for one in passes]
         if not any(work):  # nothing but skipped rows: leave the model alone
             return no_values(measures, most_parts(views))
-        with self.masker.session(sorted({one.masked_fraction for one in passes})) as session:
-            levels = _PassSession(session, passes)
+        fractions = sorted({one.masked_fraction for one in passes})
+        with (
+            self.masker.session(fractions) as session,
+            closing(_PassSession(session, passes, self.masker.model, self.adapters)) as levels,
+        ):
             return LevelLoop(self.task, levels, rows, work, measures, self.limit, reporter, chunk_seconds).run()
 
 

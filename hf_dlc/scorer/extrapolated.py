@@ -19,7 +19,7 @@ from hf_dlc.errors import DLCError
 from hf_dlc.execution.estimate import RunEstimate
 from hf_dlc.execution.processes import process_state
 from hf_dlc.scorer.predict import PREDICTORS, HeldOut, Predictor, expand_measures, extrapolate, standardized
-from hf_dlc.scores.columns import SCORED_STATUSES, score_features, with_columns
+from hf_dlc.scores.columns import SCORED_STATUSES, score_features, vector_features, with_columns
 from hf_dlc.scores.table import SCORES
 
 from .given_features import read_features, tell_lacking
@@ -156,8 +156,9 @@ class ExtrapolatedScorer:
                 Rows of a known layout; one split, not a `DatasetDict`.
             features (`str` or `np.ndarray`, *optional*):
                 Column of lists of one length, or an array of shape `(rows, size)`, from which scores are predicted
-                besides the unmasked measures, such as [`DLCScorer.features`] of images. By default there are none. A
-                number that is not finite counts as the mean of the scored rows.
+                besides the unmasked measures. By default they are those that the scorer writes, with `features=True`
+                among its options; they come from the same pass. A number that is not finite counts as the mean of the
+                scored rows.
             run_dir (`str` or `Path`, *optional*):
                 Folder for the journals of both scorings (`level_0` and `share`), from which the same call goes on.
             num_threads (`int`, *optional*):
@@ -179,7 +180,8 @@ class ExtrapolatedScorer:
         prefix = self.scorer.config.prefix
         _require_masked_levels(self.scorer)
         given = None if features is None else read_features(dataset, features)
-        written = [name for name in score_features(prefix, True, SCORES) if name in dataset.column_names]
+        columns = [*score_features(prefix, True, SCORES), *vector_features(prefix)]
+        written = [name for name in columns if name in dataset.column_names]
         bare = dataset.remove_columns(written)
         folder = partial(Path, run_dir) if run_dir else lambda _: None
         level_0 = level_0_scorer(self.scorer)
@@ -188,6 +190,8 @@ class ExtrapolatedScorer:
         exact = self.scorer.score(bare.select(rows.tolist()), folder("share"), num_threads)
         table = PredictedColumns(plain, exact, rows, prefix)
         blocks = [expand_measures(table.measures())]
+        if given is None and table.vectors is not None:
+            given = table.vectors.astype(np.float32)
         if given is not None:
             tell_lacking(given, table.scorable)
             blocks.append(given)

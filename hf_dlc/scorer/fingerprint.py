@@ -19,6 +19,7 @@ from hf_dlc.config import DLCConfig
 from hf_dlc.tasks.base import EncodedRow, Task, rows_digest
 from hf_dlc.utils.digests import json_digest, model_digest, processor_digest
 
+from .adapters import Adapters
 from .engine import Engine
 from .model import ModelHandle
 from .schedule import probe_digest
@@ -145,6 +146,8 @@ FACTS: tuple[Fact, ...] = (
     Fact("alone", "scores", YES, YES, NO, NO),
     Fact("encoder", "scores", YES, YES, NO, NO),
     Fact("first_tokens", "scores", YES, YES, NO, NO),
+    Fact("features", "scores", YES, YES, NO, NO),
+    Fact("features_size", "scores", YES, YES, NO, NO),
     Fact("head", "rows", YES, YES, NO, NO),
     Fact("pooling", "rows", YES, YES, NO, YES),
     Fact("prototype_logits", "rows", YES, YES, NO, NO),
@@ -152,6 +155,8 @@ FACTS: tuple[Fact, ...] = (
     Fact("probe_encoding", "rows", NO, NO, YES, NO, lambda state: state.task.probe.describe()),
     Fact("encoding", "rows", YES, YES, NO, NO, lambda state: state.task.describe()),
     Fact("prototypes", "rows", IMPLIED, YES, NO, NO, lambda state: state.task.learned),
+    Fact("adapters", "rows", IMPLIED, YES, NO, NO, lambda state: state.engine.adapters),
+    Fact("adapters_digest", "rows", YES, IMPLIED, NO, NO, lambda state: _digest_of(state.engine.adapters)),
     Fact("dtype", "rows", YES, YES, IMPLIED, IMPLIED),  # in which weights are loaded
     Fact("model_dtype", "rows", YES, IMPLIED, YES, YES, lambda state: state.handle.model.dtype, "dtype"),
     Fact("weights", "digests", YES, YES, YES, YES, lambda state: state.weights, "model_digest"),
@@ -173,6 +178,11 @@ FACTS: tuple[Fact, ...] = (
     Fact("device", "record", NO, NO, NO, NO, lambda state: state.handle.model.device.type, "device"),
     Fact("batch_tokens", "record", NO, NO, NO, NO, lambda state: state.engine.tokens_per_batch, "tokens_per_batch"),
 )
+
+
+def _digest_of(adapters: Adapters | None) -> str | None:
+    return None if adapters is None else adapters.digest
+
 
 _OPTIONS = {option.name for option in fields(DLCConfig)}
 
@@ -212,6 +222,11 @@ def calibration_key(state: ScorerState) -> str:
 def fit_key(state: ScorerState) -> str:
     """Digest of all that the features of images depend on, of which prototypes are learned."""
     return json_digest([fact.value(state) for fact in FACTS if fact.fit])
+
+
+def features_key(state: ScorerState) -> str:
+    """Digest of what makes the vectors of two scorers comparable: the model, and what is made of its states."""
+    return json_digest([state.weights, state.processor, vars(state.engine.features)])
 
 
 def _name(dtype: torch.dtype) -> str:

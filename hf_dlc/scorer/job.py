@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -25,13 +26,17 @@ from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import passes_to_json
 from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Share
 from hf_dlc.utils.digests import json_digest
+from hf_dlc.utils.files import write_vectors
 from hf_dlc.utils.versions import versions
 
 from .engine import Engine, all_rows, most_parts
 from .fingerprint import ScorerState, calibration_key, description, identity
-from .rows import MeasuredRows, RowSource, count_scored, require_dataset, share_of
+from .rows import FEATURES, MeasuredRows, RowSource, count_scored, require_dataset, share_of
 from .rowwise import RowByRow
 from .schedule import Schedule
+
+
+FEATURES_NAME = "features.npy"  # beside the journal, with a vector of each row
 
 
 def score_rows(
@@ -73,6 +78,7 @@ def score_rows(
         schedule.tell_scores_without_value()
     passes = engine.passes(fractions)
     values = run(views, [plan[one.view] for one in passes], passes)
+    _mark_skipped(values, encoded)
     return MeasuredRows(encoded, views, passes, values, fractions), is_batch
 
 
@@ -127,7 +133,18 @@ def score_dataset(
         if state.is_main_process:
             schedule.tell_scores_without_value()
         values = _run(engine, schedule, views, settings, journal, state, peers, chunk_seconds)
+        _mark_skipped(values, encoded)
+        if journal is not None and FEATURES in values:
+            keep = partial(write_vectors, journal.folder / FEATURES_NAME, values.pop(FEATURES)[0])
+            on_main_process(keep, state, peers)
+            values[FEATURES] = np.load(journal.folder / FEATURES_NAME, mmap_mode="r")[None]
         return MeasuredRows(encoded, views, engine.passes(schedule.fractions), values, schedule.fractions)
+
+
+def _mark_skipped(values: Values, rows: Sequence[EncodedRow]) -> None:
+    """Rows without a score have no features: NaN, not the zeros of what was not measured."""
+    if FEATURES in values:
+        values[FEATURES][0, [place for place, row in enumerate(rows) if not row.length]] = np.nan
 
 
 def estimate_datasets(

@@ -13,6 +13,7 @@ from hf_dlc.tasks.base import EncodedRow, Task
 from hf_dlc.tasks.table import build_task
 
 from . import fingerprint
+from .adapters import Adapters
 from .engine import Engine, ScoringMasker
 from .fitting import Fit
 from .model import ModelHandle
@@ -33,12 +34,15 @@ class Parts:
             Options of the user.
         handle ([`ModelHandle`]):
             The model and its processor.
+        adapters ([`Adapters`], *optional*):
+            Adapters of the model.
     """
 
-    def __init__(self, config: DLCConfig, handle: ModelHandle) -> None:
-        self.config, self.handle = config, handle
+    def __init__(self, config: DLCConfig, handle: ModelHandle, adapters: Adapters | None = None) -> None:
+        self.config, self.handle, self.adapters = config, handle, adapters
         self.lock = threading.RLock()  # weights are masked in place, so one thread at a time reads or scores
         self._sent: dict[str, Any] = {}  # from another process
+        self._features_by: tuple[Any, str] = None, ""  # of what weights, and the word
         _ = self.engine  # refuse an unsuitable model or score now, not at the first row
 
     @cached_property
@@ -58,7 +62,16 @@ class Parts:
     @cached_property
     def engine(self) -> Engine:
         """Engine that runs rows through the model."""
-        return Engine(self.task, self.masker, chosen_scores(self.config.scores), self.config.tokens_per_batch)
+        config = self.config
+        return Engine(
+            self.task,
+            self.masker,
+            chosen_scores(config.scores),
+            config.tokens_per_batch,
+            config.features,
+            config.features_size,
+            self.adapters,
+        )
 
     @cached_property
     def row_by_row(self) -> RowByRow:
@@ -92,6 +105,19 @@ class Parts:
             key, describe = partial(fingerprint.calibration_key, state), partial(fingerprint.description, state)
             return self.schedule.settle(key, describe)
 
+    @property
+    def features_by(self) -> str:
+        """How features are made, in a word: pooling, size, and a digest of what else they depend on."""
+        if self.engine.features is None:
+            return ""
+        with self.masker.unmasked():
+            weights = self.masker.weights_state()
+        if self._features_by[0] != weights:  # weights are hashed once, not for each row of `map`
+            features = self.engine.features
+            key = fingerprint.features_key(self.state())[:16]
+            self._features_by = weights, f"{features.pooling} {features.size} {key}"
+        return self._features_by[1]
+
     def check_fit(self) -> None:
         """
         Make sure that what was learned was learned with the weights as they are.
@@ -102,19 +128,21 @@ class Parts:
         with self.lock:
             self.fit.check(lambda: fingerprint.fit_key(self.state()))
 
-    def with_config(self, config: DLCConfig) -> Parts:
+    def with_config(self, config: DLCConfig, adapters: Adapters | None = None) -> Parts:
         """
         Parts with other options, of the same loaded model and with what was learned of a dataset.
 
         Args:
             config ([`DLCConfig`]):
                 The options. What rows are made of must be the same, since what was learned is taken as it is.
+            adapters ([`Adapters`], *optional*):
+                Adapters of the model, by default those of these parts.
 
         Returns:
             [`Parts`]: They share model and lock with these.
         """
         self.check_fit()
-        other = Parts(config, self.handle)
+        other = Parts(config, self.handle, self.adapters if adapters is None else adapters)
         other.lock = self.lock
         arrays, texts = self.fit.saved()
         if texts:
@@ -126,6 +154,7 @@ class Parts:
             return self._sent if self._sent and not self.handle.is_loaded else fingerprint.pickled_state(self.state())
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.config, self._sent = state["config"], state
+        self.config, self._sent, self._features_by = state["config"], state, (None, "")
+        self.adapters = state["adapters"]
         self.handle = ModelHandle(state["source"], digests=(state["weights"], state["tokenizer"]))
         self.lock = threading.RLock()

@@ -10,8 +10,9 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import Dataset, Features
 
 from hf_dlc.scores.base import Score
-from hf_dlc.scores.columns import OK, PREDICTED, SCORED_STATUSES, TRUNCATED, score_features
+from hf_dlc.scores.columns import OK, PREDICTED, SCORED_STATUSES, TRUNCATED, score_features, vector_features
 from hf_dlc.scores.table import SCORES
+from hf_dlc.selection.vectors import read_vectors
 
 
 class PredictedColumns:
@@ -52,6 +53,15 @@ class PredictedColumns:
         # Rows that lack a score are not predicted, and have no scores of masked levels.
         self._unknown = np.setdiff1d(np.flatnonzero(self.scorable), np.union1d(rows, self.wanted))
         self.values[f"{column_prefix}_status"] = statuses.tolist()
+        vectors, made = vector_features(column_prefix)
+        if vectors in plain.column_names:
+            self.features = Features({**self.features, **{name: plain.features[name] for name in (vectors, made)}})
+            self.values |= {vectors: read_vectors(plain, vectors), made: self._plain[made][:]}
+
+    @property
+    def vectors(self) -> np.ndarray | None:
+        """Features of all rows from the unmasked pass, where the scorer writes them."""
+        return self.values.get(next(iter(vector_features(self._prefix))))
 
     def asked(self, schedule: Sequence[float]) -> list[str]:
         """Names of the scores that are there and depend on the masked levels of a schedule."""

@@ -15,8 +15,8 @@ from hf_dlc.execution.peers import Peers
 from hf_dlc.execution.processes import check_same, process_state, sum_over_processes
 from hf_dlc.execution.skipped import count_partly, count_skipped, first_skipped, in_words
 from hf_dlc.execution.values import Values, no_values
-from hf_dlc.scores.base import Measure, Pass
-from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, with_columns
+from hf_dlc.scores.base import Asked, Pass
+from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, vector_features, with_columns
 from hf_dlc.tasks.base import EncodedRow, RowsInView, Share, Task
 from hf_dlc.utils.digests import processor_digest
 
@@ -25,6 +25,8 @@ from .model import ModelHandle
 
 
 logger = logging.getLogger(__name__)
+
+FEATURES = "features"  # among what is measured
 
 
 class RowSource:
@@ -153,14 +155,15 @@ class MeasuredRows(NamedTuple):
 
     rows: Sequence[EncodedRow]
     views: Mapping[str, RowsInView]
-    passes: Mapping[Pass, Sequence[Measure]]
+    passes: Mapping[Pass, Sequence[Asked]]
     values: Values  # in the order of the passes, of the rows and parts of their views
     fractions: Sequence[float]  # masked fraction of each level
+    features_by: str = ""  # how features were made, where there are any
 
 
 def columns_of(measured: MeasuredRows, scores: Sequence[str], column_prefix: str, keep_levels: bool) -> dict[str, Any]:
     """
-    The score columns of rows.
+    The score columns of rows, and those of features.
 
     Args:
         measured ([`MeasuredRows`]):
@@ -178,15 +181,21 @@ def columns_of(measured: MeasuredRows, scores: Sequence[str], column_prefix: str
     statuses = [row.status for row in measured.rows]
     tokens = np.array([row.target_tokens for row in measured.rows], dtype=np.int64)
     in_views = {view: [row.status for row in seen.rows[: len(tokens)]] for view, seen in measured.views.items()}
-    return build_columns(
+    columns = build_columns(
         statuses, tokens, _of_rows(measured), measured.fractions, column_prefix, keep_levels, scores, in_views
     )
+    if FEATURES in measured.values:
+        vectors = measured.values[FEATURES][0, : len(tokens)]
+        columns |= dict(
+            zip(vector_features(column_prefix), (vectors, [measured.features_by] * len(tokens)), strict=True)
+        )
+    return columns
 
 
 def count_scored(
     rows: Sequence[EncodedRow],
     views: Mapping[str, RowsInView],
-    passes: Mapping[Pass, Sequence[Measure]],
+    passes: Mapping[Pass, Sequence[Asked]],
     fractions: Sequence[float],
     scores: Sequence[str],
 ) -> tuple[dict[str, int], dict[str, int]]:
@@ -198,7 +207,7 @@ def count_scored(
             All rows.
         views (`Mapping[str, RowsInView]`):
             The rows in all views.
-        passes (`Mapping[Pass, Sequence[Measure]]`):
+        passes (`Mapping[Pass, Sequence[Asked]]`):
             All passes, and what they measure.
         fractions (`Sequence[float]`):
             Masked fraction of each level.
@@ -210,9 +219,10 @@ def count_scored(
         each score the rows that will have it.
     """
     # Numbers that no score is undefined for.
-    values = no_values(list(passes.values()), most_parts(views))
+    numbers = {one: [asked for asked in measures if asked.name != FEATURES] for one, measures in passes.items()}
+    values = no_values(list(numbers.values()), most_parts(views))
     ones = {name: np.ones_like(zeros) for name, zeros in values.items()}
-    columns = columns_of(MeasuredRows(rows, views, passes, ones, fractions), scores, "dlc", False)
+    columns = columns_of(MeasuredRows(rows, views, numbers, ones, fractions), scores, "dlc", False)
     counts = {name: int(np.isfinite(columns[f"dlc_{name}"]).sum()) for name in scores}
     return count_partly(columns["dlc_status"]), counts
 
@@ -222,10 +232,10 @@ def _of_rows(measured: MeasuredRows) -> Values:
     rows = len(measured.rows)
     if all(len(seen.rows) == rows for seen in measured.views.values()):
         return measured.values
-    found = {name: values[:, :rows].copy() for name, values in measured.values.items()}
+    found = {name: values[:, :rows].copy() for name, values in measured.values.items() if name != FEATURES}
     for place, (one, asked) in enumerate(measured.passes.items()):
         parts, owners = measured.views[one.view]
-        if len(parts) > rows:
+        if len(parts) > rows:  # features are of whole rows, which have no parts
             tokens = np.array([part.target_tokens for part in parts], dtype=np.float64)
             total = np.maximum(1, np.bincount(owners, tokens, rows))
             for measure in asked:
@@ -258,7 +268,10 @@ def with_scores(
     columns = columns_of(measured, scores, column_prefix, keep_levels)
     if process_state().is_main_process:
         report_skipped(columns[f"{column_prefix}_status"], measured.rows, *(v.rows for v in measured.views.values()))
-    return with_columns(dataset, columns, score_features(column_prefix, keep_levels, scores))
+    features = dict(score_features(column_prefix, keep_levels, scores))
+    if FEATURES in measured.values:
+        features |= vector_features(column_prefix, measured.values[FEATURES].shape[-1])
+    return with_columns(dataset, columns, Features(features))
 
 
 def report_skipped(statuses: Sequence[str], *rows: Sequence[EncodedRow]) -> None:

@@ -10,7 +10,7 @@ from hf_dlc.execution.agreement import why_not_side_by_side
 from hf_dlc.execution.loop import run_row
 from hf_dlc.execution.plan import MicroBatch
 from hf_dlc.execution.values import Values, joined
-from hf_dlc.scores.base import Measure, Pass
+from hf_dlc.scores.base import Asked, Pass
 from hf_dlc.tasks.base import FULL_VIEW, EncodedRow, RowsInView
 
 from .engine import Engine
@@ -38,7 +38,7 @@ class RowByRow:
         self,
         views: Mapping[str, RowsInView],
         work: Sequence[Sequence[MicroBatch]],
-        passes: Mapping[Pass, Sequence[Measure]],
+        passes: Mapping[Pass, Sequence[Asked]],
     ) -> Values:
         """
         Score a row at all levels, in one forward pass if that gives what one pass a level gives.
@@ -48,13 +48,13 @@ class RowByRow:
                 The row, in all views that are asked for.
             work (`Sequence[Sequence[MicroBatch]]`):
                 For each pass its micro-batch.
-            passes (`Mapping[Pass, Sequence[Measure]]`):
+            passes (`Mapping[Pass, Sequence[Asked]]`):
                 What [`Engine.passes`] returns.
 
         Returns:
             `dict[str, np.ndarray]`: What [`Engine.run`] returns.
         """
-        levels = {one: measures for one, measures in passes.items() if one.view == FULL_VIEW}
+        levels = {one: measures for one, measures in passes.items() if (one.view, one.weights) == (FULL_VIEW, "base")}
         if len(levels) < 2 or (found := self._run_levels(views[FULL_VIEW].rows[0], levels)) is None:
             return self._engine.run(views, work, passes)
         others = {one: measures for one, measures in passes.items() if one not in levels}
@@ -62,7 +62,7 @@ class RowByRow:
             return found
         return joined(found, self._engine.run(views, work[len(levels) :], others))  # those come behind the levels
 
-    def _run_levels(self, row: EncodedRow, passes: Mapping[Pass, Sequence[Measure]]) -> Values | None:
+    def _run_levels(self, row: EncodedRow, passes: Mapping[Pass, Sequence[Asked]]) -> Values | None:
         """Measures of the whole row at all levels in one forward pass; `None` if it must meet one after the other."""
         task, masker = self._engine.task, self._engine.masker
         fractions = [one.masked_fraction for one in passes]

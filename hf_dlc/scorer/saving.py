@@ -119,14 +119,19 @@ def save(state: ScorerState, schedule: Schedule, fit: Fit, folder: Path) -> None
             Where to write.
 
     Raises:
-        ValueError: If the model was handed over in memory, if the template is a function, or if the weights have
-            changed since they were fitted with.
+        ValueError: If the model was handed over in memory, if the template is a function, if there are adapters, or if
+            the weights have changed since they were fitted with.
     """
     source = state.handle.source
     if source is None:
         raise ValueError(
             "a scorer can be saved only with a base model that can be loaded again, got a model in memory. Save "
             "the model, then make the scorer by DLCScorer.from_pretrained(folder)."
+        )
+    if state.engine.adapters is not None:
+        raise ValueError(
+            f"adapters are not saved, and this scorer has some ({state.engine.adapters.described}). Save the scorer "
+            "that adapt was called on, and call it again."
         )
     fit.check(lambda: fit_key(state))
     kwargs = _only_saved(source.model_kwargs)

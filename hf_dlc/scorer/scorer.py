@@ -202,6 +202,7 @@ class DLCScorer(PretrainedScorer):
         with parts.lock:
             parts.check_fit()
             measured, is_batch = score_rows(rows, *scorer)
+            measured = measured._replace(features_by=parts.features_by)
         columns = columns_of(measured, self.config.scores, self.config.prefix, self.config.keep_levels)
         return columns if is_batch else {name: values[0] for name, values in columns.items()}
 
@@ -244,6 +245,7 @@ class DLCScorer(PretrainedScorer):
         scorer = parts.rows, parts.engine, parts.schedule, parts.state, parts.check_fit
         with parts.lock, using_threads(cpu_threads(num_threads)):
             measured = score_dataset(dataset, *scorer, run_dir, chunk_seconds)
+            measured = measured._replace(features_by=parts.features_by)
         return with_scores(dataset, measured, self.config.scores, self.config.prefix, self.config.keep_levels)
 
     def estimate(

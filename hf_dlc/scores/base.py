@@ -107,6 +107,36 @@ class Measure:
         return self.of_neighbours(neighbours)
 
 
+@dataclass(frozen=True)
+class Features:
+    """
+    What a pass of the unmasked model gives of each row beside its numbers: a vector, pooled from hidden states.
+
+    Args:
+        pooling (`str`):
+            How states become one vector, of those that the task knows.
+        size (`int`):
+            Numbers in the vector.
+        pooled_size (`int`):
+            Numbers in it before the random projection; the same where there is none.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the projection.
+    """
+
+    pooling: str
+    size: int
+    pooled_size: int
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Its name among what is measured."""
+        return "features"
+
+
+Asked = Measure | Features  # of a pass
+
+
 class Score(Protocol):
     """
     What becomes of a row's measures: a column `{column_prefix}_{name}` of float32, with a range and an orientation.
@@ -219,11 +249,14 @@ def measures_by_pass(
     return {one: tuple(wanted[one].values()) for one in ordered}
 
 
+_ADVICE = {"weights": "Make a scorer with adapters by scorer.adapt(wanted_rows), or leave the score out."}
+
+
 def _require(score: Score, kind: str, asked: str, there: Collection[str] | None) -> None:
     if there is not None and asked not in there:
         raise ValueError(
             f"the score {score.name!r} needs the {kind} {asked!r}, but the model is run with "
-            f"{', '.join(sorted(there))} only. Leave the score out."
+            f"{', '.join(sorted(there))} only. {_ADVICE.get(kind, 'Leave the score out.')}"
         )
 
 
@@ -237,6 +270,6 @@ def kinds_of(scores: Iterable[Score]) -> frozenset[str]:
     return frozenset(measure.kind for score in scores for measure in score.measures)
 
 
-def passes_to_json(wanted: Mapping[Pass, Sequence[Measure]]) -> list[dict[str, Any]]:
+def passes_to_json(wanted: Mapping[Pass, Sequence[Asked]]) -> list[dict[str, Any]]:
     """Passes and the names of their measures as JSON types, from what [`measures_by_pass`] returned."""
     return [{**asdict(one), "measures": [measure.name for measure in wanted[one]]} for one in wanted]

@@ -74,6 +74,26 @@ def score_features(
     return Features(features)
 
 
+def vector_features(column_prefix: str = "dlc", size: int | None = None) -> Features:
+    """
+    Feature types of the two columns of features.
+
+    Args:
+        column_prefix (`str`, *optional*, defaults to `"dlc"`):
+            What the column names begin with.
+        size (`int`, *optional*):
+            Numbers in a vector.
+
+    Returns:
+        [`~datasets.Features`]: `{column_prefix}_features`, lists of `float16` of this size, and
+        `{column_prefix}_features_by`, a `string` that says how they were made, the same in all rows.
+    """
+    from datasets import Features, List, Value
+
+    vectors = List(Value("float16"), length=-1 if size is None else size)
+    return Features({f"{column_prefix}_features": vectors, f"{column_prefix}_features_by": Value("string")})
+
+
 def present_scores(names: Collection[str], column_prefix: str = "dlc") -> list[str]:
     """
     Scores whose columns are there. Rows that an earlier version scored lack the scores that came later.
@@ -237,8 +257,27 @@ def with_columns(dataset: Dataset, columns: dict[str, Any], features: Features) 
     if len(dataset) == 0:  # `concatenate_datasets` would leave it, and with it its columns, out
         features = Features({**dataset.features, **features})
         return Dataset.from_dict({name: [] for name in features}, features=features, split=dataset.split)
-    scores = Dataset.from_dict(columns, features=features)
+    vectors = {name: values for name, values in columns.items() if getattr(values, "ndim", 1) > 1}
+    scores = Dataset.from_dict(
+        {name: values for name, values in columns.items() if name not in vectors},
+        features=Features({name: kind for name, kind in features.items() if name not in vectors}),
+    )
+    for name, values in vectors.items():
+        scores = concatenate_datasets([scores, _dataset_of_vectors(name, values, features[name])], axis=1)
     scored = concatenate_datasets([dataset.with_format(None), scores], axis=1)
     shown = dataset.format
     names = None if shown["columns"] == dataset.column_names else [*shown["columns"], *columns]
     return scored.with_format(shown["type"], names, shown["output_all_columns"], **shown["format_kwargs"])
+
+
+def _dataset_of_vectors(name: str, vectors: np.ndarray, kind: Any) -> Dataset:
+    """A column of vectors, `(rows, size)`, that is not copied: where the array is a mapped file, the column is."""
+    import pyarrow as pa
+    from datasets import Dataset, Features
+
+    features = Features({name: kind})
+    numbers = pa.Array.from_buffers(
+        pa.float16(), vectors.size, [None, pa.py_buffer(np.ascontiguousarray(vectors, dtype=np.float16))]
+    )
+    lists = pa.FixedSizeListArray.from_arrays(numbers, type=features.arrow_schema.field(name).type)
+    return Dataset(pa.table({name: lists}, schema=features.arrow_schema))

@@ -14,6 +14,7 @@ from .margin import Margin
 from .plain import PlainConfidence, PlainLoss
 from .prompt_gain import PromptGain
 from .similarity import Similarity
+from .target_shift import TargetShift
 
 
 # In the order of their columns. A new score is a file of this folder and a line here.
@@ -32,6 +33,7 @@ SCORES: dict[str, Score] = {
         PromptGain(),
         Similarity(),
         KnnConfidence(),
+        TargetShift(),
     )
 }
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
@@ -130,7 +130,36 @@ class Selector(ABC):
             `str`: the sentence.
         """
         groups = f", within the groups of {show(self.group_by)}" if self.group_by else ""
-        return f"{self._rule(show(self.column or _DEFAULT_COLUMN))}{groups}."
+        if self.group_by and self.group_shares != "proportional":
+            groups += " in equal parts" if self.group_shares == "equal" else " in the parts that were asked for"
+        duplicates = "; of rows that say the same one was kept at most" if self.drop_duplicates else ""
+        return f"{self._rule(show(self.column or _DEFAULT_COLUMN))}{groups}{duplicates}."
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters by their names as JSON types, for a record."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    def lacks(self, columns: Collection[str]) -> str | None:
+        """
+        Return what the selector cannot do without and has not, or `None`; for comparisons, which leave it out.
+
+        Args:
+            columns (`Collection[str]`):
+                Columns of the rows.
+
+        Returns:
+            `str`: What is missing, in words.
+        """
+        if "scores" in self.needs and self.column not in columns:
+            return f"the column {self.column!r}"
+        if "features" in self.needs and self.features_column not in columns:
+            return f"the column {self.features_column!r}"
+        if self.drop_duplicates and "dup_of" not in columns:
+            return "the column 'dup_of'"
+        if getattr(self, "target", self) is None:
+            return "wanted rows (target)"
+        return None
 
     def variants(self) -> dict[str, Selector]:
         """Return the selectors that a comparison shows of this one, by the names that it gives them."""
@@ -297,12 +326,15 @@ class Selector(ABC):
         names, members = split_groups(candidates.groups, candidates.rows)
         caps = [int(costs[rows][available[rows]].sum()) for rows in members]
         weights = group_weights(self.group_shares, names, [int(costs[rows].sum()) for rows in members], caps, budget)
+        caps = [cap if weight else 0 for cap, weight in zip(caps, weights, strict=True)]  # no share, no row
         self._check_groups(budget, names, caps)
         quotas = share_out_at_least(budget, weights, caps, self.min_per_group)
         taken = np.zeros(candidates.rows, dtype=bool)
         pools: list[np.ndarray] = []
         for name, rows, quota in zip(names, members, quotas, strict=True):
-            found = self._pools(candidates.of_group(rows), name, quota)
+            # Without groups no copy is made of what may be the features of millions of rows.
+            group = replace(candidates, groups=None) if name is None else candidates.of_group(rows)
+            found = self._pools(group, name, quota)
             parts = [_available_only(rows[places], available) for places in found]
             sizes = [int(costs[pool].sum()) for pool in parts]
             for pool, part in zip(parts, water_fill(quota, sizes), strict=True):

@@ -64,6 +64,12 @@ class FlexRandSelector(Selector):
             Leave skipped rows (NaN scores) out and log their number, or refuse them.
         min_per_group (`int`, *optional*, defaults to 0):
             Rows that are kept of every group, however small; of a group with fewer scored rows, all of them.
+        group_shares (`str` or `dict`, *optional*, defaults to `"proportional"`):
+            Parts of the groups: in proportion to their rows (or target tokens); `"equal"`; or the share of each by its
+            key, which add up to 1, where groups that are not named get nothing. What a group cannot give goes to the
+            others by the same rule.
+        drop_duplicates (`bool`, *optional*, defaults to `False`):
+            Leave out rows of which [`find_duplicates`] keeps another one in their place, by the column `dup_of`.
 
     Example:
     ```python

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 
 from hf_dlc.errors import UserTypeError
 from hf_dlc.scores.table import SCORES, score_of
+
+from .budget import walk
+from .candidates import Candidates
 
 
 def difficulty(scores: np.ndarray, easy: str, column: str) -> np.ndarray:
@@ -69,6 +72,39 @@ def drawn_order(n_rows: int, seed: int, group: str | None) -> np.ndarray:
         # Python's own hash of a string differs between processes.
         entropy.append(int.from_bytes(hashlib.blake2b(group.encode(), digest_size=8).digest(), "little"))
     return np.random.default_rng(np.random.SeedSequence(entropy)).permutation(n_rows)
+
+
+def check_mix(mix: float) -> None:
+    """Raise a `ValueError` unless `mix` is a share of the budget that leaves something to choose."""
+    if not isinstance(mix, Real) or isinstance(mix, bool) or not 0 <= mix < 1:
+        raise ValueError(f"mix must be a share of the budget, at least 0 and below 1, got {mix!r}.")
+
+
+def mixed(order: np.ndarray, candidates: Candidates, quota: int, mix: float, others: np.ndarray) -> np.ndarray:
+    """
+    Return an order whose beginning fills a part of a budget by rank, and which goes on at random.
+
+    Args:
+        order (`np.ndarray`):
+            Rows by rank, best first.
+        candidates ([`Candidates`]):
+            All rows; with target tokens, the budget counts these.
+        quota (`int`):
+            Budget.
+        mix (`float`):
+            Share of the budget that is filled at random.
+        others (`np.ndarray` of shape `(rows,)`):
+            All rows in random order.
+
+    Returns:
+        `np.ndarray`: row numbers, int64.
+    """
+    part = quota - round(quota * float(mix))
+    costs = np.ones(candidates.rows, dtype=np.int64) if candidates.tokens is None else candidates.tokens
+    first = order[walk(costs[order], part)]
+    is_taken = np.zeros(candidates.rows, dtype=bool)
+    is_taken[first] = True
+    return np.concatenate([first, others[~is_taken[others]]])
 
 
 def split_groups(groups: Sequence | np.ndarray | None, n_rows: int) -> tuple[list[str | None], list[np.ndarray]]:

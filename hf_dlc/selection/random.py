@@ -39,6 +39,10 @@ class RandomSelector(Selector):
             Leave skipped rows (NaN scores) out and log their number, or refuse them.
         min_per_group (`int`, *optional*, defaults to 0):
             Rows that are kept of every group, however small; of a group with fewer scored rows, all of them.
+        group_shares (`str` or `dict`, *optional*, defaults to `"proportional"`):
+            Parts of the groups, as in [`FlexRandSelector`].
+        drop_duplicates (`bool`, *optional*, defaults to `False`):
+            Leave out duplicates, as in [`FlexRandSelector`].
 
     Example:
     ```python

@@ -7,9 +7,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 from .base import Selector
+from .cluster import ClusterSelector
+from .cut import CutSelector
 from .flexrand import FlexRandSelector
+from .k_center import KCenterSelector
 from .random import RandomSelector
+from .target import TargetSelector
 from .top_k import TopKSelector
+from .transfer import TransferSelector
 
 
 # By their names on the command line. A new selector is a file of this folder and a line here. They have no budget yet:
@@ -21,6 +26,11 @@ SELECTORS: dict[str, Selector] = {
         RandomSelector(),
         TopKSelector(which="easiest"),
         TopKSelector(which="hardest"),
+        CutSelector(),
+        TargetSelector(),
+        TransferSelector(),
+        KCenterSelector(),
+        ClusterSelector(),
     )
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .base import Selector
 from .candidates import Candidates
-from .ordering import difficulty
+from .ordering import check_mix, difficulty, drawn_order, mixed
 
 
 @dataclass
@@ -33,6 +33,10 @@ class TopKSelector(Selector):
             Column of the scores. A row whose score is NaN is never selected.
         easy (`"auto"`, `"high"` or `"low"`, *optional*, defaults to `"auto"`):
             Which scores mean easy rows, as in [`FlexRandSelector`].
+        mix (`float`, *optional*, defaults to 0.0):
+            Share of the budget that is drawn at random from the other rows.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the random rows.
         group_by (`str`, *optional*):
             Column of strings, integers or `None`s. Groups get parts of the budget as in [`FlexRandSelector`].
         tokens_column (`str`, *optional*, defaults to `"dlc_tokens"`):
@@ -41,6 +45,10 @@ class TopKSelector(Selector):
             Leave skipped rows (NaN scores) out and log their number, or refuse them.
         min_per_group (`int`, *optional*, defaults to 0):
             Rows that are kept of every group, however small; of a group with fewer scored rows, all of them.
+        group_shares (`str` or `dict`, *optional*, defaults to `"proportional"`):
+            Parts of the groups, as in [`FlexRandSelector`].
+        drop_duplicates (`bool`, *optional*, defaults to `False`):
+            Leave out duplicates, as in [`FlexRandSelector`].
 
     Example:
     ```python
@@ -54,6 +62,8 @@ class TopKSelector(Selector):
     _: KW_ONLY
     which: Literal["easiest", "hardest"] = "easiest"
     easy: Literal["auto", "high", "low"] = "auto"
+    mix: float = 0.0
+    seed: int = 0
 
     @property
     def name(self) -> str:
@@ -65,10 +75,16 @@ class TopKSelector(Selector):
         super().check()
         if self.which not in ("easiest", "hardest"):
             raise ValueError(f"which must be 'easiest' or 'hardest', got {self.which!r}.")
+        check_mix(self.mix)
 
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         order = np.argsort(difficulty(candidates.scores, self.easy, self.column), kind="stable")
-        return [order if self.which == "easiest" else order[::-1]]
+        order = order if self.which == "easiest" else order[::-1]
+        if not self.mix:
+            return [order]
+        others = drawn_order(candidates.rows, self.seed, group)
+        return [mixed(order[candidates.scored[order]], candidates, quota, self.mix, others)]
 
     def _rule(self, column: str) -> str:
-        return f"The {self.which} rows by {column} were taken"
+        rest = f"; {self.mix:.0%} of the budget was drawn at random from the others" if self.mix else ""
+        return f"The {self.which} rows by {column} were taken{rest}"

@@ -119,7 +119,7 @@ def parse_arm(arm: str) -> Arm:
     first, _, rest = arm.partition(" ")
     ranked_by, rule = (first, rest) if first in ranks else ("", arm)
     *others, last = map(repr, ranks)
-    *rules, last_rule = (repr(name) for name, selector in SELECTORS.items() if "scores" in selector.needs)
+    *rules, last_rule = (repr(name) for name, selector in SELECTORS.items() if _goes_by(selector, "scores"))
     error = ValueError(
         f"an arm must be 'longest' or begin with {', '.join(others)} or {last} and go on with {', '.join(rules)} or "
         f"{last_rule}, and a value where the selector has variants, as in 'loss flexrand 0.25', got {arm!r}."
@@ -134,14 +134,19 @@ def parse_arm(arm: str) -> Arm:
     return Arm(ranked_by, replace(selector, **values))
 
 
+def _goes_by(selector: Selector, *needs: str) -> bool:
+    """Whether a selector needs these things, and otherwise no more than the number of tokens."""
+    return set(needs) == set(selector.needs) - {"tokens"}
+
+
 def default_arms() -> list[str]:
     """All arms of all selectors and scores, beside random rows: of selectors with variants, each of these."""
     varied, others, unranked = [], [], []
     for name, selector in SELECTORS.items():
         variants = list(selector.variants())
-        if "scores" in selector.needs:
+        if _goes_by(selector, "scores"):
             (varied if len(variants) > 1 else others).extend(variants)
-        elif name != "random":
+        elif name != "random" and _goes_by(selector):
             unranked.extend(variants)
     return [
         "longest",

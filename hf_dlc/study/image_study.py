@@ -31,7 +31,7 @@ from .statistics import mean_and_error
 
 logger = logging.getLogger(__name__)
 
-ARMS = ("full", "random", *(name for name in SELECTORS if name != "random"))
+ARMS = ("full", "random", *(name for name, selector in SELECTORS.items() if selector.needs == ("scores",)))
 
 
 def _parse_arm(arm: str) -> tuple[Selector, dict[str, float]]:

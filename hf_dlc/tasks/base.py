@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel
 
-    from hf_dlc.scores.base import Measure
+    from hf_dlc.scores.base import Asked
 
     from .reading import DatasetReading
 
@@ -72,7 +72,7 @@ class RowsInView(NamedTuple):
 class RowMeasures(NamedTuple):
     """What a forward pass gives of the rows of a micro-batch, on the model's device."""
 
-    values: dict[str, torch.Tensor]  # by the name of the measure: a number of each row, (rows,) float32
+    values: dict[str, torch.Tensor]  # by the name of the measure (rows,) float32, of features (rows, size) float16
     states: torch.Tensor  # what a masked level must change: hidden states of the scored positions
 
 
@@ -101,6 +101,7 @@ class Task(Protocol):
     kind: str  # its name in the table of tasks
     views: frozenset[str]  # what of a row the model can be shown: FULL_VIEW, the whole row, and others
     measurable: frozenset[str]  # kinds of measures that `forward` knows, of `scores.base.MEASURABLE`
+    poolings: tuple[str, ...]  # names of the ways in which features can be pooled, the one that suits first
     default_schedules: Mapping[str, tuple[float, ...]]  # levels by kind of masking; calibrated where there are none
     reading: DatasetReading | None  # what is read of the dataset that was encoded last; None before the first row
     num_shared_heads: int  # that rows may begin with, the empty one included
@@ -138,6 +139,9 @@ class Task(Protocol):
         `weights`, something that changes when the weights do, stays the same.
         """
 
+    def features_size(self, pooling: str) -> int:
+        """Numbers in the pooled features of a row, with one of `poolings`."""
+
     def samples(self) -> Sequence[EncodedRow]:
         """A few made-up rows, the same in every process, on which two ways of running the model can be compared."""
 
@@ -151,7 +155,7 @@ class Task(Protocol):
         """Run the model on a shared head, with the weights as they are now; the result is for `forward`."""
 
     def forward(
-        self, rows: Sequence[EncodedRow], measures: Sequence[Measure] = (), shared_head: Any = None, parts: int = 1
+        self, rows: Sequence[EncodedRow], measures: Sequence[Asked] = (), shared_head: Any = None, parts: int = 1
     ) -> RowMeasures:
         """
         Measure a micro-batch with the weights as they are now.
@@ -159,8 +163,8 @@ class Task(Protocol):
         Args:
             rows (`Sequence[EncodedRow]`):
                 Rows from `feed` that can be scored.
-            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
-                What is measured; where nothing is, the states are all that is computed.
+            measures (`Sequence[Asked]`, *optional*, defaults to `()`):
+                What is measured, features included; where nothing is, the states are all that is computed.
             shared_head (`Any`, *optional*):
                 What `run_shared_head` returned for the shared head of these rows, which then is not read again.
             parts (`int`, *optional*, defaults to 1):

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub.constants import HF_HOME
 
 
@@ -28,4 +29,12 @@ def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     draft.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def write_vectors(path: Path, vectors: np.ndarray) -> None:
+    """Write an array as a file of NumPy that can be mapped into memory; whole or not at all."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with draft.open("wb") as file:
+        np.save(file, vectors)
     draft.replace(path)

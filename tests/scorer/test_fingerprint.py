@@ -43,6 +43,8 @@ OTHER: dict[str, Any] = {
     "alone": "raw",
     "first_tokens": 8,
     "encoder": "sentence-transformers/all-mpnet-base-v2",
+    "features": "mean",
+    "features_size": 4,
     "keep_levels": True,
     "prefix": "easy",
     "dtype": "bfloat16",

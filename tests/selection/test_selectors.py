@@ -525,3 +525,19 @@ def test_examples(module: Any) -> None:
 def test_tokens_that_nobody_asks_for_are_not_looked_at(selector: Selector, tokens: list[int] | None) -> None:
     scores = [0.9, 0.1, 0.8, 0.2]
     assert selector.get_indices(scores, tokens=tokens).tolist() == selector.get_indices(scores).tolist()
+
+
+@given(data=st.data())
+def test_top_k_may_draw_a_part_at_random(data: st.DataObject) -> None:
+    scores = data.draw(
+        st.lists(a_score_or_none, min_size=2, max_size=40).filter(lambda found: len(scored_rows(found)) > 1)
+    )
+    keep = data.draw(st.integers(1, len(scored_rows(scores))))
+    which = data.draw(st.sampled_from(["easiest", "hardest"]))
+    part = keep - round(keep * 0.5)
+    order = ranked(scores) if which == "easiest" else ranked(scores)[::-1]
+    found = TopKSelector(keep=keep, which=which, mix=0.5, seed=1).get_indices(scores)
+    assert set(order[:part]) <= set(found.tolist())
+    assert len(found) == keep
+    with pytest.raises(ValueError, match="mix must be a share of the budget"):
+        TopKSelector(keep=keep, mix=1.5).get_indices(scores)

@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_dlc import FlexRandSelector, RandomSelector, TopKSelector
+from hf_dlc import (
+    ClusterSelector,
+    CutSelector,
+    FlexRandSelector,
+    KCenterSelector,
+    RandomSelector,
+    TargetSelector,
+    TopKSelector,
+    TransferSelector,
+)
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline.compare import compare_selections
 from hf_dlc.pipeline.options import SelectionArguments, make_selector
@@ -24,7 +33,7 @@ from hf_dlc.selection.candidates import Candidates
 from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
 
 
-NAMES = ["flexrand", "random", "easiest", "hardest"]
+NAMES = ["flexrand", "random", "easiest", "hardest", "cut", "target", "transfer", "k_center", "cluster"]
 
 
 @dataclass
@@ -54,7 +63,7 @@ def scored_rows() -> Dataset:
 
 def test_names_are_those_of_the_command_line() -> None:
     assert {name: selector.name for name, selector in SELECTORS.items()} == {name: name for name in SELECTORS}
-    assert list(SELECTORS)[:4] == NAMES  # a new selector goes behind them
+    assert list(SELECTORS)[: len(NAMES)] == NAMES  # a new selector goes behind them
     assert DEFAULT_SELECTOR in SELECTORS
 
 
@@ -68,6 +77,25 @@ SENTENCES = [
     (RandomSelector(keep=3, group_by="topic"), "Rows were drawn at random, within the groups of <topic>."),
     (TopKSelector(keep=3), "The easiest rows by <dlc_confidence> were taken."),
     (TopKSelector(keep=3, which="hardest", column="x_loss"), "The hardest rows by <x_loss> were taken."),
+    (
+        CutSelector(keep=3, cut=0.25),
+        "The hardest 25% of the rows by <dlc_ifd> were left out, and rows were drawn at random from the others.",
+    ),
+    (
+        TransferSelector(keep=3, groups_from="topic", group_by="source", group_shares="equal"),
+        "The classes of rows with the most votes of the wanted rows were taken whole, the last one in part, within "
+        "the groups of <source> in equal parts.",
+    ),
+    (
+        KCenterSelector(keep=3, group_by="source", group_shares={"a": 0.5, "b": 0.5}),
+        "Rows were taken one by one, each the farthest from all rows taken before it by the cosine of features, "
+        "within the groups of <source> in the parts that were asked for.",
+    ),
+    (
+        ClusterSelector(keep=3, clusters=5, drop_duplicates=True),
+        "Of each of 5 clusters of the features, the easiest rows by <dlc_confidence> were taken, in proportion to its "
+        "size; of rows that say the same one was kept at most.",
+    ),
 ]
 
 
@@ -79,7 +107,7 @@ def test_sentences(selector: Selector, sentence: str) -> None:
 
 @pytest.mark.parametrize("selector", [selector for selector, _ in SENTENCES], ids=lambda selector: selector.name)
 def test_a_selector_comes_back_from_its_record(selector: Selector) -> None:
-    record = {"selector": type(selector).__name__, **asdict(selector)}
+    record = {"selector": type(selector).__name__, **selector.parameters()}
     assert selector_from_record(json.loads(json.dumps(record))) == selector
     assert selector_from_record({**record, "of_a_later_version": 3}) == selector
 
@@ -105,13 +133,29 @@ def test_options_are_parameters() -> None:
     )
     shared = {"keep": 5, "column": "x_confidence", "tokens_column": "x_tokens"}
     shared |= {"group_by": "topic", "min_per_group": 1}
+    shared |= {"features_column": "x_features"}
     made = [make_selector(replace(options, selector=name), "x") for name in NAMES]
     assert made == [
         FlexRandSelector(**shared, split=0.75, seed=3, easy="low"),
         RandomSelector(**shared, seed=3),
-        TopKSelector(**shared, easy="low"),
-        TopKSelector(**shared, easy="low", which="hardest"),
+        TopKSelector(**shared, seed=3, easy="low"),
+        TopKSelector(**shared, seed=3, easy="low", which="hardest"),
+        CutSelector(**{**shared, "column": "x_ifd"}, split=0.75, seed=3, easy="low"),
+        TargetSelector(**shared, seed=3),
+        TransferSelector(**shared, split=0.75, seed=3, easy="low"),
+        KCenterSelector(**shared, seed=3),
+        ClusterSelector(**shared, seed=3, easy="low"),
     ]
+    others = {"metric": "bm25", "mix": 0.5, "contamination": "keep", "cut": "auto", "then": "stratified", "strata": 3}
+    others |= {"clusters": 7, "choose": "random", "cluster_shares": "density", "temperature": 2.0}
+    others |= {"mapping": "labels", "groups_from": "topic", "group_shares": "a=0.25,b=0.75", "drop_duplicates": True}
+    made = [make_selector(SelectionArguments(selector=name, group_by="topic", **others)) for name in NAMES[4:]]
+    assert {selector.drop_duplicates for selector in made} == {True}
+    assert made[0].group_shares == {"a": 0.25, "b": 0.75}
+    assert (made[0].cut, made[0].then, made[0].strata) == ("auto", "stratified", 3)
+    assert (made[1].metric, made[1].mix, made[1].contamination) == ("bm25", 0.5, "keep")
+    assert (made[2].mapping, made[2].groups_from, made[2].clusters) == ("labels", "topic", 7)
+    assert (made[4].clusters, made[4].choose, made[4].shares, made[4].temperature) == (7, "random", "density", 2.0)
     assert {selector.keep for selector in SELECTORS.values()} == {None}  # those of the table are left alone
 
 
@@ -163,7 +207,7 @@ def test_a_selector_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
         LongestSelector(keep=2, tokens_column="length").read_indices(scored_rows())
 
 
-@pytest.mark.parametrize("make", [LongestSelector, *(type(selector) for selector in SELECTORS.values())])
+@pytest.mark.parametrize("make", [LongestSelector, *(type(SELECTORS[name]) for name in NAMES[:5])])
 def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Candidates] = {}
     pools = make._pools
@@ -173,7 +217,7 @@ def test_what_a_selector_sees_of_a_group(make: Callable[..., Selector], monkeypa
         return pools(self, candidates, group, quota)
 
     monkeypatch.setattr(make, "_pools", watch)
-    make(keep=2, group_by="topic").read_indices(scored_rows())
+    make(keep=2, column="dlc_confidence", group_by="topic").read_indices(scored_rows())
     assert {group: one.rows for group, one in seen.items()} == {"str:a": 3, "str:b": 2}
     np.testing.assert_array_equal(seen["str:a"].scores, [0.1, 0.3, np.nan])
     assert seen["str:a"].scored.tolist() == [True, True, False]

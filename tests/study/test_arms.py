@@ -64,11 +64,11 @@ def test_flexrand_in_halves_is_random_rows_with_another_name() -> None:
 
 def test_all_selectors_and_scores_are_arms() -> None:
     arms = default_arms()
-    assert arms[:3] == ["longest", "plain easiest", "plain hardest"]
-    of_score = ["flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "easiest", "hardest"]
-    assert set(arms[3:]) == {f"{score} {rule}" for score in DEFAULT_SCORES for rule in of_score}
-    assert arms[3:6] == ["confidence flexrand 0.25", "confidence flexrand 0.5", "confidence flexrand 0.75"]
-    assert [" ".join(arm.split()[1:]) for arm in arms[-2:]] == ["easiest", "hardest"]
+    assert arms[:4] == ["longest", "plain easiest", "plain hardest", "plain cut"]
+    of_score = ["flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "easiest", "hardest", "cut"]
+    assert set(arms[4:]) == {f"{score} {rule}" for score in DEFAULT_SCORES for rule in of_score}
+    assert arms[4:7] == ["confidence flexrand 0.25", "confidence flexrand 0.5", "confidence flexrand 0.75"]
+    assert [" ".join(arm.split()[1:]) for arm in arms[-3:]] == ["easiest", "hardest", "cut"]
 
 
 @dataclass
@@ -96,7 +96,9 @@ def test_a_new_selector_is_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = Dataset.from_dict({"dlc_loss": np.arange(10) / 10, "dlc_tokens": [3] * 10})
     for arm, expected in (("loss middle 0.2", [1, 2, 3]), ("loss middle 0.7", [6, 7, 8])):
         assert choose_rows(scored, Cell(arm, "rows", 0.3, 0)).tolist() == expected
-    with pytest.raises(ValueError, match="go on with 'flexrand', 'easiest', 'hardest' or 'middle', and a value"):
+    with pytest.raises(
+        ValueError, match="'flexrand', 'easiest', 'hardest', 'cut' or 'middle', and a value"
+    ):
         parse_arm("loss middle")
 
 

@@ -101,6 +101,37 @@ class OutputHead:
                 measured[name][:, chunk] = values.view(targets.shape)
         return {name: values.flatten() for name, values in measured.items()}
 
+    def errors(
+        self, states: torch.Tensor, labels: torch.Tensor, output_type: type, parts: int = 1
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """
+        What the model predicts wrongly: the probabilities of all words, less 1 for the word that follows.
+
+        Args:
+            states (`torch.Tensor` of shape `(tokens, hidden size)`):
+                Last hidden states of the body.
+            labels (`torch.Tensor` of shape `(tokens,)`):
+                Token id that follows each.
+            output_type (`type`):
+                What the body returns.
+            parts (`int`, *optional*, defaults to 1):
+                Number of equal parts of the states, in order, that meet weights of their own.
+
+        Yields:
+            `tuple[slice, torch.Tensor]`: Some tokens of each part, and float32 of shape `(parts, tokens, vocabulary)`.
+        """
+        states, labels = states.unflatten(0, (parts, -1)), labels.to(states.device).unflatten(0, (parts, -1))
+        size = max(1, self._tokens_at_once(by_words=False) // parts)
+        for start in range(0, labels.shape[1], size):
+            chunk = slice(start, start + size)
+            errors = self.logits(states[:, chunk], output_type).float().softmax(dim=2)
+            errors.scatter_add_(
+                2,
+                labels[:, chunk, None].to(errors.device),
+                errors.new_full((1, 1, 1), -1).expand(*labels[:, chunk].shape, 1),
+            )
+            yield chunk, errors
+
     def _tokens_at_once(self, by_words: bool) -> int:
         """Tokens whose logits exist at once."""
         weight = self.model.get_output_embeddings().weight

@@ -17,14 +17,16 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hf_dlc.scores.base import Measure
+from hf_dlc.scores.base import Asked, Features, Measure
 from hf_dlc.scores.dlc import CONFIDENCE
 from hf_dlc.tasks.base import BatchRules, RowMeasures, RowsInView, Share
+from hf_dlc.tasks.features import finished, position_weights, split_asked
 from hf_dlc.tasks.kinds import CAUSAL_LM
 from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
 
 from .encoding import Encoding, RowEncoder
+from .gradient import GRADIENT_SIZE, GradientSketch
 from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
 from .positions import ChangingRopes, learned_positions, rotary_rules
@@ -75,6 +77,7 @@ class CausalLMTask:
     kind = CAUSAL_LM
     views = VIEWS
     measurable = frozenset({"token", "distribution", "pooled"})
+    poolings = ("position", "mean", "response", "gradient")
     default_schedules: Mapping[str, tuple[float, ...]] = {}
     learned = None
 
@@ -255,6 +258,12 @@ class CausalLMTask:
             logger.debug("no logits of hidden states: %s", error)
             return None
 
+    def features_size(self, pooling: str) -> int:
+        """Size of a gradient, or of the last hidden states, which is not that of the embeddings in all models."""
+        if pooling == "gradient":
+            return GRADIENT_SIZE
+        return self.forward(self.samples()).states.shape[1]
+
     def samples(self) -> list[Encoding]:
         """A made-up row, the same in every process."""
         count = int(min(_SAMPLE_TOKENS, self.rules.most_tokens))
@@ -353,7 +362,7 @@ class CausalLMTask:
     def forward(
         self,
         rows: Sequence[Encoding],
-        measures: Sequence[Measure] = (),
+        measures: Sequence[Asked] = (),
         shared_head: DynamicCache | None = None,
         parts: int = 1,
     ) -> RowMeasures:
@@ -363,19 +372,20 @@ class CausalLMTask:
         Args:
             rows (`Sequence[Encoding]`):
                 Rows with at least one target token each; or pairs of texts, which go through the sentence encoder.
-            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
-                What is measured; the head is left out where nothing is.
+            measures (`Sequence[Asked]`, *optional*, defaults to `()`):
+                What is measured; the head is left out where no number is.
             shared_head ([`~transformers.DynamicCache`], *optional*):
                 What `run_shared_head` returned for the shared head of these rows, which then is not computed again.
             parts (`int`, *optional*, defaults to 1):
                 Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
-            [`RowMeasures`]: Each measure as the mean over a row's target tokens; `states` holds the hidden states that
-            predict these tokens, of shape `(target tokens, hidden size)`.
+            [`RowMeasures`]: Each measure as the mean over a row's target tokens, and features; `states` holds the
+            hidden states that predict these tokens, of shape `(target tokens, hidden size)`.
         """
         if isinstance(rows[0], TextPair):
             return self._sentences.measure(rows, measures)
+        measures, features = split_asked(measures)
         start = 0 if shared_head is None else rows[0].shared_head_length
         length = int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
         input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)
@@ -385,16 +395,49 @@ class CausalLMTask:
         behind = {} if shared_head is None else self._behind(shared_head, input_ids.shape[1])
         outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
-        states = outputs.last_hidden_state[:, :-1][predicting.to(outputs.last_hidden_state.device)]
+        hidden = outputs.last_hidden_state
+        states = hidden[:, :-1][predicting.to(hidden.device)]
+        vectors = {}
+        if features and features.pooling == "gradient":
+            gradients = self._gradients(states, input_ids[:, 1:], predicting, type(outputs), parts)
+            vectors = {features.name: finished(gradients, features)}
+        elif features:
+            vectors = {features.name: self._features(features, hidden, rows, start, targets)}
         if not measures:
-            return RowMeasures({}, states)
+            return RowMeasures(vectors, states)
         is_geometric = self.token_mean == "geometric"
         asked = [_LOG_CONFIDENCE if is_geometric and measure == CONFIDENCE else measure for measure in measures]
         numbers = self._head.measure(states, input_ids[:, 1:][predicting], type(outputs), asked, parts)
         values = {name: _row_means(of_tokens, predicting) for name, of_tokens in numbers.items()}
         if is_geometric and CONFIDENCE in measures:
             values[CONFIDENCE.name].exp_()
-        return RowMeasures(values, states)
+        return RowMeasures({**values, **vectors}, states)
+
+    def _features(
+        self, features: Features, hidden: torch.Tensor, rows: Sequence[Encoding], start: int, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """Features of rows that are read from `start` on; the head of the template, alike in all, does not count."""
+        if features.pooling == "response":
+            weights = targets.float() / targets.sum(dim=1, keepdim=True)
+        else:
+            first = torch.tensor([row.shared_head_length - start for row in rows])
+            count = torch.tensor([row.length - row.shared_head_length for row in rows])
+            weights = position_weights(first, count, hidden.shape[1])
+            if features.pooling == "mean":
+                weights = (weights > 0).float() / count[:, None]
+        pooled = torch.bmm(weights.to(hidden.device)[:, None], hidden.float())[:, 0]
+        return finished(pooled, features)
+
+    def _gradients(
+        self, states: torch.Tensor, ids: torch.Tensor, predicting: torch.Tensor, output_type: type, parts: int
+    ) -> torch.Tensor:
+        """Gradients of rows at the output weights, `(rows, size)`, from the states that predict the target tokens."""
+        rows = torch.nonzero(predicting)[:, 0].unflatten(0, (parts, -1)).to(states.device)
+        sketch = GradientSketch(states.shape[1], len(predicting), states.device)
+        for chunk, errors in self._head.errors(states, ids[predicting], output_type, parts):
+            of_chunk = states.unflatten(0, (parts, -1))[:, chunk]
+            sketch.add(rows[:, chunk].flatten(), of_chunk.flatten(0, 1), errors.flatten(0, 1).to(states.device))
+        return sketch.means()
 
     def _behind(self, shared_head: DynamicCache, length: int) -> dict[str, Any]:
         """Arguments of the body for rows of `length` tokens behind a shared head."""

@@ -18,9 +18,10 @@ from datasets.formatting.formatting import LazyBatch, LazyDict
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_dlc.scores.base import Measure
+from hf_dlc.scores.base import Asked
 from hf_dlc.scores.columns import MISSING_LABEL, ONLY_OF_CLASS, UNKNOWN_LABEL
 from hf_dlc.tasks.base import FULL_VIEW, BatchRules, RowMeasures, RowsInView, Share
+from hf_dlc.tasks.features import finished, split_asked
 from hf_dlc.tasks.kinds import IMAGE_CLASSIFICATION
 from hf_dlc.tasks.reading import DatasetReading
 from hf_dlc.utils.models import is_image_classifier
@@ -81,6 +82,7 @@ class ImageClassificationTask:
     kind = IMAGE_CLASSIFICATION
     views = frozenset({FULL_VIEW})
     measurable = frozenset({"token", "distribution", "neighbours"})
+    poolings = (POOLED,)
     default_schedules: Mapping[str, tuple[float, ...]] = {
         "magnitude": (0.0, 0.2, 0.4, 0.6),
         "random": (0.0, 0.05, 0.1, 0.2),
@@ -215,6 +217,10 @@ class ImageClassificationTask:
         """Refused, as none is shared."""
         raise ValueError(f"images have no beginning in common, got shared_head={shared_head}.")
 
+    def features_size(self, pooling: str) -> int:
+        """Size of the pooled features of a made-up image."""
+        return self.features(self.samples()).shape[1]
+
     def features(self, rows: Sequence[ImageRow]) -> torch.Tensor:
         """
         Features of images, before any head.
@@ -251,7 +257,7 @@ class ImageClassificationTask:
         pixels, name = self._pixels(rows), self.pooling.partition("@")[2]
         with captured(self.body, [*filter(None, [name]), *layers]) as found:
             outputs = self.body(pixel_values=pixels)
-        hidden = found[name] if name else outputs.last_hidden_state
+        hidden = found[name] if name else self._last_hidden_state(outputs)
         return {POOLED: self._pooled(hidden, outputs, pixels), **self._of_layers(found, layers, pixels)}
 
     def _pixels(self, rows: Sequence[ImageRow]) -> torch.Tensor:
@@ -307,7 +313,7 @@ class ImageClassificationTask:
 
     @torch.inference_mode()
     def forward(
-        self, rows: Sequence[ImageRow], measures: Sequence[Measure] = (), shared_head: Any = None, parts: int = 1
+        self, rows: Sequence[ImageRow], measures: Sequence[Asked] = (), shared_head: Any = None, parts: int = 1
     ) -> RowMeasures:
         """
         Measure a micro-batch with the weights as they are now.
@@ -315,7 +321,7 @@ class ImageClassificationTask:
         Args:
             rows (`Sequence[ImageRow]`):
                 Rows with their pixels.
-            measures (`Sequence[Measure]`, *optional*, defaults to `()`):
+            measures (`Sequence[Asked]`, *optional*, defaults to `()`):
                 What is measured.
             shared_head (`None`):
                 Images have none.
@@ -323,13 +329,14 @@ class ImageClassificationTask:
                 Number of equal parts of the micro-batch that meet weights of their own.
 
         Returns:
-            [`RowMeasures`]: Each measure of shape `(len(rows),)`; `states` are logits or features.
+            [`RowMeasures`]: Each measure of shape `(len(rows),)`, and features; `states` are logits or features.
         """
+        measures, vectors = split_asked(measures)
         digests = [row.digest for row in rows]
         asks_neighbours = any(measure.kind == "neighbours" for measure in measures)
         layers = self.layers if asks_neighbours else ()
         if self.head == "classifier":
-            states, features = self._logits(rows, layers)
+            states, features = self._logits(rows, layers, with_features=vectors is not None)
             distribution = states.log_softmax(dim=1)
         else:
             features = self.features_at(rows, layers)
@@ -341,15 +348,42 @@ class ImageClassificationTask:
         if asks_neighbours:
             shares = self.neighbours.shares(features, digests, [row.label for row in rows], self.knn_neighbours)
         values = {measure.name: measure.numbers(log_probs, distribution, shares).float() for measure in measures}
+        if vectors is not None:
+            values[vectors.name] = finished(features[POOLED], vectors)
         return RowMeasures(values, states)
 
-    def _logits(self, rows: Sequence[ImageRow], layers: Sequence[str]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """What the trained head says of images, and the features of layers on the way to it."""
-        pixels = self._pixels(rows)
-        with captured(self.body, layers) as found:
+    def _logits(
+        self, rows: Sequence[ImageRow], layers: Sequence[str], with_features: bool
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the trained head says of images, and the features of layers and of the body on the way to it."""
+        pixels, name = self._pixels(rows), self.pooling.partition("@")[2] if with_features else ""
+        with captured(self.body, [*filter(None, [name]), *layers]) as found, self._outputs_of_body() as of_body:
             outputs = self.model(pixel_values=pixels)
         logits = getattr(outputs, "logits", outputs[0]).float()  # PP-LCNet gives them another name
-        return logits, self._of_layers(found, layers, pixels)
+        features = self._of_layers(found, layers, pixels)
+        if with_features:
+            hidden = found[name] if name else self._last_hidden_state(of_body[0])
+            features[POOLED] = self._pooled(hidden, of_body[0], pixels)
+        return logits, features
+
+    @contextmanager
+    def _outputs_of_body(self) -> Iterator[list[Any]]:
+        """Collect what the body puts out while the model runs."""
+        outputs: list[Any] = []
+        hook = self.body.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+        try:
+            yield outputs
+        finally:
+            hook.remove()
+
+    def _last_hidden_state(self, outputs: Any) -> torch.Tensor:
+        hidden = getattr(outputs, "last_hidden_state", None)
+        if hidden is None:
+            raise ValueError(
+                f"{type(self.body).__name__} gives no last hidden state to make features of. Name a module, as in "
+                "pooling='mean@layers.8'."
+            )
+        return hidden
 
     def encode_rows(self, rows: Mapping[str, Any]) -> tuple[list[ImageRow], bool]:
         """

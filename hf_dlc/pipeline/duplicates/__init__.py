@@ -1,0 +1,1 @@
+"""Duplicates: how rows are read, and three ways to find those that say the same."""

@@ -1,0 +1,128 @@
+"""What a selection needs beside the scores: wanted rows with their features, and duplicates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import fields, replace
+
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from datasets import Dataset
+
+from hf_dlc.config import DLCConfig
+from hf_dlc.scorer.scorer import DLCScorer
+from hf_dlc.selection.base import Selector
+
+from .duplicates.find import find_duplicates
+from .options import DataArguments, ModelArguments, SelectionArguments, load_scorer, make_selector
+from .record import RunRecord
+from .sources import read_dataset
+
+
+logger = logging.getLogger(__name__)
+
+
+def with_features(options: SelectionArguments, config: DLCConfig) -> DLCConfig:
+    """
+    Options of a scorer that gives what the selector of a run will need.
+
+    Args:
+        options (`SelectionArguments`):
+            What to select.
+        config ([`DLCConfig`]):
+            Options of the user.
+
+    Returns:
+        [`DLCConfig`]: With features, where the selector goes by them and they were not asked for.
+    """
+    if config.features is not None or "features" not in make_selector(options, config.prefix).needs:
+        return config
+    logger.info("the selector %s goes by features, which are written as well (features='auto')", options.selector)
+    return replace(config, features="auto")
+
+
+def prepare_selection(
+    scored: Dataset, options: SelectionArguments, config: DLCConfig, target: Dataset | None
+) -> tuple[Dataset, Selector]:
+    """
+    Rows and selector, ready for each other.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            The rows with their scores.
+        options (`SelectionArguments`):
+            What to select.
+        config ([`DLCConfig`]):
+            Options of the scorer: how rows are read, and how columns are called.
+        target ([`~datasets.Dataset`], *optional*):
+            The wanted rows, as [`read_target`] returns them.
+
+    Returns:
+        `tuple[Dataset, Selector]`: The rows, with columns of duplicates where these are to be left out, and the
+        selector.
+    """
+    if options.drop_duplicates and "dup_of" not in scored.column_names:
+        scored = find_duplicates(scored, layout=config.layout, columns=config.columns)
+    return scored, make_selector(options, config.prefix, target)
+
+
+def read_target(options: SelectionArguments, config: DLCConfig, load: Callable[[], DLCScorer]) -> Dataset | None:
+    """
+    The wanted rows, with features where the selector goes by them. In several processes, all of them must call it.
+
+    Args:
+        options (`SelectionArguments`):
+            What to select.
+        config ([`DLCConfig`]):
+            Options of the scorer, with the prefix of its columns.
+        load (`Callable`):
+            Returns the scorer; called only if the rows need features.
+
+    Returns:
+        [`~datasets.Dataset`]: `None` if there are none.
+    """
+    if options.target is None:
+        return None
+    wanted = read_dataset(DataArguments(dataset=options.target))
+    if "features" not in make_selector(options, config.prefix).needs:
+        return wanted
+    # They may have another layout than the pool, whose columns the user has named.
+    are_named = set(config.columns or ()) <= set(wanted.column_names)
+    reading = {} if are_named else {"layout": "auto", "columns": None}
+    logger.info("making the features of %d wanted rows", len(wanted))
+    return load().with_options(levels="single", scores=("plain_loss",), **reading).score(wanted)
+
+
+def scorer_of(record: RunRecord, num_threads: int | None = None) -> DLCScorer:
+    """
+    Load the scorer of a run again, to give wanted rows features like those of the run.
+
+    Args:
+        record ([`RunRecord`]):
+            Record of the run.
+        num_threads (`int`, *optional*):
+            CPU threads.
+
+    Returns:
+        [`DLCScorer`]
+    """
+    return load_scorer(model_options_of(record, num_threads), config_of(record))
+
+
+def model_options_of(record: RunRecord, num_threads: int | None = None) -> ModelArguments:
+    """Options by which the model of a run was loaded."""
+    names = ("model", "model_revision", "trust_remote_code", "attn_implementation", "device_map")
+    known = {name: record.options[name] for name in names if record.options.get(name) is not None}
+    return ModelArguments(**known, num_threads=num_threads)
+
+
+def config_of(record: RunRecord) -> DLCConfig:
+    """Options of the scorer of a run, as far as its record has them; weights are loaded as they were."""
+    names = {option.name for option in fields(DLCConfig)}
+    known = {name: value for name, value in record.scorer.config.to_json().items() if name in names}
+    described = known.pop("template", None)  # with all its texts
+    if isinstance(described, dict) and isinstance(described.get("template"), str):
+        known["template"] = described["template"]
+    if record.scorer.dtype is not None:
+        known["dtype"] = record.scorer.dtype
+    return DLCConfig.from_dict({name: value for name, value in known.items() if value is not None})

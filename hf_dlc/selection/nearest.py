@@ -1,0 +1,158 @@
+"""Rows that are nearest to wanted rows: an exact search in bounded memory, and wanted rows that take turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+# Similarities at once; a block of rows for all wanted ones has at most so many.
+_AT_ONCE = 2**22
+_MOST_ROWS = 2**16
+
+# Similarities are compared in steps of 2**-20: what is finer depends on the block that a row stands in.
+_STEPS = 2**20
+
+_FIRST_SEARCH = 64  # rows more than each wanted row needs if no other takes one of them
+
+
+class Block(NamedTuple):
+    """Similarities of some wanted rows with some rows of the pool."""
+
+    wanted: slice
+    rows: slice
+    similarities: np.ndarray  # float32 in [-1, 1], of shape (wanted, rows)
+
+
+class Similarity(Protocol):
+    """What compares the rows of a pool with wanted rows."""
+
+    rows: int  # of the pool
+    wanted: int
+
+    def blocks(self) -> Iterator[Block]:
+        """All similarities, some at a time."""
+
+    def between(self, rows: np.ndarray) -> np.ndarray:
+        """Similarities of all wanted rows with a few rows of the pool, `(wanted, rows)`."""
+
+
+class VectorSimilarity:
+    """
+    Cosine of vectors, or their inner product.
+
+    Args:
+        pool (`np.ndarray` of shape `(rows, size)`):
+            Vectors of the pool, in memory or in a mapped file.
+        wanted (`np.ndarray` of shape `(wanted, size)`):
+            Vectors of the wanted rows.
+        is_cosine (`bool`, *optional*, defaults to `True`):
+            Whether vectors are divided by their lengths; inner products are divided by the greatest that there could
+            be, so that they lie in [-1, 1] as well.
+    """
+
+    def __init__(self, pool: np.ndarray, wanted: np.ndarray, is_cosine: bool = True) -> None:
+        self.rows, self.wanted = len(pool), len(wanted)
+        self._pool, self._is_cosine = pool, is_cosine
+        self._wanted = np.array(wanted, dtype=np.float32)
+        self._wanted /= np.maximum(_lengths(self._wanted), np.finfo(np.float32).tiny)[:, None]
+        longest = (_lengths(self._block(rows)).max() for rows in self._slices())
+        self._longest = 1.0 if is_cosine else max(longest, default=1.0)
+
+    def blocks(self) -> Iterator[Block]:
+        """All similarities, some rows of the pool at a time."""
+        for rows in self._slices():
+            yield Block(slice(0, self.wanted), rows, self._compare(self._block(rows)))
+
+    def between(self, rows: np.ndarray) -> np.ndarray:
+        """Similarities with a few rows of the pool."""
+        return self._compare(np.asarray(self._pool[rows], dtype=np.float32))
+
+    def _slices(self) -> Iterator[slice]:
+        step = min(_MOST_ROWS, max(256, _AT_ONCE // self.wanted))
+        return (slice(start, min(start + step, self.rows)) for start in range(0, self.rows, step))
+
+    def _block(self, rows: slice) -> np.ndarray:
+        return np.asarray(self._pool[rows], dtype=np.float32)
+
+    def _compare(self, vectors: np.ndarray) -> np.ndarray:
+        lengths = _lengths(vectors) if self._is_cosine else np.full(len(vectors), self._longest, dtype=np.float32)
+        return (self._wanted @ vectors.T) / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def _lengths(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+
+
+def take_turns(similarity: Similarity, count: int, available: np.ndarray) -> np.ndarray:
+    """
+    Rows in the order in which wanted rows take them: each in turn its nearest row that is not taken yet.
+
+    Ties go to the smaller row number. A longer order begins with a shorter one.
+
+    Args:
+        similarity ([`Similarity`]):
+            What compares rows.
+        count (`int`):
+            How many rows are taken.
+        available (`np.ndarray` of shape `(rows,)`):
+            Mask of the rows that may be taken.
+
+    Returns:
+        `np.ndarray` of shape `(count,)`: row numbers, int64.
+    """
+    most = int(np.count_nonzero(available))
+    count = min(count, most)
+    depth = min(most, -(-count // similarity.wanted) + _FIRST_SEARCH)
+    while True:
+        order = _take_turns(nearest_rows(similarity, depth, available), count, similarity.rows)
+        if len(order) == count:
+            return order
+        depth = min(most, 4 * depth)  # a wanted row has found all of its nearest ones taken
+
+
+def nearest_rows(similarity: Similarity, depth: int, available: np.ndarray) -> np.ndarray:
+    """
+    Find the nearest rows of each wanted row, nearest first, ties by row number.
+
+    Args:
+        similarity ([`Similarity`]):
+            What compares rows.
+        depth (`int`):
+            How many rows are found, at most as many as are available.
+        available (`np.ndarray` of shape `(rows,)`):
+            Mask of the rows that may be found.
+
+    Returns:
+        `np.ndarray` of shape `(wanted, depth)`: row numbers, int64.
+    """
+    found = np.full((similarity.wanted, depth), np.iinfo(np.int64).max)
+    for block in similarity.blocks():
+        rows = np.flatnonzero(available[block.rows]) + block.rows.start
+        keys = _keys(block.similarities[:, rows - block.rows.start], rows)
+        best = np.concatenate([found[block.wanted], keys], axis=1)
+        found[block.wanted] = np.partition(best, depth - 1, axis=1)[:, :depth]
+    found.sort(axis=1)
+    return found & 0xFFFFFFFF
+
+
+def _keys(similarities: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Whole numbers that sort nearest first, ties by row: the similarity in the upper half, the row in the lower."""
+    steps = np.rint(similarities * _STEPS).astype(np.int64)
+    return (-steps << 32) | rows
+
+
+def _take_turns(nearest: np.ndarray, count: int, rows: int) -> np.ndarray:
+    """The order, shorter than `count` where a wanted row comes to the end of what was found for it."""
+    taken, order = np.zeros(rows, dtype=bool), []
+    places = [iter(found) for found in nearest.tolist()]
+    while len(order) < count:
+        for queue in places[: count - len(order)]:
+            row = next((row for row in queue if not taken[row]), None)
+            if row is None:
+                return np.array(order, dtype=np.int64)
+            taken[row] = True
+            order.append(row)
+    return np.array(order, dtype=np.int64)

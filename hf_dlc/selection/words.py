@@ -1,0 +1,51 @@
+"""Similarity of texts by their words, without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .nearest import Block
+
+
+class WordSimilarity:
+    """
+    BM25 of the texts of a pool for the texts of wanted rows, by the library `bm25s`.
+
+    The source is Robertson et al., "Okapi at TREC-3", 1994, in the variant of Lucene; every wanted text is a query.
+    The similarities of a wanted row are divided by its greatest.
+
+    Args:
+        texts (`Sequence[str]`):
+            Texts of the pool.
+        wanted (`Sequence[str]`):
+            Texts of the wanted rows.
+
+    Raises:
+        ImportError: If `bm25s` is not installed.
+    """
+
+    def __init__(self, texts: Sequence[str], wanted: Sequence[str]) -> None:
+        try:
+            import bm25s
+        except ImportError as error:
+            raise ImportError("metric='bm25' needs the package bm25s: pip install 'hf-dlc[bm25]'.") from error
+        self.rows, self.wanted = len(texts), len(wanted)
+        self._index = bm25s.BM25()
+        self._index.index(bm25s.tokenize(list(texts), stopwords=None, show_progress=False), show_progress=False)
+        self._queries = bm25s.tokenize(list(wanted), stopwords=None, return_ids=False, show_progress=False)
+
+    def blocks(self) -> Iterator[Block]:
+        """All similarities, those of one wanted row at a time."""
+        for number in range(self.wanted):
+            yield Block(slice(number, number + 1), slice(0, self.rows), self._scores(number)[None])
+
+    def between(self, rows: np.ndarray) -> np.ndarray:
+        """Similarities with a few rows of the pool."""
+        return np.stack([self._scores(number)[rows] for number in range(self.wanted)])
+
+    def _scores(self, number: int) -> np.ndarray:
+        query = self._queries[number]
+        scores = self._index.get_scores(query) if query else np.zeros(self.rows, dtype=np.float32)
+        return np.asarray(scores, dtype=np.float32) / max(float(scores.max(initial=0.0)), np.finfo(np.float32).tiny)
