@@ -238,7 +238,7 @@ def test_readme_tells_what_came_out_of_the_studies() -> None:
     ]
     assert len(told) > 20
     assert [line for line in told if line not in studies] == []
-    verdict = "no choice by score beat as many random rows, and some were worse. Scoring costs 0.10 to 0.39 of an epoch"
+    verdict = "no choice by score beat as many random rows, and some were worse. Scoring costs 0.10 to 0.39 of an"
     readme = " ".join(PAGES[README].split())
     assert " is worse than random " in studies
     assert (verdict in readme) == (" is better than random " not in studies)

@@ -115,7 +115,7 @@ def _centroids(features: np.ndarray, count: int, seed: int) -> np.ndarray:
         from sklearn.exceptions import ConvergenceWarning
         from threadpoolctl import threadpool_limits
     except ImportError as error:
-        raise ImportError("Clusters are found by scikit-learn, which is missing: pip install scikit-learn.") from error
+        raise ImportError("Clusters are found by scikit-learn: pip install 'hf-dlc[clusters]'.") from error
     options = {"n_clusters": count, "n_init": 1, "random_state": seed % 2**32}
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # that rows are fewer than clusters, which we log

@@ -12,6 +12,7 @@ import numpy as np
 
 from .base import Selection, Selector
 from .candidates import Candidates, are_numbers, read_column
+from .clusters import find_clusters
 from .flexrand import FlexRandSelector
 from .ordering import difficulty, drawn_order, split_groups
 from .vectors import made_by, read_vectors
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FEWEST_CLUSTERS, _MOST_CLUSTERS = 2, 1000  # that are made without being asked for
-_ROWS_PER_CLUSTER = 256  # from which k-means learns its centres: more move them no further
 _NUMBERS_AT_ONCE = 2**24  # of vectors, or of distances, that are held in float64
 _DECIMALS = 6  # of a distance: two that differ by less are equal, on every machine
 
@@ -284,7 +284,7 @@ class TransferSelector(Selector):
                 raise ValueError(
                     f"clusters must be at most the number of rows that may be taken, got {count} for {len(rows)} rows."
                 )
-            keys = _clusters(candidates.features, rows, min(count, len(rows)), self.seed)
+            keys = find_clusters(candidates.features[rows], min(count, len(rows)), self.seed).labels
         names, members = split_groups(keys, len(rows))
         return names, [rows[places] for places in members]
 
@@ -408,25 +408,6 @@ def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     step = max(_NUMBERS_AT_ONCE // size, 1)
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
-
-
-def _clusters(features: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Cluster of each row by k-means on vectors scaled to length 1; clusters are numbered by their first rows."""
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise ImportError("clusters need scikit-learn: pip install scikit-learn, or pass groups_from=.") from error
-
-    def scaled(part: np.ndarray) -> Iterator[np.ndarray]:
-        for block in _blocks(part, features.shape[1]):
-            yield _scaled(features[block]).astype(np.float32)
-
-    sample = np.sort(rows[drawn_order(len(rows), seed, "clusters")[: count * _ROWS_PER_CLUSTER]])
-    state = np.random.SeedSequence(int(seed)).generate_state(1)[0]  # 32 bits, of a seed of any size
-    model = KMeans(count, n_init=1, random_state=int(state)).fit(np.concatenate(list(scaled(sample))))
-    found = np.concatenate([model.predict(block) for block in scaled(rows)])
-    _, firsts, codes = np.unique(found, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(firsts))[codes]
 
 
 def _finite(vectors: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_dlc.selection import FlexRandSelector, transfer
+from hf_dlc.selection.clusters import Clusters
 from hf_dlc.selection.transfer import TransferSelector
 
 
@@ -461,13 +462,13 @@ def test_small_groups_and_empty_ones() -> None:
 @pytest.mark.parametrize(("n_rows", "expected"), [(1, 1), (2, 2), (5, 2), (9, 3), (30, 5), (31, 6)])
 def test_number_of_clusters(n_rows: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
-    clusters = transfer._clusters
+    clusters = transfer.find_clusters
 
-    def watch(features: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    def watch(features: np.ndarray, count: int, seed: int) -> Clusters:
         counts.append(count)
-        return clusters(features, rows, count, seed)
+        return clusters(features, count, seed)
 
-    monkeypatch.setattr(transfer, "_clusters", watch)
+    monkeypatch.setattr(transfer, "find_clusters", watch)
     features = np.random.default_rng(0).normal(size=(n_rows, 3))
     TransferSelector(keep=1, target=features).get_indices(features=features)
     assert counts == [expected]
@@ -476,18 +477,17 @@ def test_number_of_clusters(n_rows: int, expected: int, monkeypatch: pytest.Monk
 def test_at_most_1000_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
 
-    def every_row_alike(features: np.ndarray, rows: np.ndarray, count: int, seed: int) -> np.ndarray:
+    def every_row_alike(features: np.ndarray, count: int, seed: int) -> Clusters:
         counts.append(count)
-        return np.zeros(len(rows), dtype=int)
+        return Clusters(np.zeros(len(features), dtype=int), np.zeros(len(features)), features[:1])
 
-    monkeypatch.setattr(transfer, "_clusters", every_row_alike)
+    monkeypatch.setattr(transfer, "find_clusters", every_row_alike)
     features = np.ones((1_100_000, 1), dtype=np.float16)
     TransferSelector(keep=1, target=features[:1]).get_indices(features=features)
     assert counts == [1000]
 
 
-def test_k_means_of_a_sample_serves_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "_ROWS_PER_CLUSTER", 20)
+def test_clusters_that_lie_apart_are_taken_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "_NUMBERS_AT_ONCE", 64)
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 3, 500)
@@ -509,7 +509,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_scikit_learn_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(ImportError, match=r"pip install scikit-learn, or pass groups_from="):
+    with pytest.raises(ImportError, match=r"pip install 'hf-dlc\[clusters\]'"):
         TransferSelector(keep=1, target=np.ones((1, 2))).get_indices(features=np.ones((4, 2)))
     TransferSelector(keep=1, target=np.ones((1, 2)), groups_from="label")(hand_pool())
 
