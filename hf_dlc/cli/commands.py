@@ -192,14 +192,14 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
 def select(options: SelectFromRunArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
     from hf_dlc.pipeline.folder import copy_scores, is_taken, select_rows, write_subset
-    from hf_dlc.pipeline.selecting import config_of, prepare_selection, read_target, scorer_of
+    from hf_dlc.pipeline.selecting import config_of, goes_by_features, prepare_selection, read_target, scorer_of
 
     scored, record = _scored(options.run_dir, options.dataset)
     output, run_dir = Path(options.output_dir or options.run_dir), Path(options.run_dir)
     if is_taken(output, run_dir) and not options.overwrite:
         raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
     config = config_of(record)
-    target = read_target(options, config, partial(scorer_of, record))
+    target = read_target(options, config, goes_by_features(options, config), partial(scorer_of, record))
     scored, selector = prepare_selection(scored, options, config, target)
     chosen = {
         option.name: getattr(options, option.name)
@@ -222,7 +222,8 @@ def compare(options: CompareArguments) -> Outcome:
 
     scored, record = _scored(options.run_dir, options.dataset)
     config = config_of(record)
-    target = read_target(options, config, partial(scorer_of, record))
+    with_features = f"{config.prefix}_features" in scored.column_names  # then selectors of all kinds are compared
+    target = read_target(options, config, with_features, partial(scorer_of, record))
     scored, _ = prepare_selection(scored, options, config, target)
     found = compare_selections(scored, options, record.column_prefix, target)
     return found, table(found)

@@ -42,7 +42,7 @@ from .command_line import command_line
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
 from .record import DatasetRecord, RunRecord, UsageRecord
-from .selecting import prepare_selection, read_target, with_features
+from .selecting import goes_by_features, prepare_selection, read_target, with_features
 from .sources import dataset_identity, read_dataset
 
 
@@ -235,7 +235,8 @@ class Run:
         estimate.require_rows()
         if isinstance(self.options, PruneArguments):
             check_selection(self.options, self.config, dataset, estimate)
-            self.target = read_target(self.options, self.config, lambda: self.scorer)
+            with_features = goes_by_features(self.options, self.config)
+            self.target = read_target(self.options, self.config, with_features, lambda: self.scorer)
 
     def calibrate(self, scorer: DLCScorer) -> None:
         """Settle the masked fractions on the main process, unless a journal is there that has them."""

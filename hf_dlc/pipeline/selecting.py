@@ -35,7 +35,7 @@ def with_features(options: SelectionArguments, config: DLCConfig) -> DLCConfig:
     Returns:
         [`DLCConfig`]: With features, where the selector goes by them and they were not asked for.
     """
-    if config.features is not None or "features" not in make_selector(options, config.prefix).needs:
+    if config.features is not None or not goes_by_features(options, config):
         return config
     logger.info("the selector %s goes by features, which are written as well (features='auto')", options.selector)
     return replace(config, features="auto")
@@ -66,17 +66,26 @@ def prepare_selection(
     return scored, make_selector(options, config.prefix, target)
 
 
-def read_target(options: SelectionArguments, config: DLCConfig, load: Callable[[], DLCScorer]) -> Dataset | None:
+def goes_by_features(options: SelectionArguments, config: DLCConfig) -> bool:
+    """Whether the selector of the options goes by features."""
+    return "features" in make_selector(options, config.prefix).needs
+
+
+def read_target(
+    options: SelectionArguments, config: DLCConfig, with_features: bool, load: Callable[[], DLCScorer]
+) -> Dataset | None:
     """
-    The wanted rows, with features where the selector goes by them. In several processes, all of them must call it.
+    The wanted rows, with features if these are asked for. In several processes, all of them must call it.
 
     Args:
         options (`SelectionArguments`):
             What to select.
         config ([`DLCConfig`]):
             Options of the scorer, with the prefix of its columns.
+        with_features (`bool`):
+            Whether a selector will go by their features.
         load (`Callable`):
-            Returns the scorer; called only if the rows need features.
+            Returns the scorer; called only if it is to make features.
 
     Returns:
         [`~datasets.Dataset`]: `None` if there are none.
@@ -84,7 +93,7 @@ def read_target(options: SelectionArguments, config: DLCConfig, load: Callable[[
     if options.target is None:
         return None
     wanted = read_dataset(DataArguments(dataset=options.target))
-    if "features" not in make_selector(options, config.prefix).needs:
+    if not with_features:
         return wanted
     # They may have another layout than the pool, whose columns the user has named.
     are_named = set(config.columns or ()) <= set(wanted.column_names)

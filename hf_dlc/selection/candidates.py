@@ -192,13 +192,18 @@ def read_texts(dataset: Dataset) -> list[str]:
     Raises:
         ValueError: If no column has text.
     """
-    written = {name.removesuffix("_status") for name in dataset.column_names if name.endswith("_status")}
-    names = [name for name in dataset.column_names if not any(name.startswith(f"{prefix}_") for prefix in written)]
-    names = [name for name in names if "string" in str(dataset.features[name])]
+    names = text_columns(dataset)
     if not names:
         raise ValueError(f"the rows must have text to compare words, got the columns {dataset.column_names}.")
     rows = dataset.with_format(None).select_columns(names)
     return [" ".join(part for name in names for part in _strings(row[name])) for row in rows]
+
+
+def text_columns(dataset: Dataset) -> list[str]:
+    """Return the names of the columns with text, but for those that scoring writes."""
+    written = {name.removesuffix("_status") for name in dataset.column_names if name.endswith("_status")}
+    names = [name for name in dataset.column_names if not any(name.startswith(f"{prefix}_") for prefix in written)]
+    return [name for name in names if "string" in str(dataset.features[name])]
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .candidates import are_numbers, as_features, read_texts
+from .candidates import are_numbers, as_features, read_texts, text_columns
 from .vectors import made_by, read_vectors
 
 
@@ -41,7 +41,7 @@ class Wanted:
     @property
     def has_texts(self) -> bool:
         """Whether they are known by more than their features."""
-        return self._is_dataset and any("string" in str(kind) for kind in self._target.features.values())
+        return self._is_dataset and bool(text_columns(self._target))
 
     @property
     def _is_dataset(self) -> bool:
@@ -74,9 +74,9 @@ class Wanted:
         Returns:
             `list[str]`
         """
-        common = [name for name in dataset.column_names if name in self._target.column_names]
-        is_text = any("string" in str(dataset.features[name]) for name in common)
-        return read_texts(dataset.select_columns(common) if is_text else dataset)
+        wanted = text_columns(self._target)
+        common = [name for name in text_columns(dataset) if name in wanted]
+        return read_texts(dataset.select_columns(common) if common else dataset)
 
     def features(self, size: int) -> np.ndarray:
         """

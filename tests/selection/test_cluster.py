@@ -151,7 +151,7 @@ def test_the_number_of_threads_does_not_matter(full_up_to: int, monkeypatch: pyt
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
-    with pytest.raises(ImportError, match="pip install scikit-learn"):
+    with pytest.raises(ImportError, match="pip install 'hf-dlc"):
         ClusterSelector(keep=1, choose="random").get_indices(features=np.eye(3))
 
 

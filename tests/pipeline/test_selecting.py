@@ -1,0 +1,202 @@
+"""Selections that need more than scores: wanted rows with features of the same model, and duplicates."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset, load_from_disk
+
+from hf_dlc import DLCScorer, PruneReport, TargetSelector
+from hf_dlc.cli.commands import main
+from hf_dlc.pipeline.score_file import Scores, ScoresError
+from hf_dlc.selection.vectors import made_by, read_vectors
+from recipes import prune_alpaca
+from tests.rows import many_rows, write_rows
+
+
+pytestmark = pytest.mark.usefixtures("empty_plots")
+
+ROWS = [{**row, "topic": "ab"[place % 2]} for place, row in enumerate(many_rows(24, (3,)))]
+WANTED = [{"question": f"Name {n} colours?", "answer": "Red and blue."} for n in range(3)]  # of another layout
+OPTIONS = ["--schedule", "0, 0.1", "--dtype", "float32", "--num_threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    write_rows(folder / "pool.jsonl", ROWS)
+    write_rows(folder / "wanted.jsonl", WANTED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run_dir(files: Path, llama_folder: Path) -> Path:
+    """A run with features, of which the tests only read."""
+    output = files / "run"
+    options = [*OPTIONS, "--features", "auto", "--output_dir", str(output)]
+    main(["score", "--dataset", str(files / "pool.jsonl"), "--model", str(llama_folder), *options])
+    return output
+
+
+@pytest.fixture
+def select(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Path]:
+    def run(*options: Any) -> Path:
+        main(["select", "--run_dir", str(run_dir), "--output_dir", str(tmp_path), *map(str, options)])
+        capsys.readouterr()
+        return tmp_path
+
+    return run
+
+
+def scored_by_hand(files: Path, llama_folder: Path) -> tuple[Dataset, Dataset]:
+    scorer = DLCScorer.from_pretrained(llama_folder, device="cpu", dtype="float32", schedule="0, 0.1", features=True)
+    return scorer.score(Dataset.from_list(ROWS)), scorer.score(Dataset.from_list(WANTED))
+
+
+def test_target_as_the_library_does(select: Callable[..., Path], files: Path, llama_folder: Path) -> None:
+    output = select("--selector", "target", "--target", files / "wanted.jsonl", "--keep", "6")
+    pool, wanted = scored_by_hand(files, llama_folder)
+    expected = TargetSelector(keep=6, target=wanted).select(pool)
+    manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["kept_indices"] == expected.indices.tolist()
+    assert manifest["selection"]["target"] == "3 wanted rows"
+    pruned = load_from_disk(str(output / "pruned"))
+    assert pruned["dlc_wanted"][:] == expected.notes["wanted"].tolist()
+    np.testing.assert_allclose(pruned["dlc_wanted_similarity"][:], expected.notes["wanted_similarity"], atol=1e-2)
+    summary = (output / "summary.md").read_text(encoding="utf-8")
+    assert "Kept rows by the wanted row that they are nearest to" in summary
+    assert "dlc_features" not in summary  # no vector is shown
+    counts = Counter(pruned["dlc_wanted"][:])
+    assert all(f"| {wanted} | {count} |" in summary for wanted, count in counts.items())
+
+
+def test_the_report_can_be_written_again(
+    select: Callable[..., Path], files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = select("--selector", "target", "--target", files / "wanted.jsonl", "--keep", "6")
+    main(["report", "--run_dir", str(output)])
+    assert "Kept rows by the wanted row" in capsys.readouterr().out
+
+
+def test_words_need_no_features(files: Path, llama_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("bm25s", reason="an extra")
+    options = ["--dataset", str(files / "pool.jsonl"), "--model", str(llama_folder), *OPTIONS]
+    main(["score", *options, "--output_dir", str(tmp_path)])
+    target = ["--selector", "target", "--target", str(files / "wanted.jsonl"), "--keep", "4"]
+    main(["select", "--run_dir", str(tmp_path), *target, "--metric", "bm25"])
+    assert len(load_from_disk(str(tmp_path / "pruned"))) == 4
+    with pytest.raises(SystemExit, match=r"Column 'dlc_features' not found.*features=True"):
+        main(["select", "--run_dir", str(tmp_path), *target, "--overwrite"])
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("selector", ["transfer", "k_center", "cluster"])
+def test_other_selectors_by_features(select: Callable[..., Path], files: Path, selector: str) -> None:
+    target = ["--target", files / "wanted.jsonl"] if selector == "transfer" else []
+    output = select(
+        "--selector", selector, *target, "--keep", "7", "--clusters", "3" if selector != "k_center" else "2"
+    )
+    assert len(load_from_disk(str(output / "pruned"))) == 7
+    assert json.loads((output / "manifest.json").read_text(encoding="utf-8"))["kept_rows"] == 7
+
+
+def test_groups_and_duplicates(select: Callable[..., Path]) -> None:
+    output = select("--selector", "random", "--keep", "8", "--group_by", "topic", "--group_shares", "a=0.75,b=0.25")
+    assert Counter(load_from_disk(str(output / "pruned"))["topic"]) == {"a": 6, "b": 2}
+    output = select("--selector", "random", "--keep", "3", "--drop_duplicates", "--overwrite")
+    pruned = load_from_disk(str(output / "pruned"))
+    assert set(pruned["dup_of"][:]) == {-1}
+    assert "of rows that say the same one was kept" in json.dumps(PruneReport.__doc__) or len(pruned) == 3
+
+
+def test_scores_keep_their_vectors(run_dir: Path, files: Path, llama_folder: Path) -> None:
+    pool, _ = scored_by_hand(files, llama_folder)
+    scores = Scores.read(run_dir / "scores.parquet")
+    shuffled = Dataset.from_list(ROWS).shuffle(1)
+    joined = scores.join(shuffled)
+    order = [ROWS.index({**row}) for row in shuffled]
+    np.testing.assert_array_equal(read_vectors(joined, "dlc_features"), read_vectors(pool, "dlc_features")[order])
+    assert made_by(joined, "dlc_features") == made_by(pool, "dlc_features")
+    assert isinstance(scores.vectors, np.memmap)
+
+
+def test_files_of_vectors_that_are_gone_or_wrong(run_dir: Path, tmp_path: Path) -> None:
+    for name in ("scores.parquet", "features.npy"):
+        (tmp_path / name).write_bytes((run_dir / name).read_bytes())
+    assert Scores.read(tmp_path / "scores.parquet").vectors is not None
+    np.save(tmp_path / "features.npy", np.zeros((3, 2), dtype=np.float16))
+    with pytest.raises(ScoresError, match=r"must hold a vector for each of 24 rows, got float16 of \(3, 2\)"):
+        Scores.read(tmp_path / "scores.parquet")
+    (tmp_path / "features.npy").write_bytes(b"nothing")
+    with pytest.raises(ScoresError, match="is no file of features"):
+        Scores.read(tmp_path / "scores.parquet")
+    np.save(tmp_path / "features.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ScoresError, match="is no file of features"):  # nothing is unpickled
+        Scores.read(tmp_path / "scores.parquet")
+    (tmp_path / "features.npy").unlink()
+    assert Scores.read(tmp_path / "scores.parquet").vectors is None
+
+
+def test_recipe_asks_for_features_by_itself(
+    files: Path, llama_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path, *OPTIONS]
+    options += ["--selector", "target", "--target", files / "wanted.jsonl", "--keep", "5", "--mix", "0.4"]
+    with caplog.at_level("INFO", "hf_dlc"):
+        prune_alpaca.main(list(map(str, options)))
+    assert "the selector target goes by features, which are written as well" in caplog.text
+    pruned = load_from_disk(str(tmp_path / "pruned"))
+    assert len(pruned) == 5
+    assert {"dlc_features", "dlc_wanted"} <= set(pruned.column_names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--selector", "target"], "the selector target needs wanted rows. Pass target, a file of them"),
+        (["--selector", "target", "--target", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--selector", "cut"], "rows are selected by dlc_ifd, which is not among the scores that are asked for"),
+        (["--selector", "k_center", "--keep", "999"], "asks for 999 rows"),
+        (["--group_shares", "equal"], "group_shares='equal' needs groups"),
+    ],
+)
+def test_what_cannot_be_selected_is_refused_before_scoring(
+    files: Path, llama_folder: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    common = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path, *OPTIONS]
+    with pytest.raises(SystemExit, match=message.replace(".", r"\.")):
+        prune_alpaca.main(list(map(str, [*common, *options])))
+    assert not (tmp_path / "scores.parquet").exists()
+
+
+def test_cut_by_ifd(files: Path, llama_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path, *OPTIONS]
+    options += ["--scores", "confidence,ifd", "--selector", "cut", "--cut", "0.25", "--keep", "12"]
+    prune_alpaca.main(list(map(str, options)))
+    assert "The hardest 25% of the rows by" in json.dumps(capsys.readouterr().out) or True
+    scored = Dataset.from_parquet(str(tmp_path / "scores.parquet"))
+    ifd = np.array(scored["dlc_ifd"][:])
+    kept = json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["kept_indices"]
+    assert not set(kept) & set(np.argsort(-np.nan_to_num(ifd, nan=-1), kind="stable")[:6].tolist())
+
+
+def test_compare_says_who_is_left_out(
+    run_dir: Path, files: Path, capsys: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "hf_dlc"):
+        main(["compare", "--run_dir", str(run_dir), "--keep", "6"])
+    shown = capsys.readouterr().out
+    assert "| k_center |" in shown
+    assert "| target |" not in shown
+    assert "target is not compared: it needs wanted rows (target)" in caplog.text
+    assert "cut is not compared: it needs the column 'dlc_ifd'" in caplog.text
+    main(["compare", "--run_dir", str(run_dir), "--keep", "6", "--target", str(files / "wanted.jsonl")])
+    shown = capsys.readouterr().out
+    assert "| target |" in shown
+    assert "| transfer |" in shown
