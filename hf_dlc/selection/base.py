@@ -54,16 +54,26 @@ class Selection:
     Args:
         indices (`np.ndarray` of shape `(kept,)`):
             Numbers of the kept rows in ascending order, int64.
-        reasons (`np.ndarray` of shape `(rows,)`):
-            Of each row `"kept"`, or why it was left out: `"no_score"`, `"duplicate"`, `"not_chosen"` or a reason of
-            the selector's own.
+        left_out (`Mapping[str, np.ndarray]`):
+            Masks of the rows that were not chosen from, by the reason.
         notes (`Mapping[str, np.ndarray]`):
             By its name what the selector says of each kept row.
     """
 
     indices: np.ndarray
-    reasons: np.ndarray
+    left_out: Mapping[str, np.ndarray]
     notes: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """
+        Return of each row `"kept"`, or why it was left out: `"no_score"`, `"duplicate"`, `"not_chosen"` or a reason of
+        the selector's own, as an array of shape `(rows,)`.
+        """
+        reasons = np.full(len(self.left_out[NO_SCORE]), NOT_CHOSEN, dtype=object)
+        for reason, rows in {**self.left_out, KEPT: self.indices}.items():
+            reasons[rows] = reason
+        return reasons
 
 
 @dataclass
@@ -343,7 +353,7 @@ class Selector(ABC):
         if self.keep_tokens is not None:
             _top_up(taken, pools, costs, budget - int(costs[taken].sum()))
         indices = np.flatnonzero(taken)
-        return Selection(indices, _reasons(reasons, taken), self._notes(candidates, indices))
+        return Selection(indices, reasons, self._notes(candidates, indices))
 
     def _available(self, candidates: Candidates) -> tuple[Candidates, dict[str, np.ndarray]]:
         """The candidates, of which some may not be taken, and masks of these by the reason; a row has one reason."""
@@ -431,14 +441,6 @@ class Selector(ABC):
             )
         if empty := [name for name, cap in zip(names, caps, strict=True) if cap == 0]:
             logger.warning("no row is kept of groups without a scored row: %s", ", ".join(map(str, empty[:10])))
-
-
-def _reasons(left_out: Mapping[str, np.ndarray], taken: np.ndarray) -> np.ndarray:
-    """Why each row is kept or left out."""
-    reasons = np.full(len(taken), NOT_CHOSEN, dtype=object)
-    for reason, rows in {**left_out, KEPT: taken}.items():
-        reasons[rows] = reason
-    return reasons
 
 
 def _counts(reasons: Mapping[str, np.ndarray]) -> str:

@@ -27,7 +27,7 @@ from hf_dlc.hub.publish import public_manifest
 from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.pipeline.score_file import Scores, ScoresError
 from hf_dlc.report.render import code
-from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, score_features, with_columns
+from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, score_features, vector_features, with_columns
 from hf_dlc.scores.dlc import LOSS
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection.table import SELECTORS
@@ -783,3 +783,19 @@ def test_scorer_of_a_folder_is_not_published(server: HubServer, llama_folder: Pa
     with pytest.raises(ValueError, match="only with a base model that is on the Hub, got the folder"):
         scorer.push_to_hub("me/scorer")
     assert "models/me/scorer" not in server.repos
+
+
+def test_features_are_published_only_if_asked(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    """They are large, and tell much of rows that may not be public."""
+
+    def with_vectors(rows: Dataset) -> Dataset:
+        vectors = np.ones((len(rows), 3), dtype=np.float16)
+        columns = {"dlc_features": vectors, "dlc_features_by": ["mean 3 abc"] * len(rows)}
+        return with_columns(rows, columns, vector_features("dlc", 3))
+
+    for name, features in (("without", False), ("with", True)):
+        push_pruned(with_vectors(pruned), f"me/{name}", with_vectors(scored), MANIFEST, features=features)
+        found = load_dataset(f"me/{name}", "keep-0.5", split="train")
+        assert ("dlc_features" in found.column_names) == ("dlc_features_by" in found.column_names) == features
+        assert "features" not in "".join(server.files(f"datasets/me/{name}"))  # in the name of no file
+        assert "dlc_features" not in load_scores(f"me/{name}").column_names
