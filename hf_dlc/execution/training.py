@@ -153,11 +153,14 @@ def train_adapters(task: Task, rows: Sequence[EncodedRow], epochs: int, seed: in
     if not rows:
         raise ValueError("adapters are trained on rows that can be scored, got none.")
     order = np.random.RandomState(seed)
+    size = min(LORA.batch_size, _rows_that_fit(trainable.model, max(row.length for row in rows)))
+    if size < LORA.batch_size:
+        logger.info("adapters are trained by steps of %d row(s), since those of %d may not fit", size, LORA.batch_size)
     with _trainer(trainable, seed) as (step, model):
         for _ in range(epochs):
             places = order.permutation(len(rows))
-            for start in range(0, len(places), LORA.batch_size):
-                step([rows[place] for place in places[start : start + LORA.batch_size]])
+            for start in range(0, len(places), size):
+                step([rows[place] for place in places[start : start + size]])
     return model.eval()
 
 

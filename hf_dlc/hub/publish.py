@@ -139,10 +139,9 @@ def push_pruned(
         record = record.having(scorer=record.scorer.having(config=config))
     name = _checked_name(config_name or subset_name(record.selection, len(pruned), len(scored)))
     report = make_report(scored, pruned, record)
-    vectors = [name for name in vector_features(record.column_prefix) if name in scored.column_names]
-    scores = Scores.of(scored.remove_columns(vectors), record.column_prefix)
+    scores = Scores.of(_without_vectors(scored, record), record.column_prefix)
     if not features:
-        pruned = pruned.remove_columns([name for name in vectors if name in pruned.column_names])
+        pruned = _without_vectors(pruned, record)
     sections = [*report.sections, *study_sections(study)]
     push = Push(hub_client(token), repo_id, private, revision, create_pr)
     with tempfile.TemporaryDirectory() as folder:
@@ -167,6 +166,10 @@ def push_pruned(
         )
         _commit_all(push, subset, pruned, content, fill, may_replace=config_name is not None)
     return push.address
+
+
+def _without_vectors(rows: Dataset, record: RunRecord) -> Dataset:
+    return rows.remove_columns([name for name in vector_features(record.column_prefix) if name in rows.column_names])
 
 
 def load_scores(

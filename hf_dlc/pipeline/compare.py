@@ -56,9 +56,12 @@ def compare_selections(
         if lacking := selector.lacks(scored.column_names):
             logger.info("%s is not compared: it needs %s.", name, lacking)
             continue
+        if selector.most_compared is not None and len(scored) > selector.most_compared:
+            logger.info("%s is not compared: it takes long for more than %d rows.", name, selector.most_compared)
+            continue
         try:
             kept = selector.read_indices(scored)
-        except ValueError as error:
+        except (ImportError, ValueError) as error:
             logger.info("%s is not compared: %s", name, error)
             continue
         means = {key: _mean(columns[key][kept]) for key in scores}

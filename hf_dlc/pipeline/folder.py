@@ -10,15 +10,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 
-from hf_dlc.report.report import PruneReport
+from hf_dlc.report.report import PruneReport, with_notes
 from hf_dlc.scorer.job import FEATURES_NAME
 from hf_dlc.scores.columns import score_features
 from hf_dlc.scores.table import SCORES
-from hf_dlc.selection.base import Selection, Selector
+from hf_dlc.selection.base import Selector
 from hf_dlc.utils.files import read_json, write_json
 
 from .record import RecordError, RunRecord
@@ -140,17 +139,9 @@ def select_rows(
     selection = selector.select(scored)
     kept = selection.indices.tolist()
     record = record.with_selection(selector, scored, kept, **facts)
-    scored = _with_notes(scored, selection, record.column_prefix)
+    notes = {f"{record.column_prefix}_{name}": values for name, values in selection.notes.items()}
+    scored = with_notes(scored, notes, selection.indices)
     return scored.select(kept), make_report(scored, kept, record, flag_column), record
-
-
-def _with_notes(scored: Dataset, selection: Selection, column_prefix: str) -> Dataset:
-    """The rows with what the selector says of those that it keeps; of the others, -1 or NaN."""
-    for name, values in selection.notes.items():
-        of_all = np.full(len(scored), -1 if values.dtype.kind == "i" else np.nan, dtype=values.dtype)
-        of_all[selection.indices] = values
-        scored = scored.add_column(f"{column_prefix}_{name}", of_all)
-    return scored
 
 
 def make_report(

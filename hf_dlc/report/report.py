@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import reprlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,10 @@ class PruneReport:
         check_group_and_flag_columns(scored, group_by, flag_column)
         kept = _places(scored, pruned) if isinstance(pruned, Dataset) else _indices(pruned, len(scored))
         if isinstance(pruned, Dataset):
-            scored = _with_notes(scored, pruned, kept, prefix)
+            names = (f"{prefix}_wanted", f"{prefix}_wanted_similarity")
+            known = [name for name in names if name in pruned.column_names and name not in scored.column_names]
+            notes = {name: np.asarray(pruned.with_format("numpy")[name][:]) for name in known}
+            scored = with_notes(scored, notes, kept)
         rows = Rows.read(scored, kept, column, prefix, group_by)
         levels = None if schedule is None else tuple(map(float, schedule))
         sections = tuple(all_sections(rows, flag_column, examples, price))
@@ -202,14 +205,26 @@ def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
     return places
 
 
-def _with_notes(scored: Dataset, pruned: Dataset, kept: np.ndarray, prefix: str) -> Dataset:
-    """The rows with what a selector has noted of those that it kept; of the others, -1 or NaN."""
-    for name in (f"{prefix}_wanted", f"{prefix}_wanted_similarity"):
-        if name in pruned.column_names and name not in scored.column_names:
-            values = np.asarray(pruned.with_format("numpy")[name][:])
-            of_all = np.full(len(scored), -1 if values.dtype.kind == "i" else np.nan, dtype=values.dtype)
-            of_all[kept] = values
-            scored = scored.add_column(name, of_all)
+def with_notes(scored: Dataset, notes: Mapping[str, np.ndarray], kept: np.ndarray) -> Dataset:
+    """
+    Rows with what a selector has noted of those that it kept.
+
+    Args:
+        scored ([`~datasets.Dataset`]):
+            All rows.
+        notes (`Mapping[str, np.ndarray]`):
+            By the name of a column a value of each kept row; of the others it is -1 or NaN.
+        kept (`np.ndarray` of shape `(kept,)`):
+            Numbers of the kept rows.
+
+    Returns:
+        [`~datasets.Dataset`]: With these columns added, or replaced.
+    """
+    scored = scored.remove_columns([name for name in notes if name in scored.column_names])
+    for name, values in notes.items():
+        of_all = np.full(len(scored), -1 if values.dtype.kind == "i" else np.nan, dtype=values.dtype)
+        of_all[kept] = values
+        scored = scored.add_column(name, of_all)
     return scored
 
 

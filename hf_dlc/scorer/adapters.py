@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 from torch import nn
-
-from hf_dlc.utils.digests import json_digest
 
 
 if TYPE_CHECKING:
@@ -42,10 +42,18 @@ class Adapters:
     changes: tuple[Change, ...]
     described: str
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Digest of all numbers in them."""
-        return json_digest([(one.module, one.down.tolist(), one.up.tolist(), one.scale) for one in self.changes])
+        found = xxhash.xxh3_128()
+        for one in self.changes:
+            found.update(f"{one.module} {one.down.shape} {one.scale!r} ".encode())
+            for numbers in (one.down, one.up):
+                found.update(np.ascontiguousarray(numbers))
+        return found.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"changes": self.changes, "described": self.described}  # the same before and after the digest is known
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:

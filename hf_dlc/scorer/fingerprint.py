@@ -199,7 +199,9 @@ def description(state: ScorerState) -> dict[str, Any]:
     """What a scorer is, as JSON types, for the record of a run."""
     facts = {fact.described: fact.value(state) for fact in FACTS if fact.described}
     config = {**vars(state.config), **state.task.describe(), "scores": list(state.config.scores)}
-    return {**facts, "config": config, "dtype": _name(facts["dtype"])}
+    adapters = state.engine.adapters
+    trained = {} if adapters is None else {"adapters": adapters.described, "adapters_digest": adapters.digest}
+    return {**facts, **trained, "config": config, "dtype": _name(facts["dtype"])}
 
 
 def pickled_state(state: ScorerState) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def fit_key(state: ScorerState) -> str:
 
 def features_key(state: ScorerState) -> str:
     """Digest of what makes the vectors of two scorers comparable: the model, and what is made of its states."""
-    return json_digest([state.weights, state.processor, vars(state.engine.features)])
+    return json_digest([state.weights, state.processor, vars(state.engine.features), state.config.pooling])
 
 
 def _name(dtype: torch.dtype) -> str:

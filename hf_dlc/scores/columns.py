@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -276,8 +277,9 @@ def _dataset_of_vectors(name: str, vectors: np.ndarray, kind: Any) -> Dataset:
     from datasets import Dataset, Features
 
     features = Features({name: kind})
-    numbers = pa.Array.from_buffers(
-        pa.float16(), vectors.size, [None, pa.py_buffer(np.ascontiguousarray(vectors, dtype=np.float16))]
-    )
+    vectors = np.ascontiguousarray(vectors, dtype=np.float16)
+    numbers = pa.Array.from_buffers(pa.float16(), vectors.size, [None, pa.py_buffer(vectors)])
     lists = pa.FixedSizeListArray.from_arrays(numbers, type=features.arrow_schema.field(name).type)
-    return Dataset(pa.table({name: lists}, schema=features.arrow_schema))
+    # `datasets` would pickle the whole column to make a fingerprint of it.
+    digest = hashlib.blake2b(vectors.view(np.uint8).data, digest_size=8, person=b"features").hexdigest()
+    return Dataset(pa.table({name: lists}, schema=features.arrow_schema), fingerprint=digest)

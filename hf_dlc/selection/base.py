@@ -27,7 +27,7 @@ from .candidates import (
 )
 from .group_shares import GroupShares, check_group_shares, group_weights
 from .ordering import split_groups
-from .vectors import read_vectors
+from .vectors import made_by, read_vectors
 
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Selector(ABC):
 
     name: ClassVar[str]  # on the command line, and in the name of a subset on the Hub
     needs: ClassVar[tuple[str, ...]] = ("scores",)  # what of `Candidates` it cannot do without
+    most_compared: ClassVar[int | None] = None  # rows above which a comparison of selectors leaves it out, as too slow
 
     keep: float | int | None = None
     _: KW_ONLY
@@ -149,6 +150,9 @@ class Selector(ABC):
         """Return the parameters by their names as JSON types, for a record."""
         values = {option.name: getattr(self, option.name) for option in fields(self)}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+
+    def check_installed(self) -> None:  # noqa: B027  (most selectors need nothing)
+        """Raise an `ImportError` if the selector needs a package that is not there."""
 
     def lacks(self, columns: Collection[str]) -> str | None:
         """
@@ -241,6 +245,8 @@ class Selector(ABC):
     def _read(self, dataset: Dataset) -> Candidates:
         """Read what the selector may see of the rows, and no other columns."""
         groups = None
+        if "features" in self.needs:
+            made_by(dataset, self.features_column)  # refuses vectors that were made in several ways
         if self.group_by is not None:
             # Plain Python values: NumPy would turn integers with a None among them into floats.
             groups = read_column(dataset.with_format(None), self.group_by, "Pass group_by= one of these.")[:]
@@ -297,10 +303,11 @@ class Selector(ABC):
         sizes = {name: len(values) for name, values in given.items() if values is not None}
         if not sizes:
             raise ValueError(f"{type(self).__name__} must be told of the rows: pass {' or '.join(given)}.")
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"all arguments must be of the same rows, got {sizes}.")
         if duplicates is not None:
             duplicates = np.asarray(duplicates, dtype=bool)
+            sizes["duplicates"] = len(duplicates)
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"all arguments must be of the same rows, got {sizes}.")
         rows = next(iter(sizes.values()))
         return self._select(Candidates(rows, scores, groups, tokens, features, texts, duplicates)).indices
 
@@ -341,7 +348,7 @@ class Selector(ABC):
         quotas = share_out_at_least(budget, weights, caps, self.min_per_group)
         taken = np.zeros(candidates.rows, dtype=bool)
         pools: list[np.ndarray] = []
-        for name, rows, quota in zip(names, members, quotas, strict=True):
+        for name, rows, quota, cap in zip(names, members, quotas, caps, strict=True):
             # Without groups no copy is made of what may be the features of millions of rows.
             group = replace(candidates, groups=None) if name is None else candidates.of_group(rows)
             found = self._pools(group, name, quota)
@@ -349,7 +356,8 @@ class Selector(ABC):
             sizes = [int(costs[pool].sum()) for pool in parts]
             for pool, part in zip(parts, water_fill(quota, sizes), strict=True):
                 taken[pool[walk(costs[pool], part)]] = True
-            pools += parts
+            if cap:  # a group without a share gets nothing of what others leave over
+                pools += parts
         if self.keep_tokens is not None:
             _top_up(taken, pools, costs, budget - int(costs[taken].sum()))
         indices = np.flatnonzero(taken)
@@ -440,7 +448,8 @@ class Selector(ABC):
                 f"{needed}. Ask for more rows, or pass min_per_group=0 to lose groups."
             )
         if empty := [name for name, cap in zip(names, caps, strict=True) if cap == 0]:
-            logger.warning("no row is kept of groups without a scored row: %s", ", ".join(map(str, empty[:10])))
+            why = "without a share, or without a scored row"
+            logger.warning("no row is kept of groups %s: %s", why, ", ".join(map(str, empty[:10])))
 
 
 def _counts(reasons: Mapping[str, np.ndarray]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from .base import Selector
 from .budget import share_out, walk
 from .candidates import Candidates
-from .clusters import Clusters, as_distances, find_clusters
+from .clusters import Clusters, as_distances, find_clusters, require_scikit_learn
 from .ordering import difficulty, drawn_order
 
 
@@ -138,6 +138,10 @@ class ClusterSelector(Selector):
         if self.choose == "easiest" and self.column is None:
             raise ValueError("choose='easiest' needs scores: pass column=, or another choice such as 'random'.")
         drawn_order(0, self.seed, None)  # refuses what is no seed
+
+    def check_installed(self) -> None:
+        """Raise an `ImportError` if clusters cannot be found."""
+        require_scikit_learn()
 
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         rows = np.flatnonzero(candidates.scored)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .vectors import unit_vectors
+
 
 logger = logging.getLogger(__name__)
 
@@ -35,29 +37,6 @@ class Clusters:
     labels: np.ndarray
     distances: np.ndarray
     centroids: np.ndarray
-
-
-def unit_vectors(features: np.ndarray) -> np.ndarray:
-    """
-    Return vectors scaled to length 1; zero vectors stay as they are.
-
-    Args:
-        features (`np.ndarray` of shape `(rows, size)`):
-            Finite vectors of any floating-point type.
-
-    Returns:
-        `np.ndarray` of shape `(rows, size)`: a new array in float32.
-    """
-    wide = features.astype(np.result_type(features, np.float32))
-    # By the largest number first, because the square of a large number overflows.
-    wide /= _or_one(np.abs(wide).max(axis=1, keepdims=True))
-    vectors = wide.astype(np.float32, copy=False)
-    vectors /= _or_one(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))[:, None]
-    return vectors
-
-
-def _or_one(lengths: np.ndarray) -> np.ndarray:
-    return np.where(lengths > 0, lengths, 1)
 
 
 def unit_blocks(features: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
@@ -108,14 +87,22 @@ def find_clusters(features: np.ndarray, count: int, seed: int) -> Clusters:
     return Clusters(np.argsort(order)[labels], distances, centroids[used[order]])
 
 
-def _centroids(features: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Centroids by k-means, `(count, size)`; some are equal where there are fewer distinct rows."""
+def require_scikit_learn() -> None:
+    """Raise an `ImportError` that says what to install where scikit-learn is not."""
     try:
-        from sklearn.cluster import KMeans, MiniBatchKMeans
-        from sklearn.exceptions import ConvergenceWarning
-        from threadpoolctl import threadpool_limits
+        import sklearn.cluster  # noqa: F401
+        import threadpoolctl  # noqa: F401
     except ImportError as error:
         raise ImportError("Clusters are found by scikit-learn: pip install 'hf-dlc[clusters]'.") from error
+
+
+def _centroids(features: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Centroids by k-means, `(count, size)`; some are equal where there are fewer distinct rows."""
+    require_scikit_learn()
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
+
     options = {"n_clusters": count, "n_init": 1, "random_state": seed % 2**32}
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # that rows are fewer than clusters, which we log

@@ -12,9 +12,9 @@ import numpy as np
 _WORDS = re.compile(r"\w+")
 _SHINGLE = 5  # words that stand in a row
 
-# Of the shingles of a wanted row, and of those of both rows together.
+# Of the shingles of the shorter row, and of those of both rows together.
 _LEAST_CONTAINED = 0.8
-_LEAST_JACCARD = 0.5
+_LEAST_JACCARD = 0.3
 
 
 def equals_wanted(texts: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
@@ -22,8 +22,8 @@ def equals_wanted(texts: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
     Find the rows that equal a wanted row, or nearly do.
 
     Texts are compared by their shingles: runs of 5 words, without case and punctuation; a shorter text is one shingle.
-    A row equals a wanted one if it has at least 80% of its shingles, and if these are at least half of the shingles
-    of both. (What else there is in a row, such as the name of its source, does not hide it.)
+    A row equals a wanted one if they share at least 80% of the shingles of the shorter one, and 30% of those of both.
+    So what else there is in one of them, such as the name of its source or a rationale, does not hide it.
 
     Args:
         texts (`Sequence[str]`):
@@ -59,7 +59,7 @@ def _shingles(text: str) -> set[str]:
 def _equals_any(found: set[str], wanted: Sequence[set[str]], having: dict[str, list[int]]) -> bool:
     common = Counter(number for shingle in found if shingle in having for number in having[shingle])
     return any(
-        count >= _LEAST_CONTAINED * len(wanted[number])
+        count >= _LEAST_CONTAINED * min(len(found), len(wanted[number]))
         and count >= _LEAST_JACCARD * (len(found) + len(wanted[number]) - count)
         for number, count in common.items()
     )

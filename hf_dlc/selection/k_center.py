@@ -77,6 +77,7 @@ class KCenterSelector(Selector):
 
     name: ClassVar[str] = "k_center"
     needs: ClassVar[tuple[str, ...]] = ("features",)
+    most_compared: ClassVar[int | None] = 50_000
 
     _: KW_ONLY
     column: str | None = None

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from .vectors import unit_vectors
+
 
 # Similarities at once; a block of rows for all wanted ones has at most so many.
 _AT_ONCE = 2**22
@@ -56,39 +58,42 @@ class VectorSimilarity:
     def __init__(self, pool: np.ndarray, wanted: np.ndarray, is_cosine: bool = True) -> None:
         self.rows, self.wanted = len(pool), len(wanted)
         self._pool, self._is_cosine = pool, is_cosine
-        self._wanted = np.array(wanted, dtype=np.float32)
-        self._wanted /= np.maximum(_lengths(self._wanted), np.finfo(np.float32).tiny)[:, None]
-        longest = (_lengths(self._block(rows)).max() for rows in self._slices())
-        self._longest = 1.0 if is_cosine else max(longest, default=1.0)
+        self._wanted = unit_vectors(np.asarray(wanted))
+        # NaN, of rows that are skipped, is not the greatest of anything.
+        longest = (np.nanmax(_lengths(self._pool[rows]), initial=0.0) for rows in self._slices())
+        self._longest = 1.0 if is_cosine else max(longest, default=1.0) or 1.0
 
     def blocks(self) -> Iterator[Block]:
         """All similarities, some rows of the pool at a time."""
         for rows in self._slices():
-            yield Block(slice(0, self.wanted), rows, self._compare(self._block(rows)))
+            yield Block(slice(0, self.wanted), rows, self._compare(self._pool[rows]))
 
     def between(self, rows: np.ndarray) -> np.ndarray:
         """Similarities with a few rows of the pool."""
-        return self._compare(np.asarray(self._pool[rows], dtype=np.float32))
+        parts = np.array_split(rows, max(1, len(rows) // _MOST_ROWS))
+        return np.concatenate([self._compare(self._pool[part]) for part in parts], axis=1)
 
     def _slices(self) -> Iterator[slice]:
         step = min(_MOST_ROWS, max(256, _AT_ONCE // self.wanted))
         return (slice(start, min(start + step, self.rows)) for start in range(0, self.rows, step))
 
-    def _block(self, rows: slice) -> np.ndarray:
-        return np.asarray(self._pool[rows], dtype=np.float32)
-
     def _compare(self, vectors: np.ndarray) -> np.ndarray:
-        lengths = _lengths(vectors) if self._is_cosine else np.full(len(vectors), self._longest, dtype=np.float32)
-        return (self._wanted @ vectors.T) / np.maximum(lengths, np.finfo(np.float32).tiny)
+        if self._is_cosine:
+            return self._wanted @ unit_vectors(vectors).T
+        return self._wanted @ (vectors.astype(np.float32) / np.float32(self._longest)).T
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    wide = vectors.astype(np.float64)
+    return np.sqrt(np.einsum("ij,ij->i", wide, wide))
 
 
 def take_turns(similarity: Similarity, count: int, available: np.ndarray) -> np.ndarray:
     """
     Rows in the order in which wanted rows take them: each in turn its nearest row that is not taken yet.
+
+    It holds a number for each wanted row and each row that this one may come to. That is about as many numbers as rows
+    are taken, and up to `wanted` times as many where the wanted rows are near to the same rows.
 
     Ties go to the smaller row number. A longer order begins with a shorter one.
 
@@ -110,7 +115,7 @@ def take_turns(similarity: Similarity, count: int, available: np.ndarray) -> np.
         order = _take_turns(nearest_rows(similarity, depth, available), count, similarity.rows)
         if len(order) == count:
             return order
-        depth = min(most, 4 * depth)  # a wanted row has found all of its nearest ones taken
+        depth = min(most, 2 * depth)  # a wanted row has found all of its nearest ones taken
 
 
 def nearest_rows(similarity: Similarity, depth: int, available: np.ndarray) -> np.ndarray:
@@ -126,7 +131,7 @@ def nearest_rows(similarity: Similarity, depth: int, available: np.ndarray) -> n
             Mask of the rows that may be found.
 
     Returns:
-        `np.ndarray` of shape `(wanted, depth)`: row numbers, int64.
+        `np.ndarray` of shape `(wanted, depth)`: row numbers, int32.
     """
     found = np.full((similarity.wanted, depth), np.iinfo(np.int64).max)
     for block in similarity.blocks():
@@ -135,7 +140,7 @@ def nearest_rows(similarity: Similarity, depth: int, available: np.ndarray) -> n
         best = np.concatenate([found[block.wanted], keys], axis=1)
         found[block.wanted] = np.partition(best, depth - 1, axis=1)[:, :depth]
     found.sort(axis=1)
-    return found & 0xFFFFFFFF
+    return (found & 0xFFFFFFFF).astype(np.int32)
 
 
 def _keys(similarities: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -147,7 +152,7 @@ def _keys(similarities: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _take_turns(nearest: np.ndarray, count: int, rows: int) -> np.ndarray:
     """The order, shorter than `count` where a wanted row comes to the end of what was found for it."""
     taken, order = np.zeros(rows, dtype=bool), []
-    places = [iter(found) for found in nearest.tolist()]
+    places = [iter(found) for found in nearest]  # no lists: they would take ten times the memory
     while len(order) < count:
         for queue in places[: count - len(order)]:
             row = next((row for row in queue if not taken[row]), None)

@@ -11,12 +11,13 @@ import numpy as np
 
 from .base import Selector
 from .budget import walk
-from .candidates import Candidates
+from .candidates import Candidates, read_texts
 from .contamination import equals_wanted
 from .nearest import Similarity, VectorSimilarity, take_turns
 from .ordering import check_mix, drawn_order, mixed
+from .vectors import made_by
 from .wanted import Wanted
-from .words import WordSimilarity
+from .words import WordSimilarity, require_bm25s
 
 
 if TYPE_CHECKING:
@@ -125,6 +126,11 @@ class TargetSelector(Selector):
             raise ValueError(f"contamination must be 'drop' or 'keep', got {self.contamination!r}.")
         check_mix(self.mix)
 
+    def check_installed(self) -> None:
+        """Raise an `ImportError` if the metric needs a package that is not there."""
+        if self.metric == "bm25":
+            require_bm25s()
+
     def parameters(self) -> dict[str, Any]:
         """Return the parameters as JSON types, with a description in the place of the wanted rows."""
         return {**super().parameters(), "target": Wanted(self.target, self.features_column).description}
@@ -133,10 +139,16 @@ class TargetSelector(Selector):
         wanted = Wanted(self.target, self.features_column)
         if self.metric != "bm25":
             wanted.require_made_as(dataset)
+        way = made_by(dataset, self.features_column) if self.metric == "gradient" else None
+        if way is not None and not way.startswith("gradient"):
+            raise ValueError(
+                f"metric='gradient' needs features that were pooled as gradients, got {way!r}. Score the pool and the "
+                "wanted rows with features='gradient', or pass metric='cosine'."
+            )
         candidates = super()._read(dataset)
         if self.contamination == "keep" or candidates.texts is not None or not wanted.has_texts:
             return candidates
-        return replace(candidates, texts=wanted.texts_of_pool(dataset))
+        return replace(candidates, texts=read_texts(dataset))
 
     def _left_out(self, candidates: Candidates) -> Mapping[str, np.ndarray]:
         wanted = Wanted(self.target, self.features_column)
@@ -161,7 +173,9 @@ class TargetSelector(Selector):
         if candidates.tokens is None or not self.keep_tokens:
             return take_turns(similarity, part, available)
         most = np.count_nonzero(available)
-        count, shortest = min(64, most), int(candidates.tokens[available].min(initial=1))
+        if not most:
+            return np.empty(0, dtype=np.int64)
+        count, shortest = min(64, most), int(candidates.tokens[available].min())
         while True:
             order = take_turns(similarity, count, available)
             kept = order[walk(candidates.tokens[order], part)]
@@ -180,7 +194,8 @@ class TargetSelector(Selector):
     def _notes(self, candidates: Candidates, indices: np.ndarray) -> Mapping[str, np.ndarray]:
         between = self._similarity(candidates).between(indices)
         nearest = between.argmax(axis=0)
-        return {"wanted": nearest, "wanted_similarity": np.take_along_axis(between, nearest[None], axis=0)[0]}
+        numbers = Wanted(self.target, self.features_column).numbers(self.metric != "bm25")
+        return {"wanted": numbers[nearest], "wanted_similarity": np.take_along_axis(between, nearest[None], axis=0)[0]}
 
     def _rule(self, column: str) -> str:
         which = Wanted(self.target, self.features_column).description or "the wanted rows"

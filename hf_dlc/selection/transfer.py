@@ -12,7 +12,7 @@ import numpy as np
 
 from .base import Selection, Selector
 from .candidates import Candidates, are_numbers, read_column
-from .clusters import find_clusters
+from .clusters import find_clusters, require_scikit_learn
 from .flexrand import FlexRandSelector
 from .ordering import difficulty, drawn_order, split_groups
 from .vectors import made_by, read_vectors
@@ -253,6 +253,11 @@ class TransferSelector(Selector):
                 f"{type(self.target).__name__} of shape {found.shape} and dtype {found.dtype}."
             )
         return _Wanted(_finite(found), None)
+
+    def check_installed(self) -> None:
+        """Raise an `ImportError` if clusters cannot be found."""
+        if self.groups_from is None:
+            require_scikit_learn()
 
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         rows = np.flatnonzero(candidates.scored)

@@ -39,11 +39,41 @@ def read_vectors(dataset: Dataset, column: str) -> np.ndarray:
             "or pass features_column= one of these."
         )
     chunked = dataset.with_format("arrow")[column][:]
-    chunks = [_as_array(chunk, column) for chunk in getattr(chunked, "chunks", [chunked]) if len(chunk)]
-    sizes = {chunk.shape[1] for chunk in chunks}
-    if len(sizes) > 1:
-        raise ValueError(f"the vectors in {column!r} must have one length, got the lengths {sorted(sizes)}.")
-    return as_features(chunks[0] if len(chunks) == 1 else np.concatenate(chunks))
+    pieces = [chunk for chunk in getattr(chunked, "chunks", [chunked]) if len(chunk)]
+    arrays = [_as_array(chunk, column) for chunk in pieces]
+    shapes = {(array.shape[1], array.dtype) for array in arrays if array is not None}
+    if len(shapes) != 1:
+        sizes = sorted({size for size, _ in shapes})
+        raise ValueError(f"the vectors in {column!r} must have one length, got the lengths {sizes}.")
+    size, dtype = shapes.pop()
+    filled = [
+        np.full((len(chunk), size), np.nan, dtype) if array is None else array
+        for chunk, array in zip(pieces, arrays, strict=True)
+    ]
+    return as_features(filled[0] if len(filled) == 1 else np.concatenate(filled))
+
+
+def unit_vectors(features: np.ndarray) -> np.ndarray:
+    """
+    Return vectors scaled to length 1; zero vectors stay as they are.
+
+    Args:
+        features (`np.ndarray` of shape `(rows, size)`):
+            Finite vectors of any floating-point type.
+
+    Returns:
+        `np.ndarray` of shape `(rows, size)`: a new array in float32.
+    """
+    wide = features.astype(np.result_type(features, np.float32))
+    # By the largest number first, because the square of a large number overflows.
+    wide /= _or_one(np.abs(wide).max(axis=1, keepdims=True))
+    vectors = wide.astype(np.float32, copy=False)
+    vectors /= _or_one(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))[:, None]
+    return vectors
+
+
+def _or_one(lengths: np.ndarray) -> np.ndarray:
+    return np.where(lengths > 0, lengths, 1)
 
 
 def made_by(dataset: Dataset, column: str) -> str | None:
@@ -73,8 +103,8 @@ def made_by(dataset: Dataset, column: str) -> str | None:
     return ways[0] if ways else None
 
 
-def _as_array(chunk: pa.Array, column: str) -> np.ndarray:
-    """Vectors of a piece of a column, `(rows, size)`."""
+def _as_array(chunk: pa.Array, column: str) -> np.ndarray | None:
+    """Vectors of a piece of a column, `(rows, size)`; `None` if it holds nothing but nulls of no known length."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -85,7 +115,9 @@ def _as_array(chunk: pa.Array, column: str) -> np.ndarray:
         lengths = set(pc.list_value_length(chunk.drop_null()).to_pylist())
         if len(lengths) > 1:
             raise ValueError(f"the vectors in {column!r} must have one length, got the lengths {sorted(lengths)[:5]}.")
-        size, values = lengths.pop() if lengths else 0, chunk.flatten()
+        if not lengths:  # nulls alone; what else there is says how long vectors are
+            return None
+        size, values = lengths.pop(), chunk.flatten()
     else:
         raise ValueError(f"{column!r} must hold lists of numbers, got {chunk.type}.")
     if not pa.types.is_floating(values.type):

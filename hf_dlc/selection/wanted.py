@@ -63,20 +63,21 @@ class Wanted:
             raise ValueError("target must be a Dataset with text, or a list of texts, to compare words.")
         return texts
 
-    def texts_of_pool(self, dataset: Dataset) -> list[str]:
+    def numbers(self, with_features: bool) -> np.ndarray:
         """
-        Texts of the rows of a pool, of the columns that the wanted rows have as well, if there are such.
+        Numbers of the wanted rows among all that were handed over.
 
         Args:
-            dataset ([`~datasets.Dataset`]):
-                The pool.
+            with_features (`bool`):
+                Whether only those with a vector count.
 
         Returns:
-            `list[str]`
+            `np.ndarray`: int64, in ascending order.
         """
-        wanted = text_columns(self._target)
-        common = [name for name in text_columns(dataset) if name in wanted]
-        return read_texts(dataset.select_columns(common) if common else dataset)
+        return np.flatnonzero(are_numbers(self._vectors())) if with_features else np.arange(len(self._target))
+
+    def _vectors(self) -> np.ndarray:
+        return read_vectors(self._target, self._column) if self._is_dataset else as_features(self._target)
 
     def features(self, size: int) -> np.ndarray:
         """
@@ -93,7 +94,7 @@ class Wanted:
             ValueError: If there are none, or if they are of another size.
         """
         self._require()
-        vectors = read_vectors(self._target, self._column) if self._is_dataset else as_features(self._target)
+        vectors = self._vectors()
         if vectors.shape[1] != size:
             raise ValueError(
                 f"the features of the wanted rows must be of the size of those of the pool, {size}, got "

@@ -9,6 +9,17 @@ import numpy as np
 from .nearest import Block
 
 
+_WORDS = r"(?u)\b\w+\b"  # those of one sign count as well: numbers, Chinese
+
+
+def require_bm25s() -> None:
+    """Raise an `ImportError` that says what to install where `bm25s` is not."""
+    try:
+        import bm25s  # noqa: F401
+    except ImportError as error:
+        raise ImportError("metric='bm25' needs the package bm25s: pip install 'hf-dlc[bm25]'.") from error
+
+
 class WordSimilarity:
     """
     BM25 of the texts of a pool for the texts of wanted rows, by the library `bm25s`.
@@ -27,14 +38,17 @@ class WordSimilarity:
     """
 
     def __init__(self, texts: Sequence[str], wanted: Sequence[str]) -> None:
-        try:
-            import bm25s
-        except ImportError as error:
-            raise ImportError("metric='bm25' needs the package bm25s: pip install 'hf-dlc[bm25]'.") from error
+        require_bm25s()
+        import bm25s
+
         self.rows, self.wanted = len(texts), len(wanted)
+        options = {"stopwords": None, "token_pattern": _WORDS, "show_progress": False}
+        words = bm25s.tokenize(list(texts), **options)
+        if not words.vocab:
+            raise ValueError(f"none of the {len(texts)} rows has a word to compare by. Pass another metric.")
         self._index = bm25s.BM25()
-        self._index.index(bm25s.tokenize(list(texts), stopwords=None, show_progress=False), show_progress=False)
-        self._queries = bm25s.tokenize(list(wanted), stopwords=None, return_ids=False, show_progress=False)
+        self._index.index(words, show_progress=False)
+        self._queries = bm25s.tokenize(list(wanted), return_ids=False, **options)
 
     def blocks(self) -> Iterator[Block]:
         """All similarities, those of one wanted row at a time."""

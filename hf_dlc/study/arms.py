@@ -129,7 +129,7 @@ def parse_arm(arm: str) -> Arm:
     except ValueError:
         raise error from None
     is_open = not values and len(selector.variants()) > 1
-    if is_open or ("scores" in selector.needs) != bool(ranked_by):
+    if is_open or not _goes_by(selector, *(["scores"] if ranked_by else [])):
         raise error
     return Arm(ranked_by, replace(selector, **values))
 

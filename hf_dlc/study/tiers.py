@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -78,12 +78,11 @@ def tiers_of(exact: DLCScorer, also: str, share: float, seed: int) -> dict[str, 
         `dict[str, DLCScorer | ExtrapolatedScorer]`
     """
     scores = tuple(dict.fromkeys([*exact.config.scores, *also.split(",")]))
-    with_more = replace(exact.config, levels="single", scores=scores)
     return {
         "exact": exact,
         "fast": exact.with_levels("fast"),
         "single": exact.with_levels("single"),
-        f"single, with {also}": DLCScorer(exact.model, exact.processor, with_more),
+        f"single, with {also}": exact.with_options(levels="single", scores=scores),
         f"extrapolated from {share:.0%}": ExtrapolatedScorer(exact, share, seed=seed, least_agreement=-1.0),
     }
 
