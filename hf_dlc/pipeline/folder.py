@@ -138,7 +138,8 @@ def select_rows(
     """
     selection = selector.select(scored)
     kept = selection.indices.tolist()
-    record = record.with_selection(selector, scored, kept, **facts)
+    counts = {reason: int(rows.sum()) for reason, rows in selection.left_out.items() if rows.any()}
+    record = record.with_selection(selector, scored, kept, left_out=counts, **facts)
     notes = {f"{record.column_prefix}_{name}": values for name, values in selection.notes.items()}
     scored = with_notes(scored, notes, selection.indices)
     return scored.select(kept), make_report(scored, kept, record, flag_column), record
@@ -172,6 +173,7 @@ def make_report(
         group_by=record.selection.group_by,
         flag_column=flag_column,
         price=record.run.price,
+        left_out=record.left_out,
     )
 
 
@@ -181,6 +183,7 @@ def copy_scores(run_dir: Path, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST_NAME).unlink(missing_ok=True)  # it belongs to the scores that are replaced
         names = [name for name in (SCORES_NAME, FEATURES_NAME, SCORING_NAME) if (run_dir / name).exists()]
+        (folder / FEATURES_NAME).unlink(missing_ok=True)  # those of other scores
         for name in names:
             shutil.copyfile(run_dir / name, folder / name)
 

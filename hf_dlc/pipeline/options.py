@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,7 +133,9 @@ class SelectionArguments(Options):
         self.cut = str(self.cut)
         if self.cut != "auto":
             _parse_number("cut", self.cut)
-        parse_group_shares(self.group_shares)
+        shares = parse_group_shares(self.group_shares)
+        if not isinstance(self.group_shares, str):  # from YAML: as text it can be told to run again
+            self.group_shares = json.dumps(shares)
         if self.keep is not None and self.keep_tokens is None:
             # "1.0" is a share, "1" a number of rows: the text tells what a number in Python would not.
             text = str(self.keep)
@@ -229,13 +232,21 @@ def make_selector(options: SelectionArguments, column_prefix: str = "dlc", targe
     return replace(selector, **{**chosen, **columns})
 
 
-def parse_group_shares(text: str) -> str | dict[str, float]:
+def unused_options(options: SelectionArguments) -> list[str]:
+    """Names of the options that are not at their defaults and that the chosen selector does not know."""
+    known = {_RENAMED.get(parameter.name, parameter.name) for parameter in fields(SELECTORS[options.selector])}
+    default = SelectionArguments()
+    chosen = [option.name for option in fields(SelectionArguments) if option.name not in ("selector", "keep")]
+    return [name for name in chosen if name not in known and getattr(options, name) != getattr(default, name)]
+
+
+def parse_group_shares(text: str | Mapping[str, float]) -> str | dict[str, float]:
     """
     Shares of groups as a user writes them.
 
     Args:
-        text (`str`):
-            `"proportional"`, `"equal"`, `"a=0.7,b=0.3"`, or a JSON object.
+        text (`str` or `Mapping`):
+            `"proportional"`, `"equal"`, `"a=0.7,b=0.3"`, a JSON object, or what YAML makes of a mapping.
 
     Returns:
         `str` or `dict[str, float]`
@@ -250,6 +261,8 @@ def parse_group_shares(text: str) -> str | dict[str, float]:
 
     ```
     """
+    if isinstance(text, Mapping):
+        return {str(key): _parse_number("group_shares", share) for key, share in text.items()}
     if text in ("proportional", "equal"):
         return text
     if text.startswith("{"):
@@ -257,7 +270,7 @@ def parse_group_shares(text: str) -> str | dict[str, float]:
             shares = json.loads(text)
         except ValueError as error:
             raise ValueError(f"group_shares is no valid JSON ({error}), got {text!r}.") from error
-        return {str(key): _parse_number("group_shares", share) for key, share in shares.items()}
+        return parse_group_shares(shares)
     pairs = [part.rpartition("=") for part in text.split(",")]
     if not all(key.strip() and equals for key, equals, _ in pairs):
         raise ValueError(f"group_shares must be 'proportional', 'equal' or like 'a=0.7,b=0.3', got {text!r}.")

@@ -31,18 +31,18 @@ from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.execution.processes import cpu_threads, on_main_process, process_state, using_threads
 from hf_dlc.execution.skipped import count_skipped, in_words
 from hf_dlc.report.report import check_group_and_flag_columns
-from hf_dlc.scorer.job import training_cost
+from hf_dlc.scorer.job import FEATURES_NAME, training_cost
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import Selector
-from hf_dlc.selection.candidates import read_numbers
+from hf_dlc.selection.candidates import read_duplicates, read_numbers
 from hf_dlc.selection.ordering import drawn_order
 
 from .command_line import command_line
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
 from .record import DatasetRecord, RunRecord, UsageRecord
-from .selecting import goes_by_features, prepare_selection, read_target, with_features
+from .selecting import goes_by_features, marked, prepare_selection, read_target, with_features
 from .sources import dataset_identity, read_dataset
 
 
@@ -403,7 +403,7 @@ def _make_room(folder: Path, overwrite: bool, state: PartialState) -> None:
         journal = Journal(folder / JOURNAL_NAME)
         with journal.hold():
             journal.discard()
-            for path in results:
+            for path in [*results, folder / JOURNAL_NAME / FEATURES_NAME, folder / FEATURES_NAME]:
                 path.unlink(missing_ok=True)
 
 
@@ -432,6 +432,11 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
             f"rows are selected by {selector.column}, which is not among the scores that are asked for. Name "
             f"one of them with column: {columns}."
         )
+    selector.check_installed()
+    if getattr(selector, "groups_from", None) is not None and selector.groups_from not in dataset.column_names:
+        raise ValueError(
+            f"groups_from must be one of {', '.join(dataset.column_names)}, got {selector.groups_from!r}."
+        )
     if options.target is None and hasattr(selector, "target"):
         raise ValueError(f"the selector {options.selector} needs wanted rows. Pass target, a file of them.")
     if options.column is not None and options.column not in known:
@@ -451,6 +456,8 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
     score = selector.column.removeprefix(f"{config.prefix}_")
     without = len(dataset) - estimate.scored.get(score, len(dataset) - skipped)
     scores[largest_first[:without]] = np.nan
-    if selector.needs not in ((), ("scores",)):  # of what is not known yet, the budget alone can be tried
+    if selector.needs not in ((), ("scores",)) or getattr(selector, "cut", None) == "auto":
+        # What it goes by is not known yet, so the budget alone can be tried.
         selector = make_selector(replace(options, selector="random"), config.prefix)
-    replace(selector, drop_duplicates=False).get_indices(scores, groups, tokens)
+    duplicates = read_duplicates(marked(dataset, options, config)) if options.drop_duplicates else None
+    selector.get_indices(scores, groups, tokens, duplicates=duplicates)

@@ -228,6 +228,8 @@ class RunRecord(_Part):
             The selector.
         status (`Mapping[str, int]`, *optional*):
             Number of rows of each status.
+        left_out (`Mapping[str, int]`, *optional*):
+            Number of the rows that were left out before rows were chosen, by the reason.
         kept_rows (`int`, *optional*):
             Number of the kept rows.
         kept_indices (`tuple[int, ...]`, *optional*):
@@ -255,6 +257,7 @@ class RunRecord(_Part):
     reading: ReadingRecord | None = None
     selection: SelectionRecord = field(default_factory=SelectionRecord)
     status: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
     kept_rows: int | None = None
     kept_indices: tuple[int, ...] = ()
 

@@ -10,11 +10,20 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import Dataset
 
 from hf_dlc.config import DLCConfig
+from hf_dlc.scorer.fitting import embedded
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.selection.base import Selector
+from hf_dlc.selection.target import TargetSelector
 
 from .duplicates.find import find_duplicates
-from .options import DataArguments, ModelArguments, SelectionArguments, load_scorer, make_selector
+from .options import (
+    DataArguments,
+    ModelArguments,
+    SelectionArguments,
+    load_scorer,
+    make_selector,
+    unused_options,
+)
 from .record import RunRecord
 from .sources import read_dataset
 
@@ -37,8 +46,12 @@ def with_features(options: SelectionArguments, config: DLCConfig) -> DLCConfig:
     """
     if config.features is not None or not goes_by_features(options, config):
         return config
-    logger.info("the selector %s goes by features, which are written as well (features='auto')", options.selector)
-    return replace(config, features="auto")
+    is_gradient = options.selector == TargetSelector.name and options.metric == "gradient"
+    features = "gradient" if is_gradient else "auto"
+    logger.info(
+        "the selector %s goes by features, which are written as well (features=%r)", options.selector, features
+    )
+    return replace(config, features=features)
 
 
 def prepare_selection(
@@ -61,9 +74,16 @@ def prepare_selection(
         `tuple[Dataset, Selector]`: The rows, with columns of duplicates where these are to be left out, and the
         selector.
     """
-    if options.drop_duplicates and "dup_of" not in scored.column_names:
-        scored = find_duplicates(scored, layout=config.layout, columns=config.columns)
-    return scored, make_selector(options, config.prefix, target)
+    if unused := unused_options(options):
+        logger.warning("options that the selector %s does not use: %s", options.selector, ", ".join(unused))
+    return marked(scored, options, config), make_selector(options, config.prefix, target)
+
+
+def marked(dataset: Dataset, options: SelectionArguments, config: DLCConfig) -> Dataset:
+    """Rows with columns of duplicates, where these are to be left out and are not marked yet."""
+    if not options.drop_duplicates or "dup_of" in dataset.column_names:
+        return dataset
+    return find_duplicates(dataset, layout=config.layout, columns=config.columns)
 
 
 def goes_by_features(options: SelectionArguments, config: DLCConfig) -> bool:
@@ -99,7 +119,8 @@ def read_target(
     are_named = set(config.columns or ()) <= set(wanted.column_names)
     reading = {} if are_named else {"layout": "auto", "columns": None}
     logger.info("making the features of %d wanted rows", len(wanted))
-    return load().with_options(levels="single", scores=("plain_loss",), **reading).score(wanted)
+    scorer = load().with_options(levels="single", scores=("plain_loss",), **reading)
+    return embedded(scorer.parts, wanted) if scorer.needs_fit else scorer.score(wanted)
 
 
 def scorer_of(record: RunRecord, num_threads: int | None = None) -> DLCScorer:

@@ -81,6 +81,7 @@ class PruneReport:
         flag_column: str | None = None,
         examples: int = 5,
         price: str | None = None,
+        left_out: Mapping[str, int] | None = None,
     ) -> PruneReport:
         """
         Look at a scored dataset and at what was kept of it.
@@ -106,6 +107,8 @@ class PruneReport:
                 Rows that are shown of each kind.
             price (`str`, *optional*):
                 What scoring has cost beside training, in words.
+            left_out (`Mapping[str, int]`, *optional*):
+                Number of the rows that were left out before rows were chosen, by the reason.
 
         Returns:
             [`PruneReport`]
@@ -130,7 +133,7 @@ class PruneReport:
             scored = with_notes(scored, notes, kept)
         rows = Rows.read(scored, kept, column, prefix, group_by)
         levels = None if schedule is None else tuple(map(float, schedule))
-        sections = tuple(all_sections(rows, flag_column, examples, price))
+        sections = tuple(all_sections(rows, flag_column, examples, price, left_out))
         return cls(sections, scored, kept, column, prefix, levels, group_by)
 
     def to_markdown(self) -> str:

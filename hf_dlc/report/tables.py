@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,13 @@ class Rows:
         return not len(self.tokens) or self.tokens.max() != 1
 
 
-def all_sections(rows: Rows, flag_column: str | None, examples: int, price: str | None = None) -> Iterator[Section]:
+def all_sections(
+    rows: Rows,
+    flag_column: str | None,
+    examples: int,
+    price: str | None = None,
+    left_out: Mapping[str, int] | None = None,
+) -> Iterator[Section]:
     """
     Make the sections of a report, in order.
 
@@ -147,11 +153,13 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int, price: str 
             Rows that are shown of each kind.
         price (`str`, *optional*):
             What scoring has cost beside training, in words.
+        left_out (`Mapping[str, int]`, *optional*):
+            Number of the rows that were left out before rows were chosen, by the reason.
 
     Returns:
         `Iterator[Section]`: Those for which there is something to say.
     """
-    yield _overview(rows, price)
+    yield _overview(rows, price, left_out or {})
     yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
     yield _quantile_table(rows)
     yield _interval_table(rows)
@@ -210,23 +218,29 @@ def _disagreements(rows: Rows) -> np.ndarray:
     return order[distance[order] > 0]
 
 
-def _overview(rows: Rows, price: str | None) -> Lines:
+def _overview(rows: Rows, price: str | None, left_out: Mapping[str, int]) -> Lines:
     count, kept, tokens = len(rows.scored), rows.is_kept, rows.tokens
     counts = dict(Counter(rows.scored[f"{rows.column_prefix}_status"]).most_common())
     skipped = {status: number for status, number in counts.items() if status not in SCORED_STATUSES}
     share = f"{kept.sum() / count:.1%}" if count else "-"
     targets = f", {tokens[kept].sum():,.0f} of {tokens.sum():,.0f} target tokens" if rows.have_lengths else ""
-    named = [part for status, number in skipped.items() for part in (", ", f"{number:,} ", Name(status))][1:]
+    named = _named(skipped)
     lines = [
         [f"{count:,} rows, {count - sum(skipped.values()):,} scored"],
         ["skipped: ", *(named or ["none"])],
         [f"truncated: {counts.get(TRUNCATED, 0):,}"],
         [f"kept: {kept.sum():,} rows ({share}){targets}"],
+        *([["left out before rows were chosen: ", *_named(left_out)]] if left_out else []),
         *([[f"cost: {price}"]] if price else []),
     ]
     if predicted := counts.get(PREDICTED):
         lines.insert(3, [f"predicted: {predicted:,}"])
     return Lines(["Rows"], lines)
+
+
+def _named(counts: Mapping[str, int]) -> list[Any]:
+    """Counts with their names, with commas between them."""
+    return [part for name, number in counts.items() for part in (", ", f"{number:,} ", Name(name))][1:]
 
 
 def _meaning(name: str, score: Scores) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,12 +17,18 @@ from hf_dlc.execution.plan import MicroBatch, deal
 from hf_dlc.execution.processes import check_same, process_state
 from hf_dlc.execution.progress import progress_bar
 from hf_dlc.masking import Masker
+from hf_dlc.scores.columns import vector_features, with_columns
 from hf_dlc.tasks.base import Embedder, EncodedRow, Fittable, Task, rows_digest
+from hf_dlc.tasks.features import finished
 from hf_dlc.utils.digests import json_digest
 
 from .engine import Engine
 from .fingerprint import ScorerState, fit_key
 from .rows import RowSource, share_of
+
+
+if TYPE_CHECKING:
+    from .parts import Parts
 
 
 class Fit:
@@ -188,6 +194,26 @@ def pooled_features(engine: Engine, dataset: Dataset, weights: str) -> np.ndarra
     embedder = _embedder(engine)
     rows, _, found = features_pass(engine, dataset, weights, lambda rows: {"pooled": embedder.features(rows)})
     return found.get("pooled", np.zeros((len(rows), 0), dtype=np.float32))  # where no row can be read
+
+
+def embedded(parts: Parts, dataset: Dataset) -> Dataset:
+    """
+    Images with their features, whatever their classes are: nothing is scored, and nothing must have been fitted.
+
+    Args:
+        parts ([`Parts`]):
+            Parts of a scorer that writes features.
+        dataset ([`~datasets.Dataset`]):
+            Labelled images.
+
+    Returns:
+        [`~datasets.Dataset`]: With the columns of features.
+    """
+    engine, prefix = parts.engine, parts.config.prefix
+    pooled = torch.from_numpy(pooled_features(engine, dataset, parts.state().weights))
+    vectors = finished(pooled, engine.features).numpy()
+    columns = dict(zip(vector_features(prefix), (vectors, [parts.features_by] * len(dataset)), strict=True))
+    return with_columns(dataset, columns, vector_features(prefix, vectors.shape[1]))
 
 
 def _embedder(engine: Engine) -> Embedder:

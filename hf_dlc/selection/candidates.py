@@ -203,6 +203,7 @@ def text_columns(dataset: Dataset) -> list[str]:
     """Return the names of the columns with text, but for those that scoring writes."""
     written = {name.removesuffix("_status") for name in dataset.column_names if name.endswith("_status")}
     names = [name for name in dataset.column_names if not any(name.startswith(f"{prefix}_") for prefix in written)]
+    names = [name for name in names if name.removesuffix("_by") not in {*names} - {name}]  # how vectors were made
     return [name for name in names if "string" in str(dataset.features[name])]
 
 

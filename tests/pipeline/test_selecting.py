@@ -200,3 +200,76 @@ def test_compare_says_who_is_left_out(
     shown = capsys.readouterr().out
     assert "| target |" in shown
     assert "| transfer |" in shown
+
+
+def test_what_was_left_out_is_counted(files: Path, llama_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """Rows that equal a wanted one, and rows that say the same, in the record and in the report."""
+    rows = [*ROWS[:10], *ROWS[:2]]
+    write_rows(tmp_path / "pool.jsonl", rows)
+    write_rows(tmp_path / "wanted.jsonl", [ROWS[5]])
+    options = [
+        "--dataset",
+        tmp_path / "pool.jsonl",
+        "--model",
+        llama_folder,
+        "--output_dir",
+        tmp_path / "run",
+        *OPTIONS,
+    ]
+    options += ["--selector", "target", "--target", tmp_path / "wanted.jsonl", "--keep", "4", "--drop_duplicates"]
+    prune_alpaca.main(list(map(str, options)))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["left_out"] == {"no_score": 1, "duplicate": 2, "equals_wanted": 1}
+    summary = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
+    assert "left out before rows were chosen: 1 `no_score`, 2 `duplicate`, 1 `equals_wanted`" in summary
+    capsys.readouterr()
+
+
+def test_gradients_are_asked_for(files: Path, llama_folder: Path, tmp_path: Path, capsys: Any, run_dir: Path) -> None:
+    options = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path, *OPTIONS]
+    target = ["--selector", "target", "--target", files / "wanted.jsonl", "--keep", "4", "--metric", "gradient"]
+    prune_alpaca.main(list(map(str, [*options, *target])))
+    assert load_from_disk(str(tmp_path / "pruned"))["dlc_features_by"][0].startswith("gradient 1024 ")
+    with pytest.raises(
+        SystemExit, match="metric='gradient' needs features that were pooled as gradients, got 'position"
+    ):
+        main(list(map(str, ["select", "--run_dir", run_dir, "--output_dir", tmp_path, "--overwrite", *target])))
+    capsys.readouterr()
+
+
+def test_options_that_are_not_used_are_named(select: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "hf_dlc"):
+        select("--selector", "random", "--keep", "4", "--mix", "0.5", "--cut", "0.2", "--split_share", "0.3")
+    assert "options that the selector random does not use: split_share, mix, cut" in caplog.text
+
+
+def test_cut_auto_is_not_refused_before_scoring(files: Path, llama_folder: Path, tmp_path: Path) -> None:
+    """What it says of scores that are not there yet is no reason; what it says of the scores is."""
+    options = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path, *OPTIONS]
+    options += ["--scores", "confidence,ifd", "--selector", "cut", "--cut", "auto", "--keep", "8"]
+    with pytest.raises(SystemExit, match="cut='auto' needs a score with two clear peaks"):
+        prune_alpaca.main(list(map(str, options)))
+    assert (tmp_path / "scores.parquet").exists()
+
+
+def test_shares_of_groups_in_yaml(files: Path, llama_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "options.yaml").write_text("group_by: topic\ngroup_shares: {a: 0.25, b: 0.75}\n", encoding="utf-8")
+    options = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path / "run", *OPTIONS]
+    prune_alpaca.main(list(map(str, ["--config", tmp_path / "options.yaml", *options, "--keep", "8"])))
+    assert Counter(load_from_disk(str(tmp_path / "run" / "pruned"))["topic"]) == {"a": 2, "b": 6}
+    again = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))["commands"][0]
+    assert '{"a": 0.25, "b": 0.75}' in again
+    capsys.readouterr()
+
+
+def test_a_subset_is_selected_from_again(select: Callable[..., Path], files: Path) -> None:
+    target = ["--selector", "target", "--target", files / "wanted.jsonl"]
+    output = select(*target, "--keep", "9")
+    pruned = load_from_disk(str(output / "pruned"))
+    from hf_dlc.pipeline.folder import select_rows
+    from hf_dlc.pipeline.record import RunRecord
+
+    wanted = pruned.select([0, 1])
+    kept, _, _ = select_rows(pruned, TargetSelector(keep=3, target=wanted, contamination="keep"), RunRecord())
+    assert len(kept) == 3
+    assert set(kept["dlc_wanted"]) <= {0, 1}

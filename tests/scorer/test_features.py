@@ -188,9 +188,7 @@ def test_options(make_scorer: Callable) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             DLCConfig(**options)
-    with pytest.raises(
-        ValueError, match="must be 'auto' or one of position, mean, response, gradient for a model"
-    ):
+    with pytest.raises(ValueError, match="must be 'auto' or one of position, mean, response, gradient for a model"):
         make_scorer(features="pooled")
     assert "dlc_features" not in make_scorer().score(ROWS).column_names
 

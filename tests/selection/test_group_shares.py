@@ -188,3 +188,17 @@ def test_how_vectors_were_made() -> None:
     assert made_by(rows, "v") == "one"
     assert made_by(rows.remove_columns("v_by"), "v") is None
     assert pa.types.is_list(rows.data.schema.field("v").type)
+
+
+def test_groups_without_a_share_get_nothing_of_what_is_left_over() -> None:
+    tokens = [1] * 10 + [10] * 3 + [4]
+    selector = RandomSelector(keep_tokens=19, group_by="g", group_shares={"b": 1.0})
+    found = selector.get_indices(SCORES, GROUPS, tokens)
+    assert {GROUPS[row] for row in found} == {"b"}
+
+
+def test_arguments_are_of_the_same_rows() -> None:
+    with pytest.raises(
+        ValueError, match=r"all arguments must be of the same rows, got {'scores': 14, 'duplicates': 1}"
+    ):
+        RandomSelector(keep=1, drop_duplicates=True).get_indices(SCORES, duplicates=[True])

@@ -259,3 +259,48 @@ def test_record_and_sentence() -> None:
     with pytest.raises(ValueError, match=r"got none\. Pass target="):
         again.get_indices(features=POOL)
     assert "the wanted rows" in TargetSelector().sentence()
+
+
+def test_a_skipped_row_does_not_disturb_inner_products() -> None:
+    rng = np.random.default_rng(5)
+    pool, wanted = rng.standard_normal((50, 4)), rng.standard_normal((3, 4))
+    selector = TargetSelector(keep=6, target=wanted, metric="gradient")
+    expected = selector.get_indices(features=pool)
+    with_nan = np.concatenate([np.full((1, 4), np.nan), pool])
+    assert (selector.get_indices(features=with_nan) - 1).tolist() == expected.tolist()
+
+
+def test_wanted_rows_keep_their_numbers() -> None:
+    """Also where one of them has no features."""
+    wanted = dataset_of(np.array([[np.nan, np.nan], [1.0, 0.0], [0.0, 1.0]]), text=["a", "b", "c"])
+    pool = dataset_of(np.array([[0.0, 1.0], [1.0, 0.1]]), text=["d", "e"])
+    found = TargetSelector(keep=2, target=wanted).select(pool)
+    assert found.notes["wanted"].tolist() == [2, 1]
+
+
+def test_tokens_are_ordered_no_deeper_than_they_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    monkeypatch.setattr(
+        "hf_dlc.selection.target.take_turns",
+        lambda similarity, count, available: counts.append(count) or take_turns(similarity, count, available),
+    )
+    rng = np.random.default_rng(6)
+    pool, tokens = rng.standard_normal((5000, 3)), np.full(5000, 100)
+    found = TargetSelector(keep_tokens=1010, target=pool[:2]).get_indices(features=pool, tokens=tokens)
+    assert len(found) == 10
+    assert counts == [64]
+
+
+def test_large_numbers_have_a_direction_too() -> None:
+    pool = np.array([[1e25, 0.0], [0.0, 1.0]], dtype=np.float32)
+    assert TargetSelector(keep=1, target=np.array([[1.0, 0.0]])).get_indices(features=pool).tolist() == [0]
+
+
+def test_other_columns_do_not_hide_a_wanted_row() -> None:
+    text = "How many of the nine apples that Tom bought are left on the table?"
+    wanted = dataset_of(
+        np.eye(2), question=[text, "x"], rationale=["Nine are bought and none is eaten.", "y"], source=["q", "q"]
+    )
+    pool = dataset_of(np.eye(2), messages=[text, "other words altogether"], source=["q", "p"])
+    found = TargetSelector(keep=1, target=wanted).select(pool)
+    assert found.reasons.tolist() == ["equals_wanted", "kept"]

@@ -96,9 +96,7 @@ def test_a_new_selector_is_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = Dataset.from_dict({"dlc_loss": np.arange(10) / 10, "dlc_tokens": [3] * 10})
     for arm, expected in (("loss middle 0.2", [1, 2, 3]), ("loss middle 0.7", [6, 7, 8])):
         assert choose_rows(scored, Cell(arm, "rows", 0.3, 0)).tolist() == expected
-    with pytest.raises(
-        ValueError, match="'flexrand', 'easiest', 'hardest', 'cut' or 'middle', and a value"
-    ):
+    with pytest.raises(ValueError, match="'flexrand', 'easiest', 'hardest', 'cut' or 'middle', and a value"):
         parse_arm("loss middle")
 
 

@@ -18,7 +18,7 @@ from hf_dlc.selection.vectors import made_by, read_vectors
 
 from .near import Near
 from .semantic import Semantic
-from .texts import PARTS, By, read_texts
+from .texts import PARTS, By, picture_columns, read_texts
 
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _FEATURES = Features({"dup_of": Value("int64"), "dup_kind": Value("string")})
 def find_duplicates(
     dataset: Dataset,
     by: By = "both",
-    kinds: Sequence[Kind] = ("exact", "near"),
+    kinds: Sequence[Kind] | None = None,
     features: str | None = "dlc_features",
     near: float = 0.8,
     semantic: float = 0.95,
@@ -83,8 +83,8 @@ def find_duplicates(
             The rows, in any layout that can be scored, or images.
         by (`"both"`, `"prompt"` or `"response"`, *optional*, defaults to `"both"`):
             Which texts are compared. Vectors and pictures are of whole rows.
-        kinds (`Sequence[str]`, *optional*, defaults to `("exact", "near")`):
-            Some of `"exact"`, `"near"` and `"semantic"`.
+        kinds (`Sequence[str]`, *optional*):
+            Some of `"exact"`, `"near"` and `"semantic"`; by default the first two, of rows with pictures the first.
         features (`str`, *optional*, defaults to `"dlc_features"`):
             Column of the vectors, as scoring with `features=True` writes it. Only read for `"semantic"`. A row without
             a vector is no semantic duplicate.
@@ -124,8 +124,10 @@ def find_duplicates(
 
     ```
     """
-    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds or ())
     _check_dataset(dataset)
+    if kinds is None:
+        kinds = ("exact",) if picture_columns(dataset, columns) else ("exact", "near")
+    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
     _check_options(by, kinds, near, semantic)
     finders: dict[Kind, _Finder] = {}
     if dataset.num_rows and {"exact", "near"} & set(kinds):

@@ -80,7 +80,7 @@ class Texts:
 
 def read_texts(dataset: Dataset, by: By, layout: str, columns: Mapping[str, str] | None, with_words: bool) -> Texts:
     """The texts of all rows, and digests of their pictures."""
-    pictures = _pictures(dataset, columns)
+    pictures = picture_columns(dataset, columns)
     if pictures and with_words:
         raise ValueError(
             f"near duplicates are found by words, and the rows have pictures or sound in {pictures}. Pass "
@@ -95,7 +95,7 @@ def read_texts(dataset: Dataset, by: By, layout: str, columns: Mapping[str, str]
     return Texts(rows, 1, with_words)
 
 
-def _pictures(dataset: Dataset, columns: Mapping[str, str] | None) -> list[str]:
+def picture_columns(dataset: Dataset, columns: Mapping[str, str] | None) -> list[str]:
     """Columns of pictures and sound."""
     named = [name for name, kind in (columns or {}).items() if kind == "image" and name in dataset.column_names]
     return named or [name for name, feature in dataset.features.items() if _holds_media(feature)]
