@@ -179,12 +179,14 @@ def _trainer(trainable: Trainable, seed: int | None = None) -> Iterator[tuple[An
         model = _with_adapters(frozen_copy(trainable.model), trainable.adapter_task)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=LORA.learning_rate)
-        stack.enter_context(torch.autocast(device.type, trainable.model.dtype, enabled=is_half))
 
         def step(rows: Sequence[EncodedRow]) -> float:
             batch = trainable.training_batch(list(trainable.feed(rows)))
             start = time.perf_counter()
-            model(**batch).loss.backward()
+            # Begun anew at each step: autocast keeps its casts of the adapters until it ends, however they change.
+            with torch.autocast(device.type, trainable.model.dtype, enabled=is_half):
+                loss = model(**batch).loss
+            loss.backward()
             optimizer.step()
             optimizer.zero_grad()
             if device.type != "cpu":
