@@ -120,7 +120,10 @@ def read_target(
     reading = {} if are_named else {"layout": "auto", "columns": None}
     logger.info("making the features of %d wanted rows", len(wanted))
     scorer = load().with_options(levels="single", scores=("plain_loss",), **reading)
-    return embedded(scorer.parts, wanted) if scorer.needs_fit else scorer.score(wanted)
+    if not scorer.needs_fit:
+        return scorer.score(wanted)
+    parts = scorer.parts
+    return embedded(parts.engine, wanted, parts.state().weights, parts.features_by, scorer.config.prefix)
 
 
 def scorer_of(record: RunRecord, num_threads: int | None = None) -> DLCScorer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +25,6 @@ from hf_dlc.utils.digests import json_digest
 from .engine import Engine
 from .fingerprint import ScorerState, fit_key
 from .rows import RowSource, share_of
-
-
-if TYPE_CHECKING:
-    from .parts import Parts
 
 
 class Fit:
@@ -196,23 +192,28 @@ def pooled_features(engine: Engine, dataset: Dataset, weights: str) -> np.ndarra
     return found.get("pooled", np.zeros((len(rows), 0), dtype=np.float32))  # where no row can be read
 
 
-def embedded(parts: Parts, dataset: Dataset) -> Dataset:
+def embedded(engine: Engine, dataset: Dataset, weights: str, made_by: str, prefix: str) -> Dataset:
     """
     Images with their features, whatever their classes are: nothing is scored, and nothing must have been fitted.
 
     Args:
-        parts ([`Parts`]):
-            Parts of a scorer that writes features.
+        engine ([`Engine`]):
+            Engine of a scorer that writes features.
         dataset ([`~datasets.Dataset`]):
             Labelled images.
+        weights (`str`):
+            Digest of the weights.
+        made_by (`str`):
+            How the features are made, in a word.
+        prefix (`str`):
+            What the names of the columns begin with.
 
     Returns:
         [`~datasets.Dataset`]: With the columns of features.
     """
-    engine, prefix = parts.engine, parts.config.prefix
-    pooled = torch.from_numpy(pooled_features(engine, dataset, parts.state().weights))
+    pooled = torch.from_numpy(pooled_features(engine, dataset, weights))
     vectors = finished(pooled, engine.features).numpy()
-    columns = dict(zip(vector_features(prefix), (vectors, [parts.features_by] * len(dataset)), strict=True))
+    columns = dict(zip(vector_features(prefix), (vectors, [made_by] * len(dataset)), strict=True))
     return with_columns(dataset, columns, vector_features(prefix, vectors.shape[1]))
 
 

@@ -74,6 +74,20 @@ def test_every_class_gives_its_part(run_dir: Path) -> None:
     assert kept[0]["image"].size == (24, 24)
 
 
+def test_images_like_wanted_ones_of_another_class(folder: Path, model: Path, tmp_path: Path) -> None:
+    names = [folder / "train" / "lines" / name for name in ("3.png", "7.png")]
+    for unseen, name in zip("ab", names, strict=True):
+        (tmp_path / "wanted" / unseen).mkdir(parents=True)
+        shutil.copy(name, tmp_path / "wanted" / unseen)
+    options = ["--features", "auto", "--selector", "target", "--target", str(tmp_path / "wanted"), "--keep", "6"]
+    prune(folder, model, tmp_path / "run", *options)
+    kept = load_from_disk(str(tmp_path / "run" / "pruned"))
+    near = [place for place, found in enumerate(kept["dlc_wanted_similarity"][:]) if found > 0.999]
+    pixels = [np.asarray(kept[place]["image"]) for place in near]
+    assert [kept[place]["dlc_wanted"] for place in near] == [0, 1]
+    assert all(np.array_equal(one, Pillow.open(name)) for one, name in zip(pixels, names, strict=True))
+
+
 def test_fewer_images_than_classes_are_refused(folder: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="asks for 2 rows, but 1 of each of 3 groups are 3"):
         prune(folder, model, tmp_path / "run", "--keep", "2")
