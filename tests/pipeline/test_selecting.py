@@ -72,6 +72,7 @@ def test_target_as_the_library_does(select: Callable[..., Path], files: Path, ll
     summary = (output / "summary.md").read_text(encoding="utf-8")
     assert "Kept rows by the wanted row that they are nearest to" in summary
     assert "dlc_features" not in summary  # no vector is shown
+    assert "dlc_wanted: " in summary  # but for each kept row that is shown, the wanted one
     counts = Counter(pruned["dlc_wanted"][:])
     assert all(f"| {wanted} | {count} |" in summary for wanted, count in counts.items())
 
