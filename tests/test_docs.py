@@ -98,7 +98,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, taught_folder: Path) -> Iter
     """A working directory with the files that the examples name, a Hub with the repositories, and what they call."""
     folder = tmp_path_factory.mktemp("world")
     lines = json_lines(ROWS)
-    for name in ("rows.jsonl", "held_out.jsonl"):
+    for name in ("rows.jsonl", "held_out.jsonl", "pool.jsonl"):
         (folder / name).write_text(lines, encoding="utf-8")
     (folder / "wanted.jsonl").write_text(json_lines(ROWS[:2]), encoding="utf-8")
     for name in ("recipes", "constraints.txt"):
@@ -200,6 +200,7 @@ RECIPES = {
     "recipes/find_wrong_rows.py": find_wrong_rows.main,
     "recipes/compare_tiers.py": compare_tiers.main,
 }
+PROGRAMS = {**RECIPES, "hf-dlc": cli.main}
 OPTIONS = {
     "recipes/prune_alpaca.py": [PruneArguments, DLCConfig],
     "recipes/prune_images.py": [ImageRecipeArguments, DLCConfig],
@@ -223,6 +224,7 @@ QUICK = {
     "recipes/check_image_scores.py": "--rounds 1",
     "recipes/extrapolation_curve.py": "--shares 0.5 --draws 1",
     "recipes/find_wrong_rows.py": "--rows 20",
+    "recipes/compare_tiers.py": "--share 0.5",
 }
 # A cluster; lm-evaluation-harness, and its installation; these tests.
 NOT_RUN = ("#SBATCH", "recipes/benchmark_scoring.py", "&& pytest")
@@ -326,10 +328,10 @@ def test_shell_of_handbook(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(demo, "file_exists", HfApi(endpoint=world.server.url).file_exists)
     ran = set()
     for words in runnable(HANDBOOK):
-        [program] = [program for program in RECIPES if program in words]
-        RECIPES[program](words[words.index(program) + 1 :])
+        [program] = [program for program in PROGRAMS if program in words]
+        PROGRAMS[program](words[words.index(program) + 1 :])
         ran.add(program)
-    assert ran == set(RECIPES)
+    assert ran == set(PROGRAMS)
 
 
 def nothing_has_run(world: World) -> None:

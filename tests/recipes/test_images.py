@@ -146,7 +146,7 @@ def finetune(run_dir: Path, folder: Path, output: Path, *more: str) -> dict[str,
 @pytest.mark.slow
 def test_subsets_are_compared(run_dir: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = finetune(run_dir, folder, tmp_path)
-    arms = {"random", "flexrand", "easiest", "hardest"}
+    arms = {"random", "flexrand", "easiest", "hardest", "cut"}
     cells = {f"{arm} {keep} {seed}" for arm in arms for keep in (0.3, 0.5) for seed in (0, 1)}
     assert found.keys() == cells | {"full 1 0", "full 1 1"}
     assert found["full 1 0"] > 0.8  # the classes are easy to tell
