@@ -135,8 +135,9 @@ class DLCConfig:
             Seed of the random order (which also breaks ties of magnitude masking).
         token_mean (`str`, *optional*, defaults to `"arithmetic"`):
             Confidence of a level is the mean of p(token) over the target tokens (`"arithmetic"`), or exp(-loss),
-            their geometric mean (`"geometric"`). This is 1 / PPL: with random masks, `dlc_confidence` then is the mean
-            over random subnets of 1 / PPL, by which the first version of the paper scores text.
+            their geometric mean (`"geometric"`), which is 1 / PPL. The first version of the paper scores text by the
+            mean of 1 / PPL over random subnets. There dropout of 10 to 90% draws the subnets; here the masks of the
+            levels are nested, and level 0, the unmasked model, is in the mean.
         max_length (`int`, *optional*, defaults to 1024):
             Rows are cut to their first `max_length` tokens, as in training.
         template (`str` or `Callable`, *optional*, defaults to `"auto"`):
@@ -152,7 +153,8 @@ class DLCConfig:
             Tokens of a micro-batch, padding included.
         scores (`str` or `tuple[str, ...]`, *optional*, defaults to `("confidence", "loss", "gain")`):
             Names of the scores that are written, of the table `hf_dlc.scores.table.SCORES`; on a command line
-            `"confidence,ifd,plain_loss"`. The model is run only as they need it. Kept as a tuple.
+            `"confidence,ifd,plain_loss"`. The docstring of each score says its formula, source, range, orientation and
+            cost in passes. The model is run only as they need it. Kept as a tuple.
         alone (`str`, *optional*, defaults to `"header"`):
             For scores that compare a response with its prompt and without: what it stands behind without.
             `"header"` is the template's header of the assistant's turn, `"empty_prompt"` the template with an empty

@@ -18,6 +18,7 @@ os.environ.setdefault("LOCAL_WORLD_SIZE", os.environ.get("PYTEST_XDIST_WORKER_CO
 
 import copy
 import gc
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -308,6 +310,14 @@ def _tokenizer() -> PreTrainedTokenizerBase:
 def tokenizer(_tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """A private copy of the tiny ChatML tokenizer."""
     return copy.deepcopy(_tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a test draws unseeded, such as new adapters or layers, does not depend on the tests before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the state that some libraries draw from
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -101,7 +101,9 @@ class ExtrapolatedScorer:
             Share of the rows with a score that is scored at all levels; at least 10 rows.
         method (`str` or [`~predict.Predictor`], *optional*, defaults to `"ridge"`):
             `"ridge"`, linear regression; `"knn"`, the mean of the nearest scored rows; `"gnn"`, the paper's graph
-            network, which needs the extra `gnn`. All choose their options on scored rows.
+            network without its optional label input, which needs the extra `gnn`. On scored rows `"ridge"` chooses its
+            penalty, and `"knn"` how many rows count and with what weights. `"gnn"` chooses its epoch alone: its
+            neighbours stay 10.
         seed (`int`, *optional*, defaults to 0):
             Seed of the share, the folds and the predictor.
         least_agreement (`float`, *optional*, defaults to 0.9):

@@ -32,10 +32,11 @@ class GraphPredictor:
 
     The graph has all rows, and an edge from each of the nearest neighbours of a row with the weight exp(-d / 2). The
     layers have 512, 256 and 1 numbers, with ReLU and dropout 0.5. A tenth of the scored rows chooses the epoch, by the
-    Pearson correlation.
+    Pearson correlation. Nothing else is chosen: the number of neighbours is the one that is given.
 
     The score-extrapolation paper (submitted to ICLR 2026) draws neighbours in batches of 128. Here each epoch is one
-    step over the whole graph, which needs no compiled sampler, but memory for all rows.
+    step over the whole graph, which needs no compiled sampler, but memory for all rows. The paper may also feed each
+    row's label to the network, one-hot beside its features; here labels are left out.
 
     Args:
         neighbors (`int`, *optional*, defaults to 10):

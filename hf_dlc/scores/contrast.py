@@ -5,7 +5,7 @@ from __future__ import annotations
 from .base import Pass
 
 
-# The whole row, and its responses each behind the template's header alone: the model is not shown what they answer.
+# The whole row, and its responses each by itself, behind what `DLCConfig.alone` says: never what they answer.
 WITH_PROMPT, ALONE = Pass(), Pass(view="alone")
 
 # Both again, cut behind the first target tokens of each response.

@@ -17,7 +17,19 @@ LEAST_LOSS = 0.01
 
 
 class Confidence(OverLevels):
-    """Mean over the levels of the confidence: the mean p(token) of the target tokens."""
+    """
+    Mean over the levels of the confidence: the mean p(token) of the target tokens.
+
+        confidence = 1/K sum_k 1/T sum_t p_k(y_t | x, y_<t)
+
+    Here p_k is the model at level k, with level 0 among the K levels, and y_t are the T target tokens. With
+    `token_mean="geometric"` a level counts exp(-loss). Of an image, p_k is the probability of its label.
+
+    The source is Jiang et al., "Exploring Learning Complexity for Efficient Downstream Dataset Pruning". Its version
+    of ICLR 2025 has the mean over levels, of the loss; its first version of 2024 has a confidence, which is 1 / PPL.
+
+    Range [0, 1]; high values are easy rows; costs one pass for each level.
+    """
 
     name = "confidence"
     easy = "high"
@@ -32,7 +44,18 @@ class Confidence(OverLevels):
 
 
 class Loss(OverLevels):
-    """Mean over the levels of the loss: the mean -log p(token) of the target tokens."""
+    """
+    Mean over the levels of the loss: the mean -log p(token) of the target tokens.
+
+        loss = 1/K sum_k L_k,    L_k = -1/T sum_t log p_k(y_t | x, y_<t)
+
+    The letters mean what they mean for [`Confidence`]. L_0 is the loss that training starts from.
+
+    The source is Jiang et al., "Exploring Learning Complexity for Efficient Downstream Dataset Pruning", ICLR 2025,
+    where it is the distorting-based learning complexity.
+
+    Range [0, inf) nats; low values are easy rows; costs one pass for each level.
+    """
 
     name = "loss"
     easy = "low"
@@ -47,7 +70,18 @@ class Loss(OverLevels):
 
 
 class Gain(OverLevels):
-    """The share of the loss that the masked weights take away when they come back ([`relative_gain`])."""
+    """
+    The share of the loss that the masked weights take away when they come back ([`relative_gain`]).
+
+        gain = 1/(K-1) sum_{k>0} (L_k - L_0) / max(L_k, L_0, 0.01)
+
+    Here L_k is the loss at level k, and level 0 is unmasked. A row with a low gain is one that capacity does not help
+    with: noise, or an answer to something else. With `levels="single"` no row has a gain.
+
+    The source is this package; levels and losses are those of [`Loss`].
+
+    Range [-1, 1]; high values are easy rows; costs one pass for each level.
+    """
 
     name = "gain"
     easy = "high"

@@ -13,16 +13,22 @@ from .dlc import LEAST_LOSS, LOSS
 
 class IFD:
     """
-    Instruction-following difficulty, L(y | x) / L(y): the loss of the response behind its prompt by that without it.
+    Instruction-following difficulty: the loss of the response behind its prompt, divided by its loss without it.
 
-    Below 1 the prompt helps; at 1 and above the response might as well answer something else. The source is Li et al.,
-    "From Quantity to Quality: Boosting LLM Performance with Self-Guided Data Selection", NAACL 2024, equation 3. There
-    the response alone stands behind nothing; here, by default, behind the template's header of the assistant's turn,
-    which tells the model that a response begins (`DLCConfig.alone`).
+        ifd = L(y | x) / L(y)
+
+    Below 1 the prompt helps; at 1 and above the response might as well answer something else.
 
     Both losses are means over the target tokens of all turns of a row. Every token counts once, so that L(y | x) is
     the loss that training starts from. Where nothing stands before a response alone, nothing predicts its first token,
     which then counts in L(y | x) only. A row whose L(y) is below 0.01 nats has no such score.
+
+    The source is Li et al., "From Quantity to Quality: Boosting LLM Performance with Self-Guided Data Selection for
+    Instruction Tuning", NAACL 2024, equation 5. There the response alone stands behind nothing. Here, by default, it
+    stands behind the template's header of the assistant's turn, which tells the model that a response begins
+    (`DLCConfig.alone`). There the model is first trained on a few rows, here it is taken as it is.
+
+    Range [0, inf); low values are easy rows; costs two passes, the second without the prompts.
     """
 
     name = "ifd"

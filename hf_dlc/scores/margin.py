@@ -21,11 +21,16 @@ MARGIN = Measure("margin", of_distribution=_margin)
 
 class Margin(Unmasked):
     """
-    Mean over the target tokens of p(token) - max p(v) over all other tokens v.
+    Mean over the target tokens of p(token) less the p of the likeliest other token.
 
-    Negative where the model prefers another token. Of probabilities at one point of training, where the area under the
-    margin averages logits over epochs (Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin
-    Ranking", NeurIPS 2020, equation 1).
+        margin = 1/T sum_t (p(y_t | x, y_<t) - max_{v != y_t} p(v | x, y_<t))
+
+    It is negative where the model prefers another token. Of an image, the tokens are the classes.
+
+    The source is Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020,
+    equation 1. There the margin is of logits and a mean over epochs, here it is of probabilities and of one model.
+
+    Range [-1, 1]; high values are easy rows; costs one pass.
     """
 
     name = "margin"

@@ -13,14 +13,20 @@ from .dlc import LOSS
 
 class PromptGain:
     """
-    Mean over the first target tokens of log p(y_t | x, y_<t) - log p(y_t | y_<t), in nats.
+    Mean over the first target tokens of what the prompt adds to their log-probability.
 
-    The first `DLCConfig.first_tokens` (16) of each turn are compared: there the prompt tells most, since what follows
-    can be told from what came before. Rows are cut behind them, so that both passes together mostly cost less than one
-    over whole rows. Higher: the response fits its prompt; about 0 or below: it might answer something else.
+        prompt_gain = 1/N sum_t (log p(y_t | x, y_<t) - log p(y_t | y_<t))
 
-    It is an estimate of the pointwise mutual information of prompt and response, a token; Li et al. (NAACL 2024)
-    compare the same two losses over whole responses, as a ratio.
+    The first `DLCConfig.first_tokens` (16) of each learned turn are compared, N in all; there the prompt tells most.
+    Later tokens can be told from earlier ones. About 0 or below, the response might answer something else. What the
+    response alone stands behind is said by `DLCConfig.alone`; where it is nothing, the second token is the first that
+    counts.
+
+    The source is this package. The two losses are equations 3 and 4 of the paper of [`IFD`], which takes their ratio
+    over whole responses. Their difference estimates the pointwise mutual information of prompt and response.
+
+    Range (-inf, inf) nats; high values are easy rows; costs two passes over rows that are cut behind these tokens,
+    which together mostly take less than one over whole rows.
     """
 
     name = "prompt_gain"

@@ -12,11 +12,18 @@ from .dlc import LOSS
 
 class TargetShift:
     """
-    Loss of the model as it is, less its loss after a short training on the wanted rows, in nats.
+    Loss of the model as it is, less its loss after a short training on the wanted rows.
 
-    High where training on the wanted rows taught the model something of this row as well, and so, by symmetry, where
-    training on this row should teach something of them. The adapters are trained by [`DLCScorer.adapt`]. It is made
-    for a half and half choice: half of the budget by this score, half at random.
+        target_shift = L(y | x; base weights) - L(y | x; with adapters)
+
+    It is high where training on the wanted rows teaches the model something of this row as well. By symmetry, training
+    on this row should then teach something of them. The adapters are trained by [`DLCScorer.adapt`]. It is made for a
+    half and half choice: half of the budget by this score, half at random.
+
+    The source is Jain, Montanari and Sasoglu, "Train on Validation (ToV): Fast data selection with applications to
+    fine-tuning", 2025. There the rows are taken whose predictions change most; here the change is the drop in loss.
+
+    Range (-inf, inf) nats; high values are easy rows; costs two passes, and the training of the adapters.
     """
 
     name = "target_shift"

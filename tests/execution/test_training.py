@@ -101,7 +101,7 @@ class TestCost:
         """Forward, backward and optimizer are those of training: the same step again has a lower loss."""
         task, losses = make_scorer().parts.task, []
         rows = [row for row in task.encode(many_rows(8)) if row.length]
-        monkeypatch.setattr(training, "LORA", training.LoraSettings(learning_rate=0.05, dropout=0.0))
+        monkeypatch.setattr(training, "LORA", training.LoraSettings(learning_rate=0.01, dropout=0.0))
         adapters = training._with_adapters
 
         def watched(*arguments: Any) -> Any:
@@ -110,10 +110,10 @@ class TestCost:
             return model
 
         monkeypatch.setattr(training, "_with_adapters", watched)
-        with training._trainer(task) as (step, _):
+        with training._trainer(task, seed=0) as (step, _):
             for _ in range(6):
                 step(rows)
-        assert losses[-1] < losses[0] - 0.1
+        assert losses[-1] < losses[0] - 1  # by 2.8 to 3.0 with any of a dozen seeds
         plain = task.forward(rows, make_scorer().parts.engine.passes([0.0]).popitem()[1]).values["loss"].numpy()
         tokens = np.array([row.target_tokens for row in rows])
         assert losses[0] == pytest.approx(np.average(plain, weights=tokens), abs=1e-4)  # on the very target tokens

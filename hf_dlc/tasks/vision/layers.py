@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-# Each costs memory for the features of all fitted images, and time to search them.
+# Each costs memory for the features of all fitted images, and time to search them. The paper does not say how many.
 MOST_LAYERS = 4
 
 
@@ -21,7 +21,8 @@ def choose_layers(body: PreTrainedModel) -> tuple[str, ...]:
 
     They are the blocks of a transformer or the stages of a CNN: the members of the list of modules with the most
     parameters, which holds all others. Of more than four, four are taken at even distances, the last one included. Of
-    the twelve blocks of a ViT they are the third, sixth, ninth and twelfth.
+    the twelve blocks of a ViT they are the third, sixth, ninth and twelfth. The first version of the learning
+    complexity paper takes a mean over layers and does not say which; four bound memory and time.
 
     Args:
         body ([`~transformers.PreTrainedModel`]):

@@ -31,7 +31,8 @@ class Neighbours:
     The source is the first version of Jiang et al., "Exploring Learning Complexity for Efficient Downstream Dataset
     Pruning", 2024. It leaves open what the neighbours of an image of the set are, and here it is as with prototypes.
     The image itself is none of them, and neither is any other fitted image with the same pixels, whatever its label.
-    Images are known by their digests, so that a new image leaves out nothing.
+    Images are known by their digests, so that a new image leaves out nothing. It also leaves open which layers count:
+    here at most four, see [`~layers.choose_layers`].
 
     It takes 4 bytes for each feature: of a ViT-S at four layers 6 KB an image, of a ViT-B 12 KB, in memory and in a
     saved file alike. On an accelerator the features are held a second time if they fit into a quarter of its free
@@ -126,7 +127,9 @@ class Neighbours:
         The weighted share of each image's nearest neighbours that have its label, at each layer.
 
         The search is exact, and bounded in memory: a million distances at once. A neighbour at the distance d weighs
-        1 / d. Of several at the distance of the last one that counts, those count that were fitted first.
+        1 / d. A distance below a thousandth of the length of the image's own features counts as that thousandth: it
+        differs by rounding, and all copies of an image weigh the same. Of several at the distance of the last one that
+        counts, those count that were fitted first.
 
         Args:
             features (`Mapping[str, torch.Tensor]`):
@@ -136,7 +139,7 @@ class Neighbours:
             labels (`Sequence[int]`):
                 Index of the class of each.
             k (`int`):
-                Number of neighbours; where fewer are there, all count.
+                Number of neighbours, `DLCConfig.knn_neighbours`; where fewer are there, all count.
 
         Returns:
             `torch.Tensor` of shape `(images, layers)`: float32 in [0, 1], **higher = easier**; 0 where no neighbour
