@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,8 +103,13 @@ class SelectionArguments(Options):
     mix: float = field(
         default=0.0, metadata={"help": "'target', 'easiest' and 'hardest': share of the budget drawn at random."}
     )
-    contamination: Literal["drop", "keep"] = field(
-        default="drop", metadata={"help": "'target': what to do with rows that equal a wanted one."}
+    contamination: Literal["drop", "exact", "keep"] = field(
+        default="drop",
+        metadata={"help": "'target': leave out rows that equal a wanted one, nearly or 'exact', or 'keep' them."},
+    )
+    text_columns: str | None = field(
+        default=None,
+        metadata={"help": "'target': columns of text to compare, as 'a,b' or JSON; default: those that are scored."},
     )
     cut: str = field(default="0.1", metadata={"help": "'cut': share of the hardest rows to leave out, or 'auto'."})
     then: Literal["random", "flexrand", "stratified"] = field(
@@ -133,6 +138,10 @@ class SelectionArguments(Options):
         self.cut = str(self.cut)
         if self.cut != "auto":
             _parse_number("cut", self.cut)
+        if self.text_columns is not None:
+            names = parse_names(self.text_columns)
+            if not isinstance(self.text_columns, str):  # from YAML
+                self.text_columns = json.dumps(names)
         shares = parse_group_shares(self.group_shares)
         if not isinstance(self.group_shares, str):  # from YAML: as text it can be told to run again
             self.group_shares = json.dumps(shares)
@@ -219,7 +228,7 @@ def make_selector(options: SelectionArguments, column_prefix: str = "dlc", targe
     named = {parameter.name: _RENAMED.get(parameter.name, parameter.name) for parameter in fields(selector)}
     chosen = {parameter: getattr(options, option) for parameter, option in named.items() if option in known}
     chosen = {parameter: value for parameter, value in chosen.items() if value is not None}
-    parsed = {"cut": lambda text: text if text == "auto" else float(text), "group_shares": parse_group_shares}
+    parsed = {"cut": _parse_cut, "group_shares": parse_group_shares, "text_columns": parse_names}
     chosen |= {parameter: parse(chosen[parameter]) for parameter, parse in parsed.items() if parameter in chosen}
     if "target" in named:
         chosen["target"] = target
@@ -275,6 +284,30 @@ def parse_group_shares(text: str | Mapping[str, float]) -> str | dict[str, float
     if not all(key.strip() and equals for key, equals, _ in pairs):
         raise ValueError(f"group_shares must be 'proportional', 'equal' or like 'a=0.7,b=0.3', got {text!r}.")
     return {key.strip(): _parse_number("group_shares", share) for key, _, share in pairs}
+
+
+def parse_names(text: str | Sequence[str]) -> list[str]:
+    """
+    Names of columns as a user writes them: with commas between, as a JSON list, or what YAML makes of a list.
+
+    Example:
+    ```python
+    >>> parse_names("question, answer"), parse_names('["one, or two"]')
+    (['question', 'answer'], ['one, or two'])
+
+    ```
+    """
+    if isinstance(text, str) and not text.startswith("["):
+        return [name.strip() for name in text.split(",") if name.strip()]
+    try:
+        names = json.loads(text) if isinstance(text, str) else list(text)
+    except ValueError as error:
+        raise ValueError(f"text_columns is no valid JSON ({error}), got {text!r}.") from error
+    return list(map(str, names))
+
+
+def _parse_cut(text: str) -> str | float:
+    return text if text == "auto" else float(text)
 
 
 def _parse_number(name: str, text: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -13,7 +14,10 @@ from hf_dlc.config import DLCConfig
 from hf_dlc.scorer.fitting import embedded
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.selection.base import Selector
+from hf_dlc.selection.columns import text_columns
 from hf_dlc.selection.target import TargetSelector
+from hf_dlc.tasks.base import Embedder
+from hf_dlc.tasks.text.layouts import read_columns
 
 from .duplicates.find import find_duplicates
 from .options import (
@@ -22,6 +26,7 @@ from .options import (
     SelectionArguments,
     load_scorer,
     make_selector,
+    parse_names,
     unused_options,
 )
 from .record import RunRecord
@@ -76,7 +81,33 @@ def prepare_selection(
     """
     if unused := unused_options(options):
         logger.warning("options that the selector %s does not use: %s", options.selector, ", ".join(unused))
+    options = with_text_columns(options, scored, config)
     return marked(scored, options, config), make_selector(options, config.prefix, target)
+
+
+def with_text_columns(options: SelectionArguments, scored: Dataset, config: DLCConfig) -> SelectionArguments:
+    """
+    Options that name the columns of text that scoring reads, so that nothing else of a row is compared.
+
+    Args:
+        options (`SelectionArguments`):
+            What to select.
+        scored ([`~datasets.Dataset`]):
+            The rows with their scores.
+        config ([`DLCConfig`]):
+            Options of the scorer: how rows are read.
+
+    Returns:
+        `SelectionArguments`: Unchanged, if columns are named already or if no layout of text fits.
+    """
+    if options.text_columns is not None:
+        return options
+    try:
+        read = read_columns(scored.column_names, config.layout, config.columns).columns.values()
+    except ValueError:  # images, which are compared by their pictures
+        return options
+    names = [name for name in read if "string" in str(scored.features[name])]
+    return replace(options, text_columns=json.dumps(names)) if names else options
 
 
 def marked(dataset: Dataset, options: SelectionArguments, config: DLCConfig) -> Dataset:
@@ -113,17 +144,27 @@ def read_target(
     if options.target is None:
         return None
     wanted = read_dataset(DataArguments(dataset=options.target))
-    if not with_features:
-        return wanted
     # They may have another layout than the pool, whose columns the user has named.
     are_named = set(config.columns or ()) <= set(wanted.column_names)
     reading = {} if are_named else {"layout": "auto", "columns": None}
+    wanted = _without_unread_text(wanted, options, replace(config, **reading))
+    if not with_features:
+        return wanted
     logger.info("making the features of %d wanted rows", len(wanted))
     scorer = load().with_options(levels="single", scores=("plain_loss",), **reading)
-    if not scorer.needs_fit:
-        return scorer.score(wanted)
     parts = scorer.parts
+    if not isinstance(parts.task, Embedder):
+        return scorer.score(wanted)
     return embedded(parts.engine, wanted, parts.state().weights, parts.features_by, scorer.config.prefix)
+
+
+def _without_unread_text(wanted: Dataset, options: SelectionArguments, config: DLCConfig) -> Dataset:
+    """Wanted rows without the text, such as the name of a source, that is not compared with the pool either."""
+    read = with_text_columns(options, wanted, config).text_columns
+    if read is None:
+        return wanted
+    kept = {*parse_names(read), options.groups_from}
+    return wanted.remove_columns([name for name in text_columns(wanted) if name not in kept])
 
 
 def scorer_of(record: RunRecord, num_threads: int | None = None) -> DLCScorer:

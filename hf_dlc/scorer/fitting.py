@@ -18,7 +18,7 @@ from hf_dlc.execution.processes import check_same, process_state
 from hf_dlc.execution.progress import progress_bar
 from hf_dlc.masking import Masker
 from hf_dlc.scores.columns import vector_features, with_columns
-from hf_dlc.tasks.base import Embedder, EncodedRow, Fittable, Task, rows_digest
+from hf_dlc.tasks.base import Embedder, EncodedRow, Fittable, Share, Task, rows_digest
 from hf_dlc.tasks.features import finished
 from hf_dlc.utils.digests import json_digest
 
@@ -164,13 +164,14 @@ def fit_dataset(dataset: Dataset, source: RowSource, engine: Engine, fit: Fit, s
             "only image scorers with head='prototype' or with the score knn_confidence are fitted, and this one needs "
             "nothing of it."
         )
-    found = features_pass(engine, dataset, state.weights, fit.features)
+    embedder = _embedder(engine)
+    found = features_pass(engine, dataset, state.weights, embedder.encode_to_fit, fit.features)
     source.keep(dataset, fit.learn(*found, fit_key(state)))
 
 
 def pooled_features(engine: Engine, dataset: Dataset, weights: str) -> np.ndarray:
     """
-    The pooled features of all rows, for people, from the pass that fitting makes.
+    The pooled features of all rows, whatever their labels are.
 
     Args:
         engine ([`Engine`]):
@@ -188,19 +189,23 @@ def pooled_features(engine: Engine, dataset: Dataset, weights: str) -> np.ndarra
         ValueError: If the task makes no features.
     """
     embedder = _embedder(engine)
-    rows, _, found = features_pass(engine, dataset, weights, lambda rows: {"pooled": embedder.features(rows)})
+
+    def compute(rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+        return {"pooled": embedder.features(rows)}
+
+    rows, _, found = features_pass(engine, dataset, weights, embedder.encode_to_embed, compute)
     return found.get("pooled", np.zeros((len(rows), 0), dtype=np.float32))  # where no row can be read
 
 
 def embedded(engine: Engine, dataset: Dataset, weights: str, made_by: str, prefix: str) -> Dataset:
     """
-    Images with their features, whatever their classes are: nothing is scored, and nothing must have been fitted.
+    Images with their features, whatever their labels are: nothing is scored, and nothing must have been fitted.
 
     Args:
         engine ([`Engine`]):
             Engine of a scorer that writes features.
         dataset ([`~datasets.Dataset`]):
-            Labelled images.
+            Images, with or without labels.
         weights (`str`):
             Digest of the weights.
         made_by (`str`):
@@ -227,6 +232,7 @@ def features_pass(
     engine: Engine,
     dataset: Dataset,
     weights: str,
+    encode: Callable[[Dataset, Share], tuple[list[EncodedRow], tuple[str | int, ...]]],
     compute: Callable[[Sequence[EncodedRow]], Mapping[str, torch.Tensor]],
 ) -> tuple[list[EncodedRow], tuple[str | int, ...], dict[str, np.ndarray]]:
     """
@@ -234,11 +240,13 @@ def features_pass(
 
     Args:
         engine ([`Engine`]):
-            What plans micro-batches, and whose task makes features of rows.
+            What plans micro-batches.
         dataset ([`~datasets.Dataset`]):
             The rows.
         weights (`str`):
             Digest of the weights, which must be the same in all processes.
+        encode (`Callable`):
+            Returns encoded rows and classes of a dataset, of which this process reads its share.
         compute (`Callable`):
             Returns features of rows with what the model needs of them, by name, each of shape `(rows, size)`.
 
@@ -247,15 +255,13 @@ def features_pass(
 
     Raises:
         TypeError: If `dataset` is no `Dataset`.
-        ValueError: If the task makes no features.
     """
-    embedder = _embedder(engine)
     if not isinstance(dataset, Dataset):
         raise TypeError(f"a datasets.Dataset is needed, got {type(dataset).__name__}. Pass one split of it.")
     state = process_state()
     with watch_peers(state) as peers:
         share = share_of(state, peers, engine.tokens_per_batch)
-        rows, classes = embedder.encode_to_fit(dataset, share)
+        rows, classes = encode(dataset, share)
         check_same({"rows": rows_digest(rows), "weights": weights}, state)
         batches = engine.cut(rows, engine.tokens_per_batch, [])
         batches = deal(batches, state.num_processes)[state.process_index]

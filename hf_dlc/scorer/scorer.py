@@ -164,14 +164,14 @@ class DLCScorer(PretrainedScorer):
 
     def features(self, dataset: Dataset) -> np.ndarray:
         """
-        What the unmasked image model makes of each labelled image, pooled as `config.pooling` says.
+        What the unmasked image model makes of each image, pooled as `config.pooling` says.
 
         Args:
             dataset ([`~datasets.Dataset`]):
-                Labelled images.
+                Images; labels are not read.
 
         Returns:
-            `np.ndarray` of shape `(rows, features)`: float32; NaN for rows without a readable image and a label.
+            `np.ndarray` of shape `(rows, features)`: float32; NaN for rows without a readable image.
 
         Raises:
             TypeError: If `dataset` is no `Dataset`.

@@ -15,16 +15,8 @@ from hf_dlc.errors import UserTypeError
 from hf_dlc.utils.share import rows_to_keep
 
 from .budget import share_out_at_least, tokens_to_keep, walk, water_fill
-from .candidates import (
-    Candidates,
-    as_features,
-    as_scores,
-    as_tokens,
-    read_column,
-    read_duplicates,
-    read_numbers,
-    read_texts,
-)
+from .candidates import Candidates, Notes
+from .columns import as_features, as_scores, as_tokens, read_column, read_duplicates, read_numbers, read_texts
 from .group_shares import GroupShares, check_group_shares, group_weights
 from .ordering import split_groups
 from .vectors import made_by, read_vectors
@@ -87,6 +79,7 @@ class Selector(ABC):
 
     name: ClassVar[str]  # on the command line, and in the name of a subset on the Hub
     needs: ClassVar[tuple[str, ...]] = ("scores",)  # what of `Candidates` it cannot do without
+    advice: ClassVar[Mapping[str, str]] = {}  # what to do where too many rows are left out, by the reason
     most_compared: ClassVar[int | None] = None  # rows above which a comparison of selectors leaves it out, as too slow
 
     keep: float | int | None = None
@@ -108,15 +101,16 @@ class Selector(ABC):
 
         A pool holds positions in `candidates`, in the order in which the rows are taken. Skipped rows may be among
         them: they are left out afterwards. `quota` is the part of the budget that the group gets, in rows or in target
-        tokens: a selector that orders no more rows than it must can tell by it how many these are.
+        tokens: a selector that orders no more rows than it must can tell by it how many these are. What it has to say
+        of rows as it orders them goes to `candidates.note`.
         """
+
+    def _prepared(self, candidates: Candidates) -> Candidates:
+        """Return the candidates with what the selector needs beside them, before they are split into groups."""
+        return candidates
 
     def _left_out(self, candidates: Candidates) -> Mapping[str, np.ndarray]:
         """Return masks of rows that must not be taken, by the reason."""
-        return {}
-
-    def _notes(self, candidates: Candidates, indices: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Return what there is to say of each kept row, by its name."""
         return {}
 
     @abstractmethod
@@ -171,8 +165,6 @@ class Selector(ABC):
             return f"the column {self.features_column!r}"
         if self.drop_duplicates and "dup_of" not in columns:
             return "the column 'dup_of'"
-        if getattr(self, "target", self) is None:
-            return "wanted rows (target)"
         return None
 
     def variants(self) -> dict[str, Selector]:
@@ -256,9 +248,13 @@ class Selector(ABC):
             groups,
             tokens=read_numbers(dataset, self.tokens_column, "tokens_column=") if self._uses_tokens else None,
             features=read_vectors(dataset, self.features_column) if "features" in self.needs else None,
-            texts=read_texts(dataset) if "texts" in self.needs else None,
+            texts=self._read_texts(dataset) if "texts" in self.needs else None,
             duplicates=read_duplicates(dataset) if self.drop_duplicates else None,
         )
+
+    def _read_texts(self, dataset: Dataset) -> list[str]:
+        """Read what a selector that needs texts compares."""
+        return read_texts(dataset)
 
     def get_indices(
         self,
@@ -336,10 +332,13 @@ class Selector(ABC):
         if self.group_by is not None and candidates.groups is None:
             raise ValueError(f"group_by={self.group_by!r} is set, so get_indices needs groups=.")
         self.check()
+        notes = Notes(candidates.rows)
+        candidates = self._prepared(replace(candidates, notes=notes))
         self._require_inputs(candidates)
         candidates, reasons = self._available(candidates)
         available = candidates.scored
         budget, costs = self._budget(candidates, reasons)
+        candidates = replace(candidates, costs=costs)
         names, members = split_groups(candidates.groups, candidates.rows)
         caps = [int(costs[rows][available[rows]].sum()) for rows in members]
         weights = group_weights(self.group_shares, names, [int(costs[rows].sum()) for rows in members], caps, budget)
@@ -361,7 +360,7 @@ class Selector(ABC):
         if self.keep_tokens is not None:
             _top_up(taken, pools, costs, budget - int(costs[taken].sum()))
         indices = np.flatnonzero(taken)
-        return Selection(indices, reasons, self._notes(candidates, indices))
+        return Selection(indices, reasons, notes.of(indices))
 
     def _available(self, candidates: Candidates) -> tuple[Candidates, dict[str, np.ndarray]]:
         """The candidates, of which some may not be taken, and masks of these by the reason; a row has one reason."""
@@ -413,7 +412,8 @@ class Selector(ABC):
         """Return the budget, and what every row costs: 1 row, or its number of tokens."""
         scored = candidates.scored
         if not scored.any():
-            raise ValueError(f"None of the {len(scored)} rows may be taken: {_counts(reasons)}.")
+            advice = self._advice(reasons)
+            raise ValueError(f"None of the {len(scored)} rows may be taken: {_counts(reasons)}.{advice}")
         if self.keep_tokens is None:
             budget, costs = rows_to_keep(self.keep, len(scored)), np.ones(len(scored), dtype=np.int64)
             asked, unit = f"keep={self.keep}", "rows"
@@ -426,11 +426,16 @@ class Selector(ABC):
             which = f"may be taken (left out: {_counts(others)})" if others else "have a score"
             raise ValueError(
                 f"{asked} asks for {budget} {unit}, but the {np.count_nonzero(scored)} rows that {which} "
-                f"(of {len(scored)} handed in) hold {available}. Ask for at most {available}."
+                f"(of {len(scored)} handed in) hold {available}. Ask for at most {available}.{self._advice(reasons)}"
             )
         if budget < least:
             raise ValueError(f"{asked} would select no row: the shortest scored row has {least} target tokens.")
         return budget, costs
+
+    def _advice(self, reasons: Mapping[str, np.ndarray]) -> str:
+        return "".join(
+            f" {text}" for reason, text in self.advice.items() if reason in reasons and reasons[reason].any()
+        )
 
     def _check_groups(self, budget: int, names: Sequence[str | None], caps: Sequence[int]) -> None:
         """Make sure that `min_per_group` can be kept to."""

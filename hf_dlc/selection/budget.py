@@ -27,8 +27,9 @@ def share_out(budget: int, weights: Sequence[int], caps: Sequence[int]) -> list[
     """
     Share `budget` out in proportion to `weights`, none above its cap, adding up exactly (largest remainder).
 
-    What a capped group cannot take is shared out over the others in the same proportions. Of equal remainders the
-    earlier group gets the unit. The caps must add up to at least `budget`. Python integers are used because the
+    What a capped group cannot take is shared out over the others in the same proportions, and what all groups with a
+    weight cannot take, over those without in proportion to their caps. Of equal remainders the earlier group gets the
+    unit. The caps must add up to at least `budget`. Python integers are used because the
     product of two token counts can exceed 64 bits.
 
     Args:
@@ -45,6 +46,7 @@ def share_out(budget: int, weights: Sequence[int], caps: Sequence[int]) -> list[
     quotas = list(caps)
     open_groups = list(range(len(caps)))
     while True:
+        weights = weights if any(weights[g] for g in open_groups) else caps
         total = sum(weights[g] for g in open_groups)
         still_open = [g for g in open_groups if budget * weights[g] < caps[g] * total]
         if len(still_open) == len(open_groups):

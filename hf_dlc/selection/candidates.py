@@ -1,17 +1,18 @@
-"""The rows that a selector chooses from: what it may see of them, read from columns and checked."""
+"""The rows that a selector chooses from: what it may see of them, and what it says of them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .columns import are_numbers
+
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from .wanted import Wanted
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,16 @@ class Candidates:
             Mask of the rows of which another one is kept in their place.
         available (`np.ndarray` of shape `(rows,)`, *optional*):
             Mask of the rows that may be taken, once a selector has found out; by default those that are not skipped.
+        costs (`np.ndarray` of shape `(rows,)`, *optional*):
+            What each row takes of the budget, once this is known: 1, or its target tokens.
+        classes (`Sequence` of length `rows`, *optional*):
+            Class of each row, for a selector that takes whole classes.
+        wanted ([`Wanted`], *optional*):
+            Examples of the task, for a selector that goes by them.
+        numbers (`np.ndarray` of shape `(rows,)`, *optional*):
+            Of the rows of a group, their places among all rows.
+        notes ([`Notes`], *optional*):
+            What is said of all rows as they are ordered.
     """
 
     rows: int
@@ -46,6 +57,11 @@ class Candidates:
     texts: Sequence[str] | None = None
     duplicates: np.ndarray | None = None
     available: np.ndarray | None = None
+    costs: np.ndarray | None = None
+    classes: Sequence | None = None
+    wanted: Wanted | None = None
+    numbers: np.ndarray | None = None
+    notes: Notes | None = None
 
     @property
     def scored(self) -> np.ndarray:
@@ -57,162 +73,51 @@ class Candidates:
 
     def of_group(self, rows: np.ndarray) -> Candidates:
         """The rows of one group, without their key, which is the same for all."""
-        given = {name: getattr(self, name) for name in ("scores", "tokens", "features", "duplicates", "available")}
+        given = {name: getattr(self, name) for name in _ARRAYS}
         parts = {name: None if values is None else values[rows] for name, values in given.items()}
-        return Candidates(len(rows), texts=self.texts and [self.texts[row] for row in rows], **parts)
+        lists = {"texts": self.texts, "classes": self.classes}
+        parts |= {name: None if values is None else [values[row] for row in rows] for name, values in lists.items()}
+        numbers = rows if self.numbers is None else self.numbers[rows]
+        return Candidates(len(rows), wanted=self.wanted, numbers=numbers, notes=self.notes, **parts)
+
+    def note(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """
+        Say something of some rows, which `Selection.notes` tells of those that are kept.
+
+        Args:
+            name (`str`):
+                What is said.
+            rows (`np.ndarray`):
+                Positions of the rows.
+            values (`np.ndarray`):
+                A number for each of them. Of rows of which nothing is said it is -1, or NaN where it is no integer.
+        """
+        if self.notes is not None:
+            self.notes.write(name, rows if self.numbers is None else self.numbers[rows], values)
 
 
-def read_column(dataset: Dataset, name: str, advice: str) -> Sequence:
+_ARRAYS = ("scores", "tokens", "features", "duplicates", "available", "costs")
+
+
+class Notes:
     """
-    Return a column of a dataset.
+    What a selector says of rows while it orders them.
 
     Args:
-        dataset (`Dataset`):
-            Dataset in the format in which the column is wanted.
-        name (`str`):
-            Name of the column.
-        advice (`str`):
-            What to do if there is no such column, as a sentence that goes behind the names of all columns.
-
-    Returns:
-        `Sequence`: The column.
-
-    Raises:
-        ValueError: If there is no such column.
+        rows (`int`):
+            How many rows there are in all.
     """
-    if name not in dataset.column_names:
-        raise ValueError(f"Column {name!r} not found; the dataset has {dataset.column_names}. {advice}")
-    return dataset[name]
 
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._found: dict[str, np.ndarray] = {}
 
-def read_numbers(dataset: Dataset, name: str, parameter: str) -> np.ndarray:
-    """
-    Return a column of numbers, also one of text that holds numbers.
+    def write(self, name: str, rows: np.ndarray, values: np.ndarray) -> None:
+        """Take down `values`, of what is called `name`, for the rows of these numbers."""
+        if name not in self._found:
+            self._found[name] = np.full(self._rows, -1 if values.dtype.kind in "iu" else np.nan, values.dtype)
+        self._found[name][rows] = values
 
-    Args:
-        dataset (`Dataset`):
-            Dataset in any format.
-        name (`str`):
-            Name of the column.
-        parameter (`str`):
-            Parameter by which the user names another column, with `=` at its end.
-
-    Returns:
-        `np.ndarray`: float64, NaN where there is no value.
-
-    Raises:
-        ValueError: If there is no such column, or if a text is no number.
-    """
-    # The dtype is given because the NumPy format alone rounds to float32; nulls become NaN.
-    advice = f"Run dataset.map(scorer) first or pass {parameter} one of these."
-    values = read_column(dataset.with_format("numpy", dtype=np.float64), name, advice)[:]
-    if getattr(dataset.features[name], "dtype", None) == "string":  # as all columns of a CSV file are
-        return np.array([_as_number(text, name, row) for row, text in enumerate(values)], dtype=np.float64)
-    return np.asarray(values)
-
-
-def _as_number(text: str | None, name: str, row: int) -> float:
-    try:
-        return math.nan if text is None else float(text)
-    except ValueError as error:
-        found = f"got {str(text)!r} in row {row} of the column {name!r}"
-        raise ValueError(f"scores must be one number for each row, {found}.") from error
-
-
-def as_scores(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return scores as an array of floats, or say why they cannot be used."""
-    scores = np.asarray(scores)
-    if scores.ndim != 1 or (scores.size and scores.dtype.kind not in "fiu"):
-        raise ValueError(
-            f"scores must be one number for each row, got an array of shape {scores.shape} and dtype {scores.dtype}. "
-            "Use NaN for a row without a score."
-        )
-    if scores.size == 0:
-        raise ValueError("There are no scores, so there is nothing to select from.")
-    return scores if scores.dtype.kind == "f" else scores.astype(np.float64)
-
-
-def as_tokens(tokens: Sequence[int] | np.ndarray, scored: np.ndarray) -> np.ndarray:
-    """Return the target tokens of every row as int64, 0 for skipped rows, or say why they cannot be used."""
-    tokens = np.asarray(tokens)
-    if tokens.shape != scored.shape or tokens.dtype.kind not in "fiu":
-        raise ValueError(
-            f"tokens must be one whole number for each of the {len(scored)} scores, got an array of shape "
-            f"{tokens.shape} and dtype {tokens.dtype}."
-        )
-    tokens = np.where(scored, tokens, 0)
-    wrong = scored & ~((tokens >= 1) & (tokens == np.floor(tokens)) & np.isfinite(tokens))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ValueError(f"A row with a score must have 1 or more whole tokens, got {tokens[row]} in row {row}.")
-    return tokens.astype(np.int64)
-
-
-_ROWS_AT_ONCE = 2**16  # of vectors that are looked at: no mask of all their numbers is made
-
-
-def as_features(features: np.ndarray) -> np.ndarray:
-    """Return vectors as they are, or say why they cannot be used."""
-    features = np.asarray(features)
-    if features.ndim != 2 or features.dtype.kind != "f" or not all(features.shape):
-        raise ValueError(
-            "features must be one vector of floats for each row, got an array of shape "
-            f"{features.shape} and dtype {features.dtype}."
-        )
-    return features
-
-
-def are_numbers(features: np.ndarray) -> np.ndarray:
-    """Mask of the rows whose vectors have finite numbers only."""
-    starts = range(0, len(features), _ROWS_AT_ONCE)
-    return np.concatenate([np.isfinite(features[start : start + _ROWS_AT_ONCE]).all(axis=1) for start in starts])
-
-
-def read_duplicates(dataset: Dataset, name: str = "dup_of") -> np.ndarray:
-    """Return the mask of the rows of which another row is kept in their place, as `find_duplicates` writes it."""
-    if name not in dataset.column_names:
-        raise ValueError(
-            f"drop_duplicates=True needs the column {name!r}; the dataset has {dataset.column_names}. Run "
-            "find_duplicates(dataset) first."
-        )
-    return np.array([one is not None and one >= 0 for one in dataset.with_format(None)[name][:]], dtype=bool)
-
-
-def read_texts(dataset: Dataset) -> list[str]:
-    """
-    Return the text of each row: all strings in it, also those in lists and structs, one behind the other.
-
-    Args:
-        dataset (`Dataset`):
-            Dataset in any format. Columns that scoring writes are not read.
-
-    Returns:
-        `list[str]`
-
-    Raises:
-        ValueError: If no column has text.
-    """
-    names = text_columns(dataset)
-    if not names:
-        raise ValueError(f"the rows must have text to compare words, got the columns {dataset.column_names}.")
-    rows = dataset.with_format(None).select_columns(names)
-    return [" ".join(part for name in names for part in _strings(row[name])) for row in rows]
-
-
-def text_columns(dataset: Dataset) -> list[str]:
-    """Return the names of the columns with text, but for those that scoring writes."""
-    written = {name.removesuffix("_status") for name in dataset.column_names if name.endswith("_status")}
-    names = [name for name in dataset.column_names if not any(name.startswith(f"{prefix}_") for prefix in written)]
-    names = [name for name in names if name.removesuffix("_by") not in {*names} - {name}]  # how vectors were made
-    return [name for name in names if "string" in str(dataset.features[name])]
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for one in value.values():
-            yield from _strings(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _strings(one)
+    def of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return by its name what is said of the rows of these numbers."""
+        return {name: values[rows] for name, values in self._found.items()}

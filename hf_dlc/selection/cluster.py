@@ -147,7 +147,7 @@ class ClusterSelector(Selector):
         rows = np.flatnonzero(candidates.scored)
         if not rows.size or (quota == 0 and self.keep_tokens is None):
             return [rows]
-        costs = np.ones(len(rows), dtype=np.int64) if self.keep_tokens is None else candidates.tokens[rows]
+        costs = candidates.costs[rows]
         clusters = find_clusters(candidates.features[rows], self.clusters, self.seed)
         order = np.argsort(self._ranks(candidates, group, clusters, rows), kind="stable")
         by_cluster = order[np.argsort(clusters.labels[order], kind="stable")]

@@ -84,8 +84,7 @@ class KCenterSelector(Selector):
     seed: int = 0
 
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
-        in_tokens = self.keep_tokens is not None
-        costs = candidates.tokens if in_tokens else np.ones(candidates.rows, dtype=np.int64)
+        in_tokens, costs = self.keep_tokens is not None, candidates.costs
         # The draw does not look at which rows may be taken, so that one more skipped row rarely changes the first.
         drawn = drawn_order(candidates.rows, self.seed, group)
         drawn = drawn[candidates.scored[drawn]]

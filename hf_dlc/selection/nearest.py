@@ -13,6 +13,7 @@ from .vectors import unit_vectors
 # Similarities at once; a block of rows for all wanted ones has at most so many.
 _AT_ONCE = 2**22
 _MOST_ROWS = 2**16
+_MOST_PAIRS = 2**14
 
 # Similarities are compared in steps of 2**-20: what is finer depends on the block that a row stands in.
 _STEPS = 2**20
@@ -37,8 +38,8 @@ class Similarity(Protocol):
     def blocks(self) -> Iterator[Block]:
         """All similarities, some at a time."""
 
-    def between(self, rows: np.ndarray) -> np.ndarray:
-        """Similarities of all wanted rows with a few rows of the pool, `(wanted, rows)`."""
+    def of_pairs(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Similarity of each of some wanted rows with a row of the pool, float32 of shape `(pairs,)`."""
 
 
 class VectorSimilarity:
@@ -59,36 +60,41 @@ class VectorSimilarity:
         self.rows, self.wanted = len(pool), len(wanted)
         self._pool, self._is_cosine = pool, is_cosine
         self._wanted = unit_vectors(np.asarray(wanted))
-        # NaN, of rows that are skipped, is not the greatest of anything.
-        longest = (np.nanmax(_lengths(self._pool[rows]), initial=0.0) for rows in self._slices())
-        self._longest = 1.0 if is_cosine else max(longest, default=1.0) or 1.0
+        self._longest = 1.0 if is_cosine else self._greatest_length()
 
     def blocks(self) -> Iterator[Block]:
         """All similarities, some rows of the pool at a time."""
         for rows in self._slices():
             yield Block(slice(0, self.wanted), rows, self._compare(self._pool[rows]))
 
-    def between(self, rows: np.ndarray) -> np.ndarray:
-        """Similarities with a few rows of the pool."""
-        parts = np.array_split(rows, max(1, len(rows) // _MOST_ROWS))
-        return np.concatenate([self._compare(self._pool[part]) for part in parts], axis=1)
+    def of_pairs(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Similarity of each of some wanted rows with a row of the pool."""
+        parts = [slice(start, start + _MOST_PAIRS) for start in range(0, len(rows), _MOST_PAIRS)]
+        found = [
+            np.einsum("ij,ij->i", self._wanted[wanted[part]], self._scaled(self._pool[rows[part]])) for part in parts
+        ]
+        return np.concatenate([np.empty(0, dtype=np.float32), *found])
 
     def _slices(self) -> Iterator[slice]:
         step = min(_MOST_ROWS, max(256, _AT_ONCE // self.wanted))
         return (slice(start, min(start + step, self.rows)) for start in range(0, self.rows, step))
 
     def _compare(self, vectors: np.ndarray) -> np.ndarray:
-        if self._is_cosine:
-            return self._wanted @ unit_vectors(vectors).T
-        return self._wanted @ (vectors.astype(np.float32) / np.float32(self._longest)).T
+        return self._wanted @ self._scaled(vectors).T
+
+    def _scaled(self, vectors: np.ndarray) -> np.ndarray:
+        return unit_vectors(vectors) if self._is_cosine else vectors.astype(np.float32) / np.float32(self._longest)
+
+    def _greatest_length(self) -> float:
+        greatest = 0.0
+        for rows in self._slices():
+            wide = self._pool[rows].astype(np.float64)
+            lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+            greatest = max(greatest, np.nanmax(lengths, initial=0.0))  # NaN, of skipped rows, is no length
+        return greatest or 1.0
 
 
-def _lengths(vectors: np.ndarray) -> np.ndarray:
-    wide = vectors.astype(np.float64)
-    return np.sqrt(np.einsum("ij,ij->i", wide, wide))
-
-
-def take_turns(similarity: Similarity, count: int, available: np.ndarray) -> np.ndarray:
+def take_turns(similarity: Similarity, count: int, available: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     Rows in the order in which wanted rows take them: each in turn its nearest row that is not taken yet.
 
@@ -106,7 +112,7 @@ def take_turns(similarity: Similarity, count: int, available: np.ndarray) -> np.
             Mask of the rows that may be taken.
 
     Returns:
-        `np.ndarray` of shape `(count,)`: row numbers, int64.
+        `tuple[np.ndarray, np.ndarray]`: Row numbers, and the number of the wanted row that took each, int64.
     """
     most = int(np.count_nonzero(available))
     count = min(count, most)
@@ -114,7 +120,7 @@ def take_turns(similarity: Similarity, count: int, available: np.ndarray) -> np.
     while True:
         order = _take_turns(nearest_rows(similarity, depth, available), count, similarity.rows)
         if len(order) == count:
-            return order
+            return order, np.arange(count) % similarity.wanted
         depth = min(most, 2 * depth)  # a wanted row has found all of its nearest ones taken
 
 

@@ -88,7 +88,7 @@ def mixed(order: np.ndarray, candidates: Candidates, quota: int, mix: float, oth
         order (`np.ndarray`):
             Rows by rank, best first.
         candidates ([`Candidates`]):
-            All rows; with target tokens, the budget counts these.
+            All rows, and what each takes of the budget.
         quota (`int`):
             Budget.
         mix (`float`):
@@ -100,8 +100,7 @@ def mixed(order: np.ndarray, candidates: Candidates, quota: int, mix: float, oth
         `np.ndarray`: row numbers, int64.
     """
     part = quota - round(quota * float(mix))
-    costs = np.ones(candidates.rows, dtype=np.int64) if candidates.tokens is None else candidates.tokens
-    first = order[walk(costs[order], part)]
+    first = order[walk(candidates.costs[order], part)]
     is_taken = np.zeros(candidates.rows, dtype=bool)
     is_taken[first] = True
     return np.concatenate([first, others[~is_taken[others]]])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from .base import Selector
 from .budget import walk
-from .candidates import Candidates, read_texts
+from .candidates import Candidates
+from .columns import read_contents, read_texts, text_columns
 from .contamination import equals_wanted
 from .nearest import Similarity, VectorSimilarity, take_turns
 from .ordering import check_mix, drawn_order, mixed
+from .targeted import TargetedSelector
 from .vectors import made_by
 from .wanted import Wanted
 from .words import WordSimilarity, require_bm25s
@@ -35,7 +36,7 @@ _METRICS = {
 
 
 @dataclass
-class TargetSelector(Selector):
+class TargetSelector(TargetedSelector):
     """
     Take the rows that are nearest to a few wanted rows, examples of the task that the model is to learn.
 
@@ -64,9 +65,13 @@ class TargetSelector(Selector):
             gradients; `"bm25"`, by words, for which no model is needed.
         mix (`float`, *optional*, defaults to 0.0):
             Share of the budget that is drawn at random from the other rows.
-        contamination (`"drop"` or `"keep"`, *optional*, defaults to `"drop"`):
-            Leave out rows that equal a wanted row, exactly or nearly ([`~contamination.equals_wanted`]), and log their
-            number. They are found by their texts, so only where a dataset is given.
+        contamination (`"drop"`, `"exact"` or `"keep"`, *optional*, defaults to `"drop"`):
+            Leave out rows that equal a wanted row, exactly or nearly ([`~contamination.equals_wanted`]), or exactly
+            only, and log their number. Rows with pictures are compared by these, other rows by their texts, and rows
+            of token ids by the ids. So there is nothing to compare where arrays of features are handed over.
+        text_columns (`Sequence[str]`, *optional*):
+            Columns of text that are compared, for `contamination` and for `metric="bm25"`. By default all columns of
+            text, but for those that scoring writes, which is logged.
         seed (`int`, *optional*, defaults to 0):
             Seed of the random rows.
         column (`str`, *optional*):
@@ -88,6 +93,9 @@ class TargetSelector(Selector):
         min_per_group (`int`, *optional*, defaults to 0):
             Rows that are kept of every group, however small.
 
+    Beside each kept row, `Selection.notes` has the number of the wanted row that took it (`"wanted"`), and their
+    similarity (`"wanted_similarity"`): -1 and NaN for a row that was drawn at random.
+
     Raises:
         ValueError: If there are no wanted rows, or if their features are of another size or another model.
 
@@ -103,14 +111,16 @@ class TargetSelector(Selector):
     """
 
     _: KW_ONLY
-    target: Any = field(default=None, repr=False, compare=False)
     metric: Literal["cosine", "gradient", "bm25"] = "cosine"
     mix: float = 0.0
-    contamination: Literal["drop", "keep"] = "drop"
+    contamination: Literal["drop", "exact", "keep"] = "drop"
+    text_columns: Sequence[str] | None = None
     seed: int = 0
-    column: str | None = None
 
-    name = "target"
+    name: ClassVar[str] = "target"
+    advice: ClassVar[Mapping[str, str]] = {
+        EQUALS_WANTED: "Pass contamination='exact' to leave out only those whose words are the same, or 'keep'."
+    }
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -122,8 +132,10 @@ class TargetSelector(Selector):
         super().check()
         if self.metric not in _METRICS:
             raise ValueError(f"metric must be one of {', '.join(_METRICS)}, got {self.metric!r}.")
-        if self.contamination not in ("drop", "keep"):
-            raise ValueError(f"contamination must be 'drop' or 'keep', got {self.contamination!r}.")
+        if self.contamination not in ("drop", "exact", "keep"):
+            raise ValueError(f"contamination must be 'drop', 'exact' or 'keep', got {self.contamination!r}.")
+        if isinstance(self.text_columns, str):
+            raise ValueError(f"text_columns must be a list of columns, got {self.text_columns!r}.")
         check_mix(self.mix)
 
     def check_installed(self) -> None:
@@ -131,73 +143,96 @@ class TargetSelector(Selector):
         if self.metric == "bm25":
             require_bm25s()
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters as JSON types, with a description in the place of the wanted rows."""
-        return {**super().parameters(), "target": Wanted(self.target, self.features_column).description}
+    def wanted_rows(self) -> Wanted:
+        """Return what there is to know of `target`, with its text."""
+        return Wanted(self.target, self.features_column, self.text_columns)
 
     def _read(self, dataset: Dataset) -> Candidates:
-        wanted = Wanted(self.target, self.features_column)
+        self.check()
+        wanted = self.wanted_rows()
+        self._say_columns(dataset)
         if self.metric != "bm25":
             wanted.require_made_as(dataset)
-        way = made_by(dataset, self.features_column) if self.metric == "gradient" else None
+        if self.metric == "gradient":
+            self._require_gradients(dataset)
+        candidates = replace(super()._read(dataset), wanted=wanted)
+        if self.contamination == "keep" or candidates.texts is not None or wanted.dataset is None:
+            return candidates
+        return replace(candidates, texts=read_contents(dataset, self.text_columns))
+
+    def _read_texts(self, dataset: Dataset) -> list[str]:
+        return read_texts(dataset, self.text_columns)
+
+    def _say_columns(self, dataset: Dataset) -> None:
+        """Say which texts are compared, and refuse to compare pictures by what stands beside them unasked."""
+        from hf_dlc.utils.content import media_columns  # loads libraries that other selectors do without
+
+        is_by_words = self.metric == "bm25"
+        if self.text_columns is not None or not (is_by_words or self.contamination != "keep"):
+            return
+        media = media_columns(dataset)
+        if media and is_by_words:
+            raise ValueError(
+                f"metric='bm25' compares words, and the rows have pictures or sound in {', '.join(media)}. Pass "
+                "text_columns= to compare what is written beside them, or another metric."
+            )
+        if names := [] if media else text_columns(dataset):
+            logger.info("texts are those of the columns %s; text_columns= names others", ", ".join(names))
+
+    def _require_gradients(self, dataset: Dataset) -> None:
+        way = made_by(dataset, self.features_column)
         if way is not None and not way.startswith("gradient"):
             raise ValueError(
                 f"metric='gradient' needs features that were pooled as gradients, got {way!r}. Score the pool and the "
                 "wanted rows with features='gradient', or pass metric='cosine'."
             )
-        candidates = super()._read(dataset)
-        if self.contamination == "keep" or candidates.texts is not None or not wanted.has_texts:
-            return candidates
-        return replace(candidates, texts=read_texts(dataset))
 
     def _left_out(self, candidates: Candidates) -> Mapping[str, np.ndarray]:
-        wanted = Wanted(self.target, self.features_column)
         if self.contamination == "keep":
             return {}
-        if candidates.texts is None or not wanted.has_texts:
+        wanted = candidates.wanted.contents
+        if candidates.texts is None or wanted is None:
             logger.info("Rows that equal a wanted row are not looked for, since there are no texts to compare.")
             return {}
-        return {EQUALS_WANTED: equals_wanted(candidates.texts, wanted.texts)}
+        return {EQUALS_WANTED: equals_wanted(candidates.texts, wanted, nearly=self.contamination == "drop")}
 
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
-        similarity = self._similarity(candidates)
+        similarity, numbers = self._similarity(candidates)
         part = quota - round(quota * float(self.mix))
-        first = self._nearest(similarity, candidates, part)
+        order, owners = self._nearest(similarity, candidates, part)
+        if self.mix:  # the others are drawn, however near they are
+            first = walk(candidates.costs[order], part)
+            order, owners = order[first], owners[first]
+        candidates.note("wanted", order, numbers[owners])
+        candidates.note("wanted_similarity", order, similarity.of_pairs(owners, order))
         if not self.mix:
-            return [first]
-        return [mixed(first, candidates, quota, self.mix, drawn_order(candidates.rows, self.seed, group))]
+            return [order]
+        return [mixed(order, candidates, quota, self.mix, drawn_order(candidates.rows, self.seed, group))]
 
-    def _nearest(self, similarity: Similarity, candidates: Candidates, part: int) -> np.ndarray:
-        """Rows in the order in which they are taken, as many as fill a part of the budget."""
-        available = candidates.scored
-        if candidates.tokens is None or not self.keep_tokens:
+    def _nearest(self, similarity: Similarity, candidates: Candidates, part: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows in the order in which they are taken, as many as fill a part of the budget, and what took them."""
+        available, costs = candidates.scored, candidates.costs
+        if self.keep_tokens is None or not available.any():
             return take_turns(similarity, part, available)
-        most = np.count_nonzero(available)
-        if not most:
-            return np.empty(0, dtype=np.int64)
-        count, shortest = min(64, most), int(candidates.tokens[available].min())
+        most = int(np.count_nonzero(available))
+        count, shortest = min(64, most), int(costs[available].min())
         while True:
-            order = take_turns(similarity, count, available)
-            kept = order[walk(candidates.tokens[order], part)]
-            left = part - int(candidates.tokens[kept].sum())
+            order, owners = take_turns(similarity, count, available)
+            kept = order[walk(costs[order], part)]
+            left = part - int(costs[kept].sum())
             if count == most or left < shortest:
-                return order
+                return order, owners
             count = min(most, 2 * count)
 
-    def _similarity(self, candidates: Candidates) -> Similarity:
-        wanted = Wanted(self.target, self.features_column)
+    def _similarity(self, candidates: Candidates) -> tuple[Similarity, np.ndarray]:
+        """What compares the rows with the wanted ones, and the numbers of these among all that were handed over."""
+        wanted = candidates.wanted
         if self.metric == "bm25":
-            return WordSimilarity(candidates.texts, wanted.texts)
+            return WordSimilarity(candidates.texts, wanted.texts), np.arange(len(wanted.texts))
         features = wanted.features(candidates.features.shape[1])
-        return VectorSimilarity(candidates.features, features, self.metric == "cosine")
-
-    def _notes(self, candidates: Candidates, indices: np.ndarray) -> Mapping[str, np.ndarray]:
-        between = self._similarity(candidates).between(indices)
-        nearest = between.argmax(axis=0)
-        numbers = Wanted(self.target, self.features_column).numbers(self.metric != "bm25")
-        return {"wanted": numbers[nearest], "wanted_similarity": np.take_along_axis(between, nearest[None], axis=0)[0]}
+        return VectorSimilarity(candidates.features, features, self.metric == "cosine"), wanted.numbers
 
     def _rule(self, column: str) -> str:
-        which = Wanted(self.target, self.features_column).description or "the wanted rows"
+        which = self.wanted_rows().description or "the wanted rows"
         rest = f"; {self.mix:.0%} of the budget was drawn at random from the others" if self.mix else ""
         return f"The rows nearest to {which} {_METRICS[self.metric]} were taken, each wanted row in turn{rest}"

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from .base import Selection, Selector
-from .candidates import Candidates, are_numbers, read_column
+from .candidates import Candidates
 from .clusters import find_clusters, require_scikit_learn
+from .columns import read_column
 from .flexrand import FlexRandSelector
 from .ordering import difficulty, drawn_order, split_groups
-from .vectors import made_by, read_vectors
-from .wanted import Wanted
+from .targeted import TargetedSelector
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-logger = logging.getLogger(__name__)
+    from .wanted import Wanted
 
 _FEWEST_CLUSTERS, _MOST_CLUSTERS = 2, 1000  # that are made without being asked for
 _NUMBERS_AT_ONCE = 2**24  # of vectors, or of distances, that are held in float64
@@ -30,7 +28,7 @@ _DECIMALS = 6  # of a distance: two that differ by less are equal, on every mach
 
 
 @dataclass
-class TransferSelector(Selector):
+class TransferSelector(TargetedSelector):
     """
     Take the groups of rows that get the most votes of the wanted rows, whole, until the budget is spent.
 
@@ -63,8 +61,9 @@ class TransferSelector(Selector):
             Budget in target tokens, never exceeded. What is too little for a row of the trimmed group goes to rows of
             the groups that follow, so that in the end no row that was left out would fit.
         target (`Dataset`, `np.ndarray` of shape `(wanted, size)`, or labels):
-            The wanted rows, which are never selected themselves: a dataset with the column `features_column`, or its
-            vectors. They must be made as those of the pool are. Rows without a vector (NaN) are left out and logged.
+            The wanted rows, of which none is selected unless it stands in the pool too: a dataset with the column
+            `features_column`, or its vectors. They must be made as those of the pool are. Rows without a vector (NaN)
+            are left out and logged.
             With `mapping="labels"` it may hold labels instead; see there.
         mapping (`"features"` or `"labels"`, *optional*, defaults to `"features"`):
             Who votes. `"features"` is the nearest mean, as above. `"labels"` needs `groups_from`, and counts the
@@ -124,9 +123,6 @@ class TransferSelector(Selector):
     needs: ClassVar[tuple[str, ...]] = ("features",)
 
     _: KW_ONLY
-    column: str | None = None
-    # Neither compared nor shown: it may be a whole dataset, and arrays have no single answer to `==`.
-    target: Any = field(default=None, compare=False, repr=False)
     mapping: Literal["features", "labels"] = "features"
     groups_from: str | None = None
     clusters: int | None = None
@@ -145,10 +141,6 @@ class TransferSelector(Selector):
             raise ValueError("mapping='labels' needs the classes of the pool. Pass groups_from= the name of a column.")
         self._check_clusters()
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters as JSON types, with a description in the place of the wanted rows."""
-        return {**super().parameters(), "target": Wanted(self.target).description}
-
     def _check_clusters(self) -> None:
         if self.clusters is None:
             return
@@ -166,30 +158,16 @@ class TransferSelector(Selector):
         return FlexRandSelector(**budget, **options, split=self.split, seed=self.seed, easy=self.easy)
 
     def _read(self, dataset: Dataset) -> Candidates:
-        candidates = super()._read(dataset)
-        if _is_dataset(self.target):
-            self._check_vectors(dataset)
+        wanted = self.wanted_rows()
+        wanted.require_made_as(dataset)
+        candidates = replace(super()._read(dataset), wanted=wanted)
         if self.groups_from is None:
             return candidates
         # Plain Python values, as for group_by.
         classes = read_column(dataset.with_format(None), self.groups_from, "Pass groups_from= one of these.")[:]
-        if self.mapping == "labels" and _is_dataset(self.target):
+        if self.mapping == "labels" and wanted.dataset is not None:
             self._check_class_names(dataset)
-        return _Pool(**vars(candidates), classes=classes)
-
-    def _check_vectors(self, dataset: Dataset) -> None:
-        """Make sure that the vectors of the pool and of the target were made in one way, as far as they say."""
-        column = self.features_column
-        if column not in self.target.column_names:
-            return
-        ways = [made_by(rows, column) for rows in (dataset, self.target)]
-        if None not in ways and ways[0] != ways[1]:
-            raise ValueError(
-                f"the vectors in {column!r} of the pool were made by {ways[0]!r}, those of target by {ways[1]!r}. "
-                "Score both with the same model and the same options."
-            )
-        if ways.count(None) == 1:
-            logger.warning("Only one dataset says how the vectors in %r were made: they may not compare.", column)
+        return replace(candidates, classes=classes)
 
     def _check_class_names(self, dataset: Dataset) -> None:
         """Make sure that the same number means the same class in the pool and in the target."""
@@ -200,59 +178,38 @@ class TransferSelector(Selector):
                 f"{_some(names[1])}. Predict the pool's classes for the wanted rows, or remove the column."
             )
 
-    def _select(self, candidates: Candidates) -> Selection:
-        self.check()
-        pool = candidates if isinstance(candidates, _Pool) else _Pool(**vars(candidates))
-        if self.groups_from is not None and pool.classes is None:
+    def _prepared(self, candidates: Candidates) -> Candidates:
+        if self.groups_from is not None and candidates.classes is None:
             raise ValueError(
                 f"groups_from={self.groups_from!r} is the name of a column, which get_indices does not see. Call the "
                 "selector on a dataset, or its read_indices."
             )
-        wanted = self._wanted()
-        wanted.check(pool)
-        rows, votes = np.arange(pool.rows), np.zeros(pool.rows, dtype=np.int64)
-        return super()._select(_Pool(**{**vars(pool), "wanted": wanted, "numbers": rows, "votes": votes}))
+        candidates = super()._prepared(candidates)
+        labels = self._labels(candidates.wanted)
+        if labels is not None:
+            _check_labels(labels, candidates.classes)
+        if candidates.features is not None:
+            self._vectors(candidates)  # refuses those of another size
+        return candidates
 
-    def _wanted(self) -> _Wanted:
-        """Read the wanted rows, and log how many are of no use."""
-        if self.target is None or isinstance(self.target, str):  # from a record, which has a description of them
+    def _labels(self, wanted: Wanted) -> Sequence | np.ndarray | None:
+        """Predicted labels of the wanted rows; `None` where their vectors vote."""
+        if self.mapping == "features":
+            return None
+        labels = wanted.labels(self.groups_from)
+        if labels is None and not wanted.has_vectors:
             raise ValueError(
-                f"{type(self).__name__} needs the wanted rows. Pass target= a dataset with the column "
-                f"{self.features_column!r}, or an array of shape (wanted, size)."
+                f"target must have the column {self.features_column!r} of features, or {self.groups_from!r} of "
+                f"predicted labels, got {wanted.column_names}."
             )
-        if not _is_dataset(self.target):
-            return self._wanted_of_array()
-        target, names = self.target, self.target.column_names
-        if target.num_rows == 0:
-            raise ValueError("target must have at least one wanted row, got none.")
-        labels = None
-        if self.mapping == "labels" and self.groups_from in names:
-            labels = target.with_format(None)[self.groups_from][:]
-        elif self.features_column not in names:
-            or_labels = f", or {self.groups_from!r} of predicted labels" if self.mapping == "labels" else ""
-            raise ValueError(
-                f"target must have the column {self.features_column!r} of vectors{or_labels}, got {names}."
-            )
-        vectors = read_vectors(target, self.features_column) if self.features_column in names else None
-        return _Wanted(vectors if vectors is None else _finite(vectors), labels)
+        return labels
 
-    def _wanted_of_array(self) -> _Wanted:
-        try:
-            found = np.asarray(self.target)
-        except ValueError:  # lists of several lengths
-            found = np.asarray(None)
-        if found.ndim and not len(found):
-            raise ValueError("target must have at least one wanted row, got none.")
-        if self.mapping == "labels" and found.ndim == 1:
-            # Not through an array where it holds no numbers: that would turn 1 beside "a" into "1".
-            return _Wanted(None, found if found.dtype.kind in "biu" else list(self.target))
-        if found.ndim != 2 or not found.shape[1] or found.dtype.kind not in "fiu":
-            or_labels = ", or a label for each wanted row" if self.mapping == "labels" else ""
-            raise ValueError(
-                f"target must be a Dataset or an array of numbers of shape (wanted, size){or_labels}, got "
-                f"{type(self.target).__name__} of shape {found.shape} and dtype {found.dtype}."
-            )
-        return _Wanted(_finite(found), None)
+    def _vectors(self, candidates: Candidates) -> np.ndarray | None:
+        """Vectors of the wanted rows; `None` where only labels are known."""
+        wanted = candidates.wanted
+        if self._labels(wanted) is not None and not wanted.has_vectors:
+            return None
+        return wanted.features(candidates.features.shape[1])
 
     def check_installed(self) -> None:
         """Raise an `ImportError` if clusters cannot be found."""
@@ -266,19 +223,18 @@ class TransferSelector(Selector):
         if candidates.scores is not None:  # refuse a wrong orientation also where nothing is trimmed
             difficulty(candidates.scores[:1], self.easy, self._trimming().column)
         names, members = self._groups(candidates, rows, group)
-        votes, order = _ranking(candidates, names, members)
-        costs = np.ones(candidates.rows, dtype=np.int64) if candidates.tokens is None else candidates.tokens
-        pool = []
+        votes, order = _ranking(candidates, self._labels(candidates.wanted), self._vectors(candidates), names, members)
+        costs, pool = candidates.costs, []
         for place in order:
             part = members[place]
-            candidates.votes[candidates.numbers[part]] = votes[place]
+            candidates.note("votes", part, np.full(len(part), votes[place], dtype=np.int64))
             cost = int(costs[part].sum())
             pool.append(part if cost <= quota else self._trimmed(candidates, part, quota, f"{group}/{names[place]}"))
             quota = max(quota - cost, 0)
         return [np.concatenate(pool)]
 
     def _groups(
-        self, candidates: _Pool, rows: np.ndarray, group: str | None
+        self, candidates: Candidates, rows: np.ndarray, group: str | None
     ) -> tuple[list[str | None], list[np.ndarray]]:
         """Names and rows of the groups that are voted for, in the order in which they sort."""
         if candidates.classes is not None:
@@ -293,7 +249,7 @@ class TransferSelector(Selector):
         names, members = split_groups(keys, len(rows))
         return names, [rows[places] for places in members]
 
-    def _trimmed(self, candidates: _Pool, rows: np.ndarray, left: int, label: str) -> np.ndarray:
+    def _trimmed(self, candidates: Candidates, rows: np.ndarray, left: int, label: str) -> np.ndarray:
         """The rows of a group in another order: first those that fit into what is left of the budget."""
         order = drawn_order(len(rows), self.seed, label)
         scores, tokens = candidates.scores, candidates.tokens
@@ -306,73 +262,39 @@ class TransferSelector(Selector):
         is_left[taken] = False
         return rows[np.concatenate([taken, order[is_left[order]]])]
 
-    def _notes(self, candidates: Candidates, indices: np.ndarray) -> Mapping[str, np.ndarray]:
-        return {"votes": candidates.votes[indices]}
-
     def _rule(self, column: str) -> str:
         groups = "clusters" if self.groups_from is None else "classes"
         return f"The {groups} of rows with the most votes of the wanted rows were taken whole, the last one in part"
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What is known of the wanted rows: vectors, predicted labels, or both."""
-
-    vectors: np.ndarray | None
-    labels: Sequence | np.ndarray | None
-
-    def check(self, pool: _Pool) -> None:
-        """Make sure that they can be held against the rows of the pool."""
-        if self.labels is not None:
-            known, _ = split_groups(pool.classes, pool.rows)
-            found, _ = split_groups(self.labels, len(self.labels))
-            if unknown := sorted(set(found) - set(known)):
-                raise ValueError(
-                    f"the labels in target must be classes of the pool, got {_some(unknown)}; there are "
-                    f"{_some(known)} (type:label)."
-                )
-        if self.vectors is not None and pool.features is not None:
-            size, wanted_size = pool.features.shape[1], self.vectors.shape[1]
-            if size != wanted_size:
-                raise ValueError(
-                    f"the vectors of target must be as long as those of the pool, got {wanted_size} numbers, not "
-                    f"{size}. Make both with the same model."
-                )
-
-
-@dataclass(frozen=True)
-class _Pool(Candidates):
-    """
-    Candidates that know their classes and the wanted rows.
-
-    `numbers` are their places in the whole pool, and `votes` is an array of the whole pool: what their groups got is
-    written into it, since nothing else outlives the turn of a group.
-    """
-
-    classes: Sequence | None = None
-    wanted: _Wanted | None = None
-    numbers: np.ndarray | None = None
-    votes: np.ndarray | None = None
-
-    def of_group(self, rows: np.ndarray) -> _Pool:
-        classes = None if self.classes is None else [self.classes[row] for row in rows]
-        part = vars(super().of_group(rows))
-        return _Pool(**part, classes=classes, wanted=self.wanted, numbers=self.numbers[rows], votes=self.votes)
+def _check_labels(labels: Sequence | np.ndarray, classes: Sequence) -> None:
+    """Make sure that the labels of the wanted rows are classes of the pool."""
+    known, _ = split_groups(classes, len(classes))
+    found, _ = split_groups(labels, len(labels))
+    if unknown := sorted(set(found) - set(known)):
+        raise ValueError(
+            f"the labels in target must be classes of the pool, got {_some(unknown)}; there are {_some(known)} "
+            "(type:label)."
+        )
 
 
 def _ranking(
-    candidates: _Pool, names: Sequence[str | None], members: Sequence[np.ndarray]
+    candidates: Candidates,
+    labels: Sequence | np.ndarray | None,
+    vectors: np.ndarray | None,
+    names: Sequence[str | None],
+    members: Sequence[np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Votes for each group, and the order in which the groups are taken."""
-    wanted, ties = candidates.wanted, [-len(rows) for rows in members]
-    if wanted.vectors is not None:
+    ties = [-len(rows) for rows in members]
+    if vectors is not None:
         means = np.stack([_mean(candidates.features, rows) for rows in members])
-        middle = _mean(wanted.vectors, np.arange(len(wanted.vectors)))
+        middle = _mean(vectors, np.arange(len(vectors)))
         ties = _distances(middle[None], means)[0]
-    if wanted.labels is None:
-        votes = _nearest(wanted.vectors, means)
+    if labels is None:
+        votes = _nearest(vectors, means)
     else:
-        found, places = split_groups(wanted.labels, len(wanted.labels))
+        found, places = split_groups(labels, len(labels))
         counts = dict(zip(found, map(len, places), strict=True))
         votes = np.array([counts.get(name, 0) for name in names], dtype=np.int64)
     return votes, np.lexsort((ties, -votes))  # stable: what is equal stays as it sorts
@@ -413,27 +335,6 @@ def _blocks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     step = max(_NUMBERS_AT_ONCE // size, 1)
     for start in range(0, len(rows), step):
         yield rows[start : start + step]
-
-
-def _finite(vectors: np.ndarray) -> np.ndarray:
-    """The wanted vectors that are there."""
-    is_there = are_numbers(vectors)
-    count = np.count_nonzero(is_there)
-    if count == 0:
-        raise ValueError(
-            f"None of the {len(vectors)} wanted rows in target has a vector of finite numbers. Score them anew."
-        )
-    if count < len(vectors):
-        logger.warning(
-            "%d of %d wanted rows have no vector (NaN) and are left out of all distances.",
-            len(vectors) - count,
-            len(vectors),
-        )
-    return vectors if count == len(vectors) else vectors[is_there]
-
-
-def _is_dataset(target: Any) -> bool:
-    return hasattr(target, "select") and hasattr(target, "column_names")
 
 
 def _some(names: Sequence[str]) -> str:

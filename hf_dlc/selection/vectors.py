@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .candidates import as_features
+from .columns import as_features
 
 
 if TYPE_CHECKING:

@@ -55,9 +55,12 @@ class WordSimilarity:
         for number in range(self.wanted):
             yield Block(slice(number, number + 1), slice(0, self.rows), self._scores(number)[None])
 
-    def between(self, rows: np.ndarray) -> np.ndarray:
-        """Similarities with a few rows of the pool."""
-        return np.stack([self._scores(number)[rows] for number in range(self.wanted)])
+    def of_pairs(self, wanted: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Similarity of each of some wanted rows with a row of the pool."""
+        found = np.empty(len(rows), dtype=np.float32)
+        for number in np.unique(wanted):
+            found[wanted == number] = self._scores(number)[rows[wanted == number]]
+        return found
 
     def _scores(self, number: int) -> np.ndarray:
         query = self._queries[number]

@@ -205,7 +205,12 @@ class Task(Protocol):
 
 @runtime_checkable
 class Embedder(Protocol):
-    """A task that makes a vector of each labelled row."""
+    """A task that makes a vector of each row, whether it has a label or not."""
+
+    def encode_to_embed(
+        self, dataset: Dataset, share: Share | None = None
+    ) -> tuple[list[EncodedRow], tuple[str | int, ...]]:
+        """Encode rows of which nothing but features will be asked for; there are no classes."""
 
     def encode_to_fit(
         self, dataset: Dataset, share: Share | None = None

@@ -6,14 +6,41 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-import xxhash
-from datasets import Dataset, Image, LargeList, List
 
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _ROWS_PER_BATCH = 1000
+
+
+def is_media(feature: Any) -> bool:
+    """Whether a column of this type holds pictures or sound, which would be decoded whenever a row is read."""
+    return type(feature).__name__ in ("Image", "Audio", "Video", "Pdf", "Nifti")
+
+
+def media_columns(dataset: Dataset) -> list[str]:
+    """Return the names of the columns that hold pictures or sound, or lists of such."""
+    return [name for name, feature in dataset.features.items() if holds_media(feature)]
+
+
+def holds_media(feature: Any) -> bool:
+    """Whether a column of this type holds pictures or sound, or lists of such."""
+    return holds_media(feature.feature) if _is_list(feature) else is_media(feature)
+
+
+def _is_list(feature: Any) -> bool:
+    return type(feature).__name__ in ("List", "LargeList")
+
+
+def media_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
+    """Return a digest of the pictures and sounds of each row by [`content_digests`], `""` where there are none."""
+    from datasets import Dataset, Features
+
+    types = Features({name: dataset.features[name] for name in columns})
+    [nothing] = content_digests(Dataset.from_dict({name: [None] for name in columns}, features=types), columns)
+    return ["" if digest == nothing else digest for digest in content_digests(dataset, columns)]
 
 
 def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
@@ -29,6 +56,8 @@ def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
     Returns:
         `list[str]`: 16 hexadecimal digits a row (XXH3, 64 bits), no protection against forgery.
     """
+    import xxhash
+
     names, features = sorted(columns), dataset.features
     digests: list[str] = []
     # As Arrow has them: no image is decoded, and none that cannot be is an error.
@@ -44,9 +73,9 @@ def _content(value: Any, feature: Any) -> Any:
     """Return a value with the bytes of images in place of them."""
     if value is None:
         return None
-    if isinstance(feature, Image):
+    if type(feature).__name__ == "Image":
         return _image_bytes(value)
-    if isinstance(feature, List | LargeList):
+    if _is_list(feature):
         return [_content(one, feature.feature) for one in value]
     if isinstance(feature, dict):
         return {name: _content(value[name], kind) for name, kind in feature.items()}
@@ -64,4 +93,6 @@ def _image_bytes(value: dict[str, Any]) -> bytes | str | None:
 
 def _text(value: Any) -> str:
     """Return a text for a value that JSON does not know, such as bytes, a time or a decimal."""
+    import xxhash
+
     return xxhash.xxh3_128_hexdigest(value) if isinstance(value, bytes) else str(value)

@@ -70,7 +70,7 @@ def test_target_as_the_library_does(select: Callable[..., Path], files: Path, ll
     assert pruned["dlc_wanted"][:] == expected.notes["wanted"].tolist()
     np.testing.assert_allclose(pruned["dlc_wanted_similarity"][:], expected.notes["wanted_similarity"], atol=1e-2)
     summary = (output / "summary.md").read_text(encoding="utf-8")
-    assert "Kept rows by the wanted row that they are nearest to" in summary
+    assert "Kept rows by the wanted row that took them" in summary
     assert "dlc_features" not in summary  # no vector is shown
     assert "dlc_wanted: " in summary  # but for each kept row that is shown, the wanted one
     counts = Counter(pruned["dlc_wanted"][:])

@@ -28,6 +28,20 @@ def test_share_out_by_hand() -> None:
     assert share_out(2, [1, 1, 1, 1], [1, 1, 1, 1]) == [1, 1, 0, 0]  # fewer units than groups
     assert share_out(3, [4, 4], [0, 3]) == [0, 3]
     assert share_out(10**18, [10**18, 10**18], [10**18, 10**18]) == [5 * 10**17] * 2  # no 64-bit overflow
+    assert share_out(1, [0, 5], [1, 1]) == [0, 1]
+    assert share_out(4, [0, 5, 0], [6, 1, 3]) == [2, 1, 1]  # what no group with a weight can take
+    assert share_out(0, [0, 0], [1, 0]) == [0, 0]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6)), min_size=1, max_size=6), st.data())
+def test_groups_without_a_weight_come_last(weights_and_caps: list[tuple[int, int]], data: st.DataObject) -> None:
+    weights, caps = zip(*weights_and_caps, strict=True)
+    budget = data.draw(st.integers(0, sum(caps)))
+    quotas = share_out(budget, weights, caps)
+    assert sum(quotas) == budget
+    assert all(0 <= quota <= cap for quota, cap in zip(quotas, caps, strict=True))
+    weighed = sum(cap for weight, cap in weights_and_caps if weight)
+    assert sum(quota for quota, weight in zip(quotas, weights, strict=True) if not weight) == max(0, budget - weighed)
 
 
 def water_level(budget: int, weights: list[int], caps: list[int]) -> Fraction:

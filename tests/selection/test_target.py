@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image as Pillow
 
 from hf_dlc.selection import nearest
 from hf_dlc.selection.base import Selector
+from hf_dlc.selection.candidates import Candidates
 from hf_dlc.selection.contamination import equals_wanted
 from hf_dlc.selection.nearest import VectorSimilarity, nearest_rows, take_turns
+from hf_dlc.selection.ordering import drawn_order
 from hf_dlc.selection.table import selector_from_record
 from hf_dlc.selection.target import TargetSelector
+from hf_dlc.selection.words import WordSimilarity
 
 
 a_number = st.sampled_from([-1.0, -0.5, 0.0, 0.25, 0.5, 1.0])  # few, so that ties are frequent
@@ -50,7 +55,7 @@ def test_each_takes_its_nearest_row(data: st.DataObject) -> None:
     pool = data.draw(vectors(rows))
     usable = np.array(data.draw(st.lists(st.booleans(), min_size=rows, max_size=rows)))
     count = data.draw(st.integers(0, int(usable.sum())))
-    found = take_turns(VectorSimilarity(pool, wanted), count, usable).tolist()
+    found = take_turns(VectorSimilarity(pool, wanted), count, usable)[0].tolist()
     assert len(found) == count
     cosines, left = cosines_of(pool, wanted), np.flatnonzero(usable).tolist()
     for turn, row in enumerate(found):
@@ -70,7 +75,7 @@ def test_blocks_and_depth_change_nothing(monkeypatch: pytest.MonkeyPatch, dtype:
     for at_once, first in ((1, 1), (2**11, 2), (2**22, 64)):
         monkeypatch.setattr(nearest, "_AT_ONCE", at_once)
         monkeypatch.setattr(nearest, "_FIRST_SEARCH", first)
-        assert take_turns(VectorSimilarity(pool, wanted), 500, usable).tolist() == expected
+        assert take_turns(VectorSimilarity(pool, wanted), 500, usable)[0].tolist() == expected
     deep = nearest_rows(VectorSimilarity(pool, wanted), int(usable.sum()), usable)
     assert [sorted(row) for row in deep.tolist()] == [np.flatnonzero(usable).tolist()] * 6
 
@@ -79,7 +84,7 @@ def test_inner_products_know_lengths() -> None:
     pool = np.array([[1.0, 0.0], [5.0, 5.0], [0.0, 9.0]])
     wanted = np.array([[3.0, 0.0]])
     order = [
-        take_turns(VectorSimilarity(pool, wanted, is_cosine), 3, np.ones(3, bool)).tolist()
+        take_turns(VectorSimilarity(pool, wanted, is_cosine), 3, np.ones(3, bool))[0].tolist()
         for is_cosine in (True, False)
     ]
     assert order == [[0, 1, 2], [1, 0, 2]]
@@ -168,20 +173,128 @@ def test_rows_that_equal_a_wanted_one_are_left_out(caplog: pytest.LogCaptureFixt
         TargetSelector(keep=8, target=wanted).select(pool)
 
 
-def test_what_equals_a_wanted_text() -> None:
-    wanted = ["one two three four five six seven eight nine ten", "Yes."]
-    texts = {
-        "One, two; three four five six seven eight nine TEN!": True,
-        "source: web one two three four five six seven eight nine ten": True,
-        "one two three four five six seven eight nine eleven": True,
-        "one two three four five": False,
-        " ".join(map(str, range(40))) + " one two three four five six seven eight nine ten": False,
-        "yes": True,
-        "yes it is": False,
-        "": False,
+LONG = " ".join(f"word{number}" for number in range(120))
+
+
+@pytest.mark.parametrize(
+    ("text", "nearly", "exactly"),
+    [
+        ("One, two; three four five six seven eight nine TEN!", True, True),
+        ("source: web one two three four five six seven eight nine ten", True, False),  # it stands in the other
+        ("two three four five six seven eight nine", True, False),
+        (LONG.replace("word60 ", "other "), True, False),
+        (LONG.replace("word60 ", "other ").replace("word20 ", "other "), False, False),
+        ("one two three four five six seven eight nine eleven", False, False),  # as rows of one template do
+        ("one two three four five", False, False),
+        (" ".join(map(str, range(40))) + " one two three four five six seven eight nine ten", False, False),
+        ("yes", True, True),
+        ("yes it is", False, False),
+        ("", False, False),
+    ],
+)
+def test_what_equals_a_wanted_text(text: str, nearly: bool, exactly: bool) -> None:
+    wanted = ["one two three four five six seven eight nine ten", LONG, "Yes.", ""]
+    assert [equals_wanted([text], wanted, kind).tolist() for kind in (True, False)] == [[nearly], [exactly]]
+
+
+some_words = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=14)
+
+
+@given(texts=st.lists(some_words, max_size=6), wanted=st.lists(some_words, max_size=4))
+def test_nearly_equal_by_a_search_of_all_pairs(texts: list[list[str]], wanted: list[list[str]]) -> None:
+    def shingles(words: list[str]) -> set[tuple[str, ...]]:
+        return {tuple(words[place : place + 5]) for place in range(max(1, len(words) - 4))} if words else set()
+
+    def alike(one: set, other: set) -> bool:
+        common, both = len(one & other), len(one | other)
+        is_contained = common and common in (len(one), len(other))
+        return bool(common) and common / both >= (0.3 if is_contained else 0.9)
+
+    found = equals_wanted([" ".join(words) for words in texts], [", ".join(words) for words in wanted])
+    expected = [any(alike(shingles(one), shingles(other)) for other in wanted) for one in texts]
+    assert found.tolist() == expected
+
+
+def test_rows_of_one_template_are_different_rows() -> None:
+    """A small pool in which all rows share most of their words with all wanted rows."""
+    reviews = [("I loved this film", "positive"), ("It was dull", "negative"), ("Great movie", "positive")]
+    texts = [f"Is the following review positive or negative? Review: {text} Answer: {told}" for text, told in reviews]
+    pool, wanted = dataset_of(np.eye(3), text=texts), dataset_of(np.eye(3)[:2], text=[texts[0], "Something else"])
+    assert TargetSelector(keep=1, target=wanted).select(pool).reasons.tolist() == [
+        "equals_wanted",
+        "kept",
+        "not_chosen",
+    ]
+
+
+def test_exact_contamination_and_advice() -> None:
+    texts = [QUESTIONS[0].upper(), f"web: {QUESTIONS[0]}", "Red."]
+    pool, wanted = dataset_of(np.eye(3), text=texts), dataset_of(np.eye(3)[:1], text=QUESTIONS[:1])
+    kept = {
+        kind: TargetSelector(keep=1, target=wanted, contamination=kind).select(pool).left_out.get("equals_wanted")
+        for kind in ("drop", "exact", "keep")
     }
-    assert equals_wanted(list(texts), wanted).tolist() == list(texts.values())
-    assert equals_wanted(["a"], [""]).tolist() == [False]
+    assert kept["drop"].tolist() == [True, True, False]
+    assert kept["exact"].tolist() == [True, False, False]
+    assert kept["keep"] is None
+    with pytest.raises(
+        ValueError, match=r"None of the 3 rows may be taken: 3 equals_wanted\. Pass contamination='exact'"
+    ):
+        TargetSelector(keep=1, target=pool)(pool)
+    assert len(TargetSelector(keep=3, target=pool, contamination="keep")(pool)) == 3
+
+
+def pictures(*colours: int) -> Dataset:
+    images = [Pillow.new("RGB", (8, 8), (colour, 0, 0)) for colour in colours]
+    shown = Dataset.from_dict({"image": images}, features=Features({"image": Image()}))
+    return concatenate_datasets([dataset_of(np.eye(4)[: len(colours)]), shown], axis=1)
+
+
+def test_pictures_are_compared_by_what_they_show() -> None:
+    """Neither by the words of their labels, nor not at all."""
+    pool, wanted = pictures(0, 50, 100, 150), pictures(100)
+    for labels in (["cat"] * 4, [0, 0, 1, 1]):
+        named = pool.add_column("label", labels)
+        found = TargetSelector(keep=1, target=wanted.add_column("label", labels[:1])).select(named)
+        assert found.left_out["equals_wanted"].tolist() == [False, False, True, False]
+    with pytest.raises(ValueError, match=r"the rows have pictures or sound in image\. Pass text_columns="):
+        TargetSelector(keep=1, target=["cat"], metric="bm25")(pool)
+    pytest.importorskip("bm25s", reason="an extra")
+    written = pool.add_column("caption", ["a dog", "a cat", "a bird", "a cow"])
+    selector = TargetSelector(keep=1, target=["my cat"], metric="bm25", text_columns=["caption"])
+    assert selector(written)["caption"][:] == ["a cat"]
+
+
+def test_rows_of_token_ids_are_compared_by_these() -> None:
+    pool = dataset_of(np.eye(3), input_ids=[[1, 2, 3, 4, 5, 6], [7, 8], [1, 2]])
+    wanted = dataset_of(np.eye(3)[:1], input_ids=[[7, 8]])
+    assert TargetSelector(keep=1, target=wanted).select(pool).left_out["equals_wanted"].tolist() == [
+        False,
+        True,
+        False,
+    ]
+
+
+def test_only_the_named_columns_are_compared(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("bm25s", reason="an extra")
+    pool = Dataset.from_dict({"text": ["red apple", "blue car", "green tree"], "source": ["tree", "tree", "web"]})
+    wanted = Dataset.from_dict({"text": ["a tree"], "source": ["tree"]})
+    with caplog.at_level(logging.INFO, "hf_dlc"):
+        assert TargetSelector(keep=2, target=wanted, metric="bm25").read_indices(pool).tolist() == [0, 1]
+    assert "texts are those of the columns text, source; text_columns= names others" in caplog.text
+    caplog.clear()
+    selector = TargetSelector(keep=1, target=wanted, metric="bm25", text_columns=["text"])
+    with caplog.at_level(logging.INFO, "hf_dlc"):
+        assert selector.read_indices(pool).tolist() == [2]
+    assert "texts are those" not in caplog.text
+    other = Dataset.from_dict({"question": ["Where is the tree?"]})
+    with caplog.at_level(logging.INFO, "hf_dlc"):
+        assert replace(selector, target=other).read_indices(pool).tolist() == [2]
+    assert "the wanted rows have not all of the columns ['text']: all of their text is read" in caplog.text
+    with pytest.raises(ValueError, match=r"text_columns must be columns of text, got \['words'\]"):
+        replace(selector, text_columns=["words"])(pool)
+    with pytest.raises(ValueError, match="text_columns must be a list of columns, got 'text'"):
+        replace(selector, text_columns="text")(pool)
 
 
 def test_words_need_no_model() -> None:
@@ -203,11 +316,15 @@ POOL = np.eye(3)
         ({}, "target must be the wanted rows, got none"),
         ({"target": np.zeros((0, 3))}, "target must hold at least one wanted row"),
         ({"target": np.eye(2)}, "must be of the size of those of the pool, 3, got 2"),
-        ({"target": np.full((2, 3), np.nan)}, "none of the 2 wanted rows has features"),
+        ({"target": np.full((2, 3), np.nan)}, "none of the 2 wanted rows in target has features"),
         ({"target": np.eye(3), "metric": "best"}, "metric must be one of cosine, gradient, bm25, got 'best'"),
         ({"target": np.eye(3), "mix": 1.0}, r"mix must be a share of the budget, at least 0 and below 1, got 1\.0"),
-        ({"target": np.eye(3), "contamination": "no"}, "contamination must be 'drop' or 'keep', got 'no'"),
+        ({"target": np.eye(3), "contamination": "no"}, "contamination must be 'drop', 'exact' or 'keep', got 'no'"),
         ({"target": [3, 4], "metric": "bm25"}, "target must be a Dataset with text, or a list of texts"),
+        ({"target": ["", " "], "metric": "bm25"}, "none of the 2 wanted rows in target has a word to compare by"),
+        ({"target": "apple pie", "metric": "bm25"}, "got the text 'apple pie' in their place. Pass target="),
+        ({"target": 7}, "target must be the wanted rows, got int"),
+        ({"target": Dataset.from_dict({"a": [1]})}, "target must have the column 'dlc_features' of features, got"),
     ],
 )
 def test_no_target(parameters: dict[str, Any], message: str) -> None:
@@ -256,7 +373,7 @@ def test_record_and_sentence() -> None:
         "The rows nearest to 3 wanted rows by the cosine of their features were taken, each wanted row in turn; 25% "
         "of the budget was drawn at random from the others."
     )
-    with pytest.raises(ValueError, match=r"got none\. Pass target="):
+    with pytest.raises(ValueError, match=r"got the text '3 wanted rows' in their place\. Pass target="):
         again.get_indices(features=POOL)
     assert "the wanted rows" in TargetSelector().sentence()
 
@@ -302,5 +419,77 @@ def test_other_columns_do_not_hide_a_wanted_row() -> None:
         np.eye(2), question=[text, "x"], rationale=["Nine are bought and none is eaten.", "y"], source=["q", "q"]
     )
     pool = dataset_of(np.eye(2), messages=[text, "other words altogether"], source=["q", "p"])
-    found = TargetSelector(keep=1, target=wanted).select(pool)
+    found = TargetSelector(keep=1, target=wanted, text_columns=["messages"]).select(pool)
     assert found.reasons.tolist() == ["equals_wanted", "kept"]
+
+
+@given(data=st.data())
+def test_notes_tell_which_wanted_row_took_a_row(data: st.DataObject) -> None:
+    """By the oracle: turn by turn, with its similarity; nothing of rows that were drawn at random."""
+    rows, wanted = data.draw(st.integers(2, 20)), data.draw(st.integers(1, 4).flatmap(vectors))
+    pool = data.draw(vectors(rows))
+    mix, keep = data.draw(st.sampled_from([0.0, 0.5])), data.draw(st.integers(1, rows))
+    found = TargetSelector(keep=keep, target=wanted, mix=mix)._select(Candidates(rows, features=pool))
+    part = keep - round(keep * mix)
+    order, owners = take_turns(VectorSimilarity(pool, wanted), part, np.ones(rows, dtype=bool))
+    assert set(order) <= set(found.indices)
+    expected = dict(zip(order.tolist(), owners.tolist(), strict=True))
+    assert found.notes["wanted"].tolist() == [expected.get(row, -1) for row in found.indices.tolist()]
+    cosines = cosines_of(pool, wanted)
+    nearness = [cosines[expected[row], row] if row in expected else np.nan for row in found.indices.tolist()]
+    np.testing.assert_allclose(found.notes["wanted_similarity"], nearness, atol=1e-5)
+
+
+def test_notes_of_groups_are_of_their_rows() -> None:
+    pool = np.array([[1.0, 0.0], [0.0, 1.0], [0.9, 0.1], [0.1, 0.9]])
+    selector = TargetSelector(keep=4, target=np.eye(2), group_by="g")
+    found = selector._select(Candidates(4, features=pool, groups=["a", "b", "b", "a"]))
+    assert found.notes["wanted"].tolist() == [0, 1, 0, 1]  # in each group, both wanted rows take a row
+    np.testing.assert_allclose(found.notes["wanted_similarity"], [1, 1, 0.9939, 0.9939], atol=1e-4)
+
+
+@given(data=st.data())
+def test_the_others_are_drawn_evenly(data: st.DataObject) -> None:
+    """With `mix`: the rows of the turns, then the first others of an order that looks at nothing but the seed."""
+    rows, wanted = data.draw(st.integers(2, 20)), data.draw(st.integers(1, 3).flatmap(vectors))
+    pool, seed = data.draw(vectors(rows)), data.draw(st.integers(0, 3))
+    keep = data.draw(st.integers(1, rows))
+    found = TargetSelector(keep=keep, target=wanted, mix=0.5, seed=seed).get_indices(features=pool)
+    near, _ = take_turns(VectorSimilarity(pool, wanted), keep - round(keep * 0.5), np.ones(rows, dtype=bool))
+    others = [row for row in drawn_order(rows, seed, None).tolist() if row not in near]
+    assert found.tolist() == sorted([*near.tolist(), *others[: keep - len(near)]])
+
+
+@given(data=st.data())
+def test_inner_products_against_all_pairs(data: st.DataObject) -> None:
+    rows, wanted = data.draw(st.integers(1, 20)), data.draw(st.integers(1, 3).flatmap(vectors))
+    pool = data.draw(vectors(rows))
+    found = TargetSelector(keep=1, target=wanted, metric="gradient")._select(Candidates(rows, features=pool))
+    products = pool @ (wanted[0] / max(np.linalg.norm(wanted[0]), 1e-30))
+    assert products[found.indices[0]] >= products.max() - 1e-5
+
+
+@given(data=st.data())
+def test_words_against_a_formula(data: st.DataObject) -> None:
+    """BM25 as Robertson has it, in the variant of Lucene: k1 = 1.5, b = 0.75."""
+    pytest.importorskip("bm25s", reason="an extra")
+    words = st.lists(st.sampled_from(["ant", "bee", "cat", "dog", "eel"]), min_size=1, max_size=6)
+    texts, query = data.draw(st.lists(words, min_size=1, max_size=8)), data.draw(words)
+    mean_length = np.mean([len(text) for text in texts])
+    scores = np.zeros(len(texts))
+    for word in query:
+        having = sum(word in text for text in texts)
+        rarity = np.log(1 + (len(texts) - having + 0.5) / (having + 0.5))
+        for row, text in enumerate(texts):
+            count = text.count(word)
+            scores[row] += rarity * count / (count + 1.5 * (0.25 + 0.75 * len(text) / mean_length))
+    similarity = WordSimilarity([" ".join(text) for text in texts], [" ".join(query)])
+    [block] = similarity.blocks()
+    np.testing.assert_allclose(block.similarities[0], scores / max(scores.max(), 1e-30), rtol=1e-4, atol=1e-6)
+    every = np.arange(len(texts))
+    assert similarity.of_pairs(np.zeros(len(texts), int), every).tolist() == block.similarities[0].tolist()
+
+
+def test_arrays_of_integers_are_features_too() -> None:
+    assert TargetSelector(keep=1, target=np.array([[0, 2, 0]])).get_indices(features=POOL).tolist() == [1]
+    assert TargetSelector(keep=1, target=[[0, 2, 0]]).get_indices(features=POOL).tolist() == [1]

@@ -377,9 +377,10 @@ def test_wanted_rows_without_a_vector_do_not_vote(caplog: pytest.LogCaptureFixtu
         found = TransferSelector(keep=2, target=wanted, groups_from="label").select(hand_pool())
     assert found.notes["votes"].tolist() == [1, 1]
     assert found.indices.tolist() == [2, 3]
-    assert "2 of 3 wanted rows have no vector (NaN) and are left out" in caplog.text
+    assert caplog.text.count("wanted rows have no features") == 1
+    assert "2 of 3 wanted rows have no features and are left out" in caplog.text
     for target in (wanted[1:], pool_of(wanted[1:])):
-        with pytest.raises(ValueError, match="None of the 2 wanted rows in target has a vector of finite numbers"):
+        with pytest.raises(ValueError, match="none of the 2 wanted rows in target has features"):
             TransferSelector(keep=2, target=target, groups_from="label").select(hand_pool())
 
 
@@ -576,10 +577,10 @@ def test_draws_are_the_same_in_every_process() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target": None}, r"TransferSelector needs the wanted rows. Pass target= a dataset with the column 'dlc_fea"),
-        ({"target": []}, "target must have at least one wanted row, got none"),
-        ({"target": np.empty((0, 2))}, "target must have at least one wanted row, got none"),
-        ({"target": pool_of([[1, 0]]).select([])}, "target must have at least one wanted row, got none"),
+        ({"target": None}, "target must be the wanted rows, got none. Pass target="),
+        ({"target": []}, "target must hold at least one wanted row, got none"),
+        ({"target": np.empty((0, 2))}, "target must hold at least one wanted row, got none"),
+        ({"target": pool_of([[1, 0]]).select([])}, "target must hold at least one wanted row, got none"),
         (
             {"target": [1.0, 0.0]},
             r"array of numbers of shape \(wanted, size\), got list of shape \(2,\) and dtype flo",
@@ -588,18 +589,18 @@ def test_draws_are_the_same_in_every_process() -> None:
         ({"target": [["a", "b"]]}, "must be a Dataset or an array of numbers"),
         ({"target": [[1.0], [1.0, 2.0]]}, "must be a Dataset or an array of numbers"),
         ({"target": np.empty((3, 0))}, r"got ndarray of shape \(3, 0\)"),
-        ({"target": DatasetDict(train=pool_of([[1, 0]]))}, "must be a Dataset or an array .*, got DatasetDict"),
-        ({"target": np.ones((2, 3))}, "must be as long as those of the pool, got 3 numbers, not 2. Make both"),
-        ({"target": pool_of(np.ones((2, 5)))}, "must be as long as those of the pool, got 5 numbers, not 2"),
-        ({"target": Dataset.from_dict({"a": [1]})}, r"must have the column 'dlc_features' of vectors, got \['a'\]"),
+        ({"target": DatasetDict(train=pool_of([[1, 0]]))}, "target must be the wanted rows, got DatasetDict"),
+        ({"target": np.ones((2, 3))}, "must be of the size of those of the pool, 2, got 3. Score both"),
+        ({"target": pool_of(np.ones((2, 5)))}, "must be of the size of those of the pool, 2, got 5"),
+        ({"target": Dataset.from_dict({"a": [1]})}, r"must have the column 'dlc_features' of features, got \['a'\]"),
         (
             {"target": Dataset.from_dict({"a": [1]}), "mapping": "labels", "groups_from": "label"},
-            r"must have the column 'dlc_features' of vectors, or 'label' of predicted labels, got \['a'\]",
+            r"must have the column 'dlc_features' of features, or 'label' of predicted labels, got \['a'\]",
         ),
         ({"target": ["a"], "mapping": "labels"}, "mapping='labels' needs the classes of the pool. Pass groups_from="),
         (
             {"target": [["a"], ["b"]], "mapping": "labels", "groups_from": "label"},
-            r"of shape \(wanted, size\), or a label for each wanted row, got list of shape \(2, 1\)",
+            r"of shape \(wanted, size\), got list of shape \(2, 1\)",
         ),
         (
             {"target": ["h", "c", "west", "d", "e", "f", "g", 1], "mapping": "labels", "groups_from": "label"},
@@ -654,13 +655,13 @@ def test_vectors_of_different_models(caplog: pytest.LogCaptureFixture) -> None:
     pool, wanted = hand_pool(dlc_features_by=["model a"] * 7), pool_of([[1, 0]], dlc_features_by=["model b"])
     selector = TransferSelector(keep=2, groups_from="label")
     with pytest.raises(
-        ValueError, match=r"of the pool were made by 'model a', those of target by 'model b'. Score both"
+        ValueError, match=r"of the pool \(model a\) and of the wanted rows \(model b\) do not compare. Score both"
     ):
         replace(selector, target=wanted).select(pool)
     replace(selector, target=pool_of([[1, 0]], dlc_features_by=["model a"])).select(pool)
     assert not caplog.text
     replace(selector, target=pool_of([[1, 0]])).select(pool)
-    assert "Only one dataset says how the vectors in 'dlc_features' were made" in caplog.text
+    assert "Only one dataset says how the features in 'dlc_features' were made" in caplog.text
     # Labels come without vectors that would have to compare.
     labels = Dataset.from_dict({"label": ["west"], "dlc_features_by": ["model b"]})
     assert replace(selector, target=labels, mapping="labels").read_indices(pool).max() == 6

@@ -15,14 +15,14 @@ from typing import Literal
 import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 import xxhash
-from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+from datasets import ClassLabel, Dataset, Value
 
-from hf_dlc.tasks.text.layouts import Reading, is_media, read_columns
+from hf_dlc.tasks.text.layouts import Reading, read_columns
 from hf_dlc.tasks.text.parsing import parse_row
 from hf_dlc.tasks.text.plain_rows import plain_batches
 from hf_dlc.tasks.text.reading_log import ReadingLog
 from hf_dlc.tasks.text.rows import Conversation, Instruction, PlainText, Row, Skipped, TokenRow, Turn
-from hf_dlc.utils.content import content_digests
+from hf_dlc.utils.content import holds_media, is_media, media_columns, media_digests
 
 
 By = Literal["both", "prompt", "response"]
@@ -90,7 +90,7 @@ def read_texts(dataset: Dataset, by: By, layout: str, columns: Mapping[str, str]
     texts = itertools.repeat((), dataset.num_rows) if reading is None else _texts(dataset, reading, by, columns)
     if not pictures:
         return Texts(texts, len(PARTS[by]), with_words)
-    digests = _picture_digests(dataset, pictures)
+    digests = media_digests(dataset, pictures)
     rows = (None if own is None else (*own, digest) for own, digest in zip(texts, digests, strict=True))
     return Texts(rows, 1, with_words)
 
@@ -98,18 +98,7 @@ def read_texts(dataset: Dataset, by: By, layout: str, columns: Mapping[str, str]
 def picture_columns(dataset: Dataset, columns: Mapping[str, str] | None) -> list[str]:
     """Columns of pictures and sound."""
     named = [name for name, kind in (columns or {}).items() if kind == "image" and name in dataset.column_names]
-    return named or [name for name, feature in dataset.features.items() if _holds_media(feature)]
-
-
-def _holds_media(feature: object) -> bool:
-    return _holds_media(feature.feature) if isinstance(feature, List | LargeList) else is_media(feature)
-
-
-def _picture_digests(dataset: Dataset, names: Sequence[str]) -> list[str]:
-    """A digest of the pictures of each row, `""` where there is none."""
-    types = Features({name: dataset.features[name] for name in names})
-    [nothing] = content_digests(Dataset.from_dict({name: [None] for name in names}, features=types), names)
-    return ["" if digest == nothing else digest for digest in content_digests(dataset, names)]
+    return named or media_columns(dataset)
 
 
 def _reading(
@@ -148,7 +137,7 @@ def _texts(
 
 def _may_tell(feature: object) -> bool:
     """Whether a column of this type may hold text: if it should have been read, that is said."""
-    return isinstance(feature, Value | ClassLabel) or (not _holds_media(feature) and "string" in str(feature))
+    return isinstance(feature, Value | ClassLabel) or (not holds_media(feature) and "string" in str(feature))
 
 
 def _parts_of(row: Row) -> tuple[str, str, str] | None:

@@ -26,8 +26,9 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_dlc.scores.columns import INVALID_ROW, NO_TARGET, OK, TRUNCATED, TRUNCATED_AWAY
 from hf_dlc.tasks.reading import DatasetReading
+from hf_dlc.utils.content import is_media
 
-from .layouts import Reading, is_media, read_columns, rows_of, split_batch
+from .layouts import Reading, read_columns, rows_of, split_batch
 from .parsing import parse_row
 from .plain_rows import plain_batches, plain_columns
 from .reading_log import ReadingLog

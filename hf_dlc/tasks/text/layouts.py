@@ -203,11 +203,6 @@ def text_in(name: str, values: Iterable[Any]) -> bool:
     return _is_called(name, _MEDIA) or _holds_text(first)
 
 
-def is_media(feature: Any) -> bool:
-    """Whether a column of this type holds pictures or sound, which would be decoded whenever a row is read."""
-    return type(feature).__name__ in ("Image", "Audio", "Video", "Pdf", "Nifti")
-
-
 def _is_called(name: str, pattern: re.Pattern[str]) -> bool:
     """Whether a pattern of small letters and low lines is the name of a column, however its words are set apart."""
     apart = re.sub(r"[\s\-.]+", "_", name.strip())

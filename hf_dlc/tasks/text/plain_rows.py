@@ -9,7 +9,9 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import ClassLabel, Dataset
 from datasets.formatting.formatting import LazyBatch, LazyDict
 
-from .layouts import is_media, split_batch
+from hf_dlc.utils.content import is_media
+
+from .layouts import split_batch
 
 
 # What stands for a picture or a sound, which is not decoded: no text.

@@ -206,6 +206,15 @@ def _known_formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
+def _only_one(kind: str, names: Sequence[str], candidates: Sequence[str]) -> str:
+    if len(candidates) != 1:
+        raise ValueError(
+            f"the dataset must have one {kind} column, got {list(candidates) or 'none'} among {list(names)}. Name "
+            f"it with columns={{'<name>': '{kind}'}}."
+        )
+    return candidates[0]
+
+
 class ImageEncoder:
     """
     Turns labelled images into rows.
@@ -244,21 +253,24 @@ class ImageEncoder:
         Raises:
             ValueError: If there is no such column, or more than one.
         """
+        image = self.find_image(names, images)
+        named = [name for name in names if self.columns.get(name) == "label"]
+        label = [name for name in _LABEL_NAMES if name in names][:1]
+        both = sorted({*classes, *label})  # a column of classes by its type, and another by its name: nobody can tell
+        return image, _only_one("label", names, named or (label if set(label) & set(classes) else both))
+
+    def find_image(self, names: Sequence[str], images: Sequence[str]) -> str:
+        """
+        Name of the image column; the arguments are those of [`find_columns`].
+
+        Raises:
+            ValueError: If there is no such column, or more than one.
+        """
         if unknown := {name: kind for name, kind in self.columns.items() if name not in names or kind not in _KINDS}:
             raise ValueError(f"columns must map columns of the dataset to {' or '.join(_KINDS)}, got {unknown}.")
-        named = {kind: [name for name in names if self.columns.get(name) == kind] for kind in _KINDS}
-        label = [name for name in _LABEL_NAMES if name in names][:1]
+        named = [name for name in names if self.columns.get(name) == "image"]
         image = [name for name in _IMAGE_NAMES if name in names][:1]  # with nothing in it that would tell
-        found = {"image": named["image"] or list(images) or image}
-        both = sorted({*classes, *label})  # a column of classes by its type, and another by its name: nobody can tell
-        found["label"] = named["label"] or (label if set(label) & set(classes) else both)
-        for kind, candidates in found.items():
-            if len(candidates) != 1:
-                raise ValueError(
-                    f"the dataset must have one {kind} column, got {candidates or 'none'} among {list(names)}. Name "
-                    f"it with columns={{'<name>': '{kind}'}}."
-                )
-        return found["image"][0], found["label"][0]
+        return _only_one("image", names, named or list(images) or image)
 
     def encode(self, source: Sequence[Any], labels: Sequence[int | str], share: Share | None = None) -> list[ImageRow]:
         """

@@ -432,7 +432,7 @@ class ImageClassificationTask:
 
     def _encode_dataset(self, dataset: Dataset, share: Share | None) -> list[ImageRow]:
         image, label = self._columns_of(dataset.features)
-        source, labels = _raw(dataset, image, label)
+        source, labels = _raw(dataset, image), _labels(dataset, label)
         self._check_names(dataset.features[label], labels)
         if set(labels) - {None, -1} and not any(isinstance(found, int) for found in self._indices(labels)):
             raise ValueError(
@@ -452,12 +452,21 @@ class ImageClassificationTask:
         if self.head == "classifier" and self.layers:
             return self._encode_dataset(dataset, share), self.classes
         image, label = self._columns_of(dataset.features)
-        source, labels = _raw(dataset, image, label)
+        source, labels = _raw(dataset, image), _labels(dataset, label)
         names = getattr(dataset.features[label], "names", None)
         _require_single(labels)
         values = {value for value in labels if value is not None}
         classes = tuple(names) if names else tuple(sorted(values, key=lambda value: (str(type(value)), value)))
         return self.encoder.encode(source, _label_indices(labels, classes), share), classes
+
+    def encode_to_embed(
+        self, dataset: Dataset, share: Share | None = None
+    ) -> tuple[list[ImageRow], tuple[str | int, ...]]:
+        """Encode images whatever their labels are, also where there are none; the second value is empty."""
+        images = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+        image = self.encoder.find_image(dataset.column_names, images)
+        # Any label will do: it is not looked at.
+        return self.encoder.encode(_raw(dataset, image), [0] * len(dataset), share), ()
 
     @property
     def learned(self) -> Learned | None:
@@ -630,10 +639,13 @@ def _is_image(value: Any) -> bool:
     return isinstance(value, PIL.Image.Image) or (isinstance(value, Mapping) and {"bytes", "path"} <= value.keys())
 
 
-def _raw(dataset: Dataset, image: str, label: str) -> tuple[Sequence[Any], list[Any]]:
-    """The images as they are stored, read when asked for, and all labels."""
-    plain = dataset.with_format(None).select_columns([image, label]).cast_column(image, Image(decode=False))
-    return plain[image], plain[label][:]
+def _raw(dataset: Dataset, image: str) -> Sequence[Any]:
+    """The images as they are stored, read when asked for."""
+    return dataset.with_format(None).select_columns([image]).cast_column(image, Image(decode=False))[image]
+
+
+def _labels(dataset: Dataset, label: str) -> list[Any]:
+    return dataset.with_format(None)[label][:]
 
 
 def _require_single(labels: Sequence[Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from hf_dlc.tasks.text.encoding import RowEncoder
 from hf_dlc.tasks.text.sentences import TextPair
 from hf_dlc.tasks.text.views import Views
 from tests.rows import ALPACA_ROWS
+from tests.set_ups import save_encoder
 from tests.ways import WAYS
 
 
@@ -86,19 +86,9 @@ def test_without_the_package(make_scorer: Callable, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def encoder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A tiny sentence encoder of random weights, as a folder."""
-    sentence_transformers = pytest.importorskip("sentence_transformers", reason="an extra")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    torch.manual_seed(0)
-    config = transformers.BertConfig(vocab_size=len(tokenizer), pad_token_id=0, initializer_range=0.5, **sizes)
-    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
-    tokenizer.save_pretrained(tmp_path / "bert")
-    modules = importlib.import_module("sentence_transformers.sentence_transformer.modules")
-    words = modules.Transformer(str(tmp_path / "bert"))
-    parts = [words, modules.Pooling(words.get_embedding_dimension())]
-    sentence_transformers.SentenceTransformer(modules=parts, device="cpu").save(str(tmp_path / "encoder"))
-    return tmp_path / "encoder"
+def encoder(tmp_path: Path) -> Path:
+    """A tiny sentence encoder of random weights, as a folder of this test alone."""
+    return save_encoder(tmp_path)
 
 
 @pytest.mark.parametrize("way", WAYS)
