@@ -171,7 +171,7 @@ class DLCConfig:
             weights, for which the output head runs once more. Of images it is `"pooled"`, as `pooling` says. `None`
             and `False` write none.
         features_size (`int`, *optional*):
-            Numbers in a vector, by a seeded random projection; by default as many as there are.
+            Numbers in a vector, by a random projection that is always the same; by default as many as there are.
         keep_levels (`bool`, *optional*, defaults to `False`):
             Also write what was measured at each level.
         prefix (`str`, *optional*, defaults to `"dlc"`):
@@ -242,7 +242,7 @@ class DLCConfig:
         default="auto", metadata={"help": "Tokens of a micro-batch, padding included, or 'auto'."}
     )
     scores: str = field(
-        default="confidence,loss,gain", metadata={"help": "Names of the scores, as in 'confidence,ifd,plain_loss'."}
+        default="confidence,loss,gain", metadata={"help": "Names of the scores, with commas between; of {scores}."}
     )
     alone: Literal["header", "empty_prompt", "raw"] = field(
         default="header", metadata={"help": "What a response stands behind where its prompt is left out."}

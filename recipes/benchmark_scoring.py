@@ -20,6 +20,7 @@ The parts, chosen with `--parts`:
     scale        seconds a row of many rows against those of an eighth of them; the estimate against the run
     processes    two processes of one thread against one
     selection    FlexRand on ten million scores
+    selectors    every selector on a million rows with vectors, of which 100 others are wanted
 
 Every contender lives in a process of its own, and only one of them computes at a time. They take turns, round by
 round, so that a machine that gets slower or faster does so for all; ratios are taken within a round. Everything runs

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
+
+from hf_dlc.scores.table import SCORES
 
 
 def parse_config_and_args(
@@ -44,7 +46,11 @@ def parse_config_and_args(
     from transformers import HfArgumentParser
 
     class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-        """Shows defaults, and leaves the lines of descriptions as they are."""
+        """Shows defaults and the names in tables, and leaves the lines of descriptions as they are."""
+
+        def _get_help_string(self, action: Action) -> str | None:
+            text = super()._get_help_string(action)
+            return text and text.replace("{scores}", ", ".join(SCORES))
 
     class Parser(HfArgumentParser):
         def error(self, message: str) -> NoReturn:

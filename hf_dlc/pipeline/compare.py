@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,8 +50,9 @@ def compare_selections(
     """
     scores = present_scores(scored.column_names, column_prefix)
     columns = {name: scored.with_format("numpy")[f"{column_prefix}_{name}"][:] for name in ("tokens", *scores)}
-    chosen = set(make_selector(options, column_prefix, target).read_indices(scored).tolist())
-    variants = [make_selector(replace(options, selector=name), column_prefix, target).variants() for name in SELECTORS]
+    make = partial(make_selector, column_prefix=column_prefix, target=target, scores=list(scores))
+    chosen = set(make(options).read_indices(scored).tolist())
+    variants = [make(replace(options, selector=name)).variants() for name in SELECTORS]
     rows = []
     for name, selector in (pair for one in variants for pair in one.items()):
         if lacking := selector.lacks(scored.column_names):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
+from hf_dlc.selection.base import DEFAULT_COLUMN
 from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS
 
 
@@ -26,8 +27,6 @@ _LEAST = {
 }
 # Options of selectors that have other names here: data have a split, and scoring has a seed.
 _RENAMED = {"split": "split_share", "seed": "selection_seed", "shares": "cluster_shares"}
-# Scores by which selectors choose where no column is named.
-_DEFAULT_SCORE = {"cut": "ifd"}
 
 
 @dataclass
@@ -209,7 +208,9 @@ def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:
     )
 
 
-def make_selector(options: SelectionArguments, column_prefix: str = "dlc", target: Any = None) -> Selector:
+def make_selector(
+    options: SelectionArguments, column_prefix: str = "dlc", target: Any = None, scores: Sequence[str] = ()
+) -> Selector:
     """
     Make the selector that the options name: each of its parameters that is an option has the option's value.
 
@@ -220,6 +221,9 @@ def make_selector(options: SelectionArguments, column_prefix: str = "dlc", targe
             First part of the names of the columns.
         target (`Any`, *optional*):
             The wanted rows, for a selector that takes such.
+        scores (`Sequence[str]`, *optional*):
+            The scores that there are. A selector that goes by none knows skipped rows by the first of them, where its
+            own column is not there.
 
     Returns:
         [`~selection.base.Selector`]
@@ -232,7 +236,9 @@ def make_selector(options: SelectionArguments, column_prefix: str = "dlc", targe
     chosen |= {parameter: parse(chosen[parameter]) for parameter, parse in parsed.items() if parameter in chosen}
     if "target" in named:
         chosen["target"] = target
-    score = _DEFAULT_SCORE.get(options.selector, "confidence")
+    score = (selector.column or DEFAULT_COLUMN).removeprefix("dlc_")  # which all columns begin with by default
+    if scores and score not in scores and "scores" not in replace(selector, **chosen).needs:
+        score = scores[0]
     columns = {
         "column": options.column or f"{column_prefix}_{score}",
         "tokens_column": f"{column_prefix}_tokens",

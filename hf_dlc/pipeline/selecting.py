@@ -15,7 +15,6 @@ from hf_dlc.scorer.fitting import embedded
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.columns import text_columns
-from hf_dlc.selection.target import TargetSelector
 from hf_dlc.tasks.base import Embedder
 from hf_dlc.tasks.text.layouts import read_columns
 
@@ -51,8 +50,7 @@ def with_features(options: SelectionArguments, config: DLCConfig) -> DLCConfig:
     """
     if config.features is not None or not goes_by_features(options, config):
         return config
-    is_gradient = options.selector == TargetSelector.name and options.metric == "gradient"
-    features = "gradient" if is_gradient else "auto"
+    features = make_selector(options, config.prefix).pooling
     logger.info(
         "the selector %s goes by features, which are written as well (features=%r)", options.selector, features
     )
@@ -82,7 +80,7 @@ def prepare_selection(
     if unused := unused_options(options):
         logger.warning("options that the selector %s does not use: %s", options.selector, ", ".join(unused))
     options = with_text_columns(options, scored, config)
-    return marked(scored, options, config), make_selector(options, config.prefix, target)
+    return marked(scored, options, config), make_selector(options, config.prefix, target, config.scores)
 
 
 def with_text_columns(options: SelectionArguments, scored: Dataset, config: DLCConfig) -> SelectionArguments:
@@ -148,7 +146,7 @@ def read_target(
     are_named = set(config.columns or ()) <= set(wanted.column_names)
     reading = {} if are_named else {"layout": "auto", "columns": None}
     wanted = _without_unread_text(wanted, options, replace(config, **reading))
-    if not with_features:
+    if not with_features or config.features is None:  # the selector says that the pool has no features either
         return wanted
     logger.info("making the features of %d wanted rows", len(wanted))
     scorer = load().with_options(levels="single", scores=("plain_loss",), **reading)
@@ -160,10 +158,12 @@ def read_target(
 
 def _without_unread_text(wanted: Dataset, options: SelectionArguments, config: DLCConfig) -> Dataset:
     """Wanted rows without the text, such as the name of a source, that is not compared with the pool either."""
-    read = with_text_columns(options, wanted, config).text_columns
-    if read is None:
+    named = parse_names(options.text_columns or "")
+    if not named or not set(named) <= set(wanted.column_names):  # they are those of the pool alone
+        named = parse_names(with_text_columns(replace(options, text_columns=None), wanted, config).text_columns or "")
+    if not named:
         return wanted
-    kept = {*parse_names(read), options.groups_from}
+    kept = {*named, options.groups_from}
     return wanted.remove_columns([name for name in text_columns(wanted) if name not in kept])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from hf_dlc.config import DLCConfig
-from hf_dlc.tasks.base import EncodedRow, Task, rows_digest
+from hf_dlc.tasks.base import EncodedRow, Fittable, Task, rows_digest
 from hf_dlc.utils.digests import json_digest, model_digest, processor_digest
 
 from .adapters import Adapters
@@ -176,12 +176,18 @@ FACTS: tuple[Fact, ...] = (
     Fact("revision", "record", NO, NO, NO, NO, lambda state: state.handle.revision, "revision"),
     Fact("gguf_file", "record", NO, NO, NO, NO, lambda state: state.handle.gguf_file, "gguf_file"),
     Fact("device", "record", NO, NO, NO, NO, lambda state: state.handle.model.device.type, "device"),
+    Fact("is_fitted", "record", NO, NO, NO, NO, lambda state: _is_fitted(state.task), "is_fitted"),
     Fact("batch_tokens", "record", NO, NO, NO, NO, lambda state: state.engine.tokens_per_batch, "tokens_per_batch"),
 )
 
 
 def _digest_of(adapters: Adapters | None) -> str | None:
     return None if adapters is None else adapters.digest
+
+
+def _is_fitted(task: Task) -> bool:
+    """Whether rows could not be scored before the task had learned of them."""
+    return isinstance(task, Fittable) and task.needs_fit
 
 
 _OPTIONS = {option.name for option in fields(DLCConfig)}
@@ -227,8 +233,10 @@ def fit_key(state: ScorerState) -> str:
 
 
 def features_key(state: ScorerState) -> str:
-    """Digest of what makes the vectors of two scorers comparable: the model, and what is made of its states."""
-    return json_digest([state.weights, state.processor, vars(state.engine.features), state.config.pooling])
+    """Digest of what makes the vectors of two scorers comparable: model, template, and how states are pooled."""
+    template = state.config.template
+    others = [] if template == "auto" else [template if isinstance(template, str) else template.__qualname__]
+    return json_digest([state.weights, state.processor, vars(state.engine.features), state.config.pooling, *others])
 
 
 def _name(dtype: torch.dtype) -> str:

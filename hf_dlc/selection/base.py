@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_COLUMN = "dlc_confidence"
+DEFAULT_COLUMN = "dlc_confidence"
 
 # Why a row is kept or left out; a selector may have further reasons.
 KEPT = "kept"
@@ -80,12 +80,13 @@ class Selector(ABC):
     name: ClassVar[str]  # on the command line, and in the name of a subset on the Hub
     needs: ClassVar[tuple[str, ...]] = ("scores",)  # what of `Candidates` it cannot do without
     advice: ClassVar[Mapping[str, str]] = {}  # what to do where too many rows are left out, by the reason
+    pooling: ClassVar[str] = "auto"  # of the features that it goes by, as `DLCConfig.features` has it
     most_compared: ClassVar[int | None] = None  # rows above which a comparison of selectors leaves it out, as too slow
 
     keep: float | int | None = None
     _: KW_ONLY
     keep_tokens: int | None = None
-    column: str | None = _DEFAULT_COLUMN
+    column: str | None = DEFAULT_COLUMN
     group_by: str | None = None
     tokens_column: str = "dlc_tokens"
     missing: Literal["drop", "error"] = "drop"
@@ -138,7 +139,7 @@ class Selector(ABC):
         if self.group_by and self.group_shares != "proportional":
             groups += " in equal parts" if self.group_shares == "equal" else " in the parts that were asked for"
         duplicates = "; of rows that say the same one was kept at most" if self.drop_duplicates else ""
-        return f"{self._rule(show(self.column or _DEFAULT_COLUMN))}{groups}{duplicates}."
+        return f"{self._rule(show(self.column or DEFAULT_COLUMN))}{groups}{duplicates}."
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters by their names as JSON types, for a record."""
@@ -147,6 +148,15 @@ class Selector(ABC):
 
     def check_installed(self) -> None:  # noqa: B027  (most selectors need nothing)
         """Raise an `ImportError` if the selector needs a package that is not there."""
+
+    def own_columns(self) -> Mapping[str, Sequence[str]]:
+        """Return by its parameter the columns of the rows, beside scores and groups, that the selector reads."""
+        return {}
+
+    @property
+    def is_told_by_the_budget(self) -> bool:
+        """Whether scores that are all alike show if a selection will be refused: they are all that it goes by."""
+        return set(self.needs) <= {"scores"}
 
     def lacks(self, columns: Collection[str]) -> str | None:
         """
@@ -315,7 +325,7 @@ class Selector(ABC):
         """Scores, or `None` where the selector needs none and no column marks skipped rows."""
         column = self.column
         if column is None and "scores" not in self.needs:
-            column = _DEFAULT_COLUMN
+            column = DEFAULT_COLUMN
             if column not in dataset.column_names:
                 logger.info("There is no column %r that would mark skipped rows: all rows may be drawn.", column)
                 return None

@@ -134,6 +134,11 @@ class CutSelector(FlexRandSelector):
     then: Literal["random", "flexrand", "stratified"] = "random"
     strata: int = 10
 
+    @property
+    def is_told_by_the_budget(self) -> bool:
+        """Whether scores that are all alike will do: they have no two peaks."""
+        return super().is_told_by_the_budget and self.cut != "auto"
+
     def check(self) -> None:
         """Raise a `ValueError` for a parameter out of its range, such as a cut that is no share."""
         super().check()

@@ -127,6 +127,15 @@ class TargetSelector(TargetedSelector):
         """Features, or texts."""
         return ("texts",) if self.metric == "bm25" else ("features",)
 
+    @property
+    def pooling(self) -> str:
+        """How the features that it goes by are pooled: as gradients, or as suits the model."""
+        return "gradient" if self.metric == "gradient" else "auto"
+
+    def own_columns(self) -> Mapping[str, Sequence[str]]:
+        """Return the columns of text, as in [`Selector`]."""
+        return {} if self.text_columns is None else {"text_columns": self.text_columns}
+
     def check(self) -> None:
         """Raise a `ValueError` for a parameter out of its range, such as a metric that is none."""
         super().check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -129,6 +129,10 @@ class TransferSelector(TargetedSelector):
     split: float = 0.5
     seed: int = 0
     easy: Literal["auto", "high", "low"] = "auto"
+
+    def own_columns(self) -> Mapping[str, Sequence[str]]:
+        """Return the column of the classes, as in [`Selector`]."""
+        return {} if self.groups_from is None else {"groups_from": [self.groups_from]}
 
     def check(self) -> None:
         """Raise a `ValueError` for a parameter out of its range; the wanted rows are looked at later."""

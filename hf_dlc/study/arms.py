@@ -23,6 +23,7 @@ COLUMNS = {
     "plain": ("plain", "low"),
     "length": ("dlc_tokens", "low"),
 }
+_LONGEST = "longest"  # rows with the most target tokens, unless a selector is called so
 _NEARLY_RANDOM = 0.9  # share of the rows of an arm that random rows of the same seed have, too
 
 
@@ -113,7 +114,7 @@ def parse_arm(arm: str) -> Arm:
     """
     if arm == "full":
         return Arm("", None)
-    if arm == "longest":
+    if arm == _LONGEST and arm not in SELECTORS:
         return Arm("length", SELECTORS["hardest"])
     ranks = [*SCORES, "plain"]
     first, _, rest = arm.partition(" ")
@@ -149,7 +150,7 @@ def default_arms() -> list[str]:
         elif name != "random" and _goes_by(selector):
             unranked.extend(variants)
     return [
-        "longest",
+        *([] if _LONGEST in SELECTORS else [_LONGEST]),
         *(f"plain {rule}" for rule in others),
         *(f"{name} {rule}" for rules in (varied, others) for name in DEFAULT_SCORES for rule in rules),
         *unranked,

@@ -14,11 +14,9 @@ from datasets.fingerprint import Hasher
 
 from hf_dlc import DLCScorer
 from hf_dlc.execution.journal import JournalError
-from hf_dlc.execution.loop import LevelLoop
-from hf_dlc.scores.columns import score_features
 from tests.conftest import MODEL_BUILDERS
 from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
-from tests.ways import ALL_WAYS
+from tests.ways import WAYS
 
 
 HEADER = "<|im_start|>assistant\n"
@@ -71,12 +69,12 @@ def column(scored: Dataset, name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("way", ALL_WAYS)
+@pytest.mark.parametrize("way", WAYS)  # that all ways give the same of every score is in test_invariance.py
 def test_in_every_way(make_scorer: Callable, kind: str, way: str) -> None:
     rows = KINDS[kind]
     # With levels beside them, so that views and levels meet; micro-batches that hold several rows and parts of rows.
     scorer = make_scorer(scores=(*SCORES, "confidence"), first_tokens=5, tokens_per_batch=300)
-    scored = ALL_WAYS[way](scorer, Dataset.from_list(rows))
+    scored = WAYS[way](scorer, Dataset.from_list(rows))
     for name, values in expected(scorer, rows, 5).items():
         np.testing.assert_allclose(column(scored, name)[: len(values)], values, atol=1e-4, rtol=1e-4, err_msg=name)
         assert np.isnan(column(scored, name)[len(values) :]).all()
@@ -89,44 +87,6 @@ def test_of_other_families(make_scorer: Callable, name: str) -> None:
     scored = scorer.score(Dataset.from_list(ALPACA_ROWS))
     for score, values in expected(scorer, ALPACA_ROWS, 16).items():
         np.testing.assert_allclose(column(scored, score), values, atol=1e-4, rtol=1e-4, err_msg=score)
-
-
-def test_the_company_of_a_row_does_not_matter(make_scorer: Callable) -> None:
-    """Batch invariance: alone, in reverse, and in micro-batches of any size."""
-    rows = Dataset.from_list(TALKS)
-    whole = make_scorer(scores=SCORES).score(rows)
-    back = make_scorer(scores=SCORES, tokens_per_batch=64).score(rows.select([2, 1, 0])).select([2, 1, 0])
-    single = [make_scorer(scores=SCORES).score(rows.select([place])) for place in range(len(rows))]
-    for name in SCORES:
-        np.testing.assert_allclose(column(back, name), column(whole, name), atol=1e-5)
-        np.testing.assert_allclose([column(one, name)[0] for one in single], column(whole, name), atol=1e-5)
-
-
-class KilledError(BaseException):
-    """Ends a run as a signal would."""
-
-
-@pytest.mark.parametrize("killed_at", [1, 3, 6, 9])
-def test_a_run_that_was_killed_goes_on_to_the_same_bits(
-    make_scorer: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
-) -> None:
-    options = {"scores": SCORES, "tokens_per_batch": 60}
-    rows, passes, try_forward = Dataset.from_list(TALKS), [], LevelLoop._try_forward
-    whole = make_scorer(**options).score(rows)
-
-    def killed(self: LevelLoop, *arguments: Any) -> Any:
-        passes.append(self._level)
-        if len(passes) == killed_at:
-            raise KilledError
-        return try_forward(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LevelLoop, "_try_forward", killed)
-        with pytest.raises(KilledError):
-            make_scorer(**options).score(rows, tmp_path / "run", chunk_seconds=0)
-    found = make_scorer(**options).score(rows, tmp_path / "run")
-    for name in score_features(scores=SCORES):
-        np.testing.assert_array_equal(np.array(found[name][:]), np.array(whole[name][:]), err_msg=name)
 
 
 @pytest.mark.parametrize("changed", [{"alone": "raw"}, {"first_tokens": 8}, {"scores": ("ifd",)}], ids=str)

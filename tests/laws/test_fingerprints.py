@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -18,10 +19,30 @@ from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.scorer import fingerprint
 from hf_dlc.scorer import schedule as probe
 from tests.conftest import SCHEDULE, build_model, build_tokenizer, run_python
+from tests.insides import task_of
 from tests.rows import ALPACA_ROWS
+from tests.set_ups import SET_UPS, encoder, set_up
 
 
 DATASET = Dataset.from_list(ALPACA_ROWS)
+
+_OF_LEVELS = {"confidence", "loss", "gain"}
+
+# A set-up, another value of an option, and the scores that this changes.
+OPTIONS_OF_SCORES: list[tuple[str, dict[str, Any], Collection[str]]] = [
+    ("text", {"alone": "raw"}, {"ifd", "prompt_gain"}),
+    ("text", {"alone": "empty_prompt"}, {"ifd", "prompt_gain"}),
+    ("text", {"first_tokens": 3}, {"prompt_gain"}),
+    ("text", {"encoder": "another"}, {"similarity"}),
+    ("text", {"token_mean": "geometric"}, {"confidence", "plain_confidence"}),
+    ("classifier", {"knn_neighbours": 2}, {"knn_confidence"}),
+    ("prototype", {"prototype_logits": "temperature"}, {*SET_UPS["prototype"]} - {"knn_confidence"}),
+    *(
+        (name, options, _OF_LEVELS)
+        for name in SET_UPS
+        for options in ({"seed": 1}, {"masking": "magnitude"}, {"schedule": "0, 0.15"}, {"target_modules": ".*mlp.*"})
+    ),
+]
 
 
 @pytest.fixture
@@ -77,11 +98,42 @@ print(*map(Hasher.hash, (loaded, in_memory, calibrated)))
             {"tokens_per_batch": 512},
             {"calibration_shares": [1.0, 0.5]},
             {"levels": "fast"},
+            {"scores": ("confidence", "loss")},
+            {"scores": ("confidence", "loss", "gain", "entropy")},
+            {"features": True},
+            {"features_size": 8},
         ],
         ids=lambda options: next(iter(options)),  # the same in every worker: a function is shown with its address
     )
     def test_every_option_counts(self, make_scorer: Callable, options: dict[str, Any]) -> None:
         assert Hasher.hash(make_scorer(**options)) != Hasher.hash(make_scorer())
+
+    @pytest.mark.parametrize("name", SET_UPS)
+    def test_every_set_of_scores_is_another(self, name: str) -> None:
+        """Also with features beside the scores, of each pooling and size."""
+        it = set_up(name)
+        without = [{"scores": tuple(other for other in it.scores if other != score)} for score in it.scores]
+        features = [{"features": pooling} for pooling in task_of(it.scorer).poolings]
+        sizes = [{"features": True, "features_size": size} for size in (4, 8)]
+        options = [{}, *without, *features, *sizes]
+        assert len({Hasher.hash(it.make(**one)) for one in options}) == len(options)
+        assert Hasher.hash(it.make()) == Hasher.hash(it.scorer)
+
+    @pytest.mark.parametrize(
+        ("name", "options", "changed"), OPTIONS_OF_SCORES, ids=[f"{name}-{one}" for name, one, _ in OPTIONS_OF_SCORES]
+    )
+    def test_an_option_that_changes_a_score(
+        self, name: str, options: dict[str, Any], changed: Collection[str]
+    ) -> None:
+        """These scores and no other; it also changes what `datasets` hashes and what a journal belongs to."""
+        it = set_up(name)
+        if "encoder" in options:  # which is not there before tests run
+            options = {"encoder": encoder(seed=1)}
+        other = it.make(**options)
+        found = it.read(other.score(it.rows, num_threads=1))
+        assert {score for score in it.scores if np.abs(found[score] - it.values[score]).max() > 1e-3} == set(changed)
+        assert Hasher.hash(other) != Hasher.hash(it.scorer)
+        assert fingerprint.identity(other.parts.state()) != fingerprint.identity(it.scorer.parts.state())
 
     def test_templates_by_what_they_do(self, make_scorer: Callable) -> None:
         def take(column: str) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 from datasets import Dataset
 
 from hf_dlc import DLCScorer
+from hf_dlc.scores.table import SCORES
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import DENSE_MODELS
 from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
+from tests.set_ups import SET_UPS, SetUp, set_up
 from tests.ways import ALL_WAYS, WAYS
 
 
@@ -52,6 +55,40 @@ def alone(scorer: DLCScorer, rows: Sequence[dict[str, Any]]) -> np.ndarray:
 def assert_same(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found[:, 0], expected[:, 0], atol=CONFIDENCE, rtol=0)
     np.testing.assert_allclose(found[:, 1], expected[:, 1], atol=LOSS, rtol=0)
+
+
+def assert_all_same(found: dict[str, np.ndarray], it: SetUp, order: Sequence[int] | None = None) -> None:
+    """Every score of a set-up is that of its one scoring, whose rows come in another order."""
+    for score, values in it.values.items():
+        most = CONFIDENCE if SCORES[score].unit == "" else LOSS
+        expected = values if order is None else values[list(order)]
+        np.testing.assert_allclose(found[score], expected, atol=most, rtol=0, err_msg=score)
+
+
+# Several processes are in test_processes.py, where every bit is the same. Of images, a list of rows is no way to call.
+_ELSEWHERE = {*((name, "score in two processes") for name in SET_UPS)}
+_ELSEWHERE |= {(name, "call with rows") for name in SET_UPS if name != "text"}
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [pair for pair in itertools.product(SET_UPS, ALL_WAYS) if pair not in _ELSEWHERE]
+)
+def test_all_ways_give_every_score(name: str, way: str) -> None:
+    it = set_up(name)
+    scored = ALL_WAYS[way](it.scorer, it.rows)
+    assert_all_same(it.read(scored), it)
+    for told in ("dlc_status", "dlc_tokens"):
+        assert scored[told][:] == it.scored[told][:]
+
+
+@pytest.mark.parametrize("budget", [1, 40, 10**6])
+@pytest.mark.parametrize("name", SET_UPS)
+def test_the_company_of_a_row_changes_no_score(name: str, budget: int) -> None:
+    """Rows alone, by a few and all together, in another order."""
+    it = set_up(name)
+    order = random.Random(budget).sample(range(len(it.rows) - 1), len(it.rows) - 1)
+    rows = it.rows.select([*order, len(order)])
+    assert_all_same(it.read(it.make(tokens_per_batch=budget).score(rows)), it, order)
 
 
 @pytest.mark.parametrize(

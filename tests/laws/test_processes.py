@@ -30,6 +30,7 @@ from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.processes import process_state
 from tests.conftest import ROOT, build_model, build_tokenizer, free_port
 from tests.rows import many_rows, write_rows
+from tests.set_ups import SET_UPS, set_up
 from tests.ways import score_in_processes
 
 
@@ -143,6 +144,16 @@ def test_any_number_of_processes(make_scorer: Callable[..., DLCScorer], script: 
     alone = script.as_written(scorer.score(rows, num_threads=1))
     for scored in score_in_processes(scorer, rows, processes):
         assert script.as_written(scored) == alone
+
+
+@pytest.mark.parametrize("name", SET_UPS)
+def test_every_score_in_two_processes(script: ModuleType, name: str) -> None:
+    """The views of a row, adapters, encoder, prototypes and neighbours among them; without a launcher."""
+    it = set_up(name)
+    assert it.read(it.scored)
+    alone = script.as_written(it.scored.remove_columns(it.rows.column_names))
+    for scored in score_in_processes(it.scorer, it.rows):
+        assert script.as_written(scored.remove_columns(it.rows.column_names)) == alone
 
 
 @pytest.mark.distributed

@@ -21,6 +21,7 @@ from hf_dlc import DLCConfig, DLCScorer, LevelReport
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import MODEL_BUILDERS, same_weights, weights
 from tests.rows import ALPACA_ROWS
+from tests.set_ups import SET_UPS, set_up
 
 
 DATASET = Dataset.from_list(ALPACA_ROWS)
@@ -42,7 +43,7 @@ def facts(model: PreTrainedModel) -> dict[str, Any]:
         "attributes": {name: sorted(vars(module)) for name, module in model.named_modules()},
         "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
         "config": model.config.to_json_string(),
-        "generation": model.generation_config.to_json_string(),
+        "generation": model.generation_config.to_json_string() if model.can_generate() else "",
         "places": {name: parameter.data_ptr() for name, parameter in model.named_parameters()},
         "learnable": {name: parameter.requires_grad for name, parameter in model.named_parameters()},
         "inference": {name: parameter.is_inference() for name, parameter in model.named_parameters()},
@@ -104,6 +105,17 @@ class TestRestore:
         scorer(ALPACA_ROWS[0])
         assert same_weights(scorer.model, before)
         assert facts(scorer.model) == noticed
+
+    @pytest.mark.parametrize("name", SET_UPS)
+    def test_every_score(self, name: str) -> None:
+        """Also those for which adapters are put on, layers are watched, or another model is loaded."""
+        it = set_up(name)
+        model = it.scorer.model
+        before, noticed = weights(model), facts(model)
+        it.read(it.scorer.score(it.rows))
+        it.rows.map(it.scorer)
+        assert same_weights(model, before)
+        assert facts(model) == noticed
 
     @pytest.mark.parametrize("way", ["rows", "batch", "score"])
     @pytest.mark.parametrize("passes", [1, 2, 3])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hf_dlc.selection.table import SELECTORS
 from hf_dlc.study.benchmark import bench, trials, worker
 from hf_dlc.study.benchmark.report import report as report_of
 from hf_dlc.study.benchmark.verdicts import contender_verdicts, verdicts
@@ -46,7 +47,7 @@ def output(llama_folder: Path, rows_file: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("results") / "run"
     options = {"model": llama_folder, "dataset": rows_file, "output_dir": folder, "schedule": SCHEDULE}
     options |= {"rows": 12, "rounds": 2, "selection_rows": 5000, "num_threads": 1, "dtype": "float32"}
-    options["parts"] = "selection, contenders"
+    options |= {"parts": "selection, contenders, selectors", "selector_rows": 300, "vector_size": 8}
     with pytest.MonkeyPatch.context() as patch:
         for module in (bench, trials):
             patch.setattr(module, "has_harness", lambda: False)
@@ -99,6 +100,16 @@ def test_tables_come_from_the_samples(results: dict[str, Any], report: str) -> N
     assert cells(report, "FlexRand on 5,000 scores |")[2].startswith(
         f"{np.median(results['selection']['seconds']):.2f} s"
     )
+
+
+def test_every_selector_is_timed(results: dict[str, Any], report: str) -> None:
+    found = results["selectors"]["selectors"]
+    assert list(found) == list(SELECTORS)
+    for name, one in found.items():
+        assert one["kept"] == 30
+        assert cells(report, f"selector {name} |")[1].startswith(
+            f"30 of 300 rows with vectors of 8: {one['seconds']:.1f}"
+        )
 
 
 def test_rows_are_the_first_ones_with_a_target(results: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from datasets import load_from_disk
 from PIL import Image as Pillow
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from hf_dlc.cli.commands import main
 from hf_dlc.pipeline.sources import read_dataset
 from hf_dlc.study import image_study
 from hf_dlc.study.image_checks import FIFTY
@@ -74,18 +75,45 @@ def test_every_class_gives_its_part(run_dir: Path) -> None:
     assert kept[0]["image"].size == (24, 24)
 
 
-def test_images_like_wanted_ones_of_another_class(folder: Path, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "a"), ("", "")], ids=["classes", "one class", "no class"])
+def test_images_like_wanted_ones(folder: Path, model: Path, tmp_path: Path, classes: tuple[str, str]) -> None:
+    """Wanted images have classes of their own, or none: nothing but the pictures is compared."""
     names = [folder / "train" / "lines" / name for name in ("3.png", "7.png")]
-    for unseen, name in zip("ab", names, strict=True):
-        (tmp_path / "wanted" / unseen).mkdir(parents=True)
+    for unseen, name in zip(classes, names, strict=True):
+        (tmp_path / "wanted" / unseen).mkdir(parents=True, exist_ok=True)
         shutil.copy(name, tmp_path / "wanted" / unseen)
-    options = ["--features", "auto", "--selector", "target", "--target", str(tmp_path / "wanted"), "--keep", "6"]
-    prune(folder, model, tmp_path / "run", *options)
+    options = ["--selector", "target", "--target", str(tmp_path / "wanted"), "--keep", "6"]
+    prune(folder, model, tmp_path / "run", *options, "--contamination", "keep")
     kept = load_from_disk(str(tmp_path / "run" / "pruned"))
     near = [place for place, found in enumerate(kept["dlc_wanted_similarity"][:]) if found > 0.999]
     pixels = [np.asarray(kept[place]["image"]) for place in near]
     assert [kept[place]["dlc_wanted"] for place in near] == [0, 1]
     assert all(np.array_equal(one, Pillow.open(name)) for one, name in zip(pixels, names, strict=True))
+    main(["select", "--run_dir", str(tmp_path / "run"), *options, "--overwrite"])
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["left_out"] == {
+        "no_score": 1,
+        "equals_wanted": 2,
+    }  # the same pictures, in the pool and among the wanted
+
+
+def test_classes_like_those_of_wanted_images(run_dir: Path, folder: Path, model: Path, tmp_path: Path) -> None:
+    """By their features, or by labels that stand for what a classifier of the pool's classes has predicted."""
+    for name, label in (("lines", "dots"), ("lines", "dots"), ("dots", "lines"), ("rare", "rare")):
+        (tmp_path / "wanted" / label).mkdir(parents=True, exist_ok=True)
+        place = len(list((tmp_path / "wanted" / label).iterdir())) + 1
+        shutil.copy(
+            folder / "train" / name / f"{place % SIZES[name]}.png", tmp_path / "wanted" / label / f"{place}.png"
+        )
+    options = ["--selector", "transfer", "--groups_from", "label", "--keep", "8", "--target", str(tmp_path / "wanted")]
+    options = ["select", "--output_dir", str(tmp_path / "kept"), *options, "--min_per_group", "0", "--overwrite"]
+    with pytest.raises(SystemExit, match="Column 'dlc_features' not found"):
+        main([*options, "--run_dir", str(run_dir)])
+    prune(folder, model, tmp_path / "run", "--features", "auto", "--keep", "8")
+    for mapping, expected in (("features", "lines"), ("labels", "dots")):
+        main([*options, "--mapping", mapping, "--run_dir", str(tmp_path / "run")])
+        kept = load_from_disk(str(tmp_path / "kept" / "pruned"))
+        assert set(map(kept.features["label"].int2str, kept["label"][:])) == {expected}, mapping
 
 
 def test_fewer_images_than_classes_are_refused(folder: Path, model: Path, tmp_path: Path) -> None:

@@ -210,6 +210,26 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
     assert tables(summary)[title][1][1] == "0.000"
 
 
+def test_summary_counts_the_flagged_among_as_many_of_the_hardest() -> None:
+    """Low confidence is hard, and high loss. Ties come in the order of the rows, and rows without a score never."""
+    nan = float("nan")
+    columns = {
+        "wrong": [True, False, True, False, True, False],
+        "dlc_confidence": [0.2, 0.1, 0.2, 0.2, 0.9, nan],  # hardest: row 1, and then rows 0 and 2 of three that tie
+        "dlc_loss": [0.1, 2.0, 2.0, 3.0, 2.0, nan],  # row 3, and then rows 1 and 2 of three that tie
+        "dlc_ifd": [nan, nan, nan, 0.9, 0.7, nan],  # rows 3 and 4, since no other has it
+        "dlc_tokens": [3] * 5 + [0],
+        "dlc_status": [OK] * 5 + [EMPTY_RESPONSE],
+    }
+    found = tables(summarize(Dataset.from_dict(columns), [0], flag_column="wrong"))["Rows with `wrong` (3 of 6)"]
+    assert found[0][3] == "among the 3 hardest"
+    assert found[1:] == [
+        ["confidence", "0.167", "60%", "2"],  # one of the six pairs, as two halves
+        ["loss", "0.167", "60%", "1"],
+        ["ifd", "0.000", "50%", "1"],
+    ]
+
+
 def test_summary_says_what_scores_are() -> None:
     summary = summarize(scored_dataset({"output": list("ab")}, [0.1, 0.2], keep_levels=True), [0])
     lines = section(summary, "Scores").splitlines()[2:]

@@ -172,10 +172,11 @@ def test_how_they_were_made_is_told(make_scorer: Callable) -> None:
             "other pooling": ("llama", {"features": "mean"}),
             "other size": ("llama", {"features": True, "features_size": 4}),
             "other model": ("gpt2", {"features": True}),
+            "other template": ("llama", {"features": True, "template": "alpaca"}),
         }.items()
     }
     assert told["first"] == told["again"]
-    assert len(set(told.values())) == 4
+    assert len(set(told.values())) == 5
     assert told["first"].startswith("position ")
 
 

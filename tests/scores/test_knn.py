@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -49,8 +47,3 @@ def test_a_task_without_neighbours_refuses_it_by_name() -> None:
     with pytest.raises(ValueError, match=words):
         measures_by_pass([KnnConfidence()], (0.0,), measurable=CausalLMTask.measurable)
     assert measures_by_pass([KnnConfidence()], (0.0, 0.1)) == {Pass(): (KNN_CONFIDENCE,)}
-
-
-def test_a_text_scorer_refuses_it_before_it_scores(make_scorer: Callable) -> None:
-    with pytest.raises(ValueError, match="the score 'knn_confidence' is a measure of neighbours of images"):
-        make_scorer(scores=(*DEFAULT_SCORES, "knn_confidence"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from datasets import Dataset, load_from_disk
 from hf_dlc.scorer.model import ModelSource
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.selection import FlexRandSelector
+from hf_dlc.selection.table import SELECTORS
+from hf_dlc.selection.targeted import TargetedSelector
 
 from .contenders import WARMUP_ROWS, load_contender, load_scorer
 from .meters import Memory, Stopwatch, masking_timed
@@ -22,6 +25,8 @@ from .rows import encode, one_of_each, shared_head
 
 
 _PROCESSES_WARMUP_ROWS = 40
+WANTED_ROWS = 100
+FEW_KEPT = 1000  # by a selector that takes long for many rows
 
 
 def convert(job: Job) -> dict[str, Any]:
@@ -109,6 +114,22 @@ def selection_errand(job: Job) -> dict[str, Any]:
     return {"rows": job.selection_rows, "seconds": seconds, "peak_bytes": memory.peak}
 
 
+def selectors_errand(job: Job) -> dict[str, Any]:
+    """Select a tenth of rows with random scores and vectors in a mapped file, by one of the selectors."""
+    vectors = np.load(job.vectors, mmap_mode="r")
+    rng, selector = np.random.default_rng(0), SELECTORS[job.selector]
+    scores = rng.random(len(vectors), dtype=np.float32)
+    few = selector.most_compared is not None and selector.most_compared < len(vectors)
+    options: dict[str, Any] = {"keep": min(FEW_KEPT, len(vectors)) if few else 0.1}
+    if isinstance(selector, TargetedSelector):
+        options["target"] = rng.standard_normal((WANTED_ROWS, vectors.shape[1]), dtype=np.float32)
+    selector, features = replace(selector, **options), vectors if "features" in selector.needs else None
+    memory, start = Memory(), time.perf_counter()
+    kept = selector.get_indices(scores, features=features)
+    seconds = time.perf_counter() - start
+    return {"rows": len(vectors), "kept": len(kept), "seconds": seconds, "peak_bytes": memory.peak}
+
+
 def _seconds_of_score(scorer: DLCScorer, rows: Dataset, job: Job) -> float:
     """Time of one call."""
     start = time.perf_counter()
@@ -122,4 +143,5 @@ ERRANDS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "run": run_errand,
     "processes": processes_errand,
     "selection": selection_errand,
+    "selectors": selectors_errand,
 }

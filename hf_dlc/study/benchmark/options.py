@@ -8,7 +8,7 @@ from hf_dlc.config import DLCConfig
 from hf_dlc.pipeline.options import Options
 
 
-PARTS = ("contenders", "run", "scale", "processes", "selection")
+PARTS = ("contenders", "run", "scale", "processes", "selection", "selectors")
 SCALE = 8  # the many rows of the part "scale" are this many times the few
 
 
@@ -30,6 +30,8 @@ class BenchmarkArguments(Options):
     run_rows: int = field(default=1000, metadata={"help": "Rows of 'run', repeated if there are fewer."})
     process_rows: int = field(default=200, metadata={"help": "Rows of 'processes', repeated if there are fewer."})
     selection_rows: int = field(default=10_000_000, metadata={"help": "Scores of 'selection'."})
+    selector_rows: int = field(default=1_000_000, metadata={"help": "Rows of 'selectors', with a vector each."})
+    vector_size: int = field(default=512, metadata={"help": "Numbers in a vector of 'selectors'."})
     output_dir: str = field(default="runs/benchmark", metadata={"help": "Folder for the results."})
     overwrite: bool = field(default=False, metadata={"help": "Replace results that are there."})
 
@@ -37,7 +39,7 @@ class BenchmarkArguments(Options):
         super().__post_init__()
         if unknown := set(self.chosen_parts) - set(PARTS):
             raise ValueError(f"parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}.")
-        for name in ("rows", "rounds", "run_rows", "process_rows", "selection_rows"):
+        for name in ("rows", "rounds", "run_rows", "process_rows", "selection_rows", "selector_rows", "vector_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.scale_rows < SCALE:
@@ -64,6 +66,8 @@ class Job:
     num_threads: int = 1
     rounds: int = 1
     selection_rows: int = 0
+    selector: str = ""
+    vectors: str = ""  # file of features
     converted: dict[str, str] = field(default_factory=dict)  # from a dtype to the folder to write
 
     @property

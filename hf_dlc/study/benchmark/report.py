@@ -128,6 +128,10 @@ def _other_parts(results: dict[str, Any]) -> str:
         rows.append(["processes", f"{part['rows']} rows: one {both[0]}, two {both[1]}"])
     if part := results.get("selection"):
         rows.append(["selection", f"{part['rows']:,} scores in {Spread.of(part['seconds']).show('{:.2f}', ' s')}"])
+    if part := results.get("selectors"):
+        for name, one in part["selectors"].items():
+            size = f"{one['kept']:,} of {one['rows']:,} rows with vectors of {part['size']}"
+            rows.append([f"selector {name}", f"{size}: {one['seconds']:.1f} s, peak {one['peak_bytes'] / 1e9:.2f} GB"])
     return _section("Other parts", ["part", "measured"], rows)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+from hf_dlc.selection.table import SELECTORS
 from hf_dlc.tasks.text.encoding import Encoding
 
 from .bench import Bench
@@ -22,6 +24,7 @@ from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
+_ROWS_AT_ONCE = 2**16  # of random vectors that are made
 _RUN_SCHEDULE = "0, 0.03, 0.05, 0.08"
 _NO_TEMPLATE = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
@@ -117,6 +120,23 @@ def _measure_selection(bench: Bench) -> dict[str, Any]:
     return _send("selection", bench, job)
 
 
+def _measure_selectors(bench: Bench) -> dict[str, Any]:
+    """Time every selector on many rows with vectors, each in a process of its own."""
+    options, path = bench.options, bench.folder / "vectors.npy"
+    shape = (options.selector_rows, options.vector_size)
+    vectors, rng = np.lib.format.open_memmap(path, "w+", np.float16, shape), np.random.default_rng(1)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        part = vectors[start : start + _ROWS_AT_ONCE]
+        part[:] = rng.standard_normal(part.shape, dtype=np.float32)
+    del vectors
+    jobs = {name: Job(selector=name, vectors=str(path), num_threads=bench.num_threads) for name in SELECTORS}
+    found = {}
+    for name, job in jobs.items():
+        found[name] = _send("selectors", bench, job)
+        logger.info("%s: %.1f s", name, found[name]["seconds"])
+    return {"rows": options.selector_rows, "size": options.vector_size, "selectors": found}
+
+
 def _send(name: str, bench: Bench, job: Job, processes: int = 1) -> dict[str, Any]:
     """Send a worker off and wait for what it brings."""
     with Worker(name, job, bench.folder, processes) as worker:
@@ -129,4 +149,5 @@ MEASURING: dict[str, Callable[[Bench], dict[str, Any] | None]] = {
     "run": _measure_run,
     "processes": _measure_processes,
     "selection": _measure_selection,
+    "selectors": _measure_selectors,
 }

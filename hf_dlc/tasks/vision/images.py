@@ -206,6 +206,14 @@ def _known_formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
+def places_of(digests: np.ndarray) -> dict[bytes, list[int]]:
+    """Return by the digest of an image, a row of `digests`, the places at which it stands."""
+    places: dict[bytes, list[int]] = {}
+    for place, digest in enumerate(digests):
+        places.setdefault(digest.tobytes(), []).append(place)
+    return places
+
+
 def _only_one(kind: str, names: Sequence[str], candidates: Sequence[str]) -> str:
     if len(candidates) != 1:
         raise ValueError(

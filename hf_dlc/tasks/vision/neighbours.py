@@ -12,6 +12,8 @@ import torch
 
 from hf_dlc.utils.memory import free_memory
 
+from .images import places_of
+
 
 # What lies nearer to an image than this part of the length of its own features differs by rounding: it counts as a
 # copy, and all copies weigh the same.
@@ -161,10 +163,7 @@ class Neighbours:
 
     @cached_property
     def _places(self) -> dict[bytes, list[int]]:
-        places: dict[bytes, list[int]] = {}
-        for place, digest in enumerate(self.digests):
-            places.setdefault(digest.tobytes(), []).append(place)
-        return places
+        return places_of(self.digests)
 
     def _labels_on(self, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(self.labels).to(device)

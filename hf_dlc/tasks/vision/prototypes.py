@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .images import places_of
+
 
 Logits = Literal["inverse", "temperature"]
 
@@ -141,10 +143,7 @@ class Prototypes:
 
     @cached_property
     def _places(self) -> dict[bytes, list[int]]:
-        places: dict[bytes, list[int]] = {}
-        for place, digest in enumerate(self.digests):
-            places.setdefault(digest.tobytes(), []).append(place)
-        return places
+        return places_of(self.digests)
 
     def _fitted_as(self, digest: bytes) -> dict[int, int]:
         """The classes in which an image was fitted, and how often in each."""
