@@ -251,7 +251,10 @@ def measures_by_pass(
     return {one: tuple(wanted[one].values()) for one in ordered}
 
 
-_ADVICE = {"weights": "Make a scorer with adapters by scorer.adapt(wanted_rows), or leave the score out."}
+_ADVICE = {
+    "weights": "Make a scorer with adapters by scorer.adapt(wanted_rows), unless it scores by prototypes, or leave "
+    "the score out."
+}
 
 
 def _require(score: Score, kind: str, asked: str, there: Collection[str] | None) -> None:

@@ -26,8 +26,8 @@ class Similarity:
 
     Here u is the embedding of the prompt and v that of the response. A response to something else is about something
     else. The encoder is a small model of its own and reads what the scoring model is shown, without special tokens and
-    without the constant parts of the template; it cuts texts to its own length. In a conversation all learned turns
-    are the response, and all else is the prompt.
+    without a long beginning of the template that all rows share; it cuts texts to its own length. In a conversation
+    all learned turns are the response, and all else is the prompt.
 
     The source is Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", EMNLP 2019,
     where texts are compared in this way. To compare a response with its own prompt is this package's choice.

@@ -65,9 +65,8 @@ def assert_all_same(found: dict[str, np.ndarray], it: SetUp, order: Sequence[int
         np.testing.assert_allclose(found[score], expected, atol=most, rtol=0, err_msg=score)
 
 
-# Several processes are in test_processes.py, where every bit is the same. Of images, a list of rows is no way to call.
+# Several processes are in test_processes.py, where every bit is the same.
 _ELSEWHERE = {*((name, "score in two processes") for name in SET_UPS)}
-_ELSEWHERE |= {(name, "call with rows") for name in SET_UPS if name != "text"}
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,21 @@ def test_summary_counts_the_flagged_among_as_many_of_the_hardest() -> None:
     ]
 
 
+def test_what_no_row_tells_is_a_dash() -> None:
+    """No flagged row has the score, or no two rows have it and another one."""
+    columns = {
+        "wrong": [True, False],
+        "dlc_confidence": [0.2, 0.1],
+        "dlc_loss": [2.0, 3.0],
+        "dlc_ifd": [float("nan"), 0.5],
+        "dlc_tokens": [3, 3],
+        "dlc_status": ["partly_no_prompt", OK],
+    }
+    summary = summarize(Dataset.from_dict(columns), [0], flag_column="wrong")
+    assert "| ifd | - | - | 0 |" in summary
+    assert "nan" not in summary.lower()
+
+
 def test_summary_says_what_scores_are() -> None:
     summary = summarize(scored_dataset({"output": list("ab")}, [0.1, 0.2], keep_levels=True), [0])
     lines = section(summary, "Scores").splitlines()[2:]

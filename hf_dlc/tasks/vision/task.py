@@ -397,6 +397,8 @@ class ImageClassificationTask:
                 if the dataset has a format.
         """
         self._require_neighbours()
+        if isinstance(rows, list):  # of rows, as text scorers take them too
+            rows = {name: [row[name] for row in rows] for name in (rows[0] if rows else {})}
         if isinstance(rows, LazyDict):
             # From it `datasets` would decode all columns, or fail at the first bad image.
             image, label = self._columns_of(rows.formatter.features)
