@@ -21,6 +21,7 @@ All options of `DLCConfig` are there as well; the second command scores at the f
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ from hf_dlc.utils.ranks import spearman
 
 
 logger = logging.getLogger(__name__)
+
+_LEAST_ROWS = 10  # of a share, as `ExtrapolatedScorer` asks for them
 
 
 @dataclass
@@ -99,7 +102,7 @@ def curve(
     inputs = {"measures": [expand_measures(measures)]}
     if features is not None:
         inputs |= {"features": [features[is_scored]], "both": [*inputs["measures"], features[is_scored]]}
-    lines = []
+    lines, shares = [], large_enough(map(float, options.shares.split(",")), len(scored))
     masked = [name for name in present_scores(scored.column_names, prefix) if masks_weights([SCORES[name]])]
     for name, score in ((name, SCORES[name]) for name in masked):
         truth = np.array(scored[f"{prefix}_{name}"][:], dtype=np.float64)
@@ -107,26 +110,32 @@ def curve(
         lines.append({"score": name, "inputs": "level 0 alone", "method": "-", "passes": 1.0, "predicted": plain})
         ways = [(kind, way) for kind in inputs for way in options.methods.split(",")]
         for kind, way in ways:
-            for share in map(float, options.shares.split(",")):
+            for share in shares:
                 found = try_share(truth, inputs[kind], way, share, options.draws, (score.low, score.high))
-                if found:
-                    passes = 1 + share * levels  # the unmasked pass gives measures and features alike
-                    way_and_price = {"inputs": kind, "method": way, "share": share, "passes": passes}
-                    lines.append({"score": name, **way_and_price, **found})
+                passes = 1 + share * levels  # the unmasked pass gives measures and features alike
+                way_and_price = {"inputs": kind, "method": way, "share": share, "passes": passes}
+                lines.append({"score": name, **way_and_price, **found})
         for line in lines:
             line["cost"] = line["passes"] / levels
         logger.info("predicted %s", name)
     return lines
 
 
+def large_enough(shares: Iterable[float], rows: int) -> list[float]:
+    """The shares that have enough rows to predict from; the others are named once."""
+    counts = {share: round(share * rows) for share in shares}
+    for share, count in counts.items():
+        if count < _LEAST_ROWS:
+            told = "a share of %g of %d rows is left out: it has %d rows, and at least %d are needed to predict others"
+            logger.warning(told, share, rows, count, _LEAST_ROWS)
+    return [share for share, count in counts.items() if count >= _LEAST_ROWS]
+
+
 def try_share(
     truth: np.ndarray, blocks: list[np.ndarray], way: str, share: float, draws: int, bounds: tuple[float, float]
 ) -> dict[str, float]:
-    """Spearman of predicted scores with true ones, and what held-out rows say of it; nothing below ten rows."""
-    count = round(share * len(truth))
-    if count < 10:
-        return {}
-    found = []
+    """Spearman of predicted scores with true ones, and what held-out rows say of it."""
+    count, found = round(share * len(truth)), []
     for seed in range(draws):
         known = np.sort(np.random.default_rng(seed).choice(len(truth), count, replace=False))
         wanted = np.setdiff1d(np.arange(len(truth)), known)

@@ -20,7 +20,7 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hf_dlc.config import DLCConfig
-from hf_dlc.pipeline.record import RunRecord, SelectionRecord
+from hf_dlc.pipeline.record import ExtrapolationRecord, HeldOutRecord, RunRecord, SelectionRecord
 from hf_dlc.report.render import Name, Section, Table, code, to_markdown
 from hf_dlc.scores.base import Score
 from hf_dlc.scores.table import SCORES
@@ -28,6 +28,7 @@ from hf_dlc.selection import FlexRandSelector
 from hf_dlc.selection import __all__ as public_selectors
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
+from hf_dlc.selection.targeted import TargetedSelector
 from hf_dlc.tasks.kinds import TARGETS
 
 
@@ -279,20 +280,48 @@ def study_sections(path: str | Path | None) -> list[Section]:
 
 def _scoring(subset: Subset) -> str | None:
     """How the rows were scored."""
-    config, fractions = subset.record.scorer.config, subset.record.schedule
+    config, fractions, run = subset.record.scorer.config, subset.record.schedule, subset.record.run
     if not fractions or not subset.model:
         return None
     order = "in a pseudo-random order" if config.masking == "random" else "smallest first"
     masked = ", ".join(f"{fraction:.3g}" for fraction in fractions[1:])
     masks = f" and with shares of its weights set to zero, {order}: {masked}" if masked else ""
     is_geometric = config.token_mean == "geometric"
+    who = "Each row was" if subset.record.extrapolation is None else "Rows were"
     sentences = [
-        f"Each row was scored by {code(subset.model)}, as it is{masks}. Nothing was trained.",
+        f"{who} scored by {code(subset.model)}, as it is{masks}. {_trained(subset.record.scorer.adapters)}",
         *([TARGETS[kind]] if (kind := subset.record.scorer.kind) in TARGETS else []),
         *(["The mean of their probabilities is geometric."] if is_geometric else []),
-        *([f"Cost: {price}."] if (price := subset.record.run.price) else []),
+        *_extrapolation(subset.record.extrapolation),
+        *([f"Cost: {run.price}."] if run.price else []),
+        *([f"The cost beside training is not known: {code(run.price_unknown)}."] if run.price_unknown else []),
     ]
     return " ".join(sentences)
+
+
+def _trained(adapters: str | None) -> str:
+    if not adapters:
+        return "Nothing was trained."
+    return f"For a second pass adapters were trained ({code(adapters)}); the model's own weights were not."
+
+
+def _extrapolation(found: ExtrapolationRecord | None) -> list[str]:
+    """Sentences of how many scores were predicted, and how well; none where all rows were scored."""
+    if found is None or found.scored is None or found.predicted is None:
+        return []
+    method = f" by {code(found.method)}" if found.method else ""
+    agreements = [_agreement(name, one) for name, one in found.agreements.items() if one.spearman is not None]
+    told = f" Their Spearman correlation with the true scores of held-out rows: {', '.join(agreements)}."
+    return [
+        f"Only {found.scored:,} rows were scored at all levels. The scores of {found.predicted:,} others were "
+        f"predicted{method}, and they say `predicted` in their status.{told if agreements else ''}"
+    ]
+
+
+def _agreement(name: str, found: HeldOutRecord) -> str:
+    is_known = found.low is not None and found.high is not None
+    interval = f" (95% interval {found.low:.3f} to {found.high:.3f})" if is_known else ""
+    return f"{code(name)} {found.spearman:.3f}{interval}"
 
 
 def _meaning(column: str, score: Score) -> str:
@@ -314,15 +343,22 @@ def _another_budget(subset: Subset) -> str:
 
 
 def _python(subset: Subset, selector: Selector) -> str | None:
-    """The steps in Python, with every option that is not the default; `None` where others could not take them."""
+    """
+    The steps in Python, with every option that is not the default; `None` where others could not take them.
+
+    They cannot without what is not told here: files of one's own, wanted rows, or adapters that were trained.
+    """
     record, base = subset.record, subset.base
     scorer, options, config = record.scorer, record.options, record.config
     selection = record.selection.to_json()
     name = selection.pop("selector")
     is_local = record.model_is_local or record.dataset.is_local or scorer.gguf_file
     is_known = scorer.model and base.get("name") and base.get("split") and config.get("template") in _TEMPLATES
-    if is_local or not is_known or not all(key.isidentifier() for key in selection):
+    goes_by_more = isinstance(selector, TargetedSelector) or scorer.adapters
+    if is_local or goes_by_more or not is_known or not all(key.isidentifier() for key in selection):
         return None
+    default = type(selector)().parameters()
+    selection = {key: value for key, value in selection.items() if value != default.get(key) or key == "keep"}
     changed = {key: config[key] for key, value in vars(DLCConfig()).items() if config.get(key, value) != value}
     changed |= {"schedule": ", ".join(map(repr, record.schedule)) or None, "dtype": scorer.dtype}
     changed.pop("keep_levels", None)
@@ -338,6 +374,7 @@ def _python(subset: Subset, selector: Selector) -> str | None:
             f"dataset = load_dataset({_call(base['name'], **rows)})",
             *few,
             f"scorer = DLCScorer.from_pretrained({_call(scorer.model, revision=scorer.revision, **changed)})",
+            *(["scorer.fit(dataset)"] if scorer.is_fitted else []),
             "scored = dataset.map(scorer, batched=True)",
             f"pruned = {name}({_call(**selection)})(scored)",
         ]

@@ -173,6 +173,8 @@ def make_report(
         group_by=record.selection.group_by,
         flag_column=flag_column,
         price=record.run.price,
+        price_unknown=record.run.price_unknown,
+        predicted=None if record.extrapolation is None else record.extrapolation.agreements,
         left_out=record.left_out,
     )
 

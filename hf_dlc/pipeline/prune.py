@@ -35,13 +35,14 @@ from hf_dlc.scorer.job import FEATURES_NAME, training_cost
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import Selector
-from hf_dlc.selection.candidates import read_duplicates, read_numbers
+from hf_dlc.selection.columns import read_duplicates, read_numbers
 from hf_dlc.selection.ordering import drawn_order
+from hf_dlc.selection.targeted import TargetedSelector
 
 from .command_line import command_line
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
-from .record import DatasetRecord, RunRecord, UsageRecord
+from .record import SCORED_IN_PARTS, DatasetRecord, RunRecord, UsageRecord
 from .selecting import goes_by_features, marked, prepare_selection, read_target, with_features
 from .sources import dataset_identity, read_dataset
 
@@ -306,9 +307,22 @@ class Run:
 
         Returns:
             [`RunRecord`]: The record; the same if a run was so short that this would take longer, or unless asked for.
+            Of a run that was stopped and went on, it says only why the price is not known.
         """
-        if not self.options.measure_training or record.run.scoring_seconds < LEAST_SECONDS:
+        is_short = not self.resumed and record.run.scoring_seconds < LEAST_SECONDS
+        if not self.options.measure_training or is_short:
             return record
+        if self.resumed:
+            logger.info("what scoring has cost beside training is not known: %s", SCORED_IN_PARTS)
+            run = record.run.having(training_unknown=SCORED_IN_PARTS)
+        else:
+            run = self._with_epoch(record.run, scorer, dataset, estimate)
+        record = record.having(run=run)
+        write_scoring(self.folder, record)
+        return record
+
+    def _with_epoch(self, run: UsageRecord, scorer: DLCScorer, dataset: Dataset, estimate: RunEstimate) -> UsageRecord:
+        """The same with the seconds of an epoch of training, measured on a sample, or with why they are not known."""
         rows = drawn_order(len(dataset), 0, None)[:_TRAINING_ROWS]
         sample, parts = dataset.select(sorted(rows.tolist())), scorer.parts
         with parts.lock, using_threads(cpu_threads(self.options.num_threads)):
@@ -318,12 +332,10 @@ class Run:
             logger.warning("what an epoch of training costs is not known: %s", cost.why_unknown)
         else:
             seconds *= estimate.tokens / tokens
-        run = record.run.having(training_seconds=seconds, training_unknown=cost.why_unknown)
+        run = run.having(training_seconds=seconds, training_unknown=cost.why_unknown)
         if run.price:
             logger.info("%s", run.price)
-        record = record.having(run=run)
-        write_scoring(self.folder, record)
-        return record
+        return run
 
     def _usage(self, estimate: RunEstimate, levels: int) -> UsageRecord:
         """Time, memory and processes of the run until now; the memory is that of the main process."""
@@ -425,7 +437,7 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
         ValueError: If a column is not there or of the wrong kind, or if there are too few rows or tokens.
     """
     known = [*dataset.column_names, *score_features(config.prefix, scores=config.scores)]
-    selector = make_selector(options, config.prefix)
+    selector = make_selector(options, config.prefix, scores=config.scores)
     if options.column is None and selector.column not in known:  # random rows, too, are drawn of scored ones
         columns = ", ".join(f"{config.prefix}_{name}" for name in config.scores)
         raise ValueError(
@@ -433,11 +445,10 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
             f"one of them with column: {columns}."
         )
     selector.check_installed()
-    if getattr(selector, "groups_from", None) is not None and selector.groups_from not in dataset.column_names:
-        raise ValueError(
-            f"groups_from must be one of {', '.join(dataset.column_names)}, got {selector.groups_from!r}."
-        )
-    if options.target is None and hasattr(selector, "target"):
+    for parameter, names in selector.own_columns().items():
+        if missing := [name for name in names if name not in dataset.column_names]:
+            raise ValueError(f"{parameter} must be of {', '.join(dataset.column_names)}, got {', '.join(missing)}.")
+    if options.target is None and isinstance(selector, TargetedSelector):
         raise ValueError(f"the selector {options.selector} needs wanted rows. Pass target, a file of them.")
     if options.column is not None and options.column not in known:
         raise ValueError(f"column must be one of {', '.join(known)}, got {options.column!r}.")
@@ -456,8 +467,8 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
     score = selector.column.removeprefix(f"{config.prefix}_")
     without = len(dataset) - estimate.scored.get(score, len(dataset) - skipped)
     scores[largest_first[:without]] = np.nan
-    if selector.needs not in ((), ("scores",)) or getattr(selector, "cut", None) == "auto":
+    if not selector.is_told_by_the_budget:
         # What it goes by is not known yet, so the budget alone can be tried.
-        selector = make_selector(replace(options, selector="random"), config.prefix)
+        selector = make_selector(replace(options, selector="random"), config.prefix, scores=config.scores)
     duplicates = read_duplicates(marked(dataset, options, config)) if options.drop_duplicates else None
     selector.get_indices(scores, groups, tokens, duplicates=duplicates)

@@ -20,8 +20,11 @@ from hf_dlc.utils.versions import versions
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hf_dlc.scorer.extrapolated import ExtrapolatedScorer
     from hf_dlc.scorer.scorer import DLCScorer
     from hf_dlc.selection.base import Selector
+
+SCORED_IN_PARTS = "the run was stopped and went on, so only the time of its last part is known"
 
 _LONGEST_VALUE = 80  # characters of a wrong value that an error shows
 _BASES: dict[Any, tuple[str, Any]] = {
@@ -126,6 +129,9 @@ class ScorerRecord(_Part):
     device: str | None = None
     tokens_per_batch: int | None = None
     score_version: int | None = None
+    is_fitted: bool | None = None  # by `DLCScorer.fit`
+    adapters: str | None = None  # that were trained for a score, in words
+    adapters_digest: str | None = None
     config: ScoringConfig = field(default_factory=ScoringConfig)
 
 
@@ -154,12 +160,46 @@ class UsageRecord(_Part):
     target_tokens: int | None = None
     peak_memory_bytes: int | None = None
     training_seconds: float | None = None  # of one epoch of LoRA training on all rows that can be scored, as measured
-    training_unknown: str | None = None  # why that was not measured
+    training_unknown: str | None = None  # why that was not measured, or would be of no use
 
     @property
     def price(self) -> str | None:
         """What scoring has cost beside an epoch of training; `None` if not known, as where it was done in parts."""
         return None if self.resumed else price(self.scoring_seconds, self.training_seconds)
+
+    @property
+    def price_unknown(self) -> str | None:
+        """Why the price is not known; `None` if it is, or if nobody has asked for it."""
+        if self.resumed and self.training_seconds is not None:  # as earlier versions have recorded it
+            return SCORED_IN_PARTS
+        return None if self.price else self.training_unknown
+
+
+@dataclass(frozen=True)
+class HeldOutRecord(_Part):
+    """How well a score was predicted, as [`HeldOut`] has it; the options of the predictor are in `rest`."""
+
+    spearman: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class ExtrapolationRecord(_Part):
+    """Prediction of scores from a share of the rows, as [`ExtrapolationAgreement`] has it."""
+
+    scores: Mapping[str, HeldOutRecord] = field(default_factory=dict)
+    rows: int | None = None
+    scored: int | None = None
+    predicted: int | None = None
+    share: float | None = None
+    method: str | None = None
+    passes: float | None = None
+
+    @property
+    def agreements(self) -> dict[str, HeldOutRecord]:
+        """The agreements by the names of their scores, without those that are null in somebody's file."""
+        return {name: found for name, found in self.scores.items() if found is not None}
 
 
 @dataclass(frozen=True)
@@ -224,6 +264,8 @@ class RunRecord(_Part):
             Time, memory and processes.
         reading ([`ReadingRecord`], *optional*):
             Layout and columns of rows of text.
+        extrapolation ([`ExtrapolationRecord`], *optional*):
+            How well scores were predicted, where [`ExtrapolatedScorer`] predicted some.
         selection ([`SelectionRecord`], *optional*):
             The selector.
         status (`Mapping[str, int]`, *optional*):
@@ -255,6 +297,7 @@ class RunRecord(_Part):
     commands: tuple[tuple[str, ...], ...] = ()
     run: UsageRecord = field(default_factory=UsageRecord)
     reading: ReadingRecord | None = None
+    extrapolation: ExtrapolationRecord | None = None
     selection: SelectionRecord = field(default_factory=SelectionRecord)
     status: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -262,13 +305,18 @@ class RunRecord(_Part):
     kept_indices: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, scorer: DLCScorer, dataset: DatasetRecord | Mapping[str, Any] | str, **facts: Any) -> RunRecord:
+    def of(
+        cls,
+        scorer: DLCScorer | ExtrapolatedScorer,
+        dataset: DatasetRecord | Mapping[str, Any] | str,
+        **facts: Any,
+    ) -> RunRecord:
         """
         Describe a scoring.
 
         Args:
-            scorer ([`DLCScorer`]):
-                The scorer.
+            scorer ([`DLCScorer`] or [`ExtrapolatedScorer`]):
+                The scorer; one that predicts has scored by then, so that its agreement is known.
             dataset ([`DatasetRecord`], `Mapping` or `str`):
                 Identity of the rows, as `dataset_identity` returns it; some fields of it; or a repository on the Hub.
             facts:
@@ -277,6 +325,11 @@ class RunRecord(_Part):
         Returns:
             [`RunRecord`]: The record, without a row, a weight or a token.
         """
+        from hf_dlc.scorer.extrapolated import ExtrapolatedScorer  # brings torch: records are read without it
+
+        if isinstance(scorer, ExtrapolatedScorer):
+            facts = {**facts, "extrapolation": scorer.agreement_.to_json()}
+            scorer = scorer.scorer
         if isinstance(dataset, str):
             dataset = {"name": dataset, "is_local": Path(dataset).exists()}
         found = {
@@ -326,13 +379,15 @@ class RunRecord(_Part):
         return self.selection.column or f"{self.column_prefix}_confidence"
 
 
-def describe_scoring(scorer: DLCScorer, dataset: dict[str, Any] | str, **facts: Any) -> dict[str, Any]:
+def describe_scoring(
+    scorer: DLCScorer | ExtrapolatedScorer, dataset: dict[str, Any] | str, **facts: Any
+) -> dict[str, Any]:
     """
     Describe a scoring: which model scored which rows, and how.
 
     Args:
-        scorer ([`DLCScorer`]):
-            The scorer.
+        scorer ([`DLCScorer`] or [`ExtrapolatedScorer`]):
+            The scorer; one that predicts has scored by then, so that its agreement is known.
         dataset (`dict` or `str`):
             Where the rows are from: a repository on the Hub, or a dictionary with `name` and, where they are known,
             `config`, `revision`, `split` and `sha256` (of a local file).

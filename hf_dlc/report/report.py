@@ -17,7 +17,7 @@ from hf_dlc.scores.columns import missing_columns
 from hf_dlc.utils.content import content_digests
 
 from .render import Section, to_html, to_markdown
-from .tables import Rows, all_sections, read_flags
+from .tables import HeldOutAgreement, Rows, all_sections, read_flags
 
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ class PruneReport:
         examples: int = 5,
         price: str | None = None,
         left_out: Mapping[str, int] | None = None,
+        price_unknown: str | None = None,
+        predicted: Mapping[str, HeldOutAgreement] | None = None,
     ) -> PruneReport:
         """
         Look at a scored dataset and at what was kept of it.
@@ -109,6 +111,11 @@ class PruneReport:
                 What scoring has cost beside training, in words.
             left_out (`Mapping[str, int]`, *optional*):
                 Number of the rows that were left out before rows were chosen, by the reason.
+            price_unknown (`str`, *optional*):
+                Why the price is not known, where it was asked for.
+            predicted (`Mapping[str, HeldOutAgreement]`, *optional*):
+                By the name of each score that was predicted how well held-out rows agree, as
+                `ExtrapolatedScorer.agreement_.scores` has it.
 
         Returns:
             [`PruneReport`]
@@ -133,7 +140,7 @@ class PruneReport:
             scored = with_notes(scored, notes, kept)
         rows = Rows.read(scored, kept, column, prefix, group_by)
         levels = None if schedule is None else tuple(map(float, schedule))
-        sections = tuple(all_sections(rows, flag_column, examples, price, left_out))
+        sections = tuple(all_sections(rows, flag_column, examples, price, left_out, price_unknown, predicted))
         return cls(sections, scored, kept, column, prefix, levels, group_by)
 
     def to_markdown(self) -> str:

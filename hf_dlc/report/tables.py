@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from hf_dlc.scores.columns import (
 from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.ranks import spearman
 
-from .render import Example, Examples, Lines, Name, Section, Table, one_line
+from .render import Example, Examples, Line, Lines, Name, Section, Table, one_line
 from .statistics import auroc, within_groups
 
 
@@ -35,6 +36,22 @@ _MOST_GROUPS = 20
 _WANTED_HEADER = ["wanted row", "kept rows", "mean similarity", "nearest kept row"]
 _FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 _PLAIN_LOSS = "plain_loss"  # also of rows that were scored without it, from the loss of level 0
+
+
+class HeldOutAgreement(Protocol):
+    """How well the predictions of a score agree with the truth, on scored rows that the predictor had not seen."""
+
+    @property
+    def spearman(self) -> float | None:
+        """Rank correlation in [-1, 1]; `None` or NaN if not known."""
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of its 95% interval."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of it."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,8 @@ def all_sections(
     examples: int,
     price: str | None = None,
     left_out: Mapping[str, int] | None = None,
+    price_unknown: str | None = None,
+    predicted: Mapping[str, HeldOutAgreement] | None = None,
 ) -> Iterator[Section]:
     """
     Make the sections of a report, in order.
@@ -155,11 +174,17 @@ def all_sections(
             What scoring has cost beside training, in words.
         left_out (`Mapping[str, int]`, *optional*):
             Number of the rows that were left out before rows were chosen, by the reason.
+        price_unknown (`str`, *optional*):
+            Why the price is not known, where it was asked for.
+        predicted (`Mapping[str, HeldOutAgreement]`, *optional*):
+            By the name of each score that was predicted how well held-out rows agree.
 
     Returns:
         `Iterator[Section]`: Those for which there is something to say.
     """
-    yield _overview(rows, price, left_out or {})
+    yield _overview(rows, _cost(price, price_unknown), left_out or {})
+    if predicted:
+        yield _predicted_table(predicted)
     yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
     yield _quantile_table(rows)
     yield _interval_table(rows)
@@ -218,7 +243,25 @@ def _disagreements(rows: Rows) -> np.ndarray:
     return order[distance[order] > 0]
 
 
-def _overview(rows: Rows, price: str | None, left_out: Mapping[str, int]) -> Lines:
+def _cost(price: str | None, price_unknown: str | None) -> list[Line]:
+    """The line of the price, or of why it is not known; a reason may be an error's message, with any text in it."""
+    if price:
+        return [[f"cost: {price}"]]
+    return [["cost beside training: not known, ", Name(price_unknown)]] if price_unknown else []
+
+
+def _predicted_table(predicted: Mapping[str, HeldOutAgreement]) -> Table:
+    """How far predicted scores can be trusted; a record that holds it may have been written by anybody."""
+    lines = []
+    for name, found in predicted.items():
+        numbers = [np.nan if value is None else value for value in (found.spearman, found.low, found.high)]
+        spearman, low, high = (None if np.isnan(value) else f"{value:.3f}" for value in numbers)
+        lines.append([Name(name), spearman or "not known", f"{low} to {high}" if low and high else "not known"])
+    title = "Predicted scores against true ones, on scored rows that were held out"
+    return Table([title], ["score", "Spearman", "95% interval"], lines)
+
+
+def _overview(rows: Rows, cost: Sequence[Line], left_out: Mapping[str, int]) -> Lines:
     count, kept, tokens = len(rows.scored), rows.is_kept, rows.tokens
     counts = dict(Counter(rows.scored[f"{rows.column_prefix}_status"]).most_common())
     skipped = {status: number for status, number in counts.items() if status not in SCORED_STATUSES}
@@ -231,7 +274,7 @@ def _overview(rows: Rows, price: str | None, left_out: Mapping[str, int]) -> Lin
         [f"truncated: {counts.get(TRUNCATED, 0):,}"],
         [f"kept: {kept.sum():,} rows ({share}){targets}"],
         *([["left out before rows were chosen: ", *_named(left_out)]] if left_out else []),
-        *([[f"cost: {price}"]] if price else []),
+        *cost,
     ]
     if predicted := counts.get(PREDICTED):
         lines.insert(3, [f"predicted: {predicted:,}"])
@@ -255,7 +298,7 @@ def _shown(values: np.ndarray) -> Callable[[float], str]:
     known = values[~np.isnan(values)]
     spread = float(known.max() - known.min()) if known.size else 0.0
     digits = 3 if spread <= 0 or not math.isfinite(spread) else min(9, max(3, 2 - math.floor(math.log10(spread))))
-    return f"{{:.{digits}f}}".format
+    return partial(_or_dash, form=f".{digits}f")
 
 
 def _quantile_table(rows: Rows) -> Table:
@@ -297,7 +340,7 @@ def _correlation_table(rows: Rows) -> Table:
     group_by = rows.group_by
     groups = np.zeros(len(rows.scored)) if group_by is None else rows.scored.with_format(None)[group_by][:]
     lines = [
-        [name, *(f"{within_groups(spearman, score.values, other, groups):+.3f}" for other in others.values())]
+        [name, *(_or_dash(within_groups(spearman, score.values, other, groups), "+.3f") for other in others.values())]
         for name, score in rows.scores.items()
     ]
     title = ["Spearman correlation"] if group_by is None else ["Spearman correlation within ", Name(group_by)]
@@ -340,7 +383,7 @@ def _group_table(rows: Rows) -> Table:
 
 
 def _wanted_table(rows: Rows) -> Table:
-    """Counts of the kept rows by the wanted row that they are nearest to."""
+    """Counts of the kept rows by the wanted row that took them; -1 stands for those that were drawn at random."""
     columns = {"wanted": f"{rows.column_prefix}_wanted", "similarity": f"{rows.column_prefix}_wanted_similarity"}
     kept = np.flatnonzero(rows.is_kept)
     found = pd.DataFrame({name: read_column(rows.scored, column)[kept] for name, column in columns.items()})
@@ -350,11 +393,13 @@ def _wanted_table(rows: Rows) -> Table:
     counts = counts.sort_values("rows", ascending=False, kind="stable")
     lines = [
         [f"{wanted:.0f}", f"{of.rows:,.0f}", f"{of.similarity:.3f}", f"row {of.nearest:.0f}"]
+        if wanted >= 0
+        else ["drawn at random", f"{of.rows:,.0f}", "-", "-"]
         for wanted, of in counts[:_MOST_GROUPS].iterrows()
     ]
     if len(counts) > _MOST_GROUPS:
         lines.append([f"{len(counts) - _MOST_GROUPS:,} others", f"{counts.rows[_MOST_GROUPS:].sum():,}", "-", "-"])
-    return Table(["Kept rows by the wanted row that they are nearest to"], _WANTED_HEADER, lines)
+    return Table(["Kept rows by the wanted row that took them"], _WANTED_HEADER, lines)
 
 
 def _flag_table(rows: Rows, flag_column: str) -> Table:
@@ -363,8 +408,8 @@ def _flag_table(rows: Rows, flag_column: str) -> Table:
     lines = [
         [
             name,
-            f"{auroc(score.hardness, flags):.3f}",
-            f"{score.ranks[flags].median():.0%}",
+            _or_dash(auroc(score.hardness, flags), ".3f"),
+            _or_dash(score.ranks[flags].median(), ".0%"),
             f"{flags[score.hardest(int(flags.sum()))].sum():,}",
         ]
         for name, score in rows.scores.items()
@@ -372,6 +417,11 @@ def _flag_table(rows: Rows, flag_column: str) -> Table:
     title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,})"]
     header = ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"]
     return Table(title, [*header, f"among the {flags.sum():,} hardest"], lines)
+
+
+def _or_dash(value: float, form: str) -> str:
+    """A number, or a dash where there are no rows to tell it of."""
+    return "-" if np.isnan(value) else f"{value:{form}}"
 
 
 class _Shower:
@@ -389,6 +439,8 @@ class _Shower:
         written = {*score_features(column_prefix, True, SCORES), *vector_features(column_prefix)}
         hidden = written.intersection(scored.column_names)
         self.rows = _undecoded(scored.remove_columns(sorted(hidden)))
+        # What a selector has noted of the rows that it kept; of others there is nothing to show.
+        self.notes = {name for name in self.rows.column_names if name.startswith(f"{column_prefix}_")}
 
     def __call__(self, title: str, indices: np.ndarray) -> Examples:
         return Examples([title], [self._example(index) for index in indices.tolist()])
@@ -398,6 +450,7 @@ class _Shower:
         fields = [
             (one_line(name), one_line(_readable(value, features[name])))
             for name, value in (self.rows[index] if features else {}).items()
+            if self.is_kept[index] or name not in self.notes
         ]
         if not self.is_scored[index]:
             return Example([f"row {index}: ", Name(self.statuses[index])], fields)

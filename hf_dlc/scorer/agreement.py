@@ -32,7 +32,7 @@ class Rater(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ScoreAgreement:
+class AgreementOnOneScore:
     """
     Agreement on one score.
 
@@ -86,7 +86,7 @@ class Agreement:
             Share of the rows of which the overlaps are; unrelated scores are expected to have as much of an overlap.
         threshold (`float`):
             Rank correlation that is asked for.
-        scores (`tuple[ScoreAgreement, ...]`):
+        scores (`tuple[AgreementOnOneScore, ...]`):
             Agreement on each score that both have.
         missing (`dict[str, str]`):
             Of each score that is not compared, which scorer has no number for it.
@@ -101,11 +101,11 @@ class Agreement:
     neither: dict[str, int]
     keep: float
     threshold: float
-    scores: tuple[ScoreAgreement, ...]
+    scores: tuple[AgreementOnOneScore, ...]
     missing: dict[str, str]
 
     @property
-    def below(self) -> tuple[ScoreAgreement, ...]:
+    def below(self) -> tuple[AgreementOnOneScore, ...]:
         """Scores whose rank correlation is below the threshold, or not known."""
         return tuple(one for one in self.scores if not one.spearman >= self.threshold)
 
@@ -140,11 +140,11 @@ class Agreement:
         return f"Below {self.threshold:g}: {', '.join(map(_number, self.below))}."
 
 
-def _number(one: ScoreAgreement) -> str:
+def _number(one: AgreementOnOneScore) -> str:
     return f"{one.score} {one.spearman:.3f}"
 
 
-def _line(one: ScoreAgreement) -> str:
+def _line(one: AgreementOnOneScore) -> str:
     interval = f"{one.low:.3f} to {one.high:.3f}"
     numbers = f"{one.score:<14}{one.spearman:>9.3f}  {interval:<16}{one.easiest:>8.2f}{one.hardest:>9.2f}"
     return f"{numbers}{one.rows:>7}"
@@ -239,7 +239,7 @@ def _score(rater: Rater, sample: Dataset) -> _Scored:
 
 def _compare_all(
     mine: _Scored, theirs: _Scored, rows: np.ndarray, keep: float, seed: int
-) -> tuple[tuple[ScoreAgreement, ...], dict[str, str]]:
+) -> tuple[tuple[AgreementOnOneScore, ...], dict[str, str]]:
     """Each score that both have, and of the others who has no number for it."""
     scores, missing = [], {}
     nothing = np.full(len(rows), np.nan)
@@ -257,7 +257,7 @@ def _compare_all(
     return tuple(scores), missing
 
 
-def _compare(name: str, mine: np.ndarray, theirs: np.ndarray, keep: float, seed: int) -> ScoreAgreement:
+def _compare(name: str, mine: np.ndarray, theirs: np.ndarray, keep: float, seed: int) -> AgreementOnOneScore:
     known = ~(np.isnan(mine) | np.isnan(theirs))
     mine, theirs = mine[known], theirs[known]
     low, high = bootstrap_interval(spearman_along, mine, theirs, seed=seed)
@@ -266,4 +266,4 @@ def _compare(name: str, mine: np.ndarray, theirs: np.ndarray, keep: float, seed:
         selector = TopKSelector(keep=keep, which=end, easy=SCORES[name].easy)
         kept, others = (selector.get_indices(values) for values in (mine, theirs))
         overlaps.append(len(np.intersect1d(kept, others)) / len(kept))
-    return ScoreAgreement(name, len(mine), spearman(mine, theirs), low, high, *overlaps)
+    return AgreementOnOneScore(name, len(mine), spearman(mine, theirs), low, high, *overlaps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from pathlib import Path
@@ -21,6 +21,7 @@ from hf_dlc.execution.processes import process_state
 from hf_dlc.scorer.predict import PREDICTORS, HeldOut, Predictor, expand_measures, extrapolate, standardized
 from hf_dlc.scores.columns import SCORED_STATUSES, score_features, vector_features, with_columns
 from hf_dlc.scores.table import SCORES
+from hf_dlc.utils.files import write_json
 
 from .given_features import read_features, tell_lacking
 from .graph import GraphPredictor
@@ -30,6 +31,8 @@ from .scorer import DLCScorer
 
 
 logger = logging.getLogger(__name__)
+
+EXTRAPOLATION_NAME = "extrapolation.json"
 
 # With fewer rows, neither a rule can be learned nor an agreement be measured.
 _LEAST_ROWS = 10
@@ -72,8 +75,8 @@ class ExtrapolationAgreement:
     passes: float
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON types."""
-        return asdict(self)
+        """The fields as JSON types; a number that is not known is null."""
+        return {**vars(self), "scores": {name: found.to_json() for name, found in self.scores.items()}}
 
     def __str__(self) -> str:
         found = ", ".join(f"{name} {agreement}" for name, agreement in self.scores.items())
@@ -162,7 +165,8 @@ class ExtrapolatedScorer:
                 among its options; they come from the same pass. A number that is not finite counts as the mean of the
                 scored rows.
             run_dir (`str` or `Path`, *optional*):
-                Folder for the journals of both scorings (`level_0` and `share`), from which the same call goes on.
+                Folder for the journals of both scorings (`level_0` and `share`), from which the same call goes on, and
+                for `extrapolation.json`, the agreement. It is written also where the agreement is too low.
             num_threads (`int`, *optional*):
                 CPU threads of this process, by default the cores divided by the processes of this machine.
 
@@ -203,6 +207,8 @@ class ExtrapolatedScorer:
         self.agreement_ = ExtrapolationAgreement(agreements, *counts, self.share, self.predictor.name, float(passes))
         if process_state().is_main_process:
             logger.info("%s", self.agreement_)
+            if run_dir:  # before the check: what was too low is a finding as well
+                write_json(Path(run_dir, EXTRAPOLATION_NAME), self.agreement_.to_json())
         self._check_agreement()
         return with_columns(dataset, table.values, table.features)
 

@@ -45,6 +45,15 @@ class HeldOut:
     high: float
     settings: Mapping[str, Any]
 
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types; a number that is not known is null."""
+        numbers = {name: getattr(self, name) for name in ("spearman", "low", "high")}
+        known = {name: float(value) if np.isfinite(value) else None for name, value in numbers.items()}
+        settings = {
+            key: value.item() if isinstance(value, np.generic) else value for key, value in self.settings.items()
+        }
+        return {**known, "settings": settings}
+
     def __str__(self) -> str:
         return f"{self.spearman:.3f} (95% interval {self.low:.3f} to {self.high:.3f})"
 

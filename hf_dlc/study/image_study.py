@@ -91,7 +91,7 @@ class ImageStudy:
     def __init__(self, options: ImageStudyArguments) -> None:
         self.options = options
         self.record = read_manifest(Path(options.run_dir))
-        self.label = options.label or self.record.options["group_by"]
+        self.label = options.label or self.record.options.get("group_by")
         if self.label is None:
             raise ValueError("label must name the label column, since the run has no group_by.")
         self.scored, self.held_out = self._read_images()

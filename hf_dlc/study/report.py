@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_dlc.scores.base import measures_by_pass
 from hf_dlc.scores.table import DEFAULT_SCORES, SCORES, chosen_scores
-from hf_dlc.utils.durations import price
+from hf_dlc.utils.durations import price, scoring_training_ratio
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.versions import versions
 
@@ -41,7 +41,8 @@ def write_report(results: StudyResults, output: Path) -> str:
     if results.screening:
         parts.append(_screening_table(results))
     parts += [_confirming_table(results, metric) for metric in results.metrics]
-    parts += [_verdicts(overall[metric], comparisons[metric]) for metric in results.metrics]
+    prices = {arm: _price_of(results, arm) for arm in results.finalists}
+    parts += [_verdicts(overall[metric], comparisons[metric], prices) for metric in results.metrics]
     text = "\n\n".join([*parts, _limits(results), _shared_rows(results), _costs(results)])
     (output / "study.md").write_text(text + "\n", encoding="utf-8")
     record = {
@@ -116,15 +117,15 @@ def _with_error(values: np.ndarray) -> str:
     return f"{mean:.4f} ± {error:.4f}"
 
 
-def _verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
-    """A sentence for each comparison, and how small a difference could have been seen."""
+def _verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison], prices: Mapping[str, str]) -> str:
+    """A sentence for each comparison, what the scores of its arm cost, and how small a difference could be seen."""
     return "\n".join(
         [
             f"## Verdicts by {comparisons[0].metric}",
             "",
             "Of each seed the mean over budgets and matchings:",
             "",
-            *(f"- {comparison.verdict()}" for comparison in overall),
+            *(f"- {comparison.verdict()} {prices[comparison.arm]}" for comparison in overall),
             "",
             _resolution(overall),
             "",
@@ -135,6 +136,22 @@ def _verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison]) 
             _resolution(comparisons),
         ]
     )
+
+
+def _price_of(results: StudyResults, arm: str) -> str:
+    """What the scores of an arm cost beside training, in a sentence: whatever it gains must be worth that."""
+    share = scoring_share(arm, results.scoring["fractions"])
+    if not share:
+        return "It needs no scores."
+    if results.scoring["resumed"]:
+        return "What its scores cost is not known: the scoring was stopped and went on."
+    ratio = scoring_training_ratio(share * results.scoring["seconds"], _epoch_seconds(results))
+    return "What its scores cost is not known." if ratio is None else f"Its scores cost {ratio:.2f} epochs (STR)."
+
+
+def _epoch_seconds(results: StudyResults) -> float:
+    """Seconds of one epoch of training on all rows; a median, as some models were trained on a busy machine."""
+    return float(np.median(results.values("full", "rows", 1.0, "seconds"))) / results.options.epochs
 
 
 def _resolution(comparisons: Sequence[Comparison]) -> str:
@@ -156,8 +173,8 @@ def _limits(results: StudyResults) -> str:
     return (
         "p is of paired t-tests, corrected for the number of comparisons in the list (Holm); the intervals, each on "
         f"its own, are not, so that one may leave out 0 where p is above {ALPHA:g}. {METRICS[0].capitalize()} "
-        f"decides. {screened}The spread is that of seeds: another pool or other held-out rows may give other "
-        "differences."
+        f"decides. STR is what the scoring cost, divided by what one epoch of training on all rows cost. {screened}"
+        "The spread is that of seeds: another pool or other held-out rows may give other differences."
     )
 
 
@@ -195,8 +212,8 @@ def _costs(results: StudyResults) -> str:
             [arm, f"{scoring:.0f} s", *(f"{tokens:,.0f}, {seconds + scoring:.0f} s" for tokens, seconds in taken)]
         )
     header = ["arm", "scoring", *(f"keep {budget:g}: target tokens, scoring and training" for budget in budgets)]
-    full = np.median(results.values("full", "rows", 1.0, "seconds"))
-    of_epoch = float(full) / results.options.epochs
+    of_epoch = _epoch_seconds(results)
+    full = of_epoch * results.options.epochs
     # Of a scoring that went on after a stop, the seconds of the last part say nothing.
     found = None if results.scoring["resumed"] else price(results.scoring["seconds"], of_epoch)
     resumed = " The scoring was stopped and went on: its seconds are those of the last run."

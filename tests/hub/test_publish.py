@@ -9,6 +9,7 @@ import logging
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +22,10 @@ from datasets import Dataset, DatasetDict, load_dataset
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hf_dlc import DLCScorer, FlexRandSelector, load_scores, push_pruned
+from hf_dlc import DLCScorer, FlexRandSelector, TargetSelector, load_scores, push_pruned
 from hf_dlc.hub.card import Subset, render_section, subset_name
 from hf_dlc.hub.publish import public_manifest
+from hf_dlc.pipeline.folder import select_rows
 from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 from hf_dlc.pipeline.score_file import Scores, ScoresError
 from hf_dlc.report.render import code
@@ -428,6 +430,21 @@ def test_python_that_does_it_again_can_be_imported(
     exec(compile(ast.Module(imports, []), "card", "exec"), names)
     assert names[type(selector).__name__] is type(selector)
     assert names["DLCScorer"] is DLCScorer
+
+
+def test_card_says_which_wanted_row_took_a_row(server: HubServer, scored: Dataset) -> None:
+    pytest.importorskip("bm25s", reason="an extra")
+    selector = TargetSelector(keep=10, target=["text 3", "text 5"], metric="bm25", mix=0.5, text_columns=["output"])
+    pruned, _, record = select_rows(scored, selector, RunRecord.from_json(MANIFEST))
+    push_pruned(pruned, "me/half", scored, record.to_json())
+    text = card_of(server)[1]
+    assert "Kept rows by the wanted row that took them" in text
+    for wanted, count in Counter(pruned["dlc_wanted"][:]).items():
+        assert f"| {wanted if wanted >= 0 else 'drawn at random'} | {count} |" in text
+    taken = {row["output"]: row["dlc_wanted"] for row in pruned}
+    shown = re.findall(r"output: \"?(text \d+)\"?\n(?:    .*\n)*?    dlc_wanted: (-?\d+)", text)
+    assert shown
+    assert all(taken[output] == int(wanted) for output, wanted in shown)
 
 
 def test_study_is_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from datasets import Dataset
 
 from hf_dlc import DLCScorer, FlexRandSelector, RandomSelector, build_manifest
-from hf_dlc.pipeline.folder import read_manifest, read_scores
-from hf_dlc.pipeline.record import RecordError, RunRecord, UsageRecord, describe_scoring
+from hf_dlc.hub.card import Subset, render_section
+from hf_dlc.pipeline.folder import make_report, read_manifest, read_scores
+from hf_dlc.pipeline.record import SCORED_IN_PARTS, RecordError, RunRecord, UsageRecord, describe_scoring
 from hf_dlc.pipeline.score_file import ScoresError
 from hf_dlc.scores.columns import OK, score_features, with_columns
 
@@ -84,7 +85,25 @@ def test_the_price_of_a_scoring(old: dict[str, Any]) -> None:
     run = UsageRecord(scoring_seconds=4620.0, training_seconds=3300.0)
     assert run.price == "scoring 1 h 17 min; one epoch of LoRA training on these rows: 55 min; STR 1.4"
     assert UsageRecord.from_json(run.to_json()) == run
-    assert run.having(resumed=True).price is None  # the seconds are those of the last part
+    assert run.price_unknown is None
+    in_parts = run.having(resumed=True)
+    assert (in_parts.price, in_parts.price_unknown) == (None, SCORED_IN_PARTS)  # the seconds are of the last part
+    assert UsageRecord(training_unknown="no luck").price_unknown == "no luck"
+    assert UsageRecord(scoring_seconds=1.0).price_unknown is None  # of a run too short to ask
+
+
+def test_a_hostile_record_of_an_extrapolation(old: dict[str, Any], scored: Dataset) -> None:
+    text = "<!-- ` | \n# x"
+    scores = {text: {"spearman": 0.5, "high": None}, "gain": None}
+    found = {"scored": 1, "predicted": 3, "method": text, "scores": scores}
+    record = RunRecord.from_json({**old, "extrapolation": found, "run": {"training_unknown": text}})
+    assert record.to_json()["extrapolation"] == found
+    facts = {"rows": 4, "kept_rows": 1, "base": {}, "files": [], "scores_digest": "", "columns": scored.column_names}
+    card = render_section(Subset("one", "me/rows", record=record, **facts), make_report(scored, [0], record).sections)
+    shown = "<\u200b!-- \\u0060 \\u007c \\n# x"
+    assert card.count(shown) == card.count("# x") == 5  # method, name and reason; in the report name and reason
+    with pytest.raises(RecordError, match=r"extrapolation.scores.gain.spearman must be a number, got 'x'"):
+        RunRecord.from_json({"extrapolation": {"scores": {"gain": {"spearman": "x"}}}})
 
 
 def test_fields_of_a_later_version_are_kept(old: dict[str, Any]) -> None:

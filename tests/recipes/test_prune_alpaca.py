@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import yaml
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKSelector, __version__, load_scores
@@ -21,9 +23,11 @@ from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.execution.training import TrainingCost
 from hf_dlc.pipeline import prune
 from hf_dlc.pipeline.options import PruneArguments, make_selector
-from hf_dlc.pipeline.record import UsageRecord
+from hf_dlc.pipeline.record import SCORED_IN_PARTS, UsageRecord
+from hf_dlc.report.render import code
 from hf_dlc.scorer import job
 from hf_dlc.scores.columns import score_features
+from hf_dlc.scores.table import SCORES
 from recipes import prune_alpaca
 from tests.conftest import ROOT, SCORING, build_model, build_tokenizer
 from tests.rows import SCORED_ROWS, json_lines, write_rows
@@ -187,6 +191,23 @@ def test_summary_ranks_the_flagged_rows(results: Path) -> None:
     assert "plain_loss" in summary
 
 
+def test_summary_counts_the_flagged_rows_among_the_hardest(recipe: Recipe) -> None:
+    """As the demo does for its swapped responses, by each score that it asks for."""
+    demo = yaml.safe_load((ROOT / "recipes" / "configs" / "demo.yaml").read_text(encoding="utf-8"))
+    output = recipe("--flag_column", "wrong", "--scores", demo["scores"])
+    _, _, section = (output / "summary.md").read_text(encoding="utf-8").partition("## Rows with `wrong` (4 of 22)\n\n")
+    header, _, *lines = section.partition("\n\n")[0].splitlines()
+    assert header.endswith("| among the 4 hardest |")
+    cells = [re.fullmatch(r"\| (\w+) \| [01]\.\d{3} \| \d+% \| ([0-4]) \|", line).groups() for line in lines]
+    counts = {name: int(count) for name, count in cells}
+    assert list(counts) == demo["scores"].split(",")
+    found, flagged = scores(output), {place for place, row in enumerate(ROWS) if row["wrong"]}
+    for name, count in counts.items():
+        values = np.array(found[f"dlc_{name}"])
+        hardest = np.argsort(-values if SCORES[name].easy == "low" else values, kind="stable")[:4]  # NaN comes last
+        assert count == len(flagged & set(hardest.tolist()))
+
+
 class TestPriceOfTheRun:
     """What an epoch of training costs is in the records and the reports, where a run was long enough to ask."""
 
@@ -226,6 +247,20 @@ class TestPriceOfTheRun:
         monkeypatch.setattr(prune, "LEAST_SECONDS", 0.0)
         assert manifest(recipe("--measure_training", "false"))["run"]["training_seconds"] is None
 
+    def test_of_a_run_in_parts_it_is_said_once_that_it_is_not_known(
+        self, selection: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """However short the last part was, and without a training whose cost would be of no use."""
+        monkeypatch.setattr(job, "measure_training", lambda *_: pytest.fail("nothing must be trained"))
+        with caplog.at_level("INFO", "hf_dlc"):
+            output = selection("--overwrite", "false")
+        run = UsageRecord.from_json(manifest(output)["run"])
+        assert (run.price, run.training_seconds, run.price_unknown) == (None, None, SCORED_IN_PARTS)
+        assert caplog.text.count(f"what scoring has cost beside training is not known: {SCORED_IN_PARTS}") == 1
+        told = f"- cost beside training: not known, {code(SCORED_IN_PARTS)}"
+        assert told in (output / "summary.md").read_text(encoding="utf-8")
+        assert SCORED_IN_PARTS in (output / "report.html").read_text(encoding="utf-8")
+
     def test_what_fails_is_told_and_loses_nothing(
         self, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -236,6 +271,8 @@ class TestPriceOfTheRun:
         assert (run["training_seconds"], run["training_unknown"]) == (None, "no luck")
         assert "what an epoch of training costs is not known: no luck" in caplog.text
         assert len(scores(output)["dlc_loss"]) == len(ROWS)
+        told = "cost beside training: not known, `" + '"no luck"' + "`"
+        assert told in (output / "summary.md").read_text(encoding="utf-8")
 
 
 def test_levels_are_written_if_asked_for(recipe: Recipe) -> None:

@@ -15,7 +15,7 @@ from scipy import stats
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from hf_dlc import Agreement, DLCConfig, DLCScorer
-from hf_dlc.scorer.agreement import Rater, ScoreAgreement, measure_agreement
+from hf_dlc.scorer.agreement import AgreementOnOneScore, Rater, measure_agreement
 from tests.rows import ALPACA_ROWS, many_rows
 
 
@@ -102,10 +102,10 @@ class TestNumbers:
 
 
 class TestText:
-    ONE = ScoreAgreement("confidence", 200, 0.97, 0.95, 0.98, 0.9, 0.88)
-    TWO = ScoreAgreement("gain", 200, 0.41, 0.3, 0.5, 0.6, 0.7)
+    ONE = AgreementOnOneScore("confidence", 200, 0.97, 0.95, 0.98, 0.9, 0.88)
+    TWO = AgreementOnOneScore("gain", 200, 0.41, 0.3, 0.5, 0.6, 0.7)
 
-    def agreement(self, *scores: ScoreAgreement) -> Agreement:
+    def agreement(self, *scores: AgreementOnOneScore) -> Agreement:
         return Agreement("small", "large", 200, 200, {}, {}, {}, 0.5, 0.9, scores, {})
 
     def test_what_is_too_low_stands_first(self) -> None:
@@ -120,7 +120,7 @@ class TestText:
 
     def test_what_is_not_known_is_below_and_null(self) -> None:
         nan = float("nan")
-        found = self.agreement(ScoreAgreement("loss", 2, nan, nan, nan, 1.0, 1.0))
+        found = self.agreement(AgreementOnOneScore("loss", 2, nan, nan, nan, 1.0, 1.0))
         assert str(found).startswith("Below 0.9: loss nan.")
         assert json.loads(json.dumps(found.to_json(), allow_nan=False))["scores"][0]["spearman"] is None
 

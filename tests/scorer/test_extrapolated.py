@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,13 @@ from transformers import ViTImageProcessor
 
 from hf_dlc import DLCConfig, DLCScorer, ExtrapolatedScorer, FlexRandSelector, PruneReport
 from hf_dlc.execution.journal import JournalError
+from hf_dlc.hub.card import Subset, render_section
+from hf_dlc.pipeline.folder import read_scores, select_rows, write_scores
+from hf_dlc.pipeline.record import ExtrapolationRecord, RunRecord
 from hf_dlc.report.report import status_counts
-from hf_dlc.scorer.extrapolated import ExtrapolationError, level_0_scorer
+from hf_dlc.scorer.extrapolated import EXTRAPOLATION_NAME, ExtrapolationError, level_0_scorer
 from hf_dlc.scorer.predict import NeighborPredictor
+from hf_dlc.scores.columns import score_features, with_columns
 from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
 from hf_dlc.utils.ranks import spearman
 from tests.rows import many_rows
@@ -113,14 +118,61 @@ def test_too_little_agreement_is_an_error_with_its_number(make_scorer: Callable,
         assert advice in str(caught.value)
 
 
+@pytest.mark.parametrize("least_agreement", [-1.0, 1.0])
+def test_agreement_is_stored_also_where_it_is_too_low(
+    make_scorer: Callable, dataset: Dataset, tmp_path: Path, least_agreement: float
+) -> None:
+    extrapolated = ExtrapolatedScorer(make_scorer(), 0.5, least_agreement=least_agreement)
+    with pytest.raises(ExtrapolationError) if least_agreement == 1 else nullcontext():
+        extrapolated.score(dataset, run_dir=tmp_path)
+    found = json.loads((tmp_path / EXTRAPOLATION_NAME).read_text(encoding="utf-8"))
+    assert found == extrapolated.agreement_.to_json()
+    assert (found["scored"], found["predicted"], found["share"], found["method"]) == (29, 29, 0.5, "ridge")
+    for name, one in extrapolated.agreement_.scores.items():
+        numbers = {"spearman": one.spearman, "low": one.low, "high": one.high, "settings": one.settings}
+        assert found["scores"][name] == numbers
+
+
+def test_agreement_is_in_the_record_the_report_and_the_card(
+    make_scorer: Callable, dataset: Dataset, tmp_path: Path
+) -> None:
+    extrapolated = ExtrapolatedScorer(make_scorer(keep_levels=True), 0.5, **ANY)
+    scored = extrapolated.score(dataset)
+    record = RunRecord.of(extrapolated, "me/rows")
+    assert record.to_json()["extrapolation"] == extrapolated.agreement_.to_json()
+    assert record.scorer == RunRecord.of(extrapolated.scorer, "me/rows").scorer
+    assert RunRecord.of(extrapolated.scorer, "me/rows").extrapolation is None
+    write_scores(tmp_path, scored, record)
+    assert read_scores(tmp_path)[1] == record
+    pruned, report, record = select_rows(scored, FlexRandSelector(keep=0.5), record)
+    facts = {"rows": 60, "kept_rows": len(pruned), "base": {}, "files": [], "scores_digest": ""}
+    subset = Subset("half", "me/half", columns=scored.column_names, record=record, **facts)
+    card, summary = render_section(subset, []), report.to_markdown()
+    assert "Only 29 rows were scored at all levels. The scores of 29 others were predicted by `ridge`" in card
+    assert "## Predicted scores against true ones, on scored rows that were held out" in summary
+    for name, found in extrapolated.agreement_.scores.items():
+        assert f"| `{name}` | {found.spearman:.3f} | {found.low:.3f} to {found.high:.3f} |" in summary
+        assert f"`{name}` {found.spearman:.3f} (95% interval {found.low:.3f} to {found.high:.3f})" in card
+    alone = PruneReport.from_datasets(scored, pruned, predicted=extrapolated.agreement_.scores).to_markdown()
+    assert "## Predicted scores against" in alone
+    assert "Predicted scores" not in PruneReport.from_datasets(scored, pruned).to_markdown()
+
+
 def test_scores_that_never_vary_do_not_agree(
-    make_scorer: Callable, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    make_scorer: Callable, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
         type(SCORES["gain"]), "reduce", lambda self, values: np.zeros(values["loss"].shape[1], dtype=np.float32)
     )
     with pytest.raises(ExtrapolationError, match=r"got nan .* by gain"):
-        ExtrapolatedScorer(make_scorer(), 0.5, least_agreement=-1).score(dataset)
+        ExtrapolatedScorer(make_scorer(), 0.5, least_agreement=-1).score(dataset, run_dir=tmp_path)
+    found = json.loads((tmp_path / EXTRAPOLATION_NAME).read_text(encoding="utf-8"))
+    assert found["scores"]["gain"]["spearman"] is None  # JSON has no NaN
+    rows = Dataset.from_dict({"output": ["a", "b"]})
+    columns = dict(zip(score_features(), [[0.1, 0.2]] * 3 + [[1, 1], ["ok", "predicted"]], strict=True))
+    record = ExtrapolationRecord.from_json(found)
+    report = PruneReport.from_datasets(with_columns(rows, columns, score_features()), [0], predicted=record.scores)
+    assert "| `gain` | not known | not known |" in report.to_markdown()
 
 
 @pytest.mark.parametrize(("rows", "share", "count"), [(60, 0.1, 6), (12, 0.75, 8)])
@@ -389,7 +441,7 @@ def test_the_second_call_does_not_run_the_model(
     make_scorer: Callable, dataset: Dataset, tmp_path: Path, passes: list[int]
 ) -> None:
     first = ExtrapolatedScorer(make_scorer(), 0.5, **ANY).score(dataset, run_dir=tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["level_0", "share"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["extrapolation.json", "level_0", "share"]
     passes.clear()
     again = ExtrapolatedScorer(make_scorer(), 0.5, **ANY).score(dataset, run_dir=tmp_path)
     assert passes == []

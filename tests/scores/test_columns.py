@@ -46,14 +46,10 @@ def test_features_of_some_scores() -> None:
 
 def test_features_of_levels() -> None:
     features = score_features("easy", keep_levels=True, scores=SCORES)
-    measures = [
-        "confidence",
-        "loss",
-        "entropy",
-        "margin",
-        "el2n",
-        "knn_confidence",
-    ]  # not those of other views than the whole row
+    whole = [score for score in SCORES.values() if any(one.view == "full" for one in score.passes((0.0, 0.5)))]
+    measures = dict.fromkeys(measure.name for score in whole for measure in score.measures)
+    assert {"confidence", "loss", "entropy"} <= measures.keys()
+    assert "similarity" not in measures  # of a pair of texts, which are no level
     assert list(features) == [*score_features("easy", scores=SCORES), *(f"easy_level_{name}" for name in measures)]
     assert features["easy_level_loss"] == List(Value("float32"))
     assert "dlc_level_loss" not in score_features(keep_levels=True, scores=["prompt_gain"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -70,11 +71,31 @@ def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
     assert "| longest | 0 s | 100, 5 s |" in text
     # Two epochs took 5 s.
     assert "With all levels, scoring 8.0 s; one epoch of LoRA training on these rows: 2.5 s; STR 3.2." in text
+    for arm, told in (
+        ("loss easiest", "Its scores cost 3.20 epochs (STR)."),
+        ("gain flexrand 0.5", "Its scores cost 3.20 epochs (STR)."),
+        ("longest", "It needs no scores."),
+    ):
+        verdicts = [line for line in text.splitlines() if re.match(f"- {arm} is .* over all budgets", line)]
+        assert len(verdicts) == 3
+        assert all(line.endswith(f"). {told}") for line in verdicts)
     assert text.count("this study has not the power to see 0.01") == 4
     assert text.count("this study has the power to see 0.01") == 2  # of the accuracy, which is ten times as exact
     assert "| tokens | longest | 25% |" in text
     assert record["finalists"] == ["loss easiest", "gain flexrand 0.5", "longest"]
     assert record["scoring"]["scorer"]["model"] == "tiny"
+
+
+def test_the_verdict_says_what_the_scores_of_an_arm_cost(tmp_path: Path) -> None:
+    """Plain loss is one of the two levels; of a scoring in parts, the seconds say nothing."""
+    results = results_of({"plain easiest": 0.0, "loss easiest": 0.0})
+    text = write_report(results, tmp_path)
+    assert text.count("Its scores cost 1.60 epochs (STR).") == text.count("Its scores cost 3.20 epochs (STR).") == 3
+    assert "STR is what the scoring cost, divided by what one epoch of training on all rows cost." in text
+    results.scoring["resumed"] = True
+    text = write_report(results, tmp_path)
+    assert text.count("What its scores cost is not known: the scoring was stopped and went on.") == 2 * 3
+    assert "(STR)" not in text
 
 
 def test_one_seed_tells_nothing(tmp_path: Path) -> None:
