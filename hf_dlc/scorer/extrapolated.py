@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 EXTRAPOLATION_NAME = "extrapolation.json"
 
 # With fewer rows, neither a rule can be learned nor an agreement be measured.
-_LEAST_ROWS = 10
+LEAST_ROWS = 10
 _METHODS: dict[str, type[Predictor]] = {**PREDICTORS, GraphPredictor.name: GraphPredictor}
 
 
@@ -243,9 +243,9 @@ class ExtrapolatedScorer:
         """Numbers of the rows that are scored at all levels, in ascending order."""
         places = np.flatnonzero(scorable)
         count = round(self.share * len(places))
-        if count < _LEAST_ROWS:
+        if count < LEAST_ROWS:
             raise ExtrapolationError(
-                f"a share must have at least {_LEAST_ROWS} rows to predict the others, got share={self.share:g} of "
+                f"a share must have at least {LEAST_ROWS} rows to predict the others, got share={self.share:g} of "
                 f"{len(places)} rows that can be scored, which is {count}. Pass a larger share, or score all rows "
                 "with scorer.score(dataset)."
             )
@@ -254,9 +254,9 @@ class ExtrapolatedScorer:
     def _predict(self, name: str, blocks: Sequence[np.ndarray], table: PredictedColumns) -> HeldOut:
         """Write the predicted values of a score, and return how well they agree."""
         known, scores = table.known(name)
-        if len(known) < _LEAST_ROWS:
+        if len(known) < LEAST_ROWS:
             raise ExtrapolationError(
-                f"{_LEAST_ROWS} rows with a {name} are needed to predict it, got {len(known)} of {len(table.rows)}: "
+                f"{LEAST_ROWS} rows with a {name} are needed to predict it, got {len(known)} of {len(table.rows)}: "
                 "the masked model gave NaN for the others. Pass a larger share, or other masks."
             )
         bounds = SCORES[name].low, SCORES[name].high

@@ -25,8 +25,8 @@ class Similarity:
         similarity = u · v / (‖u‖ ‖v‖)
 
     Here u is the embedding of the prompt and v that of the response. A response to something else is about something
-    else. The encoder is a small model of its own and reads what the scoring model is shown, without special tokens and
-    without a long beginning of the template that all rows share; it cuts texts to its own length. In a conversation
+    else. The encoder is a small model of its own, which cuts texts to its own length. It reads what the scoring model is
+    shown, without special tokens and without a long beginning of the template that all rows share. In a conversation
     all learned turns are the response, and all else is the prompt.
 
     The source is Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", EMNLP 2019,

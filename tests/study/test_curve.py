@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from hf_dlc.scores.columns import score_features, with_columns
-from recipes.extrapolation_curve import CurveArguments, curve, curve_table
+from hf_dlc.study.curve import CurveArguments, curve, curve_table
 
 
 OPTIONS = CurveArguments(dataset="rows.jsonl", methods="ridge", draws=1)
