@@ -25,9 +25,9 @@ class Similarity:
         similarity = u · v / (‖u‖ ‖v‖)
 
     Here u is the embedding of the prompt and v that of the response. A response to something else is about something
-    else. The encoder is a small model of its own, which cuts texts to its own length. It reads what the scoring model is
-    shown, without special tokens and without a long beginning of the template that all rows share. In a conversation
-    all learned turns are the response, and all else is the prompt.
+    else. The encoder is a small model of its own, which cuts texts to its own length. It reads what the scoring model
+    is shown, without special tokens and without a long beginning of the template that all rows share. In a
+    conversation all learned turns are the response, and all else is the prompt.
 
     The source is Reimers and Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese BERT-Networks", EMNLP 2019,
     where texts are compared in this way. To compare a response with its own prompt is this package's choice.

@@ -57,8 +57,8 @@ def curve(
             What the names of the columns begin with.
 
     Returns:
-        `list[dict]`: For each score, input, method and share the passes that it takes, its cost as a share of all
-        levels, and Spearman of the predicted scores with the true ones (`predicted`, the mean over the draws).
+        `list[dict]`: A line for each score, input, method and share. It has `passes`, `cost` (of all levels) and
+        `predicted`, the mean over the draws of Spearman of predicted scores with the true ones.
     """
     is_scored = np.isin(scored[f"{prefix}_status"][:], list(SCORED_STATUSES))
     scored = scored.select(np.flatnonzero(is_scored).tolist())
