@@ -265,6 +265,18 @@ def test_readme_tells_what_scoring_cost_and_where() -> None:
         assert told in readme
 
 
+def test_the_graph_network_stands_beside_the_others_in_the_studies() -> None:
+    """Of the same share, each number as it was measured."""
+    names = {"measures": "measures of level 0", "gnn": "graph network", "knn": "nearest neighbours"}
+    for folder in ("smollm2_gnn", "smollm2_one_share"):
+        path = ROOT / "recipes" / "studies" / "extrapolation" / folder / "curve.json"
+        lines = json.loads(path.read_text(encoding="utf-8"))["curve"]
+        ways = dict.fromkeys((line["inputs"], line["method"]) for line in lines if "share" in line)
+        for way in ways:
+            numbers = [f"{line['predicted']:.3f}" for line in lines if (line["inputs"], line["method"]) == way]
+            assert f"| {' | '.join([*(names.get(one, one) for one in way), *numbers])} |" in PAGES[STUDIES]
+
+
 def test_readme_names_all_columns_and_statuses() -> None:
     rows = [line.split("|") for page in (README, HANDBOOK) for line in PAGES[page].splitlines() if line[:1] == "|"]
     told = {name for _, first, *_ in rows for name in re.findall(r"`(\w+)`", first)}

@@ -218,14 +218,13 @@ def select(options: SelectFromRunArguments) -> Outcome:
 def compare(options: CompareArguments) -> Outcome:
     """Show what other selectors would keep with the same budget; nothing is written, nothing is trained."""
     from hf_dlc.pipeline.compare import compare_selections, table
-    from hf_dlc.pipeline.selecting import config_of, prepare_selection, read_target, scorer_of, with_text_columns
+    from hf_dlc.pipeline.selecting import config_of, marked, read_target, scorer_of, with_text_columns
 
     scored, record = _scored(options.run_dir, options.dataset)
     config = config_of(record)
     with_features = f"{config.prefix}_features" in scored.column_names  # then selectors of all kinds are compared
     target = read_target(options, config, with_features, partial(scorer_of, record))
-    scored, _ = prepare_selection(scored, options, config, target)
-    options = with_text_columns(options, scored, config)
+    scored, options = marked(scored, options, config), with_text_columns(options, scored, config)
     found = compare_selections(scored, options, record.column_prefix, target)
     return found, table(found)
 

@@ -17,7 +17,7 @@ from hf_dlc.report.report import PruneReport, with_notes
 from hf_dlc.scorer.job import FEATURES_NAME
 from hf_dlc.scores.columns import score_features
 from hf_dlc.scores.table import SCORES
-from hf_dlc.selection.base import Selector
+from hf_dlc.selection.base import Selection, Selector
 from hf_dlc.utils.files import read_json, write_json
 
 from .record import RecordError, RunRecord
@@ -140,13 +140,13 @@ def select_rows(
     kept = selection.indices.tolist()
     counts = {reason: int(rows.sum()) for reason, rows in selection.left_out.items() if rows.any()}
     record = record.with_selection(selector, scored, kept, left_out=counts, **facts)
+    found = make_report(scored, selection, record, flag_column)
     notes = {f"{record.column_prefix}_{name}": values for name, values in selection.notes.items()}
-    scored = with_notes(scored, notes, selection.indices)
-    return scored.select(kept), make_report(scored, kept, record, flag_column), record
+    return with_notes(scored, notes, selection.indices).select(kept), found, record
 
 
 def make_report(
-    scored: Dataset, kept: Dataset | Sequence[int], record: RunRecord, flag_column: str | None = None
+    scored: Dataset, kept: Dataset | Selection | Sequence[int], record: RunRecord, flag_column: str | None = None
 ) -> PruneReport:
     """
     Report on a subset.
@@ -154,8 +154,8 @@ def make_report(
     Args:
         scored ([`~datasets.Dataset`]):
             All rows with their scores.
-        kept ([`~datasets.Dataset`] or `Sequence[int]`):
-            The kept rows, or their indices.
+        kept ([`~datasets.Dataset`], [`~selection.base.Selection`] or `Sequence[int]`):
+            The kept rows, what a selector says of them, or their indices.
         record ([`RunRecord`]):
             Record of scoring and selection.
         flag_column (`str`, *optional*):

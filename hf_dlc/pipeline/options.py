@@ -139,6 +139,8 @@ class SelectionArguments(Options):
             _parse_number("cut", self.cut)
         if self.text_columns is not None:
             names = parse_names(self.text_columns)
+            if not names:
+                raise ValueError(f"text_columns must name a column at least, got {self.text_columns!r}.")
             if not isinstance(self.text_columns, str):  # from YAML
                 self.text_columns = json.dumps(names)
         shares = parse_group_shares(self.group_shares)
@@ -307,8 +309,8 @@ def parse_names(text: str | Sequence[str]) -> list[str]:
         return [name.strip() for name in text.split(",") if name.strip()]
     try:
         names = json.loads(text) if isinstance(text, str) else list(text)
-    except ValueError as error:
-        raise ValueError(f"text_columns is no valid JSON ({error}), got {text!r}.") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"text_columns must be names of columns, as 'a,b' or a JSON list, got {text!r}.") from error
     return list(map(str, names))
 
 

@@ -238,6 +238,9 @@ class Run:
             check_selection(self.options, self.config, dataset, estimate)
             with_features = goes_by_features(self.options, self.config)
             self.target = read_target(self.options, self.config, with_features, lambda: self.scorer)
+            selector = make_selector(self.options, self.config.prefix, self.target, self.config.scores)
+            if isinstance(selector, TargetedSelector):
+                selector.check_wanted(dataset)
 
     def calibrate(self, scorer: DLCScorer) -> None:
         """Settle the masked fractions on the main process, unless a journal is there that has them."""
@@ -438,6 +441,11 @@ def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset
     """
     known = [*dataset.column_names, *score_features(config.prefix, scores=config.scores)]
     selector = make_selector(options, config.prefix, scores=config.scores)
+    selector.check()
+    if config.features not in (None, selector.pooling) and selector.pooling != "auto":
+        raise ValueError(
+            f"the selector {options.selector} goes by features={selector.pooling!r}, got features={config.features!r}."
+        )
     if options.column is None and selector.column not in known:  # random rows, too, are drawn of scored ones
         columns = ", ".join(f"{config.prefix}_{name}" for name in config.scores)
         raise ValueError(

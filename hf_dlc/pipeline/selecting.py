@@ -143,8 +143,7 @@ def read_target(
         return None
     wanted = read_dataset(DataArguments(dataset=options.target))
     # They may have another layout than the pool, whose columns the user has named.
-    are_named = set(config.columns or ()) <= set(wanted.column_names)
-    reading = {} if are_named else {"layout": "auto", "columns": None}
+    reading = {} if _is_read_so(wanted, config) else {"layout": "auto", "columns": None}
     wanted = _without_unread_text(wanted, options, replace(config, **reading))
     if not with_features or config.features is None:  # the selector says that the pool has no features either
         return wanted
@@ -154,6 +153,19 @@ def read_target(
     if not isinstance(parts.task, Embedder):
         return scorer.score(wanted)
     return embedded(parts.engine, wanted, parts.state().weights, parts.features_by, scorer.config.prefix)
+
+
+def _is_read_so(wanted: Dataset, config: DLCConfig) -> bool:
+    """Whether wanted rows can be read as those of the pool are."""
+    if not set(config.columns or ()) <= set(wanted.column_names):
+        return False
+    try:
+        if config.layout != "auto":
+            read_columns(wanted.column_names, config.layout, config.columns)
+    except ValueError as error:
+        logger.info("the wanted rows are read by a layout of their own: %s", error)
+        return False
+    return True
 
 
 def _without_unread_text(wanted: Dataset, options: SelectionArguments, config: DLCConfig) -> Dataset:

@@ -7,7 +7,7 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -73,7 +73,7 @@ class PruneReport:
     def from_datasets(
         cls,
         scored: Dataset,
-        pruned: Dataset | Sequence[int],
+        pruned: Dataset | Chosen | Sequence[int],
         column: str = "dlc_confidence",
         prefix: str = "dlc",
         schedule: Sequence[float] | None = None,
@@ -91,9 +91,9 @@ class PruneReport:
         Args:
             scored ([`~datasets.Dataset`]):
                 Dataset with score columns. Where it has the per-level columns, plain loss (level 0) is compared too.
-            pruned ([`~datasets.Dataset`] or `Sequence[int]`):
-                Some of its rows, in its order, as a selector returns them; or their indices, each once; or a boolean
-                for each row of `scored`.
+            pruned ([`~datasets.Dataset`], [`~selection.base.Selection`] or `Sequence[int]`):
+                Some of its rows, in its order, as a selector returns them; what `selector.select(scored)` returns,
+                with all that the selector has noted; the indices of the rows, each once; or a boolean for each row.
             column (`str`, *optional*, defaults to `"dlc_confidence"`):
                 Column by which rows were selected.
             prefix (`str`, *optional*, defaults to `"dlc"`):
@@ -132,13 +132,11 @@ class PruneReport:
             got = ", ".join(scored.column_names)
             raise ValueError(f"scored must have the columns {', '.join(missing)}, got {got}.")
         check_group_and_flag_columns(scored, group_by, flag_column)
+        notes = _notes(scored, pruned, prefix)
+        pruned = pruned.indices if hasattr(pruned, "indices") and hasattr(pruned, "notes") else pruned
         kept = _places(scored, pruned) if isinstance(pruned, Dataset) else _indices(pruned, len(scored))
-        if isinstance(pruned, Dataset):
-            names = (f"{prefix}_wanted", f"{prefix}_wanted_similarity")
-            known = [name for name in names if name in pruned.column_names and name not in scored.column_names]
-            notes = {name: np.asarray(pruned.with_format("numpy")[name][:]) for name in known}
-            scored = with_notes(scored, notes, kept)
-        rows = Rows.read(scored, kept, column, prefix, group_by)
+        scored = with_notes(scored, notes, kept)
+        rows = Rows.read(scored, kept, column, prefix, group_by, tuple(notes))
         levels = None if schedule is None else tuple(map(float, schedule))
         sections = tuple(all_sections(rows, flag_column, examples, price, left_out, price_unknown, predicted))
         return cls(sections, scored, kept, column, prefix, levels, group_by)
@@ -213,6 +211,24 @@ def _places(scored: Dataset, pruned: Dataset) -> np.ndarray:
             )
         places[number], start = start, start + 1
     return places
+
+
+class Chosen(Protocol):
+    """What a selector says of the rows that it keeps, as [`~selection.base.Selection`] has it."""
+
+    indices: np.ndarray
+    notes: Mapping[str, np.ndarray]
+
+
+def _notes(scored: Dataset, pruned: Any, prefix: str) -> dict[str, np.ndarray]:
+    """By their columns what a selector has noted of the kept rows: numbers that `scored` does not have."""
+    if hasattr(pruned, "indices") and hasattr(pruned, "notes"):
+        return {f"{prefix}_{name}": values for name, values in pruned.notes.items()}
+    if not isinstance(pruned, Dataset):
+        return {}
+    added = [name for name in pruned.column_names if name.startswith(f"{prefix}_") and name not in scored.column_names]
+    numbers = [name for name in added if str(getattr(pruned.features[name], "dtype", "")).startswith(("int", "float"))]
+    return {name: np.asarray(pruned.with_format("numpy")[name][:]) for name in numbers}
 
 
 def with_notes(scored: Dataset, notes: Mapping[str, np.ndarray], kept: np.ndarray) -> Dataset:

@@ -110,6 +110,8 @@ class Rows:
             Which of the rows have a score.
         tokens (`np.ndarray` of shape `(rows,)`):
             Target tokens of each row.
+        notes (`tuple[str, ...]`, *optional*):
+            Columns of what a selector has said of the rows that it kept.
     """
 
     scored: Dataset
@@ -120,12 +122,19 @@ class Rows:
     scores: dict[str, Scores]
     is_scored: np.ndarray
     tokens: np.ndarray
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(
-        cls, scored: Dataset, kept: np.ndarray, column: str, column_prefix: str, group_by: str | None = None
+        cls,
+        scored: Dataset,
+        kept: np.ndarray,
+        column: str,
+        column_prefix: str,
+        group_by: str | None = None,
+        notes: tuple[str, ...] = (),
     ) -> Rows:
-        """Read the score columns; `kept` holds the indices of the kept rows."""
+        """Read the score columns; `kept` holds the indices of the kept rows, `notes` what a selector says of them."""
         is_kept = np.zeros(len(scored), dtype=bool)
         is_kept[kept] = True
         scores = {
@@ -138,7 +147,7 @@ class Rows:
             scores[_PLAIN_LOSS] = Scores(SCORES[_PLAIN_LOSS], plain, SCORES[_PLAIN_LOSS].text)
         is_scored = np.isin(scored[f"{column_prefix}_status"][:], list(SCORED_STATUSES))
         tokens = read_column(scored, f"{column_prefix}_tokens")
-        return cls(scored, is_kept, column, column_prefix, group_by, scores, is_scored, tokens)
+        return cls(scored, is_kept, column, column_prefix, group_by, scores, is_scored, tokens, notes)
 
     @property
     def main(self) -> Scores:
@@ -195,8 +204,10 @@ def all_sections(
         yield _group_table(rows)
     if flag_column:
         yield _flag_table(rows, flag_column)
-    if f"{rows.column_prefix}_wanted" in rows.scored.column_names:
+    if f"{rows.column_prefix}_wanted" in rows.notes:
         yield _wanted_table(rows)
+    if f"{rows.column_prefix}_votes" in rows.notes:
+        yield _votes_table(rows)
     show, order = _Shower(rows), _easiest_first(rows)
     yield show("Easiest rows", order[:examples])
     yield show("Hardest rows", order[::-1][:examples])
@@ -402,6 +413,16 @@ def _wanted_table(rows: Rows) -> Table:
     return Table(["Kept rows by the wanted row that took them"], _WANTED_HEADER, lines)
 
 
+def _votes_table(rows: Rows) -> Table:
+    """Counts of the kept rows by the votes that their group has got."""
+    votes = pd.Series(read_column(rows.scored, f"{rows.column_prefix}_votes")[rows.is_kept])
+    counts = votes.value_counts().sort_index(ascending=False)
+    lines = [[f"{votes:.0f}", f"{count:,}"] for votes, count in counts[:_MOST_GROUPS].items()]
+    if len(counts) > _MOST_GROUPS:
+        lines.append([f"{len(counts) - _MOST_GROUPS:,} others", f"{counts[_MOST_GROUPS:].sum():,}"])
+    return Table(["Kept rows by the votes of the wanted rows for their group"], ["votes", "kept rows"], lines)
+
+
 def _flag_table(rows: Rows, flag_column: str) -> Table:
     """How well each score, turned so that harder is higher, tells the flagged rows from the others."""
     flags = read_flags(rows.scored, flag_column)
@@ -439,8 +460,7 @@ class _Shower:
         written = {*score_features(column_prefix, True, SCORES), *vector_features(column_prefix)}
         hidden = written.intersection(scored.column_names)
         self.rows = _undecoded(scored.remove_columns(sorted(hidden)))
-        # What a selector has noted of the rows that it kept; of others there is nothing to show.
-        self.notes = {name for name in self.rows.column_names if name.startswith(f"{column_prefix}_")}
+        self.notes = rows.notes
 
     def __call__(self, title: str, indices: np.ndarray) -> Examples:
         return Examples([title], [self._example(index) for index in indices.tolist()])
@@ -450,7 +470,7 @@ class _Shower:
         fields = [
             (one_line(name), one_line(_readable(value, features[name])))
             for name, value in (self.rows[index] if features else {}).items()
-            if self.is_kept[index] or name not in self.notes
+            if self.is_kept[index] or name not in self.notes  # there is nothing to say of others
         ]
         if not self.is_scored[index]:
             return Example([f"row {index}: ", Name(self.statuses[index])], fields)

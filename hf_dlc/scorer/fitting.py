@@ -217,6 +217,8 @@ def embedded(engine: Engine, dataset: Dataset, weights: str, made_by: str, prefi
         [`~datasets.Dataset`]: With the columns of features.
     """
     pooled = torch.from_numpy(pooled_features(engine, dataset, weights))
+    if not pooled.shape[1]:
+        raise ValueError(f"none of the {len(dataset)} images can be read, so that there are no features of them.")
     vectors = finished(pooled, engine.features).numpy()
     columns = dict(zip(vector_features(prefix), (vectors, [made_by] * len(dataset)), strict=True))
     return with_columns(dataset, columns, vector_features(prefix, vectors.shape[1]))

@@ -156,44 +156,45 @@ def read_texts(dataset: Dataset, columns: Sequence[str] | None = None) -> list[s
     return [" ".join(part for name in names for part in _strings(row[name])) for row in rows]
 
 
-def read_contents(dataset: Dataset, columns: Sequence[str] | None = None) -> list[str] | None:
-    """
-    Return what tells whether two rows say the same: digests of pictures, or else texts, or else token ids.
+def content_kinds(dataset: Dataset, columns: Sequence[str] | None = None) -> list[str]:
+    """Return by what rows can be told to say the same, best first: `"pictures"`, `"token ids"`, `"text"`."""
+    from hf_dlc.utils.content import media_columns  # loads libraries that other selectors do without
 
-    Args:
-        dataset (`Dataset`):
-            Dataset in any format.
-        columns (`Sequence[str]`, *optional*):
-            As for [`read_texts`].
+    if columns is not None:
+        return ["text"]
+    there = {
+        "pictures": media_columns(dataset),
+        "token ids": "input_ids" in dataset.column_names,
+        "text": text_columns(dataset),
+    }
+    return [kind for kind, found in there.items() if found]
 
-    Returns:
-        `list[str]`: A text for each row; `None` where there is nothing of the kind.
-    """
-    from hf_dlc.utils.content import media_columns, media_digests  # loads libraries that other selectors do without
 
-    if media := media_columns(dataset):
-        return media_digests(dataset, media)
-    if columns is not None or text_columns(dataset):
-        return read_texts(dataset, columns)
-    if "input_ids" not in dataset.column_names:
-        return None
+def read_token_ids(dataset: Dataset) -> list[str]:
+    """Return the token ids of each row as text, the ids with spaces between them."""
     return [" ".join(map(str, ids or ())) for ids in dataset.with_format(None)["input_ids"][:]]
 
 
 def text_columns(dataset: Dataset) -> list[str]:
-    """Return the names of the columns with text, but for those that scoring writes."""
-    written = {name.removesuffix("_status") for name in dataset.column_names if name.endswith("_status")}
-    names = [name for name in dataset.column_names if not any(name.startswith(f"{prefix}_") for prefix in written)]
-    names = [name for name in names if name.removesuffix("_by") not in {*names} - {name}]  # how vectors were made
-    return [name for name in names if "string" in str(dataset.features[name])]
+    """Return the names of the columns with text, but for those that scoring and `find_duplicates` write."""
+    names = dataset.column_names
+    prefixes = [name.removesuffix("_status") for name in names if name.endswith("_status")]
+    written = tuple(f"{prefix}_" for prefix in prefixes if f"{prefix}_tokens" in names)
+    texts = [name for name in names if "string" in str(dataset.features[name])]
+    texts = [name for name in texts if not name.startswith(written) and name != "dup_kind"]
+    return [name for name in texts if name.removesuffix("_by") not in {*names} - {name}]  # how vectors were made
+
+
+_NOT_SAID = ("role", "from", "type")  # of a turn, or of a part of one
 
 
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for one in value.values():
-            yield from _strings(one)
+        for key, one in value.items():
+            if key not in _NOT_SAID:
+                yield from _strings(one)
     elif isinstance(value, list):
         for one in value:
             yield from _strings(one)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hf_dlc.utils.words import is_nothing, normalised, words_of
 
-_WORDS = re.compile(r"\w+")
+
 _SHINGLE = 5  # words that stand in a row
 
 _LEAST_JACCARD = 0.9
@@ -20,14 +20,16 @@ def equals_wanted(texts: Sequence[str], wanted: Sequence[str], nearly: bool = Tr
     """
     Find the rows that equal a wanted row, or nearly do.
 
-    Texts are equal if their words are, whatever their case and their punctuation. They are nearly equal by the sets of
-    their shingles, which are runs of 5 words, or the whole of a shorter text:
+    Texts are equal if their words are, normalised as in [`~duplicates.find.find_duplicates`]: case, white space and
+    stops do not count, but `2 - 3` is not `2 + 3`. They are nearly equal by the sets of their shingles, which are runs
+    of 5 words, or the whole of a shorter text:
 
     - if the Jaccard similarity of the sets is at least 0.9, or
     - if all shingles of one text are shingles of the other, and at least 0.3 of these.
 
-    So a source or a rationale that stands beside a wanted text does not hide it. Rows that share a template, and so
-    most of their words, are different rows.
+    So a source or a rationale that stands beside a wanted text does not hide it, unless it is more than twice as long.
+    Rows that share a template, and so most of their words, are different rows. So are rows with the same prompt and
+    another response; `find_duplicates(dataset, by="prompt")` finds these.
 
     Args:
         texts (`Sequence[str]`):
@@ -56,12 +58,13 @@ def equals_wanted(texts: Sequence[str], wanted: Sequence[str], nearly: bool = Tr
     for number, found in enumerate(sets):
         for shingle in found:
             having[shingle].append(number)
-    sizes = list(map(len, sets))
-    return np.array([_equals_any(_shingles(words), sizes, having) for words in rows], dtype=bool)
+    sizes = np.array(list(map(len, sets)))
+    known = {shingle: np.array(numbers) for shingle, numbers in having.items()}
+    return np.array([_equals_any(_shingles(words), sizes, known) for words in rows], dtype=bool)
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORDS.findall(text.casefold()))
+    return () if is_nothing(text) else tuple(words_of(normalised(text)))
 
 
 def _shingles(words: tuple[str, ...]) -> set[tuple[str, ...]]:
@@ -70,14 +73,12 @@ def _shingles(words: tuple[str, ...]) -> set[tuple[str, ...]]:
     return {*zip(*(words[start:] for start in range(_SHINGLE)), strict=False)}
 
 
-def _equals_any(
-    found: set[tuple[str, ...]], sizes: Sequence[int], having: Mapping[tuple[str, ...], list[int]]
-) -> bool:
+def _equals_any(found: set[tuple[str, ...]], sizes: np.ndarray, having: Mapping[tuple[str, ...], np.ndarray]) -> bool:
     """Whether a row with these shingles is like a wanted text, of which the number of shingles is known."""
-    common = Counter(number for shingle in found if shingle in having for number in having[shingle])
-    for number, count in common.items():
-        jaccard = count / (len(found) + sizes[number] - count)
-        is_contained = count == min(len(found), sizes[number])
-        if jaccard >= (_LEAST_OF_CONTAINED if is_contained else _LEAST_JACCARD):
-            return True
-    return False
+    numbers = [having[shingle] for shingle in found if shingle in having]
+    if not numbers:
+        return False
+    common = np.bincount(np.concatenate(numbers), minlength=len(sizes))
+    jaccard = common / (len(found) + sizes - common)
+    is_contained = common == np.minimum(len(found), sizes)
+    return bool((jaccard >= np.where(is_contained, _LEAST_OF_CONTAINED, _LEAST_JACCARD)).any())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from .budget import walk
 from .candidates import Candidates
-from .columns import read_contents, read_texts, text_columns
+from .columns import read_texts, text_columns
 from .contamination import equals_wanted
 from .nearest import Similarity, VectorSimilarity, take_turns
 from .ordering import check_mix, drawn_order, mixed
@@ -118,14 +118,17 @@ class TargetSelector(TargetedSelector):
     seed: int = 0
 
     name: ClassVar[str] = "target"
-    advice: ClassVar[Mapping[str, str]] = {
-        EQUALS_WANTED: "Pass contamination='exact' to leave out only those whose words are the same, or 'keep'."
-    }
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Features, or texts."""
         return ("texts",) if self.metric == "bm25" else ("features",)
+
+    @property
+    def advice(self) -> Mapping[str, str]:
+        """What to do where too many rows equal a wanted one."""
+        exact = "'exact' to leave out only those whose words are the same, or " if self.contamination == "drop" else ""
+        return {EQUALS_WANTED: f"Pass contamination={exact}'keep'."}
 
     @property
     def pooling(self) -> str:
@@ -135,6 +138,11 @@ class TargetSelector(TargetedSelector):
     def own_columns(self) -> Mapping[str, Sequence[str]]:
         """Return the columns of text, as in [`Selector`]."""
         return {} if self.text_columns is None else {"text_columns": self.text_columns}
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters as JSON types, as in [`TargetedSelector`]."""
+        names = None if self.text_columns is None else list(self.text_columns)
+        return {**super().parameters(), "text_columns": names}
 
     def check(self) -> None:
         """Raise a `ValueError` for a parameter out of its range, such as a metric that is none."""
@@ -159,34 +167,38 @@ class TargetSelector(TargetedSelector):
     def _read(self, dataset: Dataset) -> Candidates:
         self.check()
         wanted = self.wanted_rows()
-        self._say_columns(dataset)
-        if self.metric != "bm25":
-            wanted.require_made_as(dataset)
+        wanted.require_rows()
+        if self.metric == "bm25":  # whose texts tell as well which rows equal a wanted one
+            self._require_words(dataset)
+            wanted.contents = wanted.texts
+            return replace(super()._read(dataset), wanted=wanted)
+        wanted.require_made_as(dataset)
         if self.metric == "gradient":
             self._require_gradients(dataset)
         candidates = replace(super()._read(dataset), wanted=wanted)
-        if self.contamination == "keep" or candidates.texts is not None or wanted.dataset is None:
-            return candidates
-        return replace(candidates, texts=read_contents(dataset, self.text_columns))
+        return candidates if self.contamination == "keep" else replace(candidates, texts=wanted.compare_with(dataset))
 
     def _read_texts(self, dataset: Dataset) -> list[str]:
+        if self.text_columns is None:
+            names = ", ".join(text_columns(dataset))
+            logger.info("words are those of the columns %s; text_columns= names others", names)
         return read_texts(dataset, self.text_columns)
 
-    def _say_columns(self, dataset: Dataset) -> None:
-        """Say which texts are compared, and refuse to compare pictures by what stands beside them unasked."""
+    def check_wanted(self, dataset: Dataset) -> None:
+        """Raise a `ValueError` if the wanted rows or the metric are of no use, as in [`TargetedSelector`]."""
+        super().check_wanted(dataset)
+        if self.metric == "bm25":
+            self._require_words(dataset)
+
+    def _require_words(self, dataset: Dataset) -> None:
+        """Refuse to compare pictures by the words that stand beside them, unless these are asked for."""
         from hf_dlc.utils.content import media_columns  # loads libraries that other selectors do without
 
-        is_by_words = self.metric == "bm25"
-        if self.text_columns is not None or not (is_by_words or self.contamination != "keep"):
-            return
-        media = media_columns(dataset)
-        if media and is_by_words:
+        if self.text_columns is None and (media := media_columns(dataset)):
             raise ValueError(
                 f"metric='bm25' compares words, and the rows have pictures or sound in {', '.join(media)}. Pass "
                 "text_columns= to compare what is written beside them, or another metric."
             )
-        if names := [] if media else text_columns(dataset):
-            logger.info("texts are those of the columns %s; text_columns= names others", ", ".join(names))
 
     def _require_gradients(self, dataset: Dataset) -> None:
         way = made_by(dataset, self.features_column)
@@ -201,7 +213,7 @@ class TargetSelector(TargetedSelector):
             return {}
         wanted = candidates.wanted.contents
         if candidates.texts is None or wanted is None:
-            logger.info("Rows that equal a wanted row are not looked for, since there are no texts to compare.")
+            logger.info("No row is known to equal a wanted row: there are no texts to compare.")
             return {}
         return {EQUALS_WANTED: equals_wanted(candidates.texts, wanted, nearly=self.contamination == "drop")}
 
@@ -229,7 +241,8 @@ class TargetSelector(TargetedSelector):
             order, owners = take_turns(similarity, count, available)
             kept = order[walk(costs[order], part)]
             left = part - int(costs[kept].sum())
-            if count == most or left < shortest:
+            # Something is left to take behind those kept: other groups may leave over what pays for it.
+            if count == most or (left < shortest and len(kept) < len(order)):
                 return order, owners
             count = min(most, 2 * count)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .base import Selector
 from .candidates import Candidates
 from .wanted import Wanted
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass
@@ -27,6 +31,13 @@ class TargetedSelector(Selector):
     def lacks(self, columns: Collection[str]) -> str | None:
         """Return what the selector cannot do without and has not, or `None`, as in [`Selector`]."""
         return super().lacks(columns) or ("wanted rows (target)" if self.target is None else None)
+
+    def check_wanted(self, dataset: Dataset) -> None:
+        """Raise a `ValueError` if the wanted rows are of no use, as far as can be told before `dataset` is scored."""
+        wanted = self.wanted_rows()
+        wanted.require_rows()
+        if "features" in self.needs and wanted.has_vectors:
+            wanted.vectors  # noqa: B018  (raises if there are none)
 
     def wanted_rows(self) -> Wanted:
         """Return what there is to know of `target`."""

@@ -66,9 +66,10 @@ def unit_vectors(features: np.ndarray) -> np.ndarray:
     """
     wide = features.astype(np.result_type(features, np.float32))
     # By the largest number first, because the square of a large number overflows.
-    wide /= _or_one(np.abs(wide).max(axis=1, keepdims=True))
-    vectors = wide.astype(np.float32, copy=False)
-    vectors /= _or_one(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))[:, None]
+    with np.errstate(invalid="ignore"):  # of rows with infinite numbers, which nobody takes
+        wide /= _or_one(np.abs(wide).max(axis=1, keepdims=True))
+        vectors = wide.astype(np.float32, copy=False)
+        vectors /= _or_one(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)))[:, None]
     return vectors
 
 

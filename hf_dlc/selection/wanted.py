@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .columns import are_numbers, as_features, read_contents, read_texts
+from .columns import are_numbers, as_features, content_kinds, read_texts, read_token_ids, text_columns
 from .vectors import made_by, read_vectors
 
 
@@ -39,24 +40,29 @@ class Wanted:
     def __init__(
         self, target: Any, features_column: str = "dlc_features", text_columns: Sequence[str] | None = None
     ) -> None:
-        self._target, self._column, self._text_columns = target, features_column, text_columns
+        self._target, self._column, self._text_columns = _plain(target), features_column, text_columns
+        # What tells whether they equal a row of a pool: texts, or what `compare_with` finds.
+        self.contents = self._target if _are_texts(self._target) else None
 
     @property
     def description(self) -> str | None:
-        """How many they are, for people."""
-        if self._target is None or isinstance(self._target, str):
-            return self._target
-        return f"{len(self._target)} wanted rows"
+        """How many they are, for people; of a description nothing but this is believed, whoever wrote it."""
+        if isinstance(self._target, str):
+            return self._target if re.fullmatch(r"\d+ wanted rows?", self._target) else None
+        if not hasattr(self._target, "__len__"):
+            return None
+        return f"{len(self._target)} wanted row{'' if len(self._target) == 1 else 's'}"
 
     @property
     def column_names(self) -> list[str]:
         """Columns of a dataset; none of another form."""
-        return getattr(self._target, "column_names", [])
+        return [] if self.dataset is None else self.dataset.column_names
 
     @property
     def dataset(self) -> Dataset | None:
         """The wanted rows as a dataset, where they are one."""
-        return self._target if hasattr(self._target, "column_names") else None
+        is_dataset = hasattr(self._target, "column_names") and hasattr(self._target, "select")
+        return self._target if is_dataset else None
 
     def require_rows(self) -> None:
         """Raise a `ValueError` if there are none."""
@@ -64,7 +70,9 @@ class Wanted:
             raise ValueError(f"target must be the wanted rows, got none. {_FORMS}")
         if isinstance(self._target, str):
             raise ValueError(f"target must be the wanted rows, got the text {self._target!r} in their place. {_FORMS}")
-        if not hasattr(self._target, "__len__") or isinstance(self._target, dict):
+        if isinstance(self._target, dict):
+            raise ValueError(f"target must be one Dataset, got {type(self._target).__name__}. Pass one of its splits.")
+        if not hasattr(self._target, "__len__") or hasattr(self._target, "columns"):
             raise ValueError(f"target must be the wanted rows, got {type(self._target).__name__}. {_FORMS}")
         if not len(self._target):
             raise ValueError(f"target must hold at least one wanted row, got none. {_FORMS}")
@@ -85,13 +93,51 @@ class Wanted:
             raise ValueError(f"none of the {len(texts)} wanted rows in target has a word to compare by.")
         return texts
 
-    @cached_property
-    def contents(self) -> list[str] | None:
-        """What tells whether they equal a row of the pool ([`~candidates.read_contents`]); `None` if nothing does."""
+    def compare_with(self, pool: Dataset) -> list[str] | None:
+        """
+        Find what tells whether rows of a pool equal a wanted row: pictures, token ids or text, whichever both have.
+
+        Args:
+            pool ([`~datasets.Dataset`]):
+                The rows of the pool.
+
+        Returns:
+            `list[str]`: That of each row of the pool; that of the wanted rows is then in `contents`. `None` if there
+            is nothing that both have, which is logged.
+        """
+        self.require_rows()
+        kinds = content_kinds(pool, self._text_columns)
+        own = ["text"] if self.contents else [] if self.dataset is None else content_kinds(self.dataset)
+        kind = next((kind for kind in kinds if kind in own), None)
+        if kind == "pictures":
+            return self._compare_pictures(pool)
+        if kind is None:
+            _say_incomparable(kinds, own)
+            return None
+        if kind == "token ids":
+            self.contents = read_token_ids(self.dataset)
+            return read_token_ids(pool)
+        if self._text_columns is None:
+            names = ", ".join(text_columns(pool))
+            logger.info("rows are held against the wanted ones by the text in %s; text_columns= names others", names)
         if self.dataset is not None:
-            return read_contents(self.dataset, self._own_text_columns)
-        is_texts = isinstance(self._target, list | tuple) and all(isinstance(one, str) for one in self._target)
-        return list(self._target) if is_texts else None
+            self.contents = self.texts
+        return read_texts(pool, self._text_columns)
+
+    def _compare_pictures(self, pool: Dataset) -> list[str] | None:
+        from hf_dlc.utils.content import (
+            media_columns,
+            media_digests,
+        )  # loads libraries that other selectors do without
+
+        names, own = media_columns(pool), media_columns(self.dataset)
+        if len(names) > 1 or len(own) > 1:  # of one column each, the names do not matter
+            names = own = [name for name in names if name in own]
+        if not names:
+            _say_incomparable(["pictures in several columns"], ["pictures in others"])
+            return None
+        self.contents = media_digests(self.dataset, own)
+        return media_digests(pool, names)
 
     @property
     def _own_text_columns(self) -> Sequence[str] | None:
@@ -126,12 +172,17 @@ class Wanted:
                 "rows with features=True, or pass features_column= one of these."
             )
         vectors = self._given_vectors() if self.dataset is None else read_vectors(self.dataset, self._column)
-        known = are_numbers(vectors)
-        if not known.any():
+        if not are_numbers(vectors).any():
             raise ValueError(f"none of the {len(vectors)} wanted rows in target has features. Score them anew.")
+        return vectors
+
+    @cached_property
+    def _is_known(self) -> np.ndarray:
+        """Mask of those that have features; that others have none is said once."""
+        known = are_numbers(self.vectors)
         if not known.all():
             logger.warning("%d of %d wanted rows have no features and are left out.", (~known).sum(), len(known))
-        return vectors
+        return known
 
     def _given_vectors(self) -> np.ndarray:
         try:
@@ -148,7 +199,7 @@ class Wanted:
     @property
     def numbers(self) -> np.ndarray:
         """Numbers of those that have features, among all that were handed over."""
-        return np.flatnonzero(are_numbers(self.vectors))
+        return np.flatnonzero(self._is_known)
 
     def features(self, size: int) -> np.ndarray:
         """
@@ -169,8 +220,7 @@ class Wanted:
                 f"the features of the wanted rows must be of the size of those of the pool, {size}, got "
                 f"{self.vectors.shape[1]}. Score both with the same scorer."
             )
-        known = are_numbers(self.vectors)
-        return self.vectors if known.all() else self.vectors[known]
+        return self.vectors if self._is_known.all() else self.vectors[self._is_known]
 
     def labels(self, column: str) -> Sequence | np.ndarray | None:
         """
@@ -213,3 +263,28 @@ class Wanted:
             logger.warning(
                 "Only one dataset says how the features in %r were made: they may not compare.", self._column
             )
+
+
+def _plain(target: Any) -> Any:
+    """A list or an array in the place of a column, a series or a tensor; whatever else it is stays."""
+    if isinstance(target, np.ndarray):
+        return target.tolist() if target.dtype.kind in "UO" else target
+    if target is None or isinstance(target, str | dict | list) or hasattr(target, "columns"):
+        return target
+    if hasattr(target, "column_names"):  # a dataset
+        return target
+    if hasattr(target, "numpy"):  # a tensor
+        return target.numpy()
+    return list(target) if hasattr(target, "__len__") else target
+
+
+def _are_texts(target: Any) -> bool:
+    return isinstance(target, list) and bool(target) and all(isinstance(one, str) for one in target)
+
+
+def _say_incomparable(kinds: Sequence[str], own: Sequence[str]) -> None:
+    logger.info(
+        "rows that equal a wanted row are not looked for: the rows have %s, the wanted rows have %s to compare",
+        " and ".join(kinds) or "nothing",
+        " and ".join(own) or "nothing",
+    )

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from hf_dlc.utils.words import spaced
+
 from .nearest import Block
 
 
-_WORDS = r"(?u)\b\w+\b"  # those of one sign count as well: numbers, Chinese
+_WORDS = r"(?u)\b\w+\b"  # those of one sign count as well: numbers, and characters of scripts without spaces
 
 
 def require_bm25s() -> None:
@@ -43,12 +45,12 @@ class WordSimilarity:
 
         self.rows, self.wanted = len(texts), len(wanted)
         options = {"stopwords": None, "token_pattern": _WORDS, "show_progress": False}
-        words = bm25s.tokenize(list(texts), **options)
+        words = bm25s.tokenize(list(map(spaced, texts)), **options)
         if not words.vocab:
             raise ValueError(f"none of the {len(texts)} rows has a word to compare by. Pass another metric.")
         self._index = bm25s.BM25()
         self._index.index(words, show_progress=False)
-        self._queries = bm25s.tokenize(list(wanted), return_ids=False, **options)
+        self._queries = bm25s.tokenize(list(map(spaced, wanted)), return_ids=False, **options)
 
     def blocks(self) -> Iterator[Block]:
         """All similarities, those of one wanted row at a time."""

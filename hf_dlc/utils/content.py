@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _ROWS_PER_BATCH = 1000
+_MEDIA_PER_BATCH = 50  # of which each may take megabytes
 
 
 def is_media(feature: Any) -> bool:
@@ -36,11 +37,17 @@ def _is_list(feature: Any) -> bool:
 
 def media_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
     """Return a digest of the pictures and sounds of each row by [`content_digests`], `""` where there are none."""
+    found = zip(*(_digests_of(dataset, name) for name in columns), strict=True)
+    return [" ".join(one or "-" for one in of_row) if any(of_row) else "" for of_row in found]
+
+
+def _digests_of(dataset: Dataset, column: str) -> list[str]:
     from datasets import Dataset, Features
 
-    types = Features({name: dataset.features[name] for name in columns})
-    [nothing] = content_digests(Dataset.from_dict({name: [None] for name in columns}, features=types), columns)
-    return ["" if digest == nothing else digest for digest in content_digests(dataset, columns)]
+    feature = dataset.features[column]
+    empty = [None, []] if _is_list(feature) else [None]
+    nothing = content_digests(Dataset.from_dict({column: empty}, features=Features({column: feature})), [column])
+    return ["" if digest in nothing else digest for digest in content_digests(dataset, [column])]
 
 
 def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
@@ -61,7 +68,8 @@ def content_digests(dataset: Dataset, columns: Sequence[str]) -> list[str]:
     names, features = sorted(columns), dataset.features
     digests: list[str] = []
     # As Arrow has them: no image is decoded, and none that cannot be is an error.
-    for table in dataset.with_format("arrow").select_columns(names).iter(_ROWS_PER_BATCH):
+    size = _MEDIA_PER_BATCH if any(holds_media(features[name]) for name in names) else _ROWS_PER_BATCH
+    for table in dataset.with_format("arrow").select_columns(names).iter(size):
         for row in table.to_pylist():
             content = [_content(row[name], features[name]) for name in names]
             text = json.dumps(content, sort_keys=True, default=_text)  # ASCII, so that any text has bytes

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, load_from_disk
 
-from hf_dlc import DLCScorer, TargetSelector
+from hf_dlc import DLCScorer, PruneReport, TargetSelector
 from hf_dlc.cli.commands import main
 from hf_dlc.pipeline.score_file import Scores, ScoresError
 from hf_dlc.selection.vectors import made_by, read_vectors
@@ -169,6 +169,10 @@ def test_other_selectors_by_features(select: Callable[..., Path], files: Path, s
     )
     assert len(load_from_disk(str(output / "pruned"))) == 7
     assert json.loads((output / "manifest.json").read_text(encoding="utf-8"))["kept_rows"] == 7
+    told = "Kept rows by the votes of the wanted rows for their group"
+    assert (told in (output / "summary.md").read_text(encoding="utf-8")) == (selector == "transfer")
+    main(["report", "--run_dir", str(output)])  # again, from the subset
+    assert (told in (output / "summary.md").read_text(encoding="utf-8")) == (selector == "transfer")
 
 
 def test_groups_and_duplicates(select: Callable[..., Path]) -> None:
@@ -228,12 +232,19 @@ def test_recipe_asks_for_features_by_itself(
         (["--selector", "cut"], "rows are selected by dlc_ifd, which is not among the scores that are asked for"),
         (["--selector", "k_center", "--keep", "999"], "asks for 999 rows"),
         (["--group_shares", "equal"], "group_shares='equal' needs groups"),
+        (["--selector", "cluster", "--clusters", "0"], "clusters must be an int of at least 1, got 0"),
+        (["--selector", "target", "--target", "WANTED", "--mix", "1.5"], "mix must be a share of the budget"),
+        (
+            ["--selector", "target", "--target", "WANTED", "--metric", "gradient", "--features", "mean"],
+            "features='mean'",
+        ),
     ],
 )
 def test_what_cannot_be_selected_is_refused_before_scoring(
     files: Path, llama_folder: Path, tmp_path: Path, options: list[str], message: str
 ) -> None:
     common = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path, *OPTIONS]
+    options = [files / "wanted.jsonl" if option == "WANTED" else option for option in options]
     with pytest.raises(SystemExit, match=message.replace(".", r"\.")):
         prune_alpaca.main(list(map(str, [*common, *options])))
     assert not (tmp_path / "scores.parquet").exists()
@@ -264,6 +275,7 @@ def test_compare_says_who_is_left_out(
     shown = capsys.readouterr().out
     assert "| target |" in shown
     assert "| transfer |" in shown
+    assert "does not use: target" not in caplog.text
 
 
 def test_what_was_left_out_is_counted(files: Path, llama_folder: Path, tmp_path: Path, capsys: Any) -> None:
@@ -337,3 +349,22 @@ def test_a_subset_is_selected_from_again(select: Callable[..., Path], files: Pat
     kept, _, _ = select_rows(pruned, TargetSelector(keep=3, target=wanted, contamination="keep"), RunRecord())
     assert len(kept) == 3
     assert set(kept["dlc_wanted"]) <= {0, 1}
+
+
+def test_wanted_rows_of_another_layout_than_the_one_that_is_asked_for(
+    files: Path, llama_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    options = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path, *OPTIONS]
+    options += ["--layout", "alpaca", "--selector", "target", "--target", files / "wanted.jsonl", "--keep", "5"]
+    prune_alpaca.main(list(map(str, options)))
+    assert len(load_from_disk(str(tmp_path / "pruned"))) == 5
+    capsys.readouterr()
+
+
+def test_report_on_a_selection_in_python(files: Path, llama_folder: Path) -> None:
+    """What `select` returns tells the report which wanted row took a row; the subset alone cannot."""
+    pool, wanted = scored_by_hand(files, llama_folder)
+    found = TargetSelector(keep=6, target=wanted).select(pool)
+    summary = PruneReport.from_datasets(pool, found, schedule=(0, 0.1)).to_markdown()
+    assert "Kept rows by the wanted row that took them" in summary
+    assert f"dlc_wanted: {found.notes['wanted'][0]}" in summary

@@ -235,3 +235,16 @@ def test_examples() -> None:
     result: Any = doctest.testmod(table)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "must name a column at least"),
+        (5, "must be names of columns, as 'a,b'"),
+        ("[a", "must be names of columns, as 'a,b' or a JSON list, got '.a'"),
+    ],
+)
+def test_columns_of_text_that_are_none(text: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"text_columns {message}"):
+        SelectionArguments(selector="target", text_columns=text)

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Image, List, Value, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
@@ -16,6 +17,7 @@ from PIL import Image as Pillow
 from hf_dlc.selection import nearest
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.candidates import Candidates
+from hf_dlc.selection.columns import text_columns
 from hf_dlc.selection.contamination import equals_wanted
 from hf_dlc.selection.nearest import VectorSimilarity, nearest_rows, take_turns
 from hf_dlc.selection.ordering import drawn_order
@@ -275,18 +277,95 @@ def test_rows_of_token_ids_are_compared_by_these() -> None:
     ]
 
 
+def left_out(pool: Dataset, wanted: Any, **options: Any) -> list[int]:
+    """Numbers of the rows that equal a wanted one."""
+    found = TargetSelector(keep=1, target=wanted, **options).select(pool).left_out
+    return np.flatnonzero(found["equals_wanted"]).tolist() if "equals_wanted" in found else [-1]
+
+
+def test_like_is_compared_with_like(caplog: pytest.LogCaptureFixture) -> None:
+    """Pictures with pictures, ids with ids, text with text; what is not compared is said."""
+    ids = dataset_of(np.eye(3), input_ids=[[1, 2], [7, 8], [5, 6]], source=["web", "web", "book"])
+    assert left_out(ids, dataset_of(np.eye(3)[:1], input_ids=[[7, 8]], source=["web"])) == [1]
+    assert left_out(ids, dataset_of(np.eye(3)[:1], source=["web"])) == [0, 1]  # all there is, and it is logged
+    named, shown = pictures(0, 50).add_column("caption", ["A red cat", "A dog"]), pictures(50)
+    assert left_out(named, shown) == [1]
+    assert left_out(named, dataset_of(np.eye(4)[:1], text=["a red cat"])) == [0]
+    assert left_out(named, shown.add_column("caption", ["A red cat"]), text_columns=["caption"]) == [0]
+    with caplog.at_level(logging.INFO, "hf_dlc"):
+        assert left_out(pictures(0, 50), dataset_of(np.eye(4)[:1], text=["a red cat"])) == [-1]
+    assert "not looked for: the rows have pictures, the wanted rows have text to compare" in caplog.text
+    two = concatenate_datasets(
+        [
+            pictures(0, 50),
+            pictures(9, 9).rename_columns({"image": "mask"}).remove_columns(["dlc_features", "dlc_features_by"]),
+        ],
+        axis=1,
+    )
+    assert left_out(two, pictures(50)) == [1]  # by the column that both have
+    pytest.importorskip("bm25s", reason="an extra")
+    assert left_out(named, shown.add_column("caption", ["A red cat"]), text_columns=["caption"], metric="bm25") == [0]
+
+
+def test_rows_without_pictures_equal_none() -> None:
+    types = Features({"images": List(Image()), "text": Value("string")})
+    red = Pillow.new("RGB", (8, 8), (9, 0, 0))
+    rows = Dataset.from_dict({"images": [[], None, [red]], "text": ["a", "b", "c"]}, features=types)
+    pool = concatenate_datasets([dataset_of(np.eye(3)), rows], axis=1)
+    wanted = concatenate_datasets([dataset_of(np.eye(3)[:2]), rows.select([0, 2])], axis=1)
+    assert left_out(pool, wanted) == [2]
+
+
+def test_another_layout_hides_no_wanted_row() -> None:
+    question = "How many of the nine apples that Tom bought are left on the table?"
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": "Nine."}]
+    pool = dataset_of(np.eye(2), messages=[turns, [{"role": "user", "content": "Hi"}]])
+    assert left_out(pool, dataset_of(np.eye(2)[:1], question=[question], answer=["Nine."])) == [0]
+
+
+def test_what_scoring_and_the_search_of_duplicates_write_is_no_text() -> None:
+    pool = dataset_of(np.eye(2), text=["Red", "Blue"], dup_kind=["exact", ""], ticket_status=["new", "old"])
+    pool = pool.add_column("dlc_status", ["ok", "ok"]).add_column("dlc_tokens", [1, 1])
+    assert text_columns(pool) == ["text", "ticket_status"]  # that of somebody else is one
+    assert left_out(pool.remove_columns("ticket_status"), dataset_of(np.eye(2)[:1], text=["Red"])) == [0]
+
+
+def test_sums_and_scripts_without_spaces() -> None:
+    texts = ["What is 2 - 3?", "What is 2 + 3?", "What is 2-3?"]
+    assert equals_wanted(texts, ["what is 2 + 3"]).tolist() == [False, True, False]
+    pytest.importorskip("bm25s", reason="an extra")
+    chinese = ["\u4eca\u5929\u5929\u6c14\u5f88\u597d", "\u6211\u559c\u6b22\u82f9\u679c\u6d3e"]
+    selector = TargetSelector(keep=1, target=["\u82f9\u679c\u6d3e"], metric="bm25")
+    assert selector.get_indices(texts=chinese).tolist() == [1]
+
+
+def test_texts_in_any_shape() -> None:
+    """A column of a dataset, an array, a series; a table is refused."""
+    pytest.importorskip("bm25s", reason="an extra")
+    rows = Dataset.from_dict({"text": ["red apple", "blue car", "green tree"]})
+    one = rows.select([0])["text"]
+    for target in (one, np.array(["red apple"]), pd.Series(["red apple"]), ("red apple",), ["red apple"]):
+        found = TargetSelector(keep=1, target=target, metric="bm25", contamination="exact").select(rows)
+        assert found.left_out["equals_wanted"].tolist() == [True, False, False]
+    with pytest.raises(ValueError, match="target must be the wanted rows, got DataFrame"):
+        TargetSelector(keep=1, target=pd.DataFrame({"text": ["a"]}), metric="bm25").select(rows)
+    with pytest.raises(ValueError, match=r"target must be one Dataset, got DatasetDict\. Pass one of its splits"):
+        TargetSelector(keep=1, target=DatasetDict(train=rows), metric="bm25").select(rows)
+    assert TargetSelector(target=iter([])).parameters()["target"] is None
+
+
 def test_only_the_named_columns_are_compared(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("bm25s", reason="an extra")
     pool = Dataset.from_dict({"text": ["red apple", "blue car", "green tree"], "source": ["tree", "tree", "web"]})
     wanted = Dataset.from_dict({"text": ["a tree"], "source": ["tree"]})
     with caplog.at_level(logging.INFO, "hf_dlc"):
         assert TargetSelector(keep=2, target=wanted, metric="bm25").read_indices(pool).tolist() == [0, 1]
-    assert "texts are those of the columns text, source; text_columns= names others" in caplog.text
+    assert "words are those of the columns text, source; text_columns= names others" in caplog.text
     caplog.clear()
     selector = TargetSelector(keep=1, target=wanted, metric="bm25", text_columns=["text"])
     with caplog.at_level(logging.INFO, "hf_dlc"):
         assert selector.read_indices(pool).tolist() == [2]
-    assert "texts are those" not in caplog.text
+    assert "words are those" not in caplog.text
     other = Dataset.from_dict({"question": ["Where is the tree?"]})
     with caplog.at_level(logging.INFO, "hf_dlc"):
         assert replace(selector, target=other).read_indices(pool).tolist() == [2]

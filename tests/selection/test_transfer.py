@@ -589,7 +589,7 @@ def test_draws_are_the_same_in_every_process() -> None:
         ({"target": [["a", "b"]]}, "must be a Dataset or an array of numbers"),
         ({"target": [[1.0], [1.0, 2.0]]}, "must be a Dataset or an array of numbers"),
         ({"target": np.empty((3, 0))}, r"got ndarray of shape \(3, 0\)"),
-        ({"target": DatasetDict(train=pool_of([[1, 0]]))}, "target must be the wanted rows, got DatasetDict"),
+        ({"target": DatasetDict(train=pool_of([[1, 0]]))}, "target must be one Dataset, got DatasetDict"),
         ({"target": np.ones((2, 3))}, "must be of the size of those of the pool, 2, got 3. Score both"),
         ({"target": pool_of(np.ones((2, 5)))}, "must be of the size of those of the pool, 2, got 5"),
         ({"target": Dataset.from_dict({"a": [1]})}, r"must have the column 'dlc_features' of features, got \['a'\]"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
-import unicodedata
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from hf_dlc.tasks.text.plain_rows import plain_batches
 from hf_dlc.tasks.text.reading_log import ReadingLog
 from hf_dlc.tasks.text.rows import Conversation, Instruction, PlainText, Row, Skipped, TokenRow, Turn
 from hf_dlc.utils.content import holds_media, is_media, media_columns, media_digests
+from hf_dlc.utils.words import is_nothing, normalised, words_of
 
 
 By = Literal["both", "prompt", "response"]
@@ -32,22 +31,6 @@ PARTS: dict[str, tuple[int, ...]] = {"both": (0, 1, 2), "prompt": (0, 1), "respo
 _IMAGE_COLUMNS = {"image", "label"}  # what `columns` maps to where a set of images is scored
 
 _ROWS_PER_BATCH = 1000
-
-_SAME_SIGNS = (
-    (re.compile("[\u2018\u2019\u201a\u201b]"), "'"),
-    (re.compile("[\u201c\u201d\u201e\u201f]"), '"'),
-    (re.compile("[\u2010-\u2015\u2212]"), "-"),
-    (re.compile("[\u00ad\u200b\u2060\ufeff]"), ""),
-)
-_QUOTES = "\"'`\u00ab\u00bb\u2039\u203a\u300c\u300d\u300e\u300f"
-_STOPS = ".,;:!?\u3001\u3002"
-_LEFT_OUT = re.compile(rf"(?<!\S)[{_QUOTES}\u00a1\u00bf]+|[{_QUOTES}{_STOPS}]+(?!\S)")
-_NOTHING = re.compile(rf"[\s{_QUOTES}{_STOPS}\u00a1\u00bf]*")  # a text in which no word is
-
-# Thai and Lao, Burmese, Khmer, Japanese syllables, Chinese characters: scripts without spaces between words.
-_WITHOUT_SPACES = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
 
 
 class Texts:
@@ -62,7 +45,7 @@ class Texts:
         vocabulary: defaultdict[str, int] = defaultdict(itertools.count().__next__)
         numbers, words, lengths = array("q"), array("i"), array("q")
         for texts in rows:
-            if texts is None or all(map(_NOTHING.fullmatch, texts)):
+            if texts is None or all(map(is_nothing, texts)):
                 numbers.append(-1)
                 continue
             digest = xxhash.xxh3_128_digest("\0".join(texts).encode())
@@ -70,7 +53,7 @@ class Texts:
             numbers.append(number)
             if with_words and number == len(lengths) // parts:  # it is the first of its kind
                 for text in texts:
-                    split = _words(text)
+                    split = words_of(text)
                     words.extend(map(vocabulary.__getitem__, split))
                     lengths.append(len(split))
         self.parts, self.count, self.vocabulary_size = parts, len(known), len(vocabulary)
@@ -170,23 +153,3 @@ def _text_of(turn: Turn) -> str:
     message = turn.message(renders_calls=False)
     said = [message.get(key) for key in ("reasoning_content", "thinking", "content")]
     return "\n".join(text for text in said if isinstance(text, str) and text)
-
-
-def normalised(text: str) -> str:
-    """
-    The text as it is compared.
-
-    If nothing else would be left of a text, its signs stay: the answer `?` is not the answer `!`.
-    """
-    if text.isascii():
-        text = text.lower()
-    else:
-        folded = unicodedata.normalize("NFKC", text).casefold()
-        text = unicodedata.normalize("NFKC", folded)
-        for signs, plain in _SAME_SIGNS:
-            text = signs.sub(plain, text)
-    return " ".join(_LEFT_OUT.sub(" ", text).split()) or " ".join(text.split())
-
-
-def _words(text: str) -> list[str]:
-    return (text if text.isascii() else _WITHOUT_SPACES.sub(r" \g<0> ", text)).split()
