@@ -250,8 +250,10 @@ def make_selector(
 
 
 def unused_options(options: SelectionArguments) -> list[str]:
-    """Names of the options that are not at their defaults and that the chosen selector does not know."""
-    known = {_RENAMED.get(parameter.name, parameter.name) for parameter in fields(SELECTORS[options.selector])}
+    """Names of the options that are not at their defaults and that change nothing with the chosen selector."""
+    selector = make_selector(options)
+    idle = {_RENAMED.get(name, name) for name in selector.idle()}
+    known = {_RENAMED.get(parameter.name, parameter.name) for parameter in fields(selector)} - idle
     default = SelectionArguments()
     chosen = [option.name for option in fields(SelectionArguments) if option.name not in ("selector", "keep")]
     return [name for name in chosen if name not in known and getattr(options, name) != getattr(default, name)]

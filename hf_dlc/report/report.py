@@ -221,7 +221,7 @@ class Chosen(Protocol):
 
 
 def _notes(scored: Dataset, pruned: Any, prefix: str) -> dict[str, np.ndarray]:
-    """By their columns what a selector has noted of the kept rows: numbers that `scored` does not have."""
+    """Return what a selector has noted of the kept rows, by its columns: numbers that `scored` does not have."""
     if hasattr(pruned, "indices") and hasattr(pruned, "notes"):
         return {f"{prefix}_{name}": values for name, values in pruned.notes.items()}
     if not isinstance(pruned, Dataset):

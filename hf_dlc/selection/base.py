@@ -153,6 +153,10 @@ class Selector(ABC):
         """Return by its parameter the columns of the rows, beside scores and groups, that the selector reads."""
         return {}
 
+    def idle(self) -> list[str]:
+        """Return the parameters that change nothing, as the others are."""
+        return []
+
     @property
     def is_told_by_the_budget(self) -> bool:
         """Whether scores that are all alike show if a selection will be refused: they are all that it goes by."""

@@ -27,9 +27,9 @@ def share_out(budget: int, weights: Sequence[int], caps: Sequence[int]) -> list[
     """
     Share `budget` out in proportion to `weights`, none above its cap, adding up exactly (largest remainder).
 
-    What a capped group cannot take is shared out over the others in the same proportions, and what all groups with a
-    weight cannot take, over those without in proportion to their caps. Of equal remainders the earlier group gets the
-    unit. The caps must add up to at least `budget`. Python integers are used because the
+    What a capped group cannot take is shared out over the others in the same proportions. Groups of weight 0 get what
+    is left once all others are at their caps, in proportion to their own. Of equal remainders the earlier group gets
+    the unit. The caps must add up to at least `budget`. Python integers are used because the
     product of two token counts can exceed 64 bits.
 
     Args:

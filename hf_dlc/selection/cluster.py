@@ -125,6 +125,10 @@ class ClusterSelector(Selector):
         """Features, and scores if the easiest rows are chosen."""
         return ("scores", "features") if self.choose == "easiest" else ("features",)
 
+    def idle(self) -> list[str]:
+        """Return the parameters that change nothing, as in [`Selector`]."""
+        return [] if self.shares == "density" else ["temperature"]
+
     def check(self) -> None:
         """Raise a `ValueError` for a parameter out of its range, such as a choice that is not there."""
         super().check()

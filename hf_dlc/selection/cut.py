@@ -134,6 +134,10 @@ class CutSelector(FlexRandSelector):
     then: Literal["random", "flexrand", "stratified"] = "random"
     strata: int = 10
 
+    def idle(self) -> list[str]:
+        """Return the parameters that change nothing, as in [`Selector`]."""
+        return [] if self.then == "stratified" else ["strata"]
+
     @property
     def is_told_by_the_budget(self) -> bool:
         """Whether scores that are all alike will do: they have no two peaks."""

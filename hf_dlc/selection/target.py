@@ -135,6 +135,11 @@ class TargetSelector(TargetedSelector):
         """How the features that it goes by are pooled: as gradients, or as suits the model."""
         return "gradient" if self.metric == "gradient" else "auto"
 
+    def idle(self) -> list[str]:
+        """Return the parameters that change nothing, as in [`Selector`]."""
+        compares_texts = self.metric == "bm25" or self.contamination != "keep"
+        return [*([] if self.mix else ["seed"]), *([] if compares_texts else ["text_columns"])]
+
     def own_columns(self) -> Mapping[str, Sequence[str]]:
         """Return the columns of text, as in [`Selector`]."""
         return {} if self.text_columns is None else {"text_columns": self.text_columns}

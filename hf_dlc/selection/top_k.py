@@ -77,6 +77,10 @@ class TopKSelector(Selector):
             raise ValueError(f"which must be 'easiest' or 'hardest', got {self.which!r}.")
         check_mix(self.mix)
 
+    def idle(self) -> list[str]:
+        """Return the parameters that change nothing, as in [`Selector`]."""
+        return [] if self.mix else ["seed"]
+
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         order = np.argsort(difficulty(candidates.scores, self.easy, self.column), kind="stable")
         order = order if self.which == "easiest" else order[::-1]

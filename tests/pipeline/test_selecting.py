@@ -317,6 +317,14 @@ def test_options_that_are_not_used_are_named(select: Callable[..., Path], caplog
     with caplog.at_level("WARNING", "hf_dlc"):
         select("--selector", "random", "--keep", "4", "--mix", "0.5", "--cut", "0.2", "--split_share", "0.3")
     assert "options that the selector random does not use: split_share, mix, cut" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", "hf_dlc"):
+        options = ["--keep", "4", "--clusters", "2", "--temperature", "0.1", "--overwrite"]
+        select("--selector", "cluster", *options)
+        assert "options that the selector cluster does not use: temperature" in caplog.text
+        caplog.clear()
+        select("--selector", "cluster", *options, "--cluster_shares", "density")
+    assert "does not use" not in caplog.text
 
 
 def test_cut_auto_is_not_refused_before_scoring(files: Path, llama_folder: Path, tmp_path: Path) -> None:

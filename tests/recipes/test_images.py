@@ -97,6 +97,14 @@ def test_images_like_wanted_ones(folder: Path, model: Path, tmp_path: Path, clas
     }  # the same pictures, in the pool and among the wanted
 
 
+def test_wanted_images_that_cannot_be_read(folder: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "wanted").mkdir()
+    (tmp_path / "wanted" / "a.png").write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match="none of the 1 images can be read, so that there are no features"):
+        prune(folder, model, tmp_path / "run", "--selector", "target", "--target", str(tmp_path / "wanted"))
+    assert not (tmp_path / "run" / "scores.parquet").exists()
+
+
 def test_classes_like_those_of_wanted_images(run_dir: Path, folder: Path, model: Path, tmp_path: Path) -> None:
     """By their features, or by labels that stand for what a classifier of the pool's classes has predicted."""
     for name, label in (("lines", "dots"), ("lines", "dots"), ("dots", "lines"), ("rare", "rare")):

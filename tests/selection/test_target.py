@@ -487,6 +487,24 @@ def test_tokens_are_ordered_no_deeper_than_they_must(monkeypatch: pytest.MonkeyP
     assert counts == [64]
 
 
+def test_what_groups_leave_over_pays_for_a_row() -> None:
+    """Each of two groups has 5 tokens left for rows of 6; together they pay for one."""
+    rng = np.random.default_rng(7)
+    pool, tokens, groups = rng.standard_normal((400, 3)), np.full(400, 6), ["a", "b"] * 200
+    selector = TargetSelector(keep_tokens=778, target=pool[:2], group_by="g")
+    assert len(selector.get_indices(groups=groups, features=pool, tokens=tokens)) == 129
+
+
+@pytest.mark.parametrize(
+    "text", ["**hi** [click](http://x.example)", "3 wanted rows\n# Title", "", "many wanted rows"]
+)
+def test_no_foreign_text_gets_into_a_sentence(text: str) -> None:
+    """A record may have been written by anybody, and the card is made of it."""
+    selector = selector_from_record({"selector": "TargetSelector", "keep": 2, "target": text})
+    assert "nearest to the wanted rows by" in selector.sentence()
+    assert "nearest to 1 wanted row by" in TargetSelector(target=np.eye(3)[:1]).sentence()
+
+
 def test_large_numbers_have_a_direction_too() -> None:
     pool = np.array([[1e25, 0.0], [0.0, 1.0]], dtype=np.float32)
     assert TargetSelector(keep=1, target=np.array([[1.0, 0.0]])).get_indices(features=pool).tolist() == [0]
