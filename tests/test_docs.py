@@ -250,8 +250,13 @@ def test_readme_tells_what_came_out_of_the_studies() -> None:
 def test_readme_tells_what_scoring_cost_and_where() -> None:
     """The ratios are those of the tiers, of the demo and of the studies of text, each with its kind of training."""
     readme, table = " ".join(PAGES[README].split()), PAGES[STUDIES]
-    ratios = (rf"^\| {tier}.*?\| \d\.\d\d \| (\d\.\d\d) \|" for tier in ("single, the unmasked", "exact"))
-    single, exact = (re.search(ratio, table, re.MULTILINE)[1] for ratio in ratios)
+    tiers = ROOT / "recipes" / "studies" / "tiers"
+    measured = json.loads((tiers / "tiers.json").read_text(encoding="utf-8"))
+    ratios = {tier["name"]: f"{tier['measured'] / measured['training']:.2f}" for tier in measured["tiers"]}
+    single, exact = ratios["single"], ratios["exact"]
+    assert f"It cost {single} to {exact} of an epoch of LoRA at all layers" in table
+    lines = [line for line in (tiers / "tiers.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    assert "\n".join(lines) in table
     assert f"Scoring cost {single} (one level) to {exact} (four) of an epoch of LoRA at all layers" in readme
     [demo] = re.findall(r"\(an STR of ([\d.]+)\)", PAGES[HANDBOOK])
     assert f", {demo} in the demo, and" in readme
