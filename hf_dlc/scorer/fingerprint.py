@@ -185,9 +185,9 @@ def _digest_of(adapters: Adapters | None) -> str | None:
     return None if adapters is None else adapters.digest
 
 
-def _is_fitted(task: Task) -> bool:
-    """Whether rows could not be scored before the task had learned of them."""
-    return isinstance(task, Fittable) and task.needs_fit
+def _is_fitted(learner: Task) -> bool:
+    """Whether rows could not be scored before a task had learned of them."""
+    return isinstance(learner, Fittable) and learner.needs_fit
 
 
 _OPTIONS = {option.name for option in fields(DLCConfig)}
