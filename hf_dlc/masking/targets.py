@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_dlc.utils.models import classifier_body, is_image_classifier
+from hf_dlc.utils.models import classifier_body
 
 from .refusals import (
     refuse_adapter,
@@ -252,8 +252,10 @@ def _head_memory(model: nn.Module) -> set[_Memory]:
 
 
 def _classifier_memory(model: nn.Module) -> set[_Memory]:
-    """Memory of the head of an image classifier: what stands outside its body, and what gives its logits."""
-    if not is_image_classifier(type(model).__name__):
+    """Memory of the head of a model with classes: what stands outside its body, and what gives its logits."""
+    get_embeddings = getattr(model, "get_output_embeddings", None)
+    # Every configuration has a number of classes; the head of a language model is its output embeddings.
+    if not hasattr(getattr(model, "config", None), "num_labels") or get_embeddings() is not None:
         return set()
     body = classifier_body(model)
     below = model.parameters() if body is None else body.parameters()

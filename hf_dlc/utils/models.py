@@ -5,17 +5,6 @@ from __future__ import annotations
 from torch import nn
 
 
-def is_image_classifier(class_name: str) -> bool:
-    """
-    Whether a class of models has a trained head over classes of images.
-
-    Args:
-        class_name (`str`):
-            Name of the class. The one of DeiT's distilled classifier goes on behind the usual words.
-    """
-    return "ForImageClassification" in class_name
-
-
 def classifier_body(model: nn.Module) -> nn.Module | None:
     """
     Body of an image classifier: all of it that is below the head.

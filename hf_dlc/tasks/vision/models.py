@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoModelForImageClassification, PreTrainedC
 from transformers.backbone_utils import BackboneMixin
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
-from hf_dlc.utils.models import classifier_body, is_image_classifier
+from hf_dlc.utils.models import classifier_body
 
 
 # Families of bodies for which transformers has no classifier.
@@ -32,6 +32,17 @@ _MORE_THAN_PIXELS = frozenset({"siglip2", "siglip2_vision_model"})
 # Last names of parameters that are the token before the patches, and families that compute it from the patches.
 _CLASS_TOKENS = {"cls_token", "class_embedding"}
 _CLASS_TOKEN_COMPUTED = frozenset({"dinov3_convnext"})
+
+
+def is_image_classifier(class_name: str) -> bool:
+    """
+    Whether a class of models has a trained head over classes of images.
+
+    Args:
+        class_name (`str`):
+            Name of the class. The one of DeiT's distilled classifier goes on behind the usual words.
+    """
+    return "ForImageClassification" in class_name
 
 
 def is_image_model(config: PreTrainedConfig, architectures: Sequence[str]) -> bool:

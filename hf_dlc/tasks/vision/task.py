@@ -24,12 +24,19 @@ from hf_dlc.tasks.base import FULL_VIEW, BatchRules, RowMeasures, RowsInView, Sh
 from hf_dlc.tasks.features import finished, split_asked
 from hf_dlc.tasks.kinds import IMAGE_CLASSIFICATION
 from hf_dlc.tasks.reading import DatasetReading
-from hf_dlc.utils.models import is_image_classifier
 from hf_dlc.utils.rounding import epsilon_of, rounded_input
 
 from .images import ImageEncoder, ImageRow
 from .layers import captured, choose_layers
-from .models import body_of, check_head, check_image_model, full_pooling, has_class_token, is_image_model
+from .models import (
+    body_of,
+    check_head,
+    check_image_model,
+    full_pooling,
+    has_class_token,
+    is_image_classifier,
+    is_image_model,
+)
 from .neighbours import Neighbours
 from .prototypes import Logits, Prototypes
 
