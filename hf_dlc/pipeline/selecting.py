@@ -17,6 +17,7 @@ from hf_dlc.selection.base import Selector
 from hf_dlc.selection.columns import text_columns
 from hf_dlc.tasks.base import Embedder
 from hf_dlc.tasks.text.layouts import read_columns
+from hf_dlc.utils.content import media_columns
 
 from .duplicates.find import find_duplicates
 from .options import (
@@ -96,13 +97,14 @@ def with_text_columns(options: SelectionArguments, scored: Dataset, config: DLCC
             Options of the scorer: how rows are read.
 
     Returns:
-        `SelectionArguments`: Unchanged, if columns are named already or if no layout of text fits.
+        `SelectionArguments`: Unchanged, if columns are named already, if no layout of text fits, or if the rows have
+        pictures, by which they are compared.
     """
-    if options.text_columns is not None:
+    if options.text_columns is not None or media_columns(scored):
         return options
     try:
         read = read_columns(scored.column_names, config.layout, config.columns).columns.values()
-    except ValueError:  # images, which are compared by their pictures
+    except ValueError:  # of features alone, say
         return options
     names = [name for name in read if "string" in str(scored.features[name])]
     return replace(options, text_columns=json.dumps(names)) if names else options

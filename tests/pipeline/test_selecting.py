@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, Image, load_from_disk
 
-from hf_dlc import DLCScorer, PruneReport, TargetSelector
+from hf_dlc import DLCConfig, DLCScorer, PruneReport, TargetSelector
 from hf_dlc.cli.commands import main
+from hf_dlc.pipeline.options import SelectionArguments
 from hf_dlc.pipeline.score_file import Scores, ScoresError
+from hf_dlc.pipeline.selecting import with_text_columns
 from hf_dlc.selection.vectors import made_by, read_vectors
 from recipes import prune_alpaca
 from tests.rows import many_rows, write_rows
@@ -376,3 +378,12 @@ def test_report_on_a_selection_in_python(files: Path, llama_folder: Path) -> Non
     summary = PruneReport.from_datasets(pool, found, schedule=(0, 0.1)).to_markdown()
     assert "Kept rows by the wanted row that took them" in summary
     assert f"dlc_wanted: {found.notes['wanted'][0]}" in summary
+
+
+def test_captions_do_not_stand_in_for_pictures() -> None:
+    """A column that a layout of text would read names no text to compare where there are pictures."""
+    text = Dataset.from_dict({"text": ["a red cat"]})
+    shown = text.add_column("image", [None], feature=Image())
+    options, config = SelectionArguments(selector="target"), DLCConfig()
+    assert with_text_columns(options, text, config).text_columns == '["text"]'
+    assert with_text_columns(options, shown, config).text_columns is None
