@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,20 @@ from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, Train
 if TYPE_CHECKING:
     from datasets import Dataset
     from peft import LoraConfig, PeftModel
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
     from hf_dlc.scorer.scorer import DLCScorer
 
     from .options import TrainingOptions
 
 
-def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed: int) -> PeftModel:
+def train_lora(
+    scorer: DLCScorer,
+    rows: Dataset,
+    options: TrainingOptions,
+    seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> PeftModel:
     """
     Train adapters for the scorer's model, whose own weights stay as they are.
 
@@ -35,6 +41,8 @@ def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed:
             How to train.
         seed (`int`):
             Seed of the adapters and of the order of the rows.
+        callbacks (`Sequence[TrainerCallback]`, *optional*):
+            What the trainer calls at its events.
 
     Returns:
         [`~peft.PeftModel`]: The model with its adapters; `model.unload()` takes them off again.
@@ -69,6 +77,8 @@ def train_lora(scorer: DLCScorer, rows: Dataset, options: TrainingOptions, seed:
         }
         trainer = _make_trainer(model, rows, padder(scorer), arguments, options.uses_trl)
         trainer.remove_callback(PrinterCallback)
+        for callback in callbacks:
+            trainer.add_callback(callback)
         trainer.train()
     return model.eval()
 
