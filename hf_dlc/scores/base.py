@@ -142,9 +142,9 @@ class Score(Protocol):
     What becomes of a row's measures: a column `{column_prefix}_{name}` of float32, with a range and an orientation.
 
     A new score is a file that holds a class like this, and a line in the table `SCORES`. [`OverLevels`] and
-    [`mean_over_levels`] are for scores that are means over the levels, [`Unmasked`] for those that mask nothing. Its
-    docstring says formula, meaning and source, and ends with range, orientation and cost in passes. A pass that two
-    scores ask for is run once.
+    [`mean_over_levels`] are for scores that are means over the levels, [`Unmasked`] for those that mask nothing, and
+    [`~contrast.Contrast`] for those that compare a response with its prompt. Its docstring says formula, meaning and
+    source, and ends with range, orientation and cost in passes. A pass that two scores ask for is run once.
     """
 
     name: str

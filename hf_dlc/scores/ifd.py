@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .base import Pass
-from .contrast import ALONE, WITH_PROMPT
+from .contrast import ALONE, WITH_PROMPT, Contrast
 from .dlc import LEAST_LOSS, LOSS
 
 
-class IFD:
+class IFD(Contrast):
     """
     Instruction-following difficulty: the loss of the response behind its prompt, divided by its loss without it.
 
@@ -37,6 +37,7 @@ class IFD:
     unit = ""
     text = "loss of the response behind its prompt, divided by its loss without the prompt"
     measures = (LOSS,)
+    found_wrong = 41
 
     def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
         """Two: with the prompt, and without it."""

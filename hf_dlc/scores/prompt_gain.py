@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .base import Pass
-from .contrast import START_ALONE, START_WITH_PROMPT
+from .contrast import START_ALONE, START_WITH_PROMPT, Contrast
 from .dlc import LOSS
 
 
-class PromptGain:
+class PromptGain(Contrast):
     """
     Mean over the first target tokens of what the prompt adds to their log-probability.
 
@@ -35,6 +35,7 @@ class PromptGain:
     unit = "nats"
     text = "mean over the first target tokens of the log-probability that the prompt adds to them"
     measures = (LOSS,)
+    found_wrong = 42
 
     def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
         """Two over the beginnings of the responses: with the prompt, and without it."""

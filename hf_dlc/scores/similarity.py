@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .base import Measure, Pass
+from .contrast import Contrast
 
 
 def _cosine(prompts: Any, responses: Any) -> Any:
@@ -18,7 +19,7 @@ def _cosine(prompts: Any, responses: Any) -> Any:
 SIMILARITY = Measure("similarity", of_pooled=_cosine)
 
 
-class Similarity:
+class Similarity(Contrast):
     """
     Cosine of the embeddings of prompt and response, by the sentence encoder that `DLCConfig.encoder` names.
 
@@ -41,6 +42,7 @@ class Similarity:
     unit = ""
     text = "cosine of the embeddings of prompt and response, by a sentence encoder"
     measures = (SIMILARITY,)
+    found_wrong = 43
 
     def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
         """One, of the encoder, over texts; the scoring model is not run."""
