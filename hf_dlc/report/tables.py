@@ -435,7 +435,8 @@ def _flag_table(rows: Rows, flag_column: str) -> Table:
         ]
         for name, score in rows.scores.items()
     ]
-    title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,})"]
+    kept = f"{flags[rows.is_kept].sum():,} kept"
+    title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,}, {kept})"]
     header = ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"]
     return Table(title, [*header, f"among the {flags.sum():,} hardest"], lines)
 
