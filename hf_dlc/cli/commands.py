@@ -191,6 +191,7 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
 
 def select(options: SelectFromRunArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
+    from hf_dlc.pipeline.choosing import choose_for_scored
     from hf_dlc.pipeline.folder import copy_scores, is_taken, select_rows, write_subset
     from hf_dlc.pipeline.selecting import config_of, goes_by_features, prepare_selection, read_target, scorer_of
 
@@ -199,6 +200,7 @@ def select(options: SelectFromRunArguments) -> Outcome:
     if is_taken(output, run_dir) and not options.overwrite:
         raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
     config = config_of(record)
+    options, reason = choose_for_scored(scored, options, config.prefix)
     target = read_target(options, config, goes_by_features(options, config), partial(scorer_of, record))
     scored, selector = prepare_selection(scored, options, config, target)
     chosen = {
@@ -206,13 +208,13 @@ def select(options: SelectFromRunArguments) -> Outcome:
         for option in (*fields(SelectionArguments), *fields(ReportArguments))
     }
     commands = (*record.commands, tuple(command_line(["hf-dlc", "select"], options)))
-    facts = {"options": {**record.options, **chosen}, "commands": commands}
+    facts = {"options": {**record.options, **chosen}, "selector_reason": reason, "commands": commands}
     pruned, found_report, record = select_rows(scored, selector, record, options.flag_column, **facts)
     # What cannot be selected or shown has been refused by now, and has left everything as it was.
     copy_scores(run_dir, output)
     write_subset(output, pruned, found_report, record, options.html_report)
     found = {"output_dir": str(output), "kept_rows": len(pruned), "selection": record.selection.to_json()}
-    return {**found, "status": record.status}, found_report.to_markdown()
+    return {**found, "selector_reason": reason, "status": record.status}, found_report.to_markdown()
 
 
 def compare(options: CompareArguments) -> Outcome:
@@ -274,7 +276,7 @@ def demo(options: DemoArguments) -> Outcome:
     """Score 320 hand-written rows with a small model on the CPU, and keep half of them."""
     from hf_dlc.pipeline import prune as pipeline
 
-    kept = {"keep": "0.5", "split_share": 0.75, "flag_column": "response_swapped"}
+    kept = {"keep": "0.5", "flag_column": "response_swapped"}
     arguments = PruneArguments(dataset="demo", model="demo", overwrite=_is_demo(options), **kept, **vars(options))
     # Two levels: without fast bfloat16 four would take too long for a demo.
     scores = ("confidence", "loss", "gain", "plain_loss", "ifd", "prompt_gain")

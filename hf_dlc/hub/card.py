@@ -27,7 +27,7 @@ from hf_dlc.scores.table import SCORES
 from hf_dlc.selection import FlexRandSelector
 from hf_dlc.selection import __all__ as public_selectors
 from hf_dlc.selection.base import Selector
-from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
+from hf_dlc.selection.table import SELECTORS, selector_from_record
 from hf_dlc.selection.targeted import TargetedSelector
 from hf_dlc.tasks.kinds import TARGETS
 
@@ -128,7 +128,8 @@ def subset_name(selection: SelectionRecord, kept: int, rows: int) -> str:
     share = f"{kept / max(rows, 1):.3g}" if selection.keep is None else selection.keep
     budget = f"keep-{selection.keep_tokens}-tokens" if selection.keep_tokens else f"keep-{share}"
     selector = known_selector(selection)
-    return budget if selector is None or selector.name == DEFAULT_SELECTOR else f"{selector.name}-{budget}"
+    # Subsets of FlexRand were published without its name, and the same name replaces them.
+    return budget if selector is None or selector.name == FlexRandSelector.name else f"{selector.name}-{budget}"
 
 
 def known_selector(selection: SelectionRecord) -> Selector | None:

@@ -13,6 +13,7 @@ from hf_dlc.scores.columns import present_scores
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection.table import SELECTORS
 
+from .choosing import choose_for_scored
 from .options import SelectionArguments, make_selector
 
 
@@ -35,7 +36,8 @@ def compare_selections(
         scored ([`~datasets.Dataset`]):
             All rows with their scores.
         options (`SelectionArguments`):
-            Budget, column, groups and seed; its `selector` and split are what the others are compared with.
+            Budget, column, groups and seed; its `selector` and split are what the others are compared with. A selector
+            that is left open is the one that [`~choosing.choose_for_scored`] chooses.
         column_prefix (`str`, *optional*, defaults to `"dlc"`):
             What the names of the score columns begin with.
         target (`Any`, *optional*):
@@ -48,11 +50,14 @@ def compare_selections(
     Raises:
         ValueError: For the reasons for which the selector of `options` raises it; another one that does is left out.
     """
+    named, _ = choose_for_scored(scored, options, column_prefix)
     scores = present_scores(scored.column_names, column_prefix)
     columns = {name: scored.with_format("numpy")[f"{column_prefix}_{name}"][:] for name in ("tokens", *scores)}
     make = partial(make_selector, column_prefix=column_prefix, target=target, scores=list(scores))
-    chosen = set(make(options).read_indices(scored).tolist())
-    variants = [make(replace(options, selector=name)).variants() for name in SELECTORS]
+    chosen = set(make(named).read_indices(scored).tolist())
+    # What was chosen with a selector, such as its column, is for this one alone.
+    all_options = [named if name == named.selector else replace(options, selector=name) for name in SELECTORS]
+    variants = [make(one).variants() for one in all_options]
     rows = []
     for name, selector in (pair for one in variants for pair in one.items()):
         if lacking := selector.lacks(scored.column_names):

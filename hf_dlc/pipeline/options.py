@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal
 
 from hf_dlc.selection.base import DEFAULT_COLUMN
-from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS
+from hf_dlc.selection.table import SELECTORS
 
 
 if TYPE_CHECKING:
     from hf_dlc.config import DLCConfig
     from hf_dlc.scorer.scorer import DLCScorer
     from hf_dlc.selection.base import Selector
+
+AUTO = "auto"  # the selector that is left open, for `choosing.choose_selector`
+_SELECTORS = ChainMap(SELECTORS, {AUTO: None})  # a view: what is added to the table is there
 
 # Options of all programs that are paths, or may be: a folder or a repository on the Hub.
 _PATHS = {"dataset", "eval_dataset", "scale_dataset", "choices", "answers", "model", "template"}
@@ -75,11 +79,20 @@ class ModelArguments(Options):
 class SelectionArguments(Options):
     """Selection options: how many rows to keep, and which."""
 
-    selector: str = field(default=DEFAULT_SELECTOR, metadata={"choices": SELECTORS, "help": "How rows are chosen."})
+    selector: str = field(
+        default=AUTO,
+        metadata={
+            "choices": _SELECTORS,
+            "help": "How rows are chosen; 'auto': like wanted rows (target), or else without those that a score such "
+            "as ifd suspects, or else at random.",
+        },
+    )
     keep: str | None = field(default=None, metadata={"help": "Share (0.5) or number (5000) of rows to keep."})
     keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
     split_share: float = field(default=0.5, metadata={"help": "FlexRand's split: share of the rows called easy."})
-    column: str | None = field(default=None, metadata={"help": "Score column to select by; default: confidence."})
+    column: str | None = field(
+        default=None, metadata={"help": "Score column to select by; default: that of the selector."}
+    )
     easy: Literal["auto", "high", "low"] = field(
         default="auto", metadata={"help": "Which scores of a column of your own mean easy rows."}
     )
@@ -96,8 +109,12 @@ class SelectionArguments(Options):
     target: str | None = field(
         default=None, metadata={"help": "Selectors 'target' and 'transfer': file or dataset of wanted rows."}
     )
-    metric: Literal["cosine", "gradient", "bm25"] = field(
-        default="cosine", metadata={"help": "'target': what is near, by features or by words ('bm25')."}
+    metric: Literal["cosine", "gradient", "bm25"] | None = field(
+        default=None,
+        metadata={
+            "help": "'target': what is near, by features or by words ('bm25'); default: cosine, or words where the "
+            "selector is 'auto' and there are no features."
+        },
     )
     mix: float = field(
         default=0.0, metadata={"help": "'target', 'easiest' and 'hardest': share of the budget drawn at random."}
@@ -132,8 +149,8 @@ class SelectionArguments(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.selector not in SELECTORS:  # in a YAML file, say
-            raise ValueError(f"selector must be one of {', '.join(SELECTORS)}, got {self.selector!r}.")
+        if self.selector not in _SELECTORS:  # in a YAML file, say
+            raise ValueError(f"selector must be one of {', '.join(_SELECTORS)}, got {self.selector!r}.")
         self.cut = str(self.cut)
         if self.cut != "auto":
             _parse_number("cut", self.cut)
@@ -218,7 +235,7 @@ def make_selector(
 
     Args:
         options ([`SelectionArguments`]):
-            What to select.
+            What to select, with a selector that is named: see [`~choosing.choose_selector`].
         column_prefix (`str`, *optional*, defaults to `"dlc"`):
             First part of the names of the columns.
         target (`Any`, *optional*):
@@ -229,7 +246,14 @@ def make_selector(
 
     Returns:
         [`~selection.base.Selector`]
+
+    Raises:
+        ValueError: If the selector is left open, or if an option is out of its range.
     """
+    if options.selector == AUTO:
+        raise ValueError(
+            f"selector must be one of {', '.join(SELECTORS)} by now, got {AUTO!r}. Have it chosen by choose_selector."
+        )
     selector, known = SELECTORS[options.selector], {option.name for option in fields(SelectionArguments)}
     named = {parameter.name: _RENAMED.get(parameter.name, parameter.name) for parameter in fields(selector)}
     chosen = {parameter: getattr(options, option) for parameter, option in named.items() if option in known}

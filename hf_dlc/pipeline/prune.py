@@ -39,6 +39,7 @@ from hf_dlc.selection.columns import read_duplicates, read_numbers
 from hf_dlc.selection.ordering import drawn_order
 from hf_dlc.selection.targeted import TargetedSelector
 
+from .choosing import choose_selector, log_choice
 from .command_line import command_line
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
@@ -172,6 +173,7 @@ class Run:
     calibrated_at: float = field(default=0.0, init=False)
     scorer: DLCScorer | None = field(default=None, init=False)
     target: Dataset | None = field(default=None, init=False)  # the wanted rows
+    selector_reason: str | None = field(default=None, init=False)  # why it was chosen, if the options left it open
 
     @property
     def folder(self) -> Path:
@@ -235,12 +237,20 @@ class Run:
         logger.info("estimate: %s", estimate)
         estimate.require_rows()
         if isinstance(self.options, PruneArguments):
+            self._choose_selector(estimate)
             check_selection(self.options, self.config, dataset, estimate)
             with_features = goes_by_features(self.options, self.config)
             self.target = read_target(self.options, self.config, with_features, lambda: self.scorer)
             selector = make_selector(self.options, self.config.prefix, self.target, self.config.scores)
             if isinstance(selector, TargetedSelector):
                 selector.check_wanted(dataset)
+
+    def _choose_selector(self, estimate: RunEstimate) -> None:
+        """Name the selector in the options, which may leave it open, and say why it is this one."""
+        scores = {name: estimate.scored.get(name, estimate.rows) for name in self.config.scores}
+        # There will be features where the selector goes by them: `open_run` has seen to that.
+        self.options, self.selector_reason = choose_selector(self.options, scores, True, self.config.prefix)
+        log_choice(self.options, self.selector_reason)
 
     def calibrate(self, scorer: DLCScorer) -> None:
         """Settle the masked fractions on the main process, unless a journal is there that has them."""
@@ -285,6 +295,7 @@ class Run:
             scorer,
             self.source,
             options=asdict(self.options),
+            selector_reason=self.selector_reason,
             keep_levels=self.config.keep_levels,
             reading=scorer.reading_ and asdict(scorer.reading_),
             commands=[self._command_again(scorer, self.source)],

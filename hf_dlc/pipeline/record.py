@@ -255,7 +255,9 @@ class RunRecord(_Part):
         versions (`Mapping[str, str]`, *optional*):
             Versions of the packages that a score depends on.
         options (`Mapping`, *optional*):
-            Options of the program that scored, or selected.
+            Options of the program that scored, or selected. They name the selector, also where it was left open.
+        selector_reason (`str`, *optional*):
+            Why this selector was chosen, where it was left open.
         keep_levels (`bool`, *optional*, defaults to `False`):
             Whether the columns of the levels go into the subset.
         commands (`tuple[tuple[str, ...], ...]`, *optional*):
@@ -293,6 +295,7 @@ class RunRecord(_Part):
     masking: tuple[LevelRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    selector_reason: str | None = None
     keep_levels: bool = False
     commands: tuple[tuple[str, ...], ...] = ()
     run: UsageRecord = field(default_factory=UsageRecord)

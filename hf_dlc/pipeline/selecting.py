@@ -19,6 +19,7 @@ from hf_dlc.tasks.base import Embedder
 from hf_dlc.tasks.text.layouts import read_columns
 from hf_dlc.utils.content import media_columns
 
+from .choosing import choose_selector
 from .duplicates.find import find_duplicates
 from .options import (
     DataArguments,
@@ -42,13 +43,14 @@ def with_features(options: SelectionArguments, config: DLCConfig) -> DLCConfig:
 
     Args:
         options (`SelectionArguments`):
-            What to select.
+            What to select. Where they leave the selector open, it will be the one that is chosen.
         config ([`DLCConfig`]):
             Options of the user.
 
     Returns:
         [`DLCConfig`]: With features, where the selector goes by them and they were not asked for.
     """
+    options, _ = choose_selector(options, dict.fromkeys(config.scores, 1), True, config.prefix)
     if config.features is not None or not goes_by_features(options, config):
         return config
     features = make_selector(options, config.prefix).pooling

@@ -34,8 +34,6 @@ SELECTORS: dict[str, Selector] = {
     )
 }
 
-DEFAULT_SELECTOR = "flexrand"
-
 
 def selector_from_record(selection: Mapping[str, Any]) -> Selector:
     """

@@ -66,7 +66,7 @@ def test_scores_and_how_they_came_about(scored_run: Path) -> None:
 def test_select_as_the_library_does(
     run: Callable[..., Any], scored_run: Path, scored: Dataset, tmp_path: Path
 ) -> None:
-    more = ["--split_share", "0.75", "--output_dir", tmp_path / "half"]
+    more = ["--selector", "flexrand", "--split_share", "0.75", "--output_dir", tmp_path / "half"]
     found = run("select", "--run_dir", scored_run, "--keep", "0.5", *more)
     assert found["kept_rows"] == 11
     assert found["status"] == {"ok": 20, "empty_response": 2}
@@ -138,10 +138,13 @@ def test_rows_from_elsewhere(
 
 
 def test_compare_shows_what_others_would_keep(run: Callable[..., Any], scored_run: Path, scored: Dataset) -> None:
-    found = {row["selector"]: row for row in run("compare", "--run_dir", scored_run, "--keep", "0.25")}
+    options = ["--run_dir", scored_run, "--keep", "0.25"]
+    found = {row["selector"]: row for row in run("compare", *options, "--selector", "flexrand")}
     assert set(found) == {"flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "random", "easiest", "hardest"}
     assert {row["rows"] for row in found.values()} == {6}
     assert found["flexrand 0.5"]["overlap"] == 1.0
+    left_open = {row["selector"]: row["overlap"] for row in run("compare", *options)}
+    assert [name for name, overlap in left_open.items() if overlap == 1.0] == ["random"]
     assert found["easiest"]["confidence"] > found["random"]["confidence"] > found["hardest"]["confidence"]
     random = scored.select(RandomSelector(keep=0.25).read_indices(scored).tolist())
     assert found["random"]["tokens"] == sum(random["dlc_tokens"])
@@ -386,7 +389,8 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
 
         command = ["-m", "hf_dlc.cli"]
         call(*command, "score", "--dataset", "rows.jsonl", "--model", llama_folder, *SCORING, "--output_dir", "run")
-        call(*command, "select", "--run_dir", "run", "--keep", "0.5", "--split_share", "0.75")
+        split = ["--selector", "flexrand", "--split_share", "0.75"]
+        call(*command, "select", "--run_dir", "run", "--keep", "0.5", *split)
         address = call(*command, "push", "--run_dir", "run", "--repo_id", "me/half", "--license", "mit", "--json")
         assert json.loads(address) == {"address": f"{server.url}/datasets/me/half"}
         reselect = """
@@ -399,13 +403,13 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
             print(json.dumps(pruned["output"][:]))
         """
         found = json.loads(call("-c", "\n".join(line.strip() for line in reselect.splitlines())))
-        call(*command, "select", "--run_dir", "run", "--keep", "0.25", "--split_share", "0.75", "--overwrite")
+        call(*command, "select", "--run_dir", "run", "--keep", "0.25", *split, "--overwrite")
         assert found == load_from_disk(str(tmp_path / "run" / "pruned"))["output"][:]
         assert len(found) == 6
         card = server.files("datasets/me/half")["README.md"].decode()
         assert '11 of 22 rows of `"rows.jsonl"`' in card
         scoring, selecting = (set(line.split()) for line in card.splitlines() if line.startswith("hf-dlc "))
         assert {"score", "--dataset", "rows.jsonl", "--schedule", "--dtype", "float32"} <= scoring
-        assert {"select", "--run_dir", "run", "--keep", "0.5", "--split_share", "0.75"} <= selecting
+        assert {"select", "--run_dir", "run", "--keep", "0.5", *split} <= selecting
         assert "license: mit" in card
         assert str(tmp_path) not in card

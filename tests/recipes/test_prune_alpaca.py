@@ -22,6 +22,7 @@ from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector, RandomSelector, TopKS
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.execution.training import TrainingCost
 from hf_dlc.pipeline import prune
+from hf_dlc.pipeline.choosing import choose_selector
 from hf_dlc.pipeline.options import PruneArguments, make_selector
 from hf_dlc.pipeline.record import SCORED_IN_PARTS, UsageRecord
 from hf_dlc.report.render import code
@@ -147,7 +148,7 @@ def test_scores_of_all_rows_in_the_order_of_the_dataset(results: Path, expected:
 
 def test_pruned_rows_are_those_of_the_manifest(results: Path, expected: Dataset) -> None:
     kept = manifest(results)["kept_indices"]
-    assert kept == FlexRandSelector(keep=0.5).read_indices(expected).tolist()
+    assert kept == RandomSelector(keep=0.5, column="dlc_confidence").read_indices(expected).tolist()
     assert manifest(results)["kept_rows"] == len(kept) == len(ROWS) // 2
     pruned = load_from_disk(str(results / "pruned"))
     assert pruned.to_list() == expected.select(kept).to_list()
@@ -172,7 +173,7 @@ def test_manifest_says_what_the_scores_came_from(results: Path, llama_folder: Pa
     assert found["schedule"] == [0.0, 0.05, 0.2]
     assert [level["masked_fraction"] for level in found["masking"]] == found["schedule"]
     assert [level["masked"] > 0 for level in found["masking"]] == [False, True, True]
-    assert found["options"]["selector"] == "flexrand"
+    assert found["options"]["selector"] == "random"  # of scores that compare no response with its prompt
     assert found["options"]["selection_seed"] == 0
     assert found["options"]["keep"] == 0.5
     assert found["status"] == {"ok": len(ROWS) - 2, "empty_response": 2}
@@ -186,7 +187,7 @@ def test_summary_ranks_the_flagged_rows(results: Path) -> None:
     summary = (results / "summary.md").read_text(encoding="utf-8")
     assert "- 22 rows, 20 scored" in summary
     assert "2 `empty_response`" in summary
-    assert "Rows with `wrong` (4 of 22)" in summary
+    assert "Rows with `wrong` (4 of 22, 1 kept)" in summary
     assert "AUROC" in summary
     assert "plain_loss" in summary
 
@@ -195,7 +196,9 @@ def test_summary_counts_the_flagged_rows_among_the_hardest(recipe: Recipe) -> No
     """As the demo does for its swapped responses, by each score that it asks for."""
     demo = yaml.safe_load((ROOT / "recipes" / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     output = recipe("--flag_column", "wrong", "--scores", demo["scores"])
-    _, _, section = (output / "summary.md").read_text(encoding="utf-8").partition("## Rows with `wrong` (4 of 22)\n\n")
+    _, _, section = (
+        (output / "summary.md").read_text(encoding="utf-8").partition("## Rows with `wrong` (4 of 22, 1 kept)\n\n")
+    )
     header, _, *lines = section.partition("\n\n")[0].splitlines()
     assert header.endswith("| among the 4 hardest |")
     cells = [re.fullmatch(r"\| (\w+) \| [01]\.\d{3} \| \d+% \| ([0-4]) \|", line).groups() for line in lines]
@@ -337,14 +340,19 @@ def test_mapped_columns(recipe: Recipe, results: Path, tmp_path: Path) -> None:
 # ---- selection -------------------------------------------------------------------------------------------------
 
 
+FLEXRAND = ["--selector", "flexrand"]
 SELECTIONS: dict[str, tuple[list[str], Any]] = {
-    "a number": (["--keep", "5"], FlexRandSelector(keep=5)),
-    "one row": (["--keep", "1"], FlexRandSelector(keep=1)),
-    "a share": (["--keep", "0.3"], FlexRandSelector(keep=0.3)),
-    "tokens": (["--keep_tokens", "150"], FlexRandSelector(keep_tokens=150)),
-    "groups": (["--keep", "7", "--group_by", "topic"], FlexRandSelector(keep=7, group_by="topic")),
-    "a split": (["--split_share", "0.8", "--selection_seed", "3"], FlexRandSelector(keep=0.5, split=0.8, seed=3)),
-    "by loss": (["--column", "dlc_loss", "--keep", "6"], FlexRandSelector(keep=6, column="dlc_loss")),
+    "a number": ([*FLEXRAND, "--keep", "5"], FlexRandSelector(keep=5)),
+    "one row": ([*FLEXRAND, "--keep", "1"], FlexRandSelector(keep=1)),
+    "a share": ([*FLEXRAND, "--keep", "0.3"], FlexRandSelector(keep=0.3)),
+    "tokens": ([*FLEXRAND, "--keep_tokens", "150"], FlexRandSelector(keep_tokens=150)),
+    "groups": ([*FLEXRAND, "--keep", "7", "--group_by", "topic"], FlexRandSelector(keep=7, group_by="topic")),
+    "a split": (
+        [*FLEXRAND, "--split_share", "0.8", "--selection_seed", "3"],
+        FlexRandSelector(keep=0.5, split=0.8, seed=3),
+    ),
+    "by loss": ([*FLEXRAND, "--column", "dlc_loss", "--keep", "6"], FlexRandSelector(keep=6, column="dlc_loss")),
+    "left open": (["--keep", "9"], RandomSelector(keep=9, column="dlc_confidence")),
     "random": (
         ["--selector", "random", "--keep", "6", "--selection_seed", "1"],
         RandomSelector(keep=6, seed=1, column="dlc_confidence"),
@@ -380,9 +388,12 @@ def test_tokens_are_never_exceeded(selection: Recipe) -> None:
 def test_configs_parse(path: Path) -> None:
     arguments, config = parse_config_and_args([PruneArguments, DLCConfig], ["--config", str(path)])
     assert arguments.output_dir.startswith("runs/")
+    arguments, why = choose_selector(arguments, dict.fromkeys(config.scores, 10), has_features=True)
+    assert why
     selector = make_selector(arguments, config.prefix)
     groups = ["a"] * 10 if arguments.group_by else None
     assert len(selector.get_indices(np.arange(10) / 10, groups)) == 5
+    assert arguments.selector == ("random" if arguments.group_by else "cut")
     if arguments.dataset.endswith(".jsonl"):
         assert (ROOT / arguments.dataset).is_file()
 
@@ -438,14 +449,14 @@ def test_wrong_options(refusal: Callable[..., str], arguments: list[str], says: 
         (["--keep", "1.5"], "(0, 1]"),
         (["--keep_tokens", "0"], "at least 1"),
         (["--keep_tokens", "1000000"], "keep_tokens must be at most"),
-        (["--split_share", "1.5"], "split"),
+        ([*FLEXRAND, "--split_share", "1.5"], "split"),
         (["--group_by", "subject"], "subject"),
         (["--group_by", "tags"], "single values"),
         (["--flag_column", "bad"], "bad"),
         (["--flag_column", "dlc_tokens"], "dlc_tokens"),
         (["--flag_column", "topic"], "topic"),  # text: "False" would count as true
         (["--column", "quality"], "quality"),
-        (["--column", "wrong"], "easy="),  # which way is easy?
+        ([*FLEXRAND, "--column", "wrong"], "easy="),  # which way is easy?
     ],
 )
 def test_what_cannot_be_selected_is_said_before_the_run(
@@ -462,7 +473,8 @@ def test_more_than_have_the_score_are_refused_ahead(refusal: Callable[..., str],
     rows = [{"prompt": "Name a colour." if number < 6 else "", "completion": "Red."} for number in range(10)]
     dataset = write_rows(tmp_path / "rows.jsonl", rows)
     options = ["--scores", "confidence,ifd", "--column", "dlc_ifd", "--keep", "7"]
-    assert "6" in refusal(*options, dataset=dataset)
+    assert "hold 5. Ask for at most 5. Or pass a smaller cut" in refusal(*options, dataset=dataset)
+    assert "hold 6. Ask for at most 6" in refusal(*options, "--cut", "0", dataset=dataset)
 
 
 def test_unknown_option_in_yaml(refusal: Callable[..., str], tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from hf_dlc.pipeline.options import SelectionArguments, make_selector
 from hf_dlc.selection import table
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.candidates import Candidates
-from hf_dlc.selection.table import DEFAULT_SELECTOR, SELECTORS, selector_from_record
+from hf_dlc.selection.table import SELECTORS, selector_from_record
 
 
 NAMES = ["flexrand", "random", "easiest", "hardest", "cut", "target", "transfer", "k_center", "cluster"]
@@ -64,7 +64,6 @@ def scored_rows() -> Dataset:
 def test_names_are_those_of_the_command_line() -> None:
     assert {name: selector.name for name, selector in SELECTORS.items()} == {name: name for name in SELECTORS}
     assert list(SELECTORS)[: len(NAMES)] == NAMES  # a new selector goes behind them
-    assert DEFAULT_SELECTOR in SELECTORS
 
 
 SENTENCES = [
@@ -186,7 +185,7 @@ def test_a_new_selector_needs_a_line_and_no_more(capsys: pytest.CaptureFixture[s
     assert selector_from_record(record).sentence() == "The rows with the longest responses were taken."
     with pytest.raises(SystemExit):
         parse_config_and_args([SelectionArguments], ["--help"])
-    assert f"{{{','.join(SELECTORS)}}}" in re.sub(r"\s+", "", capsys.readouterr().out)
+    assert f"{{auto,{','.join(SELECTORS)}}}" in re.sub(r"\s+", "", capsys.readouterr().out)
 
 
 def test_a_selector_gets_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
