@@ -120,7 +120,7 @@ class PushArguments(RunArguments):
     repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})
     public: bool = field(default=False, metadata={"help": "Make a public repository, or write into one."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
-    config_name: str | None = field(default=None, metadata={"help": "Name of the subset; default: keep-0.5, say."})
+    config_name: str | None = field(default=None, metadata={"help": "Name of the subset, such as random-keep-0.5."})
     revision: str | None = field(default=None, metadata={"help": "Branch or pull request to write into."})
     license: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
     language: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})

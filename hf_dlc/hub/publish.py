@@ -98,8 +98,8 @@ def push_pruned(
         create_pr (`bool`, *optional*, defaults to `False`):
             Open a pull request in the place of writing into the branch.
         config_name (`str`, *optional*):
-            Name of the subset, by default made of the budget, such as `"keep-0.5"`. Pass it to replace a subset that
-            was selected in another way.
+            Name of the subset, by default made of selector and budget, such as `"random-keep-0.5"`. Pass it to replace
+            a subset that was selected in another way.
         revision (`str`, *optional*):
             Branch, or pull request (`"refs/pr/1"`), to write into.
         license (`str` or `list[str]`, *optional*):
