@@ -34,6 +34,7 @@ from hf_dlc.pipeline.options import (
     ScoreArguments,
     SelectionArguments,
 )
+from hf_dlc.study.options import PilotArguments
 
 from .exits import run_program
 from .parse import parse_config_and_args
@@ -287,6 +288,19 @@ def demo(options: DemoArguments) -> Outcome:
     return {"output_dir": options.output_dir}, f"{summary}\nWrote {options.output_dir}"
 
 
+def study(options: PilotArguments, config: DLCConfig) -> Outcome:
+    """Find out on a sample, in a given time, which way of choosing rows makes a better model than random rows."""
+    from hf_dlc.study.pilot import run_pilot
+    from hf_dlc.study.report import write_report
+    from hf_dlc.study.verdict import verdict
+
+    results = run_pilot(options, replace(config, prefix="dlc"))
+    write_report(results, Path(options.output_dir))
+    found = verdict(results)
+    facts = {"arm": found.arm, "verdict": found.text, "output_dir": options.output_dir, **found.best.to_json()}
+    return facts, f"{found.text}\nWrote {Path(options.output_dir) / 'study.md'}"
+
+
 def _is_demo(options: DemoArguments) -> bool:
     """Whether the folder holds an earlier demo, which may be replaced."""
     from hf_dlc.pipeline.folder import SCORING_NAME
@@ -365,6 +379,15 @@ COMMANDS = {
             push,
             (PushArguments,),
             ("--run_dir runs/mine --repo_id me/alpaca-third", "--run_dir runs/mine --repo_id me/open --public true"),
+        ),
+        Command(
+            study,
+            (PilotArguments, DLCConfig),
+            (
+                "--dataset rows.jsonl --target wanted.jsonl --model path/to/model --minutes 60",
+                "--dataset rows.jsonl --model path/to/large --proxy path/to/small --group_by source",
+            ),
+            "The same command goes on where it stopped.",
         ),
         Command(demo, (DemoArguments,), ("", "--max_rows 40")),
     )

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,8 @@ from torch import nn
 
 from hf_dlc.tasks.base import EncodedRow, Task, Trainable
 from hf_dlc.utils.memory import free_memory
+
+from .lora import LORA
 
 
 if TYPE_CHECKING:
@@ -32,20 +33,6 @@ logger = logging.getLogger(__name__)
 _MOST_SECONDS = 10.0  # of measuring; one step is done in any case
 _SAMPLES = (1 / 2, 1 / 6, 5 / 6)  # places in the work at which a step is measured, the middle first
 _ACTIVATIONS = 3  # tensors that a layer keeps for the backward pass, at least
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """Settings of LoRA training: those that a study trains with unless it is told otherwise."""
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
-    learning_rate: float = 5e-4
-    batch_size: int = 8
-
-
-LORA = LoraSettings()
 
 
 class TrainingCost(NamedTuple):

@@ -266,7 +266,7 @@ def study_sections(path: str | Path | None) -> list[Section]:
                 "all" if one["matching"] is None else Name(one["matching"]),
                 "all" if one["budget"] is None else f"{one['budget']:g}",
                 Name(one["metric"]),
-                f"{one['difference']:+.4f}",
+                f"{one['difference']:+.4f} {one.get('unit', '')}".strip(),
                 "-" if one["low"] is None else f"{one['low']:+.4f} to {one['high']:+.4f}",
                 f"{one['p']:.3f}",
                 f"{one['seeds']:d}",

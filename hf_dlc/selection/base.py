@@ -81,6 +81,7 @@ class Selector(ABC):
     needs: ClassVar[tuple[str, ...]] = ("scores",)  # what of `Candidates` it cannot do without
     advice: ClassVar[Mapping[str, str]] = {}  # what to do where too many rows are left out, by the reason
     pooling: ClassVar[str] = "auto"  # of the features that it goes by, as `DLCConfig.features` has it
+    varied: ClassVar[str | None] = None  # the parameter whose value tells apart the ways in which it is compared
     most_compared: ClassVar[int | None] = None  # rows above which a comparison of selectors leaves it out, as too slow
 
     keep: float | int | None = None

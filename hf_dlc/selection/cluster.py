@@ -111,6 +111,7 @@ class ClusterSelector(Selector):
     """
 
     name: ClassVar[str] = "cluster"
+    varied: ClassVar[str | None] = "choose"
 
     _: KW_ONLY
     clusters: int = 20

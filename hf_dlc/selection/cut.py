@@ -127,6 +127,7 @@ class CutSelector(FlexRandSelector):
     """
 
     name: ClassVar[str] = "cut"
+    varied: ClassVar[str | None] = "cut"
     advice: ClassVar[Mapping[str, str]] = {SUSPICIOUS: "Or pass a smaller cut, or another selector."}
 
     _: KW_ONLY

@@ -88,6 +88,7 @@ class FlexRandSelector(Selector):
     """
 
     name: ClassVar[str] = "flexrand"
+    varied: ClassVar[str | None] = "split"
 
     _: KW_ONLY
     split: float = 0.5

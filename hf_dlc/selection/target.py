@@ -118,6 +118,7 @@ class TargetSelector(TargetedSelector):
     seed: int = 0
 
     name: ClassVar[str] = "target"
+    varied: ClassVar[str | None] = "metric"
 
     @property
     def needs(self) -> tuple[str, ...]:

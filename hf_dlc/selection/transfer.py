@@ -120,6 +120,7 @@ class TransferSelector(TargetedSelector):
     """
 
     name: ClassVar[str] = "transfer"
+    varied: ClassVar[str | None] = "mapping"
     needs: ClassVar[tuple[str, ...]] = ("features",)
 
     _: KW_ONLY

@@ -1,37 +1,30 @@
-"""Arms: the ways of choosing rows that a study compares, and the cells, one for each model that it trains."""
+"""Arms: the ways of choosing rows that a study compares, by their names."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import SELECTORS
 
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+METRICS = ("loss per row", "loss per token")  # of the test rows; the first decides
+MATCHINGS = ("rows", "tokens", "updates")  # what subsets of an arm and of random rows have equally many of
 
-METRICS = ("loss per row", "loss per token")  # of the held-out rows; the first decides
-
-# What an arm may rank by: the column, and which end of it is easy.
-COLUMNS = {
-    **{name: (f"dlc_{name}", score.easy) for name, score in SCORES.items()},
-    "plain": ("plain", "low"),
-    "length": ("dlc_tokens", "low"),
-}
-_LONGEST = "longest"  # rows with the most target tokens, unless a selector is called so
-_NEARLY_RANDOM = 0.9  # share of the rows of an arm that random rows of the same seed have, too
+UNTRAINED, FULL, ORACLE, LONGEST = "zero-shot", "full", "oracle", "longest"
+ANY_SCHEDULE = (0.0, 0.1, 0.2, 0.3)  # to tell which passes a score asks for
+BASELINES = ("random", FULL, UNTRAINED)  # always there
+_UNIQUE, _BALANCED = "unique", "balanced"
 
 
 class Cell(NamedTuple):
     """A cell of a study: one model that is trained."""
 
     arm: str
-    matching: str  # what subsets have equally many of
+    matching: str  # what subsets have equally many of, or "updates"
     budget: float
     seed: int
 
@@ -41,61 +34,70 @@ class Cell(NamedTuple):
         return f"{self.arm} {self.matching} {self.budget:g} {self.seed}".replace(" ", "_")
 
 
-class Arm(NamedTuple):
-    """What an arm ranks by, a name in `COLUMNS` or `""`, and what selects, `None` where all rows are taken."""
-
-    ranked_by: str
-    selector: Selector | None
-
-
-def parse_rule(name: str, value: str | None = None) -> tuple[Selector, dict[str, float]]:
+@dataclass(frozen=True)
+class Arm:
     """
-    Find the selector that a rule names.
+    A way of choosing rows.
 
     Args:
         name (`str`):
-            The name of a selector.
-        value (`str`, *optional*):
-            What the rule gives for the parameter in which the variants of the selector differ.
-
-    Returns:
-        `tuple[Selector, dict[str, float]]`: The selector of the table, and the parameter with its value.
-
-    Raises:
-        ValueError: If there is no such selector, or if the value is none that it takes.
-
-    Example:
-    ```python
-    >>> parse_rule("flexrand", "0.25")[1], parse_rule("easiest")[1]
-    ({'split': 0.25}, {})
-    ```
+            Its name, of which all else is told.
+        selector (`Selector`, *optional*):
+            What selects; `None` where all rows are taken or nothing is trained.
+        ranked_by (`str`, *optional*, defaults to `""`):
+            Name of the score that it goes by.
+        unique (`bool`, *optional*, defaults to `False`):
+            Whether duplicates are left out.
+        balanced (`bool`, *optional*, defaults to `False`):
+            Whether all groups get equal parts.
     """
-    if name not in SELECTORS:
-        raise ValueError(f"a rule must begin with one of {', '.join(SELECTORS)}, got {name!r}.")
-    selector = SELECTORS[name]
-    if value is None:
-        return selector, {}
-    first, *others = selector.variants().values()
-    varied = [
-        option.name
-        for option in fields(selector)
-        if any(getattr(one, option.name) != getattr(first, option.name) for one in others)
-    ]
-    if not varied:
-        raise ValueError(f"{name} takes no value, got {value!r}.")
-    values = {varied[0]: float(value)}
-    replace(selector, **values).check()
-    return selector, values
+
+    name: str
+    selector: Selector | None
+    ranked_by: str = ""
+    unique: bool = False
+    balanced: bool = False
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """
+        What must be known of the rows: `score NAME`, `features POOLING`, `duplicates`, `groups`, `target`, `flags`.
+        """
+        selector = self.selector
+        if selector is None:
+            return frozenset()
+        names = {
+            f"score {self.ranked_by}": bool(self.ranked_by) and self.ranked_by != "length",
+            f"features {selector.pooling}": "features" in selector.needs,
+            "duplicates": self.unique,
+            "groups": self.balanced,
+            "target": hasattr(selector, "target") or self._is_adapted,
+            "flags": self.name == ORACLE,
+        }
+        return frozenset(name for name, is_needed in names.items() if is_needed)
+
+    @property
+    def _is_adapted(self) -> bool:
+        """Whether the score asks for a model that was trained on wanted rows."""
+        score = SCORES.get(self.ranked_by)
+        return score is not None and any(one.weights != "base" for one in score.passes(ANY_SCHEDULE))
+
+    @property
+    def has_model_costs(self) -> bool:
+        """Whether a model is run before rows can be chosen."""
+        return any(need.startswith(("score", "features")) for need in self.needs)
 
 
-def parse_arm(arm: str) -> Arm:
+def parse_arm(name: str) -> Arm:
     """
     Take the name of an arm apart.
 
     Args:
-        arm (`str`):
-            `"full"`, `"longest"`, the rule of a selector that needs no scores, such as `"random"`, or what it ranks by
-            and the rule of a selector that does, as in `"loss flexrand 0.25"`.
+        name (`str`):
+            `"full"`, `"zero-shot"`, `"oracle"` or `"longest"`; or the name of a selector, such as `"random"` or
+            `"k_center"`, with the name of a score before it where it goes by one, as in `"loss easiest"`. Behind it
+            stands the value of the parameter in which the selector is varied: `"loss flexrand 0.25"`, `"ifd cut 0.3"`,
+            `"target bm25"`. In front, `"unique"` leaves out duplicates, and `"balanced"` gives all groups equal parts.
 
     Returns:
         `Arm`
@@ -106,103 +108,71 @@ def parse_arm(arm: str) -> Arm:
     Example:
     ```python
     >>> arm = parse_arm("loss flexrand 0.25")
-    >>> arm.ranked_by, arm.selector.split
-    ('loss', 0.25)
-    >>> parse_arm("longest").ranked_by, parse_arm("random").ranked_by
-    ('length', '')
+    >>> arm.ranked_by, arm.selector.split, sorted(arm.needs)
+    ('loss', 0.25, ['score loss'])
+    >>> sorted(parse_arm("unique balanced random").needs)
+    ['duplicates', 'groups']
     ```
     """
-    if arm == "full":
-        return Arm("", None)
-    if arm == _LONGEST and arm not in SELECTORS:
-        return Arm("length", SELECTORS["hardest"])
-    ranks = [*SCORES, "plain"]
-    first, _, rest = arm.partition(" ")
-    ranked_by, rule = (first, rest) if first in ranks else ("", arm)
-    *others, last = map(repr, ranks)
-    *rules, last_rule = (repr(name) for name, selector in SELECTORS.items() if _goes_by(selector, "scores"))
-    error = ValueError(
-        f"an arm must be 'longest' or begin with {', '.join(others)} or {last} and go on with {', '.join(rules)} or "
-        f"{last_rule}, and a value where the selector has variants, as in 'loss flexrand 0.25', got {arm!r}."
-    )
-    try:
-        selector, values = parse_rule(*rule.split(" ", 1))
-    except ValueError:
-        raise error from None
-    is_open = not values and len(selector.variants()) > 1
-    if is_open or not _goes_by(selector, *(["scores"] if ranked_by else [])):
-        raise error
-    return Arm(ranked_by, replace(selector, **values))
-
-
-def _goes_by(selector: Selector, *needs: str) -> bool:
-    """Whether a selector needs these things, and otherwise no more than the number of tokens."""
-    return set(needs) == set(selector.needs) - {"tokens"}
-
-
-def default_arms() -> list[str]:
-    """All arms of all selectors and scores, beside random rows: of selectors with variants, each of these."""
-    varied, others, unranked = [], [], []
-    for name, selector in SELECTORS.items():
-        variants = list(selector.variants())
-        if _goes_by(selector, "scores"):
-            (varied if len(variants) > 1 else others).extend(variants)
-        elif name != "random" and _goes_by(selector):
-            unranked.extend(variants)
-    return [
-        *([] if _LONGEST in SELECTORS else [_LONGEST]),
-        *(f"plain {rule}" for rule in others),
-        *(f"{name} {rule}" for rules in (varied, others) for name in DEFAULT_SCORES for rule in rules),
-        *unranked,
-    ]
-
-
-def choose_rows(scored: Dataset, cell: Cell) -> np.ndarray:
-    """Row numbers, in the scored pool, of the rows that a cell trains on."""
-    ranked_by, selector = parse_arm(cell.arm)
-    if selector is None:
-        return np.arange(len(scored))
-    options: dict[str, Any] = {"keep": cell.budget, "seed": cell.seed}
-    if cell.matching == "tokens":
-        options |= {"keep": None, "keep_tokens": round(cell.budget * sum(scored["dlc_tokens"]))}
+    if name in (FULL, UNTRAINED):
+        return Arm(name, None)
+    if name == ORACLE:
+        return Arm(name, SELECTORS["random"])
+    if name == LONGEST and name not in SELECTORS:
+        return Arm(name, replace(SELECTORS["hardest"], column="dlc_tokens", easy="low"), "length")
+    words = name.split(" ")
+    unique = words[0] == _UNIQUE and bool(words.pop(0))
+    balanced = words[:1] == [_BALANCED] and bool(words.pop(0))
+    ranked_by = words.pop(0) if words and words[0] in SCORES else ""
+    selector = _selector(words)
+    if selector is None or ("scores" in selector.needs) != bool(ranked_by):
+        raise ValueError(_unknown(name))
     if ranked_by:
-        options["column"], options["easy"] = COLUMNS[ranked_by]
-    known = {option.name for option in fields(selector)}
-    return replace(selector, **{name: options[name] for name in options if name in known}).read_indices(scored)
+        selector = replace(selector, column=f"dlc_{ranked_by}", easy=SCORES[ranked_by].easy)
+    return Arm(name, selector, ranked_by, unique, balanced)
 
 
-def shared_with_random(scored: Dataset, cell: Cell) -> float:
-    """Share of the rows of a cell that random rows of the same seed and budget have, too."""
-    random = choose_rows(scored, cell._replace(arm="random"))
-    return float(np.isin(choose_rows(scored, cell), random).mean())
+def _selector(words: list[str]) -> Selector | None:
+    """The selector that a rule names, with its value; `None` if there is none."""
+    rule, *values = words or [""]
+    if rule not in SELECTORS or len(values) > 1:
+        return None
+    selector = SELECTORS[rule]
+    if not values:
+        return None if len(selector.variants()) > 1 else selector  # which of its variants?
+    if selector.varied is None:
+        return None
+    try:
+        as_it_is = isinstance(getattr(selector, selector.varied), str)
+        selector = replace(selector, **{selector.varied: values[0] if as_it_is else float(values[0])})
+        selector.check()
+    except ValueError:
+        return None
+    return selector
 
 
-def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
-    """
-    Name the arms with the lowest held-out loss, a mean over the matchings.
+def _unknown(name: str) -> str:
+    by_score = ", ".join(rule for rule, selector in SELECTORS.items() if "scores" in selector.needs)
+    others = ", ".join(rule for rule, selector in SELECTORS.items() if "scores" not in selector.needs)
+    return (
+        f"an arm must be '{ORACLE}', '{LONGEST}', one of {others}, or a score ({', '.join(SCORES)}) and one of "
+        f"{by_score}; with a value behind it where the selector has one, as in 'loss flexrand 0.25', and 'unique' or "
+        f"'balanced' in front; got {name!r}."
+    )
 
-    Random rows are left out, and so is any arm that has chosen nearly the same rows: it is random with another name.
 
-    Args:
-        screening (`dict[Cell, dict[str, Any]]`):
-            What was measured of each cell, with the share of its rows that random rows have as well (`"shared"`).
-        count (`int`):
-            How many arms to name.
+def score_arms() -> list[str]:
+    """Names of the arms of all selectors that go by scores alone, with the scores of DLC and plain loss."""
+    rules = [
+        variant
+        for selector in SELECTORS.values()
+        if set(selector.needs) - {"tokens"} == {"scores"}
+        for variant in selector.variants()
+    ]
+    return [f"{score} {rule}" for score in (*DEFAULT_SCORES, "plain_loss") for rule in rules]
 
-    Returns:
-        `list[str]`: The best first.
 
-    Raises:
-        ValueError: If there is no arm that chooses other rows than random.
-    """
-    outcomes: dict[str, list[dict[str, Any]]] = {}
-    for cell, found in screening.items():
-        outcomes.setdefault(cell.arm, []).append(found)
-    losses = {
-        arm: np.mean([one[METRICS[0]] for one in found])
-        for arm, found in outcomes.items()
-        if np.mean([one["shared"] for one in found]) < _NEARLY_RANDOM
-    }
-    if not losses:
-        raise ValueError("arms must choose others than random rows, got none that does. Name --finalists.")
-    return sorted(losses, key=lambda arm: (losses[arm], arm))[:count]
+def parameters_of(arm: Arm, known: dict[str, Any]) -> Selector:
+    """The selector of an arm with those of the known parameters that it has."""
+    names = {option.name for option in fields(arm.selector)}
+    return replace(arm.selector, **{name: value for name, value in known.items() if name in names})

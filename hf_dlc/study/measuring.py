@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from hf_dlc.utils.content import content_digests
 
 from .arms import METRICS
 from .options import FinetuneArguments, StudyArguments, options_of
-from .questions import NUMBER, as_number, read_answer, read_question
+from .questions import NUMBER, Question, as_number, read_answer, read_question
 from .training import padder
 
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 logger = logging.getLogger(__name__)
@@ -111,8 +112,12 @@ def held_out_losses(judge: DLCScorer, rows: Dataset) -> dict[str, float]:
     is_scored = tokens > 0
     if not is_scored.any():
         raise ValueError(f"a held-out row must have a target token, got none in {len(rows)} rows.")
-    per_token = np.average(losses[is_scored], weights=tokens[is_scored])
-    return dict(zip(METRICS, (float(losses[is_scored].mean()), float(per_token)), strict=True))
+    return mean_losses(losses[is_scored], tokens[is_scored])
+
+
+def mean_losses(losses: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
+    """Mean over rows of their losses, and mean over tokens, from the loss and the target tokens of each row."""
+    return dict(zip(METRICS, (float(losses.mean()), float(np.average(losses, weights=tokens))), strict=True))
 
 
 def right_choices(judge: DLCScorer, rows: Dataset) -> np.ndarray:
@@ -122,17 +127,26 @@ def right_choices(judge: DLCScorer, rows: Dataset) -> np.ndarray:
     Where a template closes the response with an end of turn that is learned, that token counts, too.
     """
     questions = [read_question(row) for row in rows]
-    candidates = [
-        {"instruction": question, "input": "", "output": choice}
-        for question, choices, _ in questions
-        for choice in choices
-    ]
-    scored = judge.score(Dataset.from_list(candidates), num_threads=torch.get_num_threads())
-    losses = np.array(scored["dlc_loss"][:])
+    scored = judge.score(as_candidates(questions), num_threads=torch.get_num_threads())
+    return answered_rightly(np.array(scored["dlc_loss"][:]), questions)
+
+
+def as_candidates(questions: Sequence[Question]) -> Dataset:
+    """Rows of instructions, one for each choice of each question, in their order."""
+    return Dataset.from_list(
+        [
+            {"instruction": question, "input": "", "output": choice}
+            for question, choices, _ in questions
+            for choice in choices
+        ]
+    )
+
+
+def answered_rightly(losses: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
+    """Whether the right choice of each question has the lowest loss of all; `losses` are those of the candidates."""
     if missing := int(np.isnan(losses).sum()):
         raise ValueError(f"{missing} of {len(losses)} choices have no loss: they are empty or too long.")
-    ends = np.cumsum([len(choices) for _, choices, _ in questions])
-    parts = np.split(losses, ends[:-1])
+    parts = np.split(losses, np.cumsum([len(choices) for _, choices, _ in questions])[:-1])
     return np.array([part.argmin() == right for part, (_, _, right) in zip(parts, questions, strict=True)])
 
 
@@ -156,13 +170,14 @@ def right_answers(judge: DLCScorer, rows: Dataset, max_tokens: int = 256) -> np.
     return np.array(right)
 
 
-def harness_accuracies(judge: DLCScorer, tasks: Sequence[str]) -> dict[str, float]:
+def harness_accuracies(model: PreTrainedModel, tokenizer: Any, tasks: Sequence[str]) -> dict[str, float]:
     """Accuracy in tasks of lm-evaluation-harness, with their own prompts and numbers of examples."""
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
 
-    model = HFLM(pretrained=judge.model, tokenizer=judge.processor, batch_size="auto")
-    results = simple_evaluate(model=model, tasks=list(tasks))["results"]
+    results = simple_evaluate(model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size="auto"), tasks=list(tasks))[
+        "results"
+    ]
     if missing := [task for task in tasks if "acc,none" not in results.get(task, {})]:
         raise ValueError(f"tasks must measure accuracy (acc), got {', '.join(missing)}.")
     return {task: results[task]["acc,none"] for task in tasks}  # without the parts of a group such as mmlu

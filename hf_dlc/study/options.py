@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from hf_dlc.execution.training import LORA
+from hf_dlc.execution.lora import LORA
 from hf_dlc.pipeline.options import Options
 
-from .arms import Cell, default_arms, parse_arm
+from .arms import BASELINES, FULL, MATCHINGS, Cell, parse_arm
+from .situations import SITUATIONS, Situation, situation_of
 
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -102,6 +103,17 @@ class StudyArguments(TrainingOptions):
 
     dataset: str = field(default="yahma/alpaca-cleaned", metadata={"help": "File, folder or Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})
+    target: str | None = field(default=None, metadata={"help": "Wanted rows: examples of the task."})
+    test: str | None = field(
+        default=None,
+        metadata={"help": "Rows to measure by; default: half of the wanted rows, or rows held out of the dataset."},
+    )
+    choices: str | None = field(default=None, metadata={"help": "Multiple-choice questions to measure by as well."})
+    group_by: str | None = field(default=None, metadata={"help": "Column with the source of a row."})
+    flag_column: str | None = field(default=None, metadata={"help": "Column that is true where a row is suspect."})
+    situation: str = field(
+        default="auto", metadata={"help": "'task', 'wrong', 'sources', 'clean'; default: by what is given of these."}
+    )
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
@@ -109,20 +121,26 @@ class StudyArguments(TrainingOptions):
         default=None, metadata={"help": "Kernel of the attention: 'sdpa', 'eager', ..."}
     )
     pool_rows: int | None = field(default=None, metadata={"help": "Rows to choose from; default: all others."})
-    eval_rows: int = field(default=300, metadata={"help": "Rows that are held out."})
+    eval_rows: int = field(default=300, metadata={"help": "Rows to measure by, at most."})
     longest_row: int | None = field(default=None, metadata={"help": "Leave out rows of more tokens than this."})
-    choices: str | None = field(default=None, metadata={"help": "Multiple-choice questions to measure by as well."})
     tasks: list[str] = field(
         default_factory=list, metadata={"help": "Tasks of lm-evaluation-harness to measure by as well."}
     )
-    arms: list[str] = field(default_factory=default_arms, metadata={"help": "What is screened, beside random rows."})
+    arms: list[str] = field(
+        default_factory=list, metadata={"help": "What is screened, beside random rows; default: by the situation."}
+    )
     finalists: list[str] = field(default_factory=list, metadata={"help": "Confirm these, without screening."})
     num_finalists: int = field(default=3, metadata={"help": "Arms that go on from the screening."})
     screening_budget: float = field(default=0.3, metadata={"help": "Share of the pool in the screening."})
+    screening_seeds: int = field(default=2, metadata={"help": "Models an arm in the screening."})
     budgets: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5], metadata={"help": "Shares of the pool."})
-    matchings: str = field(default="rows,tokens", metadata={"help": "What subsets have equally many of."})
-    seeds: int = field(default=5, metadata={"help": "Models an arm and budget in the confirming stage."})
-    study_seed: int = field(default=0, metadata={"help": "Seed of the held-out rows and of the pool."})
+    matchings: str = field(
+        default="rows,tokens,updates",
+        metadata={"help": "What subsets have equally many of; 'updates': rows, repeated to as many steps."},
+    )
+    seeds: int = field(default=5, metadata={"help": "Models an arm and budget in the confirming stage, at least."})
+    max_seeds: int = field(default=5, metadata={"help": "The same at most, where the screening asks for more."})
+    study_seed: int = field(default=0, metadata={"help": "Seed of the test rows and of the pool."})
     part: str = field(default="1/1", metadata={"help": "'2/8': train every eighth model, from the second on."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
     output_dir: str = field(default="runs/compare", metadata={"help": "Folder for the results."})
@@ -130,38 +148,50 @@ class StudyArguments(TrainingOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for arm in [*self.arms, *self.finalists]:
-            if arm in ("random", "full"):
-                raise ValueError(f"arms must be other than random and all rows, which are always there, got {arm!r}.")
+            if arm in BASELINES:
+                raise ValueError(f"{', '.join(BASELINES)} are always there, and no arms to name, got {arm!r}.")
             parse_arm(arm)
         for budget in [*self.budgets, self.screening_budget]:
             if not 0 < budget < 1:
                 raise ValueError(f"budgets must be shares of the pool between 0 and 1, got {budget}.")
-        for name in ("seeds", "eval_rows", "num_finalists"):
+        for name in ("seeds", "eval_rows", "num_finalists", "screening_seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if unknown := set(self.matching_names) - {"rows", "tokens"}:
-            raise ValueError(f"matchings must be rows, tokens or both, got {', '.join(sorted(unknown))}.")
+        if unknown := set(self.matching_names) - set(MATCHINGS):
+            raise ValueError(f"matchings must be of {', '.join(MATCHINGS)}, got {', '.join(sorted(unknown))}.")
+        if self.situation not in ("auto", *SITUATIONS):
+            raise ValueError(f"situation must be 'auto' or one of {', '.join(SITUATIONS)}, got {self.situation!r}.")
         part = _PART.fullmatch(self.part)
         if not part or not 1 <= int(part[1]) <= int(part[2]):
             raise ValueError(f"part must be like '2/8', got {self.part!r}.")
 
     @property
     def matching_names(self) -> list[str]:
-        """What subsets have equally many of: rows, target tokens, or one after the other."""
+        """What subsets have equally many of: rows, target tokens or updates, one after the other."""
         return self.matchings.split(",")
 
     @property
-    def confirming_seeds(self) -> range:
-        """Seeds of the confirming stage: never that of the screening, whose luck must not speak for an arm."""
-        return range(1, 1 + self.seeds)
+    def kind(self) -> Situation:
+        """The situation, as it is named or as it is told by the options."""
+        if self.situation != "auto":
+            return SITUATIONS[self.situation]
+        return situation_of(self.target is not None, self.flag_column is not None, self.group_by is not None)
 
-    @property
-    def screening_cells(self) -> list[Cell]:
-        """Cells of the screening: every arm once, at one budget."""
-        arms, budget = ["random", *self.arms], self.screening_budget
-        return [Cell(arm, matching, budget, 0) for arm in arms for matching in self.matching_names]
+    def confirming_seeds(self, count: int) -> range:
+        """Seeds of the confirming stage: never those of the screening, whose luck must not speak for an arm."""
+        return range(self.screening_seeds, self.screening_seeds + count)
 
-    def confirming_cells(self, finalists: Sequence[str]) -> list[Cell]:
+    def screening_cells(self, arms: Sequence[str]) -> list[Cell]:
+        """Cells of the screening: every arm at one budget, trained for one time of its epochs."""
+        matchings = [name for name in self.matching_names if name != "updates"] or self.matching_names
+        return [
+            Cell(arm, matching, self.screening_budget, seed)
+            for seed in range(self.screening_seeds)
+            for arm in ("random", *arms)
+            for matching in matchings
+        ]
+
+    def confirming_cells(self, finalists: Sequence[str], seeds: int) -> list[Cell]:
         """
         Cells of the confirming stage: all rows, and random rows and the finalists at every budget.
 
@@ -170,9 +200,9 @@ class StudyArguments(TrainingOptions):
         subsets = [(matching, budget) for matching in self.matching_names for budget in self.budgets]
         return [
             cell
-            for seed in self.confirming_seeds
+            for seed in self.confirming_seeds(seeds)
             for cell in (
-                Cell("full", "rows", 1.0, seed),
+                Cell(FULL, "rows", 1.0, seed),
                 *(Cell(arm, *subset, seed) for subset in subsets for arm in ("random", *finalists)),
             )
         ]
@@ -187,3 +217,34 @@ class StudyArguments(TrainingOptions):
     def is_first(self) -> bool:
         """Whether this process scores and reports."""
         return self.process[0] == 0
+
+
+@dataclass
+class PilotArguments(StudyArguments):
+    """Study options: which rows, for what, and how much time there is."""
+
+    minutes: float = field(default=60.0, metadata={"help": "Time that the study may take."})
+    proxy: str | None = field(
+        default=None, metadata={"help": "A smaller model to study with in the place of the model; the report says so."}
+    )
+    eval_rows: int = field(default=200, metadata={"help": "Rows to measure by, at most."})
+    longest_row: int | None = field(default=512, metadata={"help": "Leave out rows of more tokens than this."})
+    budgets: list[float] = field(default_factory=lambda: [0.1, 0.3], metadata={"help": "Shares of the pool."})
+    matchings: str = field(
+        default="rows",
+        metadata={"help": "What subsets have equally many of; 'updates': rows, repeated to as many steps."},
+    )
+    epochs: float = field(default=1.0, metadata={"help": "Passes over the rows."})
+    batch_size: int = field(default=4, metadata={"help": "Rows a step and process."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Of AdamW, with a warm-up and a cosine schedule."})
+    lora_layers: int | None = field(
+        default=4, metadata={"help": "Adapters in the last layers only; the others need no gradients."}
+    )
+    output_dir: str = field(default="runs/study", metadata={"help": "Folder for the results."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.minutes > 0:
+            raise ValueError(f"minutes must be more than 0, got {self.minutes}.")
+        if self.part != "1/1":
+            raise ValueError(f"a study in a given time runs in one process, got part {self.part!r}.")

@@ -2,43 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arms import METRICS
+from .arms import METRICS, parse_arm
+from .statistics import differences, paired
 
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from .results import StudyResults
-    from .statistics import Comparison
 
 
-def draw_differences(results: StudyResults, comparisons: Sequence[Comparison], path: Path) -> None:
-    """Draw the differences from random rows with their confidence intervals, a panel for each matching."""
+# One colour a kind of arm: by what it goes.
+_COLOURS = {"wanted rows": "tab:blue", "a score": "tab:orange", "features or duplicates": "tab:green", "other": "grey"}
+
+
+def draw_differences(results: StudyResults, path: Path) -> None:
+    """
+    Draw the differences from random rows as a forest: a line an arm and budget, a panel for each matching.
+
+    A full dot is told from random rows by its own interval; of an open one, the interval holds 0.
+    """
     from matplotlib.figure import Figure  # no window is opened, and no global state is touched
 
-    figure = Figure(figsize=(5 * len(results.matchings), 4), layout="constrained")
-    panels = figure.subplots(1, len(results.matchings), sharey=True, squeeze=False)[0]
-    budgets = results.options.budgets
+    arms, budgets = results.finalists, results.options.budgets
+    height = 1.6 + 0.28 * len(arms) * len(budgets)
+    figure = Figure(figsize=(2.2 + 3.2 * len(results.matchings), height), layout="constrained")
+    panels = figure.subplots(1, len(results.matchings), sharex=True, sharey=True, squeeze=False)[0]
     for axes, matching in zip(panels, results.matchings, strict=True):
-        axes.axhline(0, color="grey", linestyle="--")
-        for number, arm in enumerate(results.finalists):
-            found = [one for one in comparisons if (one.arm, one.matching) == (arm, matching)]
-            places = np.arange(len(found)) + 0.15 * (number - (len(results.finalists) - 1) / 2)
-            middle = np.array([one.difference for one in found])
-            spread = np.array([(one.difference - one.low, one.high - one.difference) for one in found]).T
-            spread = np.where(np.isfinite(spread), spread, np.nan)
-            axes.errorbar(places, middle, yerr=spread, fmt="o", capsize=3, label=arm)
-        axes.set_xticks(range(len(budgets)), [f"keep {budget:g}" for budget in budgets])
-        axes.set_title(f"equally many {matching}")
-        axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel(f"held-out {METRICS[0]}, less that of random rows")
-    names = panels[0].get_legend_handles_labels()
-    figure.legend(*names, loc="outside lower center", ncols=len(results.finalists), frameon=False)
+        _draw_forest(axes, results, matching)
+        axes.set_title(f"equal {matching}", fontsize=10)
+    labels = [f"{arm}, keep {budget:g}" for arm in arms for budget in budgets]
+    panels[0].set_yticks(range(len(labels)), labels, fontsize=8)
+    panels[0].invert_yaxis()
+    kinds = dict.fromkeys(map(kind_of_arm, arms))
+    handles = [panels[0].plot([], [], "o", color=_COLOURS[kind], label=kind)[0] for kind in kinds]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=9)
+    figure.supxlabel(f"{METRICS[0]}, % of that of random rows: left is better", fontsize=9)
     figure.savefig(path, dpi=150)
+
+
+def _draw_forest(axes: Axes, results: StudyResults, matching: str) -> None:
+    """Differences with their intervals, grey where an interval holds 0."""
+    axes.axvline(0, color="grey", linestyle="--", linewidth=1)
+    place = 0
+    for arm in results.finalists:
+        for budget in results.options.budgets:
+            mean, low, high, _ = paired(differences(results, arm, matching, budget, METRICS[0]))
+            is_told = np.isfinite(low) and not low <= 0 <= high
+            error = [[mean - low], [high - mean]] if np.isfinite(low) else None
+            axes.errorbar(
+                mean,
+                place,
+                xerr=error,
+                fmt="o",
+                markersize=5,
+                capsize=2,
+                color=_COLOURS[kind_of_arm(arm)],
+                markerfacecolor=None if is_told else "white",
+            )
+            place += 1
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def kind_of_arm(name: str) -> str:
+    """By what an arm goes, of the kinds that have colours of their own."""
+    needs = parse_arm(name).needs
+    if "target" in needs:
+        return "wanted rows"
+    if any(need.startswith("score") for need in needs):
+        return "a score"
+    return "features or duplicates" if needs and needs != {"flags"} else "other"
 
 
 def draw_accuracies(found: dict[tuple[str, float], tuple[float, float, int]], path: Path) -> None:

@@ -7,13 +7,15 @@ import reprlib
 from typing import Any
 
 
+Question = tuple[str, list[str], int]  # with its choices, and the place of the right one
+
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 _CHOICE = re.compile(r"Answer\d+: (.*?)(?=\s+Answer\d+:|\n\n|$)", re.DOTALL)
 _ANSWER = re.compile(rf"####\s*({NUMBER.pattern})\s*$")
 
 
-def read_question(row: dict[str, Any]) -> tuple[str, list[str], int]:
+def read_question(row: dict[str, Any]) -> Question:
     """
     Read a multiple-choice question.
 
@@ -23,7 +25,7 @@ def read_question(row: dict[str, Any]) -> tuple[str, list[str], int]:
             `instruction` and `answer` as LLM-Adapters writes them, all in one text.
 
     Returns:
-        `tuple[str, list[str], int]`: Question, choices, and the place of the right one.
+        `Question`: Question, choices, and the place of the right one.
 
     Raises:
         ValueError: If the row is no such question, or has no right answer among its choices.

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from hf_dlc.scores.base import measures_by_pass
-from hf_dlc.scores.table import DEFAULT_SCORES, SCORES, chosen_scores
-from hf_dlc.utils.durations import price, scoring_training_ratio
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.versions import versions
 
-from .arms import METRICS, Cell, parse_arm
+from .arms import METRICS, ORACLE, UNTRAINED
 from .markdown import table
 from .plots import draw_differences
 from .results import StudyResults
-from .statistics import ALPHA, DIFFERENCE, POWER, Comparison, compare, compare_overall, mean_and_error, power
+from .situations import SITUATIONS
+from .statistics import (
+    ALPHA,
+    DIFFERENCE,
+    POWER,
+    Comparison,
+    compare,
+    compare_overall,
+    is_loss,
+    mean_and_error,
+    power,
+)
+from .verdict import verdict
 
 
 def write_report(results: StudyResults, output: Path) -> str:
@@ -37,65 +45,74 @@ def write_report(results: StudyResults, output: Path) -> str:
     """
     comparisons = {metric: compare(results, metric) for metric in results.metrics}
     overall = {metric: compare_overall(results, metric) for metric in results.metrics}
-    parts = [_heading(results)]
+    found = verdict(results)
+    parts = [_heading(results), f"## Verdict\n\n{found.text}"]
     if results.screening:
         parts.append(_screening_table(results))
     parts += [_confirming_table(results, metric) for metric in results.metrics]
-    prices = {arm: _price_of(results, arm) for arm in results.finalists}
-    parts += [_verdicts(overall[metric], comparisons[metric], prices) for metric in results.metrics]
-    text = "\n\n".join([*parts, _limits(results), _shared_rows(results), _costs(results)])
+    parts += [_verdicts(overall[metric], comparisons[metric]) for metric in results.metrics]
+    text = "\n\n".join([*parts, _limits(results), _rows(results), _costs(results)])
     (output / "study.md").write_text(text + "\n", encoding="utf-8")
     record = {
-        "options": asdict(results.options),
-        "scoring": results.scoring,
+        **results.to_json(),
         "versions": versions(),
-        "finalists": results.finalists,
-        "screening": [{**cell._asdict(), **found} for cell, found in results.screening.items()],
-        "confirming": [{**cell._asdict(), **found} for cell, found in results.confirming.items()],
-        "overall": [comparison.to_json() for found in overall.values() for comparison in found],
-        "comparisons": [comparison.to_json() for found in comparisons.values() for comparison in found],
+        "verdict": {"arm": found.arm, "text": found.text},
+        "overall": [comparison.to_json() for one in overall.values() for comparison in one],
+        "comparisons": [comparison.to_json() for one in comparisons.values() for comparison in one],
     }
     write_json(output / "study.json", record)
     if find_spec("matplotlib"):
-        draw_differences(results, comparisons[METRICS[0]], output / "study.png")
+        draw_differences(results, output / "study.png")
     return text
 
 
 def _heading(results: StudyResults) -> str:
-    """Title, pool, model, masking and finalists."""
-    options, tokens = results.options, results.target_tokens
+    """Title, pool, model and finalists."""
+    options, facts = results.options, results.facts
     limit = "" if options.longest_row is None else f" of at most {options.longest_row} tokens"
     layers = "all layers" if options.lora_layers is None else f"the last {options.lora_layers} layers"
-    scorer, fractions = results.scoring["scorer"], ", ".join(f"{one:.3g}" for one in results.scoring["fractions"])
-    return "\n".join(
-        [
-            "# Which rows are worth training on?",
-            "",
-            f"- {len(tokens):,} rows of {results.dataset} to choose from, {results.held_out_rows:,} held out{limit}; "
-            f"{np.mean(tokens):.0f} target tokens a row",
-            f"- model {scorer['gguf_file'] or scorer['model']} in {scorer['dtype']}; LoRA of rank {options.lora_rank} "
-            f"in {layers}, {options.epochs:g} epochs, {options.batch_size} rows a step, learning rate "
-            f"{options.learning_rate:g}",
-            f"- masking {scorer['config']['masking']}, masked fractions {fractions}",
-            f"- confirmed with {options.seeds} seeds: {', '.join(results.finalists)}",
-        ]
-    )
+    wanted = f"; {facts['wanted_rows']:,} wanted rows" if facts["wanted_rows"] else ""
+    scorer = facts["scorer"]
+    lines = [
+        f"# Does choosing pay where {SITUATIONS[facts['situation']].title}?",
+        "",
+        f"- {facts['pool_rows']:,} rows of {facts['dataset']} to choose from, {facts['test_rows']:,} to measure by"
+        f"{limit}; {facts['pool_tokens'] / facts['pool_rows']:.0f} target tokens a row{wanted}",
+        f"- model {scorer['gguf_file'] or scorer['model']} in {scorer['dtype']}; LoRA of rank {options.lora_rank} "
+        f"in {layers}, {options.epochs:g} epochs, {options.batch_size} rows a step, learning rate "
+        f"{options.learning_rate:g}; with equal updates {facts['steps_of_updates']:,} steps",
+        f"- confirmed with {len(results.seeds)} seeds: {', '.join(results.finalists)}",
+    ]
+    if results.screening:
+        lines.append(
+            f"- the spread of the screening asks for {results.seeds_needed} seeds to see a difference of "
+            f"{DIFFERENCE:g}% at one budget"
+        )
+    if facts["left_out"]:
+        lacking = "; ".join(f"{arm} ({', '.join(needs)})" for arm, needs in facts["left_out"].items())
+        lines.append(f"- not compared, for want of what stands behind each: {lacking}")
+    return "\n".join(lines)
 
 
 def _screening_table(results: StudyResults) -> str:
     """Every arm, best first."""
-    budget, matchings = results.options.screening_budget, results.matchings
+    cells = results.screening
+    matchings = list(dict.fromkeys(cell.matching for cell in cells))
     rows = []
-    for arm in dict.fromkeys(cell.arm for cell in results.screening):
-        found = [results.screening[Cell(arm, matching, budget, 0)] for matching in matchings]
-        losses = [cell[metric] for cell in found for metric in METRICS]
+    for arm in dict.fromkeys(cell.arm for cell in cells):
+        losses = [
+            np.mean([found[metric] for cell, found in cells.items() if (cell.arm, cell.matching) == (arm, matching)])
+            for matching in matchings
+            for metric in METRICS
+        ]
         rows.append((np.mean(losses[:: len(METRICS)]), arm, losses))
     header = [f"equal {matching}: {metric}" for matching in matchings for metric in METRICS]
     body = table(
         ["arm", f"mean {METRICS[0]}", *header],
         [[arm, *(f"{loss:.4f}" for loss in (mean, *losses))] for mean, arm, losses in sorted(rows)],
     )
-    return f"## Screening: keep {budget:g}, one seed\n\n{body}"
+    seeds = len({cell.seed for cell in cells})
+    return f"## Screening: keep {results.options.screening_budget:g}, {seeds} seeds\n\n{body}"
 
 
 def _confirming_table(results: StudyResults, metric: str) -> str:
@@ -106,10 +123,12 @@ def _confirming_table(results: StudyResults, metric: str) -> str:
         for matching in results.matchings
         for arm in ("random", *results.finalists)
     ]
-    full = _with_error(results.values("full", "rows", 1.0, metric))
-    kind = "Held-out" if metric in METRICS else "Accuracy:"
+    kind = "Test" if is_loss(metric) else "Accuracy:"
     body = table(["equal", "arm", *(f"keep {budget:g}" for budget in budgets)], rows)
-    return f"## {kind} {metric}\n\n{body}\n\nAll rows: {full}. Means over seeds ± their standard errors."
+    return (
+        f"## {kind} {metric}\n\n{body}\n\nAll rows: {_with_error(results.full(metric))}. Before any training "
+        f"({UNTRAINED}): {results.start[metric]:.4f}. Means over seeds ± their standard errors."
+    )
 
 
 def _with_error(values: np.ndarray) -> str:
@@ -117,117 +136,107 @@ def _with_error(values: np.ndarray) -> str:
     return f"{mean:.4f} ± {error:.4f}"
 
 
-def _verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison], prices: Mapping[str, str]) -> str:
-    """A sentence for each comparison, what the scores of its arm cost, and how small a difference could be seen."""
+def _verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
+    """A sentence for each comparison, and how small a difference could be seen."""
     return "\n".join(
         [
-            f"## Verdicts by {comparisons[0].metric}",
+            f"## Comparisons by {comparisons[0].metric}",
             "",
             "Of each seed the mean over budgets and matchings:",
             "",
-            *(f"- {comparison.verdict()} {prices[comparison.arm]}" for comparison in overall),
+            *(f"- {comparison.verdict()}" for comparison in overall),
             "",
             _resolution(overall),
             "",
-            "Each by itself:",
+            "Each by itself, where * tells from chance after the correction:",
             "",
-            *(f"- {comparison.verdict()}" for comparison in comparisons),
+            _each(comparisons),
             "",
             _resolution(comparisons),
         ]
     )
 
 
-def _price_of(results: StudyResults, arm: str) -> str:
-    """What the scores of an arm cost beside training, in a sentence: whatever it gains must be worth that."""
-    share = scoring_share(arm, results.scoring["fractions"])
-    if not share:
-        return "It needs no scores."
-    if results.scoring["resumed"]:
-        return "What its scores cost is not known: the scoring was stopped and went on."
-    ratio = scoring_training_ratio(share * results.scoring["seconds"], _epoch_seconds(results))
-    return "What its scores cost is not known." if ratio is None else f"Its scores cost {ratio:.2f} epochs (STR)."
-
-
-def _epoch_seconds(results: StudyResults) -> float:
-    """Seconds of one epoch of training on all rows; a median, as some models were trained on a busy machine."""
-    return float(np.median(results.values("full", "rows", 1.0, "seconds"))) / results.options.epochs
+def _each(comparisons: Sequence[Comparison]) -> str:
+    """A table of the comparisons at each budget."""
+    budgets = list(dict.fromkeys(one.budget for one in comparisons))
+    rows: dict[tuple[str, str], list[str]] = {}
+    for one in comparisons:
+        star = "*" if one.p < ALPHA else ""
+        shown = f"{one.difference:+.2f}{one.unit} ({one.low:+.2f} to {one.high:+.2f}){star}"
+        rows.setdefault((one.matching, one.arm), []).append(shown)
+    return table(
+        ["equal", "arm", *(f"keep {budget:g}" for budget in budgets)], [[*key, *row] for key, row in rows.items()]
+    )
 
 
 def _resolution(comparisons: Sequence[Comparison]) -> str:
     """How surely a difference that matters would have been told from chance, after the correction."""
     if comparisons[0].seeds < 2:
         return "One seed tells nothing of chance."
-    seeds, count = comparisons[0].seeds, len(comparisons)
+    seeds, count, unit = comparisons[0].seeds, len(comparisons), comparisons[0].unit
     powers = [power(comparison, count) for comparison in comparisons]
     return (
-        f"With {seeds} seeds a true difference of {DIFFERENCE:g} would be seen, as the first of {count}, with a "
+        f"With {seeds} seeds a true difference of {DIFFERENCE:g}{unit} would be seen, as the first of {count}, with a "
         f"probability of {min(powers):.2f} to {max(powers):.2f}, by the spread of each: this study has "
-        f"{'' if min(powers) >= POWER else 'not '}the power to see {DIFFERENCE:g} here ({POWER:g} is asked for)."
+        f"{'' if min(powers) >= POWER else 'not '}the power to see {DIFFERENCE:g}{unit} here ({POWER:g} is asked for)."
     )
 
 
 def _limits(results: StudyResults) -> str:
-    """What the verdicts do not say."""
-    screened = "The arms were chosen by their loss on the same held-out rows. " if results.screening else ""
+    """What the comparisons do not say."""
+    screened = "The arms were chosen by their loss on the same test rows. " if results.screening else ""
+    oracle = f"`{ORACLE}` is no way to choose, and is in no comparison. " if ORACLE in results.finalists else ""
     return (
         "p is of paired t-tests, corrected for the number of comparisons in the list (Holm); the intervals, each on "
-        f"its own, are not, so that one may leave out 0 where p is above {ALPHA:g}. {METRICS[0].capitalize()} "
-        f"decides. STR is what the scoring cost, divided by what one epoch of training on all rows cost. {screened}"
-        "The spread is that of seeds: another pool or other held-out rows may give other differences."
+        f"its own, are not, so that one may leave out 0 where p is above {ALPHA:g}. Differences of a loss are in "
+        f"percent of that of random rows, those of an accuracy in points. {METRICS[0].capitalize()} decides. "
+        f"{screened}{oracle}The spread is that of seeds: another pool or other test rows may give other differences."
     )
 
 
-def _shared_rows(results: StudyResults) -> str:
-    """How much of each arm is nothing but its random rows."""
-    body = table(
-        ["equal", "arm", *(f"keep {budget:g}" for budget in results.options.budgets)],
+def _rows(results: StudyResults) -> str:
+    """How much of each arm is nothing but its random rows, and how much of it is suspect."""
+    names = ["shared", *(["suspect"] if results.options.flag_column else [])]
+    rows = [
         [
-            [
-                matching,
-                arm,
-                *(f"{results.values(arm, matching, one, 'shared').mean():.0%}" for one in results.options.budgets),
-            ]
-            for matching in results.matchings
-            for arm in results.finalists
-        ],
-    )
+            matching,
+            arm,
+            *(
+                ", ".join(f"{results.values(arm, matching, budget, name).mean():.0%}" for name in names)
+                for budget in results.options.budgets
+            ),
+        ]
+        for matching in results.matchings[:2]
+        for arm in ("random", *results.finalists)
+    ]
+    body = table(["equal", "arm", *(f"keep {budget:g}" for budget in results.options.budgets)], rows)
+    title = "shared with random rows of the same seed" + (", and suspect" if len(names) > 1 else "")
     return (
-        f"## Rows shared with random rows of the same seed\n\n{body}\n\nAn arm that shares nearly all is random "
-        "rows with another name: its differences are chance, and say nothing of the score."
+        f"## Rows that are {title}\n\n{body}\n\nAn arm that shares nearly all is random rows with another name: its "
+        "differences are chance."
     )
 
 
 def _costs(results: StudyResults) -> str:
-    """Target tokens and seconds of training, and the seconds of the scoring that an arm needs before."""
-    budgets, matching, rows = results.options.budgets, results.matchings[0], []
+    """What each arm costs before training, beside one epoch on all rows."""
+    rows = []
     for arm in ("random", *results.finalists):
-        scoring = scoring_share(arm, results.scoring["fractions"]) * results.scoring["seconds"]
-        # Medians: a machine that was busy for a while has trained some models more slowly.
-        taken = [
-            [np.median(results.values(arm, matching, budget, name)) for name in ("tokens", "seconds")]
-            for budget in budgets
-        ]
+        cost, ratio = results.cost(arm), results.ratio(arm)
         rows.append(
-            [arm, f"{scoring:.0f} s", *(f"{tokens:,.0f}, {seconds + scoring:.0f} s" for tokens, seconds in taken)]
+            [
+                arm,
+                "not known" if cost is None else f"{cost:.1f} s",
+                "-" if ratio is None else f"{ratio:.3f}",
+                "-" if cost is None else f"{cost / results.epoch_seconds:.3f}",
+            ]
         )
-    header = ["arm", "scoring", *(f"keep {budget:g}: target tokens, scoring and training" for budget in budgets)]
-    of_epoch = _epoch_seconds(results)
-    full = of_epoch * results.options.epochs
-    # Of a scoring that went on after a stop, the seconds of the last part say nothing.
-    found = None if results.scoring["resumed"] else price(results.scoring["seconds"], of_epoch)
-    resumed = " The scoring was stopped and went on: its seconds are those of the last run."
+    epoch = results.facts["lora_epoch_seconds"]
+    header = ["arm", "choosing", "STR", "of an epoch as trained here"]
+    body = table(header, rows)
+    whole = "is not known" if epoch is None else f"takes {epoch:.0f} s, measured by a few steps"
     return (
-        f"## Cost with equally many {matching}\n\n{table(header, rows)}\n\nTraining on all "
-        f"{sum(results.target_tokens):,} target tokens: {full:.0f} s. Medians, in seconds of one core or accelerator."
-        f"{resumed if results.scoring['resumed'] else ''}"
-        f"{f' With all levels, {found}.' if found else ''}"
+        f"## Cost\n\n{body}\n\nChoosing is all that an arm needs before training: scores, features, duplicates, the "
+        f"selection itself. One epoch of LoRA at all layers on all rows {whole}; STR is the share of it. One epoch as "
+        f"trained here takes {results.epoch_seconds:.0f} s. Seconds of one core or accelerator; medians."
     )
-
-
-def scoring_share(arm: str, schedule: Sequence[float]) -> float:
-    """The share of all passes through the model that an arm needs; plain loss is one of them."""
-    ranked_by, every = parse_arm(arm).ranked_by, len(measures_by_pass(chosen_scores(DEFAULT_SCORES), schedule))
-    if ranked_by in SCORES:
-        return len(SCORES[ranked_by].passes(schedule)) / every
-    return 1 / every if ranked_by == "plain" else 0.0

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from .arms import METRICS, Cell
+from .arms import FULL, METRICS, Cell, parse_arm
 from .options import StudyArguments
 
 
-_OF_A_CELL = {"rows", "tokens", "seconds", "shared", "identity"}  # all else is measured
+_OF_A_CELL = {"rows", "tokens", "seconds", "selecting", "shared", "suspect", "identity"}  # all else is measured
 
 
 @dataclass(frozen=True)
@@ -21,32 +20,28 @@ class StudyResults:
     Findings of a study, from which its report is written.
 
     Args:
-        dataset (`str`):
-            Name of the dataset.
         options (`StudyArguments`):
             What was compared.
-        scoring (`dict[str, Any]`):
-            What scored the pool (`scorer`, as it describes itself), the masked fraction of each level (`fractions`),
-            what that has cost (`seconds`), and whether this is of the last run only (`resumed`).
-        target_tokens (`Sequence[int]`):
-            Target tokens of each row of the pool.
-        held_out_rows (`int`):
-            By how many rows the models were measured.
+        facts (`dict[str, Any]`):
+            The rows, the scorer, and what each need of an arm has cost, in seconds of a core or an accelerator.
         screening (`dict[Cell, dict[str, Any]]`):
             What came out of the first stage; empty where it was skipped.
-        finalists (`Sequence[str]`):
+        seeds_needed (`int`):
+            Seeds that would be needed to see 1% of the loss at one budget, by the spread of the screening.
+        finalists (`list[str]`):
             Arms that went on.
+        start (`dict[str, Any]`):
+            What was measured of the model before any training.
         confirming (`dict[Cell, dict[str, Any]]`):
             What came out of the second stage.
     """
 
-    dataset: str
     options: StudyArguments
-    scoring: dict[str, Any]
-    target_tokens: Sequence[int]
-    held_out_rows: int
+    facts: dict[str, Any]
     screening: dict[Cell, dict[str, Any]]
-    finalists: Sequence[str]
+    seeds_needed: int
+    finalists: list[str]
+    start: dict[str, Any]
     confirming: dict[Cell, dict[str, Any]]
 
     @property
@@ -55,12 +50,67 @@ class StudyResults:
         return self.options.matching_names
 
     @property
+    def seeds(self) -> list[int]:
+        """Seeds of which all cells are there."""
+        return sorted({cell.seed for cell in self.confirming})
+
+    @property
     def metrics(self) -> list[str]:
         """Names of what was measured, what decides first."""
-        found = next(iter(self.confirming.values()))
-        return [*METRICS, *(name for name in found if name not in _OF_A_CELL.union(METRICS))]
+        return [*METRICS, *(name for name in self.start if name not in _OF_A_CELL.union(METRICS))]
 
     def values(self, arm: str, matching: str, budget: float, name: str) -> np.ndarray:
         """One value of all models of an arm and budget, seed by seed."""
-        cells = [Cell(arm, matching, budget, seed) for seed in self.options.confirming_seeds]
-        return np.array([self.confirming[cell][name] for cell in cells])
+        return np.array([self.confirming[Cell(arm, matching, budget, seed)][name] for seed in self.seeds])
+
+    def full(self, name: str) -> np.ndarray:
+        """One value of all models that were trained on all rows, seed by seed."""
+        return self.values(FULL, "rows", 1.0, name)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of one epoch of this study's training on all rows, with the run of the lower layers."""
+        # A median, as some models may have been trained while the machine was busy.
+        trained = float(np.median(self.full("seconds"))) / self.options.epochs
+        return trained + self.facts["lower_layers_seconds"]
+
+    def cost(self, arm: str) -> float | None:
+        """Seconds that an arm has cost before training, for scores, features and selecting; `None` if not known."""
+        known = self.facts["seconds"]
+        parts = [known.get(need, 0.0) for need in parse_arm(arm).needs]
+        if None in parts:
+            return None
+        found = [cell["selecting"] for one, cell in self.confirming.items() if one.arm == arm]
+        return sum(parts) + float(np.median(found))
+
+    def ratio(self, arm: str) -> float | None:
+        """What an arm costs, divided by one epoch of LoRA at all layers on all rows (STR); `None` if not known."""
+        cost, epoch = self.cost(arm), self.facts["lora_epoch_seconds"]
+        return cost / epoch if cost is not None and epoch else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, as JSON types."""
+        return {
+            "options": asdict(self.options),
+            "facts": self.facts,
+            "seeds_needed": self.seeds_needed,
+            "finalists": self.finalists,
+            "start": self.start,
+            "screening": [{**cell._asdict(), **found} for cell, found in self.screening.items()],
+            "confirming": [{**cell._asdict(), **found} for cell, found in self.confirming.items()],
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> StudyResults:
+        """Read what [`StudyResults.to_json`] returned, as study.json holds it."""
+        cells = {
+            stage: {
+                Cell(*(row[name] for name in Cell._fields)): {
+                    name: value for name, value in row.items() if name not in Cell._fields
+                }
+                for row in record[stage]
+            }
+            for stage in ("screening", "confirming")
+        }
+        rest = {name: record[name] for name in ("facts", "seeds_needed", "finalists", "start")}
+        return cls(options=StudyArguments(**record["options"]), **rest, **cells)

@@ -8,15 +8,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from .arms import ORACLE
 from .results import StudyResults
 
 
 ALPHA = 0.05
-DIFFERENCE, POWER = 0.01, 0.8  # what a study should be able to see, and how surely
+DIFFERENCE, POWER = 1.0, 0.8  # percent or points that a study should be able to see, and how surely
+_MOST_SEEDS = 100
 
 
 class Comparison(NamedTuple):
-    """An arm against random rows, seed by seed."""
+    """
+    An arm against random rows, seed by seed.
+
+    A loss is compared in percent of the mean loss of random rows, an accuracy in points.
+    """
 
     arm: str
     matching: str | None  # None: a mean over all
@@ -28,47 +34,91 @@ class Comparison(NamedTuple):
     p: float  # of a paired t-test, corrected for the number of comparisons by the same metric
     seeds: int
 
+    @property
+    def unit(self) -> str:
+        """Unit of the difference."""
+        return "%" if is_loss(self.metric) else " points"
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the arm is better than random rows, told from chance."""
+        return self.p < ALPHA and (self.difference < 0) == is_loss(self.metric)
+
+    def numbers(self) -> str:
+        """Difference, interval, seeds and p-value."""
+        chance = f"= {self.p:.3f}" if self.p >= 0.0005 else "< 0.001"
+        return f"Δ = {self.interval()}, n = {self.seeds}, p {chance}"
+
+    def interval(self) -> str:
+        """Difference with its interval."""
+        return f"{self.difference:+.2f}{self.unit}, 95% CI {self.low:+.2f} to {self.high:+.2f}"
+
     def verdict(self) -> str:
         """One sentence in plain words."""
-        numbers = f"Δ = {self.difference:+.4f}, 95% CI {self.low:+.4f} to {self.high:+.4f}, n = {self.seeds}"
-        word = "not distinguishable from"
-        if self.p < ALPHA:
-            word = "better than" if (self.difference < 0) == self.metric.startswith("loss") else "worse than"
-        where = "over all budgets" if self.budget is None else f"at keep {self.budget:g} of the {self.matching}"
-        return f"{self.arm} is {word} random {where} ({numbers}, p = {self.p:.3f})."
+        word = "better than" if self.is_better else "worse than" if self.p < ALPHA else "not distinguishable from"
+        where = "over all budgets" if self.budget is None else f"at keep {self.budget:g} with equal {self.matching}"
+        return f"{self.arm} is {word} random {where} ({self.numbers()})."
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON types; the infinite bounds of an interval of one seed are null."""
-        return {
+        found = {
             name: None if isinstance(value, float) and not np.isfinite(value) else value
             for name, value in self._asdict().items()
         }
+        return {**found, "unit": self.unit.strip()}
+
+
+def is_loss(metric: str) -> bool:
+    """Whether less is better; all that is no loss is an accuracy."""
+    return metric.startswith("loss")
+
+
+def candidates(results: StudyResults) -> list[str]:
+    """Finalists that a user could take: all but the oracle, which knows what nobody knows."""
+    return [arm for arm in results.finalists if arm != ORACLE]
 
 
 def compare(results: StudyResults, metric: str) -> list[Comparison]:
-    """Compare all finalists with random rows at each budget."""
+    """Compare the finalists with random rows at each budget."""
     return _corrected(
-        Comparison(arm, matching, budget, metric, *paired(found), len(found))
-        for matching in results.matchings
-        for budget in results.options.budgets
-        for arm in results.finalists
-        for found in [_differences(results, arm, matching, budget, metric)]
+        Comparison(arm, *subset, metric, *paired(found), len(found))
+        for subset in subsets(results)
+        for arm in candidates(results)
+        for found in [differences(results, arm, *subset, metric)]
     )
 
 
 def compare_overall(results: StudyResults, metric: str) -> list[Comparison]:
     """Compare by the mean over budgets and matchings of each seed: fewer and surer answers."""
-    subsets = [(matching, budget) for matching in results.matchings for budget in results.options.budgets]
-    return _corrected(
-        Comparison(arm, None, None, metric, *paired(found), len(found))
-        for arm in results.finalists
-        for found in [np.mean([_differences(results, arm, *subset, metric) for subset in subsets], axis=0)]
-    )
+    return _corrected(overall(results, arm, metric) for arm in candidates(results))
 
 
-def _differences(results: StudyResults, arm: str, matching: str, budget: float, metric: str) -> np.ndarray:
-    """An arm less random rows, seed by seed."""
-    return results.values(arm, matching, budget, metric) - results.values("random", matching, budget, metric)
+def overall(results: StudyResults, arm: str, metric: str) -> Comparison:
+    """One arm against random rows over all budgets and matchings, not corrected for any other comparison."""
+    found = np.mean([differences(results, arm, *subset, metric) for subset in subsets(results)], axis=0)
+    return Comparison(arm, None, None, metric, *paired(found), len(found))
+
+
+def subsets(results: StudyResults) -> list[tuple[str, float]]:
+    """Matchings and budgets of the study."""
+    return [(matching, budget) for matching in results.matchings for budget in results.options.budgets]
+
+
+def differences(results: StudyResults, arm: str, matching: str, budget: float, metric: str) -> np.ndarray:
+    """An arm less random rows, seed by seed, in percent of the loss of these or in points of accuracy."""
+    random = results.values("random", matching, budget, metric)
+    return _in_units(results.values(arm, matching, budget, metric) - random, random, metric)
+
+
+def from_full(results: StudyResults, arm: str, matching: str, budget: float, metric: str) -> Comparison:
+    """An arm against all rows, trained on once; not corrected for any other comparison."""
+    full = results.full(metric)
+    found = _in_units(results.values(arm, matching, budget, metric) - full, full, metric)
+    return Comparison(arm, matching, budget, metric, *paired(found), len(found))
+
+
+def _in_units(found: np.ndarray, base: np.ndarray, metric: str) -> np.ndarray:
+    return 100 * found / base.mean() if is_loss(metric) else 100 * found
 
 
 def _corrected(comparisons: Iterable[Comparison]) -> list[Comparison]:
@@ -99,12 +149,42 @@ def holm(values: Sequence[float]) -> list[float]:
 
 def power(comparison: Comparison, count: int) -> float:
     """Probability that the t-test sees a true difference of `DIFFERENCE`, as the first of `count` in Holm's order."""
-    freedom = comparison.seeds - 1
-    error = (comparison.high - comparison.low) / 2 / stats.t.ppf(1 - ALPHA / 2, freedom)
-    return float(stats.nct.sf(stats.t.ppf(1 - ALPHA / 2 / count, freedom), freedom, DIFFERENCE / error))
+    seeds = comparison.seeds
+    error = (comparison.high - comparison.low) / 2 / stats.t.ppf(1 - ALPHA / 2, seeds - 1)
+    return power_of(seeds, error * seeds**0.5, count)
+
+
+def power_of(seeds: int, spread: float, count: int) -> float:
+    """The same from the standard deviation of the differences of single seeds."""
+    freedom = seeds - 1
+    needed = stats.t.ppf(1 - ALPHA / 2 / count, freedom)
+    return float(stats.nct.sf(needed, freedom, DIFFERENCE / max(spread, 1e-9) * seeds**0.5))
+
+
+def seeds_for(spread: float, count: int) -> int:
+    """Seeds with which a true difference of `DIFFERENCE` is seen surely enough; at least 2, and at most 100."""
+    enough = (seeds for seeds in range(2, _MOST_SEEDS) if power_of(seeds, spread, count) >= POWER)
+    return next(enough, _MOST_SEEDS)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error, which is NaN of a single value."""
     error = np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
     return float(np.mean(values)), float(error)
+
+
+def as_good_as_full(results: StudyResults, arm: str) -> tuple[str, float] | None:
+    """
+    The smallest budget at which an arm is not worse than all rows, as far as its seeds tell.
+
+    It is not worse where its mean is better, or where the interval of the difference holds 0 and ends within
+    `DIFFERENCE` of it: an interval that is wide is no evidence.
+
+    Returns:
+        `tuple[str, float]`: Matching and budget; of equal budgets, equal rows come first. `None` if there is none.
+    """
+    for matching, budget in sorted(subsets(results), key=lambda subset: subset[1]):
+        found = from_full(results, arm, matching, budget, "loss per row")
+        if matching != "tokens" and found.high < DIFFERENCE:
+            return matching, budget
+    return None

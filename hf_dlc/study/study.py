@@ -1,9 +1,10 @@
-"""A study: score a pool, train a model on what each arm chooses of it, and measure all by the same held-out rows."""
+"""A study: prepare a pool, train a model on what each arm chooses of it, and measure all by the same test rows."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,28 +12,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-from datasets import Dataset, load_from_disk
+from datasets import disable_progress_bars
 
 from hf_dlc.config import DLCConfig
 from hf_dlc.execution.processes import process_state
-from hf_dlc.pipeline.options import DataArguments, ModelArguments, load_scorer
-from hf_dlc.pipeline.sources import read_dataset
+from hf_dlc.pipeline.options import ModelArguments, load_scorer
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.files import write_json
 
-from .arms import METRICS, Cell, best_arms, choose_rows, shared_with_random
-from .measuring import harness_accuracies, held_out_losses, make_judge, read_beside, right_choices, unseen
+from .arms import UNTRAINED, Cell
+from .measuring import answered_rightly, as_candidates, harness_accuracies, mean_losses
 from .options import StudyArguments, TrainingOptions, options_of
+from .pool import read_rows, text_columns_of
+from .preparation import Preparation, read_steps, run_step
+from .prepared import PreparedPool
 from .questions import read_question
 from .results import StudyResults
-from .training import core_seconds, train_lora
+from .screening import best_arms, seeds_needed
+from .situations import possible_arms
+from .states import States
+from .trainee import Trainee
+from .training import core_seconds
 
 
 logger = logging.getLogger(__name__)
 
-_WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 5.0
+_START = Cell(UNTRAINED, "rows", 0.0, 0)
 
 
 class Study:
@@ -46,75 +53,165 @@ class Study:
             What is compared.
         config ([`~hf_dlc.DLCConfig`]):
             How the pool is scored; the prefix of its columns must be `"dlc"`.
+        scorer ([`~hf_dlc.DLCScorer`], *optional*):
+            The scorer, where it has been loaded already.
+        deadline (`float`, *optional*):
+            Time of `time.monotonic` after which no further seed is begun, as far as can be foreseen.
 
     Raises:
-        ValueError: If a launcher started several processes as one, or if there are too few rows.
+        ValueError: If a launcher started several processes as one, if there are too few rows, or if an arm that is
+            named lacks what it needs.
     """
 
-    def __init__(self, options: StudyArguments, config: DLCConfig) -> None:
+    def __init__(
+        self,
+        options: StudyArguments,
+        config: DLCConfig,
+        scorer: DLCScorer | None = None,
+        deadline: float | None = None,
+    ) -> None:
         if (processes := process_state().num_processes) > 1:
             raise ValueError(f"a study runs in processes of its own, got {processes} of one launch. Pass --part.")
-        self.options = options
+        disable_progress_bars()
+        self.options, self.deadline = options, deadline
         self.output = Path(options.output_dir)
         (self.output / "cells").mkdir(parents=True, exist_ok=True)
-        self.scorer = load_scorer(options_of(ModelArguments, options), config)
-        self.pool, self.held_out = split_rows(options, self.scorer)
-        self.choices = options.choices and unseen(read_beside(options, options.choices), self.pool, "choices")
-        self.rows = self.scorer.tokenize(self.pool)
-        parts = (self.rows, self.scorer.tokenize(self.held_out))
-        texts = [[part["input_ids"][:], part["labels"][:]] for part in parts]
-        training = vars(options_of(TrainingOptions, options))
-        training["trainer"] = options.uses_trl  # "auto" is not the same wherever a study goes on
+        self.scorer = scorer or load_scorer(options_of(ModelArguments, options), config)
+        self.rows = read_rows(options, self.scorer)
+        self.questions = [read_question(row) for row in self.rows.questions or []]
+        self.arms, self.left_out = self._arms()
+        self.tokens = {"pool": self.scorer.tokenize(self.rows.pool), "test": self.scorer.tokenize(self.rows.test)}
+        if self.questions:  # they have columns of their own
+            reader = self.scorer.with_options(layout="auto", columns=None)
+            self.tokens["choices"] = reader.tokenize(as_candidates(self.questions))
+        texts = [[part["input_ids"][:], part["labels"][:]] for part in self.tokens.values()]
         scorer = self.scorer.describe()
-        questions = self.choices and [read_question(row) for row in self.choices]
-        self._identity = json_digest([texts, training, scorer["model_digest"], questions, options.tasks])
-        self._scoring_identity = json_digest([texts, scorer])
+        training = [vars(options_of(TrainingOptions, options)), self._steps_of_updates]
+        self._rows_identity = json_digest([texts, scorer["model_digest"], options.lora_layers])
+        self._identity = json_digest([self._rows_identity, training, options.tasks])
+        wanted = self.rows.wanted and list(self.rows.wanted)
+        self._prepared_identity = json_digest([texts[0], scorer, wanted])
+
+    def _arms(self) -> tuple[list[str], dict[str, list[str]]]:
+        """Arms that can be compared, and what those of the situation lack that cannot."""
+        options = self.options
+        given = {
+            "target": self.rows.wanted is not None,
+            "groups": options.group_by is not None,
+            "flags": options.flag_column is not None,
+            "score similarity": Path(self.scorer.config.encoder).is_dir(),  # nothing is downloaded unasked
+        }
+        there = [name for name, is_given in given.items() if is_given]
+        named = [*options.arms, *options.finalists]
+        _, lacking = possible_arms(named, there)
+        if lacking:
+            raise ValueError(f"an arm must have what it needs, got {_in_words(lacking)}.")
+        if named:
+            return options.arms, {}
+        arms, lacking = possible_arms(options.kind.arms, there)
+        if lacking:
+            logger.info("not compared, for want of what stands behind each: %s", _in_words(lacking))
+        return arms, lacking
+
+    # ---- the stages ----------------------------------------------------------------------------------------------
 
     def run(self) -> StudyResults:
-        """Score the pool, screen the arms where no finalists are named, and confirm the finalists."""
+        """Prepare the pool, screen the arms where no finalists are named, and confirm the finalists."""
         options = self.options
-        scored, scoring = self.scored
-        screening = {} if options.finalists else self.train_all(options.screening_cells)
+        start = self.train_all([_START])[_START]
+        screening = {} if options.finalists else self.train_all(options.screening_cells(self.arms))
         finalists = options.finalists or best_arms(screening, options.num_finalists)
-        confirming = self.train_all(options.confirming_cells(finalists))
+        needed = seeds_needed(screening, len(finalists)) if screening else options.seeds
+        seeds = min(max(options.seeds, needed), max(options.seeds, options.max_seeds))
+        logger.info("confirming %s with %d seeds; %d are needed", ", ".join(finalists), seeds, needed)
         return StudyResults(
-            dataset=Path(options.dataset).name,
             options=options,
-            scoring=scoring,
-            target_tokens=scored["dlc_tokens"][:],
-            held_out_rows=len(self.held_out),
+            facts=self._facts(),
             screening=screening,
-            finalists=finalists,
-            confirming=confirming,
+            seeds_needed=needed,
+            finalists=list(finalists),
+            start=start,
+            confirming=self._confirm(finalists, seeds),
         )
 
-    @cached_property
-    def scored(self) -> tuple[Dataset, dict[str, Any]]:
-        """
-        The pool with its scores, and what scored it at what cost.
+    def _confirm(self, finalists: Sequence[str], count: int) -> dict[Cell, dict[str, Any]]:
+        """Train the confirming cells, all seeds or as many as there is time for; one in any case."""
+        found: dict[Cell, dict[str, Any]] = {}
+        for number in range(1, count + 1):
+            start = time.monotonic()
+            # With seeds that are there already: they are read, not trained.
+            found |= self.train_all(self.options.confirming_cells(finalists, number))
+            end = time.monotonic()
+            if self.deadline is not None and number < count and end + (end - start) > self.deadline:
+                logger.info("time is up after %d of %d seeds: the same command goes on from here", number, count)
+                break
+        return found
 
-        The cost is in seconds, without calibration, which is needed once a model; `resumed` says whether they are
-        those of the last run of several.
-        """
-        path, folder = self.output / "scored.json", self.output / "scored"
+    def _facts(self) -> dict[str, Any]:
+        """What was compared and at what cost, for a report."""
+        scorer, pool = self.scorer.describe(), self.prepared
+        return {
+            "dataset": Path(self.options.dataset).name,
+            "situation": self.options.kind.name,
+            "pool_rows": len(self.rows.pool),
+            "pool_tokens": int(pool.tokens.sum()),
+            "test_rows": len(self.rows.test),
+            "wanted_rows": len(self.rows.wanted or []),
+            "questions": len(self.questions),
+            "steps_of_updates": self._steps_of_updates,
+            "left_out": self.left_out,
+            "scorer": scorer,
+            "seconds": {name: None if math.isnan(value) else value for name, value in pool.seconds.items()},
+            **json.loads((self.output / "costs.json").read_text(encoding="utf-8")),
+        }
+
+    @cached_property
+    def prepared(self) -> PreparedPool:
+        """The pool with what all arms need; the first process makes it, the others wait."""
+        options, folder = self.options, self.output / "prepared"
+        rows = self.rows
+        preparation = Preparation(self.scorer, rows.pool, rows.wanted, self.output, options.num_threads)
+        steps = preparation.steps_for([*self.arms, *options.finalists])
+        if options.is_first:
+            self.scorer.calibrate()
+            for step in steps:
+                run_step(step, folder, self._prepared_identity)
+        self._wait_for([folder / step.name / "facts.json" for step in steps])
+        # The states say how many target tokens each row has, so that nothing need be scored for random rows alone.
+        pool = self.rows.pool.add_column("dlc_tokens", self.states["pool"].targets.astype(np.int32))
+        rows, wanted, seconds = read_steps(steps, folder, self._prepared_identity, pool, self.rows.wanted)
+        texts = text_columns_of(self.rows.pool, self.scorer)
+        return PreparedPool(rows, wanted, seconds, options.group_by, options.flag_column, texts)
+
+    @cached_property
+    def trainee(self) -> Trainee:
+        """The model that is trained."""
+        return Trainee(self.scorer.model, self.options, self.tokens["pool"])
+
+    @cached_property
+    def states(self) -> dict[str, States]:
+        """What the trained layers read of the pool, the test rows and the choices of questions."""
+        paths = {name: self.output / "states" / f"{name}.safetensors" for name in self.tokens}
         if not self.options.is_first:
-            self._wait_for([path])
-        if not path.is_file():
-            journal = self.output / "journal"
-            facts = {"identity": self._scoring_identity, "resumed": journal.exists()}
-            if not facts["resumed"]:  # a journal has the schedule in it
-                self.scorer.calibrate()
+            self._wait_for([self.output / "costs.json"])
+        found, seconds = {}, {}
+        for name, tokens in self.tokens.items():
             start = core_seconds()
-            scored = self.scorer.score(self.pool, run_dir=journal, num_threads=self.options.num_threads)
-            facts["seconds"] = core_seconds() - start
-            scored.save_to_disk(folder)
-            write_json(path, {**facts, "fractions": self.scorer.schedule_, "scorer": self.scorer.describe()})
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["identity"] != self._scoring_identity:
-            raise ValueError(f"{folder} is of other rows, masking or model. Pass another --output_dir.")
-        scored = load_from_disk(folder)
-        plain = np.array([levels[0] for levels in scored["dlc_level_loss"]], dtype=np.float32)
-        return scored.add_column("plain", plain), found
+            found[name] = self.trainee.read(tokens, paths[name], self._rows_identity)
+            seconds[name] = core_seconds() - start
+        if self.options.is_first and not (self.output / "costs.json").is_file():
+            estimate = self.scorer.estimate(self.rows.pool, num_threads=self.options.num_threads, training=True)
+            costs = {"lower_layers_seconds": seconds["pool"], "lora_epoch_seconds": estimate.training_seconds}
+            write_json(self.output / "costs.json", costs)
+        return found
+
+    @cached_property
+    def _steps_of_updates(self) -> int:
+        """Steps of one training on the largest subset, which all arms take with equal updates."""
+        rows = round(max(self.options.budgets) * len(self.rows.pool))
+        return math.ceil(math.ceil(rows / self.options.batch_size) * self.options.epochs)
+
+    # ---- the cells -----------------------------------------------------------------------------------------------
 
     def train_all(self, cells: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
         """
@@ -125,40 +222,67 @@ class Study:
                 The cells of all parts.
 
         Returns:
-            `dict[Cell, dict[str, Any]]`: What was measured of each cell: all metrics, `rows`, `tokens`, `seconds`, and
-            `shared`, the share of its rows that random rows have as well.
+            `dict[Cell, dict[str, Any]]`: What was measured of each cell: all metrics, `rows`, `tokens`, `seconds` of
+            training, `selecting` seconds, `shared`, the share of its rows that random rows have as well, and
+            `suspect`, the share of them that is suspect.
 
         Raises:
             ValueError: If the folder has a cell of other rows, or of another model, training or questions.
         """
         index, count = self.options.process
-        there = {cell: self._read(cell) for cell in cells if self._path(cell).is_file()}  # refuses those of other rows
-        todo = [cell for cell in cells[index::count] if cell not in there]
+        trained = list(dict.fromkeys(map(self._same_training, cells)))
+        there = {cell: self._read(cell) for cell in trained if self._path(cell).is_file()}  # refuses those of others
+        todo = [cell for cell in trained[index::count] if cell not in there]
         for number, cell in enumerate(todo, start=1):
             found = self._train(cell)
             write_json(self._path(cell), {**found, "identity": self._identity_of(cell)})
-            loss, seconds = found[METRICS[0]], found["seconds"]
+            loss, seconds = found["loss per row"], found["seconds"]
             logger.info("%d of %d: %s: loss %.4f, %.0f s", number, len(todo), cell.name, loss, seconds)
-        self._wait_for([self._path(cell) for cell in cells])
-        scored, _ = self.scored
-        return {cell: {**self._read(cell), "shared": shared_with_random(scored, cell)} for cell in cells}
+        self._wait_for([self._path(cell) for cell in trained])
+        return {cell: self._read(self._same_training(cell)) for cell in cells}
+
+    def _same_training(self, cell: Cell) -> Cell:
+        """The cell with equal rows that is trained in the same way: the largest subset takes its steps anyway."""
+        if cell.matching != "updates" or "rows" not in self.options.matching_names:
+            return cell
+        batches = math.ceil(len(self.prepared.choose(cell)) / self.options.batch_size)
+        is_same = math.ceil(batches * self.options.epochs) >= self._steps_of_updates
+        return cell._replace(matching="rows") if is_same else cell
 
     def _train(self, cell: Cell) -> dict[str, Any]:
         """Fine-tune on the subset of a cell, and measure."""
-        scored, _ = self.scored
-        chosen = choose_rows(scored, cell)
+        if cell == _START:
+            return {**self._measure(self.trainee.upper), "rows": 0, "tokens": 0, "seconds": 0.0}
         start = core_seconds()
-        model = train_lora(self.scorer, self.rows.select(chosen), self.options, cell.seed)
+        chosen = self.prepared.choose(cell)
+        selecting = core_seconds() - start
+        shared, suspect = self.prepared.shared_with_random(cell), self.prepared.suspect_share(cell)
+        start = core_seconds()
+        steps = self._steps_of_updates if cell.matching == "updates" else None
+        model = self.trainee.train(self.states["pool"], chosen, cell.seed, steps)
         seconds = core_seconds() - start
-        trained = make_judge(self.scorer, model)
-        found: dict[str, Any] = held_out_losses(trained, self.held_out)
-        if self.choices:
-            found["choices"] = float(right_choices(trained, self.choices).mean())
-        if self.options.tasks:
-            found |= harness_accuracies(trained, self.options.tasks)
+        found = self._measure(model)
         model.unload()
-        tokens = int(np.sum(scored.select(chosen)["dlc_tokens"]))
-        return {**found, "rows": len(chosen), "tokens": tokens, "seconds": seconds}
+        return {
+            **found,
+            "rows": len(chosen),
+            "tokens": int(self.prepared.tokens[chosen].sum()),
+            "seconds": seconds,
+            "selecting": selecting,
+            "shared": shared,
+            **({} if suspect is None else {"suspect": suspect}),
+        }
+
+    def _measure(self, model: Any) -> dict[str, float]:
+        """Losses of the test rows, and accuracies."""
+        states = self.states
+        found = mean_losses(self.trainee.losses(model, states["test"]), states["test"].targets)
+        if self.questions:
+            losses = self.trainee.losses(model, states["choices"])
+            found["choices"] = float(answered_rightly(losses, self.questions).mean())
+        if self.options.tasks:
+            found |= harness_accuracies(self.trainee.whole(), self.scorer.processor, self.options.tasks)
+        return found
 
     def _path(self, cell: Cell) -> Path:
         return self.output / "cells" / f"{cell.name}.json"
@@ -173,7 +297,7 @@ class Study:
 
     def _identity_of(self, cell: Cell) -> str:
         """Digest of all that makes a cell, its rows too: scores of another masking make an arm choose others."""
-        return json_digest([self._identity, choose_rows(self.scored[0], cell).tolist()])
+        return json_digest([self._identity, None if cell == _START else self.prepared.choose(cell).tolist()])
 
     def _wait_for(self, paths: Sequence[Path]) -> None:
         """Wait until other parts have written these files."""
@@ -185,32 +309,5 @@ class Study:
             time.sleep(_WAIT_SECONDS)
 
 
-def split_rows(options: StudyArguments, scorer: DLCScorer) -> tuple[Dataset, Dataset]:
-    """
-    Draw the pool and the held-out rows at random among the rows that can be scored.
-
-    A row that stands in the dataset twice is in one of them, once.
-
-    Args:
-        options (`StudyArguments`):
-            Names the dataset, the sizes and the seed.
-        scorer ([`~hf_dlc.DLCScorer`]):
-            Its tokens tell which rows are the same and which are too long.
-
-    Returns:
-        `tuple[Dataset, Dataset]`: Pool and held-out rows, each in the order of the dataset.
-
-    Raises:
-        ValueError: If there are too few rows.
-    """
-    rows = read_dataset(options_of(DataArguments, options))
-    texts: dict[bytes, int] = {}
-    for encoded in scorer.tokenize(rows).with_format("numpy"):
-        if len(encoded["input_ids"]) <= (options.longest_row or np.inf):
-            texts.setdefault(encoded["input_ids"].tobytes(), int(encoded["row"]))
-    order = np.random.default_rng(options.study_seed).permutation(list(texts.values()))
-    needed = options.eval_rows + (options.pool_rows or 1)
-    if len(order) < needed:
-        raise ValueError(f"{needed} rows are needed, got {len(order)} that can be scored and are short enough.")
-    end = needed if options.pool_rows else None
-    return rows.select(np.sort(order[options.eval_rows : end])), rows.select(np.sort(order[: options.eval_rows]))
+def _in_words(lacking: dict[str, list[str]]) -> str:
+    return "; ".join(f"{arm} ({', '.join(needs)})" for arm, needs in lacking.items())

@@ -57,30 +57,34 @@ def train_lora(
     set_seed(seed)
     model = get_peft_model(scorer.model, lora_config(options, scorer.model.config.num_hidden_layers))
     with tempfile.TemporaryDirectory() as folder, _forward_put_back(scorer.model):
-        arguments = {
-            "output_dir": folder,
-            "num_train_epochs": options.epochs,
-            "per_device_train_batch_size": options.batch_size,
-            "learning_rate": options.learning_rate,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.05,
-            "train_sampling_strategy": "group_by_length",
-            "seed": seed,
-            "use_cpu": scorer.model.device.type == "cpu",
-            "bf16": scorer.model.dtype == torch.bfloat16,  # for products; the adapters stay float32
-            "activation_checkpointing": False,  # TRL's default would stay switched on in the scorer's model
-            "save_strategy": "no",
-            "logging_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "dataloader_pin_memory": torch.accelerator.is_available(),
-        }
+        arguments = training_arguments(options, seed, scorer.model) | {"output_dir": folder}
         trainer = _make_trainer(model, rows, padder(scorer), arguments, options.uses_trl)
         trainer.remove_callback(PrinterCallback)
         for callback in callbacks:
             trainer.add_callback(callback)
         trainer.train()
     return model.eval()
+
+
+def training_arguments(options: TrainingOptions, seed: int, model: PreTrainedModel) -> dict[str, Any]:
+    """Keyword arguments of `TrainingArguments` for training adapters of a model, all but the output folder."""
+    return {
+        "num_train_epochs": options.epochs,
+        "per_device_train_batch_size": options.batch_size,
+        "learning_rate": options.learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.05,
+        "train_sampling_strategy": "group_by_length",
+        "seed": seed,
+        "use_cpu": model.device.type == "cpu",
+        "bf16": model.dtype == torch.bfloat16,  # for products; the adapters stay float32
+        "activation_checkpointing": False,  # TRL's default would stay switched on in the scorer's model
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
+    }
 
 
 def lora_config(options: TrainingOptions, num_layers: int) -> LoraConfig:

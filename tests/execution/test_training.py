@@ -13,7 +13,8 @@ from datasets import Dataset
 
 from hf_dlc import DLCConfig, DLCScorer, RunEstimate
 from hf_dlc.execution import training
-from hf_dlc.execution.training import LORA, frozen_copy, measure_training
+from hf_dlc.execution.lora import LORA, LoraSettings
+from hf_dlc.execution.training import frozen_copy, measure_training
 from hf_dlc.study.options import TrainingOptions
 from hf_dlc.study.training import lora_config
 from tests.conftest import same_weights, weights
@@ -101,7 +102,7 @@ class TestCost:
         """Forward, backward and optimizer are those of training: the same step again has a lower loss."""
         task, losses = make_scorer().parts.task, []
         rows = [row for row in task.encode(many_rows(8)) if row.length]
-        monkeypatch.setattr(training, "LORA", training.LoraSettings(learning_rate=0.01, dropout=0.0))
+        monkeypatch.setattr(training, "LORA", LoraSettings(learning_rate=0.01, dropout=0.0))
         adapters = training._with_adapters
 
         def watched(*arguments: Any) -> Any:

@@ -1,0 +1,178 @@
+"""A study on a sample of the user's rows that fits into a given time: the command `hf-dlc study`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from datasets import Dataset
+
+from hf_dlc.config import DLCConfig
+from hf_dlc.execution.processes import cpu_threads
+from hf_dlc.pipeline.options import ModelArguments, load_scorer
+from hf_dlc.scorer.scorer import DLCScorer
+from hf_dlc.scores.table import SCORES
+from hf_dlc.utils.durations import duration
+from hf_dlc.utils.files import write_json
+
+from .arms import ANY_SCHEDULE, parse_arm
+from .options import PilotArguments, StudyArguments, options_of
+from .pool import read_rows
+from .results import StudyResults
+from .states import States
+from .study import Study
+from .trainee import Trainee
+
+
+logger = logging.getLogger(__name__)
+
+_POOLS = (4000, 2000, 1000, 500, 250, 120)  # rows to choose from that are tried, the most first
+_PROBED = 32  # rows by which speeds are measured
+_SHARE = 0.8  # of the time that may be planned: what is foretold is not exact
+_LEAST_SEEDS = 3  # that must fit
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """
+    Seconds that a row takes.
+
+    Args:
+        reading (`float`):
+            In a pass through the whole model.
+        training (`float`):
+            In a step of training.
+        judging (`float`):
+            In measuring its loss.
+    """
+
+    reading: float
+    training: float
+    judging: float
+
+
+def run_pilot(options: PilotArguments, config: DLCConfig) -> StudyResults:
+    """
+    Study a sample of the rows in the given time.
+
+    Args:
+        options ([`PilotArguments`]):
+            Rows, model and time. A study of the folder that was stopped, or whose time was up, goes on.
+        config ([`~hf_dlc.DLCConfig`]):
+            How rows are scored.
+
+    Returns:
+        [`StudyResults`]
+
+    Raises:
+        ValueError: If the time is too short for the smallest sample, or for the reasons for which [`Study`] raises it.
+    """
+    deadline = time.monotonic() + 60 * options.minutes
+    torch.set_num_threads(cpu_threads(options.num_threads))
+    model = options_of(ModelArguments, options, model=options.proxy or options.model)
+    if options.proxy is not None:
+        logger.info("%s is studied as a proxy for %s", options.proxy, options.model)
+    scorer = load_scorer(model, config)
+    if options.pool_rows is None:
+        options = replace(options, pool_rows=_planned_rows(options, scorer))
+    return Study(options, config, scorer, deadline).run()
+
+
+def _planned_rows(options: PilotArguments, scorer: DLCScorer) -> int:
+    """Rows of the pool: as planned when the study was begun, or as many as there is time for."""
+    path = Path(options.output_dir) / "plan.json"
+    if path.is_file():
+        return int(json.loads(path.read_text(encoding="utf-8"))["pool_rows"])
+    rows, seconds = _plan(options, scorer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"pool_rows": rows, "foretold_seconds": seconds, "minutes": options.minutes})
+    logger.info("a pool of %d rows is studied, which takes about %s", rows, duration(seconds))
+    return rows
+
+
+def _plan(options: PilotArguments, scorer: DLCScorer) -> tuple[int, float]:
+    """The largest pool for which there is time, and the seconds that are foretold."""
+    rows = read_rows(replace(options, pool_rows=_POOLS[0]), scorer)
+    speeds = measure_speeds(options, scorer, scorer.tokenize(rows.pool.select(range(min(_PROBED, len(rows.pool))))))
+    pools = [count for count in _POOLS if count < len(rows.pool)]
+    foretold = 0.0
+    for count in [*([len(rows.pool)] if len(rows.pool) <= _POOLS[0] else []), *pools]:
+        foretold = foretell(options, speeds, count, len(rows.test))
+        if foretold <= _SHARE * 60 * options.minutes:
+            return count, foretold
+    raise ValueError(
+        f"a study of the smallest sample takes about {duration(foretold / _SHARE)}, got {options.minutes:g} minutes. "
+        "Pass more --minutes, fewer --arms, or a smaller model as --proxy."
+    )
+
+
+def measure_speeds(options: StudyArguments, scorer: DLCScorer, rows: Dataset) -> Speeds:
+    """
+    Measure by a few rows what a row takes.
+
+    Args:
+        options ([`StudyArguments`]):
+            How is trained.
+        scorer ([`~hf_dlc.DLCScorer`]):
+            Holds the model.
+        rows ([`~datasets.Dataset`]):
+            What `scorer.tokenize` returned.
+
+    Returns:
+        [`Speeds`]
+    """
+    trainee, tokens = Trainee(scorer.model, options, rows), States.of(rows)
+    reading, states = _timed(lambda: tokens.below(trainee.upper, trainee.model))
+    numbers = range(len(rows))
+    trainee.train(states, numbers[: options.batch_size], seed=0).unload()  # it warms up
+    training, trained = _timed(lambda: trainee.train(states, numbers, seed=0))
+    judging, _ = _timed(lambda: trainee.losses(trained, states))
+    trained.unload()
+    # What is read here are the lower layers alone; of the upper ones and the head it is known what judging takes.
+    return Speeds(*((seconds / len(rows)) for seconds in (reading + judging, training, judging)))
+
+
+def _timed(act: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    found = act()
+    return time.perf_counter() - start, found
+
+
+def foretell(options: StudyArguments, speeds: Speeds, pool_rows: int, test_rows: int) -> float:
+    """
+    Foretell the seconds of a study.
+
+    Args:
+        options ([`StudyArguments`]):
+            Arms, budgets and seeds.
+        speeds ([`Speeds`]):
+            What a row takes.
+        pool_rows (`int`):
+            Rows to choose from.
+        test_rows (`int`):
+            Rows to measure by.
+
+    Returns:
+        `float`: Seconds, with the least number of seeds that tells something.
+    """
+    arms = options.arms or list(options.kind.arms)
+    finalists = options.finalists or [f"finalist {number}" for number in range(options.num_finalists)]
+    cells = [*options.screening_cells(arms), *options.confirming_cells(finalists, _LEAST_SEEDS)]
+    trained = sum(cell.budget for cell in cells) * pool_rows * options.epochs
+    read = pool_rows * (1 + _passes(arms)) + test_rows
+    return read * speeds.reading + trained * speeds.training + len(cells) * test_rows * speeds.judging
+
+
+def _passes(arms: list[str]) -> int:
+    """Passes through the model that some arms need, those that they share counted once."""
+    needs = set().union(*(parse_arm(arm).needs for arm in arms))
+    scores = {need.removeprefix("score ") for need in needs if need.startswith("score ")}
+    passes = {SCORES[name].passes(ANY_SCHEDULE) for name in scores}
+    return sum(map(len, passes)) + 2 * sum(need.startswith("features") for need in needs)

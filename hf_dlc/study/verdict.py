@@ -1,0 +1,126 @@
+"""The verdict of a study in plain words: what to take, how much better it is, and what that costs or saves."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .arms import METRICS, ORACLE
+from .results import StudyResults
+from .statistics import (
+    DIFFERENCE,
+    POWER,
+    Comparison,
+    as_good_as_full,
+    candidates,
+    compare_overall,
+    from_full,
+    overall,
+    power,
+)
+
+
+class Verdict(NamedTuple):
+    """
+    What to take.
+
+    Args:
+        arm (`str`):
+            The best arm that is better than random rows, or `"random"`.
+        best (`Comparison`):
+            The best finalist against random rows, whether it is better or not.
+        text (`str`):
+            The same in a few sentences.
+    """
+
+    arm: str
+    best: Comparison
+    text: str
+
+
+def verdict(results: StudyResults) -> Verdict:
+    """
+    Say which arm to take.
+
+    It is the one with the lowest loss a row over all budgets, if a paired t-test tells it from random rows after the
+    correction for the number of finalists. Else it is random rows.
+
+    Args:
+        results ([`StudyResults`]):
+            What the study has found.
+
+    Returns:
+        [`Verdict`]
+    """
+    found = compare_overall(results, METRICS[0])
+    best = min(found, key=lambda comparison: comparison.difference)
+    winners = [comparison for comparison in found if comparison.is_better]
+    if winners:
+        best = min(winners, key=lambda comparison: comparison.difference)
+        sentences = [_better(best), _price(results, best.arm), _beside_full(results, best.arm)]
+    else:
+        sentences = [_random(best, len(found)), _saving(results)]
+    sentences.append(_ceiling(results))
+    return Verdict(best.arm if winners else "random", best, " ".join(filter(None, sentences)))
+
+
+def _better(best: Comparison) -> str:
+    return (
+        f"Take `{best.arm}`: its models have {abs(best.difference):.1f}% less loss a row than those of as many random "
+        f"rows, over all budgets ({best.numbers()})."
+    )
+
+
+def _random(best: Comparison, count: int) -> str:
+    """Random rows, and how much better the best arm could be without being seen."""
+    if best.seeds < 2:
+        return "One seed tells nothing of chance. Take random rows until more are trained."
+    surely = power(best, count)
+    seen = f"A true difference of {DIFFERENCE:g}% would have been seen with a probability of {surely:.2f}"
+    return (
+        f"Take random rows: save the scoring. The best of the other ways, `{best.arm}`, is not better by more than "
+        f"chance ({best.numbers()}). {seen}{'' if surely >= POWER else ', so that a small one may be there'}."
+    )
+
+
+def _price(results: StudyResults, arm: str) -> str:
+    """What choosing costs."""
+    cost, ratio = results.cost(arm), results.ratio(arm)
+    if cost is None:
+        return "What choosing costs is not known: it was stopped and went on."
+    if ratio is None:
+        return f"Choosing takes {cost:.0f} s."
+    return f"Choosing costs {_few(ratio)} of an epoch of LoRA at all layers on all rows (STR)."
+
+
+def _beside_full(results: StudyResults, arm: str) -> str:
+    """At which budget the arm does as well as all rows, and what it then costs in all."""
+    enough, ratio = as_good_as_full(results, arm), results.ratio(arm)
+    if enough is None:
+        budget = max(results.options.budgets)
+        found = from_full(results, arm, results.matchings[0], budget, METRICS[0])
+        return f"All rows train better still: at keep {budget:g} its loss is {found.difference:+.1f}% of theirs."
+    matching, budget = enough
+    found = from_full(results, arm, matching, budget, METRICS[0])
+    repeated = " and rows repeated to equal updates" if matching == "updates" else ""
+    told = f"At keep {budget:g}{repeated} it is as good as all rows ({found.interval()})"
+    if matching == "updates" or ratio is None:
+        return f"{told}."
+    return f"{told}, for {_few(budget + ratio)} of the cost of training on these."
+
+
+def _saving(results: StudyResults) -> str:
+    """What is saved by not choosing."""
+    ratios = [ratio for arm in candidates(results) if (ratio := results.ratio(arm))]
+    return f"That saves {_few(max(ratios))} of an epoch of LoRA training at most." if ratios else ""
+
+
+def _ceiling(results: StudyResults) -> str:
+    """What somebody would reach who knows which rows are suspect."""
+    if ORACLE not in results.finalists:
+        return ""
+    found = overall(results, ORACLE, METRICS[0])
+    return f"Random rows without the suspect ones, which nobody knows beforehand, reach {found.difference:+.1f}%."
+
+
+def _few(value: float) -> str:
+    return f"{value:.2f}" if value >= 0.01 else f"{value:.3f}"
