@@ -45,10 +45,12 @@ from hf_dlc.study.benchmark.options import BenchmarkArguments
 from hf_dlc.study.image_checks import CheckArguments
 from hf_dlc.study.image_study import ImageStudyArguments
 from hf_dlc.study.options import FinetuneArguments, StudyArguments
+from hf_dlc.study.premise import Foretelling, PremiseArguments, premise_table
 from hf_dlc.study.tiers import TiersArguments
 from hf_dlc.study.wrong_rows import WrongRowsArguments
 from recipes import (
     check_image_scores,
+    check_premise,
     compare_selectors,
     compare_tiers,
     extrapolation_curve,
@@ -200,6 +202,7 @@ RECIPES = {
     "recipes/extrapolation_curve.py": extrapolation_curve.main,
     "recipes/find_wrong_rows.py": find_wrong_rows.main,
     "recipes/compare_tiers.py": compare_tiers.main,
+    "recipes/check_premise.py": check_premise.main,
 }
 PROGRAMS = {**RECIPES, "hf-dlc": cli.main}
 OPTIONS = {
@@ -212,6 +215,7 @@ OPTIONS = {
     "recipes/extrapolation_curve.py": [extrapolation_curve.CurveArguments, DLCConfig],
     "recipes/find_wrong_rows.py": [WrongRowsArguments, DLCConfig],
     "recipes/compare_tiers.py": [TiersArguments, DLCConfig],
+    "recipes/check_premise.py": [PremiseArguments, DLCConfig],
     "recipes/benchmark_scoring.py": [BenchmarkArguments],
     **{f"hf-dlc {name}": [*command.arguments, cli.OutputArguments] for name, command in cli.COMMANDS.items()},
 }
@@ -226,6 +230,7 @@ QUICK = {
     "recipes/extrapolation_curve.py": "--shares 0.5 --draws 1",
     "recipes/find_wrong_rows.py": "--rows 20",
     "recipes/compare_tiers.py": "--share 0.5",
+    "recipes/check_premise.py": "--rows 12 --epochs 2",
 }
 # A cluster; lm-evaluation-harness, and its installation; these tests.
 NOT_RUN = ("#SBATCH", "recipes/benchmark_scoring.py", "&& pytest")
@@ -280,6 +285,17 @@ def test_the_graph_network_stands_beside_the_others_in_the_studies() -> None:
         for way in ways:
             numbers = [f"{line['predicted']:.3f}" for line in lines if (line["inputs"], line["method"]) == way]
             assert f"| {' | '.join([*(names.get(one, one) for one in way), *numbers])} |" in PAGES[STUDIES]
+
+
+@pytest.mark.parametrize("kind", ["text", "images"])
+def test_what_scores_foretell_stands_in_the_studies_as_it_was_measured(kind: str) -> None:
+    folder = ROOT / "recipes" / "studies" / "premise" / kind
+    measured = json.loads((folder / "premise.json").read_text(encoding="utf-8"))
+    table = premise_table([Foretelling(**one) for one in measured["found"]])
+    assert table in PAGES[STUDIES]
+    assert table in (folder / "premise.md").read_text(encoding="utf-8")
+    losses = ", ".join(f"{loss:.3f}" for loss in measured["mean_losses"])
+    assert f"mean loss after each epoch is {losses}" in " ".join(PAGES[STUDIES].split())
 
 
 def test_readme_names_all_columns_and_statuses() -> None:

@@ -59,6 +59,7 @@ def test_losses_of_each_epoch_are_those_of_the_adapters_of_then(scorer: DLCScore
     rows = Dataset.from_list([*ROWS[:7], NOTHING, *ROWS[7:14]])
     before = weights(scorer.model)
     curves = learning_curves(scorer, scorer.score(rows), PremiseArguments(**FAST, batch_size=4))
+    assert same_weights(scorer.model, before)  # its adapters are gone
     tokens = scorer.tokenize(rows)
     by_hand = LossesByHand(tokens)
     train_lora(scorer, tokens, PremiseArguments(**FAST, batch_size=4), 0, callbacks=[by_hand]).unload()
@@ -66,7 +67,6 @@ def test_losses_of_each_epoch_are_those_of_the_adapters_of_then(scorer: DLCScore
     assert np.isnan(curves[7]).all()
     assert curves[tokens["row"][:]] == pytest.approx(np.transpose(by_hand.kept), abs=1e-4)
     assert np.abs(by_hand.kept[0] - by_hand.kept[1]).max() > 0.01  # each epoch has losses of its own
-    assert same_weights(scorer.model, before)
 
 
 @pytest.mark.parametrize("trainer", ["transformers", "sft"])
@@ -89,6 +89,14 @@ def test_looking_on_changes_nothing(scorer: DLCScorer, trainer: str) -> None:
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+def test_training_goes_on_in_its_mode() -> None:
+    model, modes = torch.nn.Dropout(), []
+    callback = EpochLosses(lambda one: modes.append(one.training))
+    callback.on_epoch_end(None, None, None, model=model)
+    assert modes == [False]
+    assert model.training
+
+
 def test_untrained_losses_are_plain_loss(scorer: DLCScorer) -> None:
     rows = Dataset.from_list(ROWS[:10])
     tokens = scorer.tokenize(rows).remove_columns("row")
@@ -100,6 +108,9 @@ def test_rows_that_are_drawn(scorer: DLCScorer) -> None:
     rows = Dataset.from_list([*many_rows(30), NOTHING, {**ROWS[0], "output": "fox " * 50}])
     drawn = draw_rows(scorer, rows, PremiseArguments(rows=1000, longest_row=80))
     assert drawn.to_list() == rows.to_list()[:30]
+    lengths = sorted(map(len, scorer.tokenize(drawn)["input_ids"]))
+    most = [draw_rows(scorer, rows, PremiseArguments(rows=1000, longest_row=lengths[-1] - less)) for less in (0, 1)]
+    assert [len(one) for one in most] == [30, 30 - lengths.count(lengths[-1])]
     few = draw_rows(scorer, rows, PremiseArguments(rows=8, longest_row=80))
     again, other = (draw_rows(scorer, rows, PremiseArguments(rows=8, longest_row=80, study_seed=i)) for i in (0, 1))
     assert len(few) == 8
@@ -210,7 +221,9 @@ def test_numbers_are_those_of_the_rows_that_have_them() -> None:
     assert ifd.gap == pytest.approx(ifd.spearman - spearman(columns["plain_loss"], losses[known]))
     assert ifd.low < ifd.spearman < ifd.high
     assert ifd.gap_low < ifd.gap < ifd.gap_high < 0
-    assert foretell(scored, losses, ["ifd"], samples=50)[0].gap is None
+    alone, again, other = (foretell(scored, losses, ["ifd"], samples=50, seed=seed)[0] for seed in (0, 0, 1))
+    assert alone.gap is None
+    assert alone == again != other
 
 
 def test_within_classes_a_difference_between_classes_counts_for_nothing() -> None:
