@@ -103,7 +103,8 @@ def world(tmp_path_factory: pytest.TempPathFactory, taught_folder: Path) -> Iter
     lines = json_lines(ROWS)
     for name in ("rows.jsonl", "held_out.jsonl", "pool.jsonl"):
         (folder / name).write_text(lines, encoding="utf-8")
-    (folder / "wanted.jsonl").write_text(json_lines(ROWS[:2]), encoding="utf-8")
+    wanted = [{**row, "output": f"{row['output']} again"} for row in ROWS[:4]]  # half of them are measured by
+    (folder / "wanted.jsonl").write_text(json_lines(wanted), encoding="utf-8")
     for name in ("recipes", "constraints.txt"):
         (folder / name).symlink_to(ROOT / name)
     write_photos(folder / "photos")
@@ -223,8 +224,9 @@ OPTIONS = {
 QUICK = {
     "recipes/prune_alpaca.py": "--max_rows 20",
     "recipes/finetune_lora.py": "--num_threads 1",
-    "recipes/compare_selectors.py": "--pool_rows 12 --eval_rows 8 --longest_row 500 --seeds 2 --budgets 0.5 "
+    "recipes/compare_selectors.py": "--pool_rows 12 --longest_row 500 --seeds 2 --budgets 0.5 --lora_layers 1 "
     "--matchings rows --arms longest --num_finalists 1",
+    "study": "--lora_layers 1 --arms longest --num_finalists 1 --seeds 2 --budgets 0.5 --num_threads 1",
     "recipes/finetune_images.py": "--seeds 2",
     "recipes/check_image_scores.py": "--rounds 1",
     "recipes/extrapolation_curve.py": "--shares 0.5 --draws 1",
@@ -296,6 +298,18 @@ def test_what_scores_foretell_stands_in_the_studies_as_it_was_measured(kind: str
     assert table in (folder / "premise.md").read_text(encoding="utf-8")
     losses = ", ".join(f"{loss:.3f}" for loss in measured["mean_losses"])
     assert f"mean loss after each epoch is {losses}" in " ".join(PAGES[STUDIES].split())
+
+
+def test_a_training_that_taught_little_is_told_as_well() -> None:
+    path = ROOT / "recipes" / "studies" / "premise" / "images_whole" / "premise.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    loss = next(Foretelling(**one) for one in measured["found"] if one["score"] == "loss")
+    page = " ".join(PAGES[STUDIES].split())
+    assert loss.compared == "all rows"
+    assert f"`loss` foretells that with {loss.spearman:.3f} ({loss.low:.3f} to {loss.high:.3f})" in page
+    chance = np.log(10)
+    told = f"after three epochs was {measured['mean_losses'][-1]:.3f}, and guessing among ten has {chance:.3f}"
+    assert told in page
 
 
 def test_readme_names_all_columns_and_statuses() -> None:

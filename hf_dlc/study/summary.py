@@ -1,0 +1,86 @@
+"""Summary of several studies: one line a situation, which way of choosing paid there and which did not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .arms import METRICS, ORACLE
+from .markdown import table
+from .results import StudyResults
+from .situations import SITUATIONS
+from .statistics import Comparison, compare_overall, is_loss
+from .verdict import verdict
+
+
+_MOST_NAMES = 4  # of ways that were not better
+
+
+def pays_table(studies: Mapping[str, Mapping[str, StudyResults]]) -> str:
+    """
+    Write what paid in each situation.
+
+    Args:
+        studies (`Mapping[str, Mapping[str, StudyResults]]`):
+            By the name of each situation its studies, by what they are called there.
+
+    Returns:
+        `str`: Markdown.
+    """
+    header = [
+        "where",
+        "take",
+        "loss against that of random rows (95% interval)",
+        "accuracy",
+        "cost (STR)",
+        "not better than random rows",
+    ]
+    rows = []
+    for name, found in studies.items():
+        columns = zip(*map(_cells, found.values()), strict=True)
+        rows.append([SITUATIONS[name].title, *(_joined(list(found), column) for column in columns)])
+    return table(header, rows)
+
+
+def _joined(labels: Sequence[str], texts: Sequence[str]) -> str:
+    """What the studies of a situation say in one column; a study that stands alone needs no name."""
+    said = [f"{label}: {text}" if len(labels) > 1 else text for label, text in zip(labels, texts, strict=True) if text]
+    return "; ".join(said) or "-"
+
+
+def _cells(results: StudyResults) -> list[str]:
+    """What one study says in each column but the first."""
+    found = verdict(results)
+    ratio = results.ratio(found.best.arm) if found.arm != "random" else 0.0
+    accuracies = [
+        _shown(next(one for one in compare_overall(results, metric) if one.arm == found.best.arm))
+        for metric in results.metrics
+        if not is_loss(metric)
+    ]
+    of_best = "" if found.arm != "random" else f" (best of the others, `{found.best.arm}`)"
+    return [
+        f"`{found.arm}`" if found.arm != "random" else "random rows",
+        f"{_shown(found.best)}{of_best}",
+        ", ".join(accuracies),
+        "not known" if ratio is None else f"{ratio:.2f}",
+        _not_better(results),
+    ]
+
+
+def _shown(one: Comparison) -> str:
+    return f"{one.difference:+.1f}{one.unit} ({one.low:+.1f} to {one.high:+.1f})"
+
+
+def _not_better(results: StudyResults) -> str:
+    """Ways that were screened or confirmed, and were not better: the worst first."""
+    confirmed = {one.arm: one for one in compare_overall(results, METRICS[0])}
+    losses: dict[str, list[float]] = {}
+    for cell, found in results.screening.items():
+        losses.setdefault(cell.arm, []).append(found[METRICS[0]])
+    means = {arm: float(np.mean(values)) for arm, values in losses.items()}
+    worse = [arm for arm in means if means[arm] >= means["random"] and arm not in ("random", ORACLE, *confirmed)]
+    names = [arm for arm, one in confirmed.items() if not one.is_better]
+    names = [*sorted(worse, key=lambda arm: -means[arm]), *names]
+    shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
+    return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"

@@ -1,0 +1,37 @@
+"""
+Show in one table what the studies of this folder have found: where choosing pays, and where it does not.
+
+    python recipes/studies/when_it_pays.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hf_dlc.study.results import StudyResults
+from hf_dlc.study.summary import pays_table
+
+
+# The studies of each situation, by the names of their folders.
+STUDIES = {
+    "task": {"gsm8k": "GSM8K", "arc_easy": "ARC-Easy"},
+    "wrong": {"wrong_30": "30% swapped", "wrong_10": "10% swapped", "revised": "half revised"},
+    "sources": {"sources": ""},
+    "clean": {"clean": ""},
+}
+
+
+def read(folder: Path) -> dict[str, dict[str, StudyResults]]:
+    """Read the records of all studies."""
+    return {
+        situation: {
+            label: StudyResults.from_json(json.loads((folder / name / "study.json").read_text(encoding="utf-8")))
+            for name, label in studies.items()
+        }
+        for situation, studies in STUDIES.items()
+    }
+
+
+if __name__ == "__main__":
+    print(pays_table(read(Path(__file__).parent)))
