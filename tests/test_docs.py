@@ -312,18 +312,6 @@ def test_a_training_that_taught_little_is_told_as_well() -> None:
     assert told in page
 
 
-def test_a_training_that_taught_little_is_told_as_well() -> None:
-    path = ROOT / "recipes" / "studies" / "premise" / "images_whole" / "premise.json"
-    measured = json.loads(path.read_text(encoding="utf-8"))
-    loss = next(Foretelling(**one) for one in measured["found"] if one["score"] == "loss")
-    page = " ".join(PAGES[STUDIES].split())
-    assert loss.compared == "all rows"
-    assert f"`loss` foretells that with {loss.spearman:.3f} ({loss.low:.3f} to {loss.high:.3f})" in page
-    chance = np.log(10)
-    told = f"after three epochs was {measured['mean_losses'][-1]:.3f}, and guessing among ten has {chance:.3f}"
-    assert told in page
-
-
 def test_readme_names_all_columns_and_statuses() -> None:
     rows = [line.split("|") for page in (README, HANDBOOK) for line in PAGES[page].splitlines() if line[:1] == "|"]
     told = {name for _, first, *_ in rows for name in re.findall(r"`(\w+)`", first)}
