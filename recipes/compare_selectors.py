@@ -5,19 +5,20 @@ Which rows are worth choosing: is a model that is trained on them better than on
 
 What is given beside the rows tells the situation, and with it the ways of choosing (arms) that are compared:
 
-    --target wanted.jsonl    a task is wanted: rows like the wanted ones, by features, words or gradients
-    --flag_column suspect    some responses are wrong: rows without those that a score suspects
-    --group_by source        sources are lopsided: equal parts, without repeated rows, rows far from each other
-    nothing of these         rows are clean and of one kind: each end of each score, FlexRand
+    --target wanted.jsonl    a task is wanted: rows like the wanted ones, by features, words or gradients.
+    --flag_column suspect    some responses are wrong: rows without those that a score suspects.
+    --group_by source        sources are lopsided: equal parts, without repeated rows, rows far from each other.
+    nothing of these         nothing is known: some ways of each kind.
+    --situation clean        rows are clean and of one kind: each end of each score, FlexRand.
 
 `--test` names rows to measure by. Without it, half of the wanted rows are held out, or rows of the dataset. Each arm
 chooses a subset of the pool, adapters in the upper layers of a model are trained on it, and the loss of the test rows
 is compared, in two stages:
 
     screening    every arm at one budget with two seeds; the best go on, but those that choose nearly the rows that
-                 random selection does with the same seed
+                 random selection does with the same seed.
     confirming   these, random rows and all rows, at every budget with several other seeds, of the subsets, the
-                 adapters and the order of the rows: differences are taken seed by seed
+                 adapters and the order of the rows: differences are taken seed by seed.
 
 Subsets have equally many rows, equally many target tokens, or (`updates`) equally many rows that are repeated until
 every arm has taken as many steps. Arms are named by what they rank by and how they choose: `target cosine`,
@@ -29,8 +30,8 @@ training) are always there, and `oracle`, random rows that are not suspect, wher
 one another; the first scores and reports. `hf-dlc study` is the same in a time that you give.
 
 Written into `output_dir`: prepared/ (scores and features), states/ (of the lower layers), cells/ (a file for each
-model; a study that was stopped goes on after the last), study.json, study.md (also printed) and, where matplotlib is
-installed, study.png.
+model), study.json, study.md (also printed) and, where matplotlib is installed, study.png. A study that was stopped goes
+on after the last model.
 """
 
 from __future__ import annotations
