@@ -28,7 +28,7 @@ from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.execution.processes import cpu_threads
 from hf_dlc.pipeline.options import load_scorer
 from hf_dlc.pipeline.sources import read_dataset
-from hf_dlc.study.options import TrainingOptions
+from hf_dlc.study.options import TrainerOptions
 from hf_dlc.study.tiers import TiersArguments, measure_tiers, tiers_of, tiers_table, timed
 from hf_dlc.study.training import train_lora
 from hf_dlc.utils.files import write_json
@@ -55,7 +55,7 @@ def compare_tiers(options: TiersArguments, config: DLCConfig) -> str:
 
     foretold = exact.estimate(rows, options.num_threads, training=True).training_seconds
     tokens = exact.tokenize(rows)
-    _, trained = timed(lambda: train_lora(exact, tokens, TrainingOptions(epochs=1), options.study_seed))
+    _, trained = timed(lambda: train_lora(exact, tokens, TrainerOptions(epochs=1), options.study_seed))
 
     output = Path(options.output_dir)
     facts = {"options": vars(options), "schedule": exact.schedule_, "dtype": str(exact.model.dtype)}

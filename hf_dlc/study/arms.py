@@ -129,26 +129,56 @@ def parse_arm(name: str) -> Arm:
         raise ValueError(_unknown(name))
     if ranked_by:
         selector = replace(selector, column=f"dlc_{ranked_by}", easy=SCORES[ranked_by].easy)
+    else:
+        selector = replace(selector, column=None)  # of scores that another arm needs, it knows nothing
     return Arm(name, selector, ranked_by, unique, balanced)
+
+
+def parse_rule(name: str, value: str | None = None) -> tuple[Selector, dict[str, Any]]:
+    """
+    Find the selector that a rule names.
+
+    Args:
+        name (`str`):
+            The name of a selector.
+        value (`str`, *optional*):
+            What the rule gives for the parameter in which the selector is varied.
+
+    Returns:
+        `tuple[Selector, dict[str, Any]]`: The selector of the table, and the parameter with its value.
+
+    Raises:
+        ValueError: If there is no such selector, or if the value is none that it takes.
+
+    Example:
+    ```python
+    >>> parse_rule("flexrand", "0.25")[1], parse_rule("target", "bm25")[1], parse_rule("easiest")[1]
+    ({'split': 0.25}, {'metric': 'bm25'}, {})
+    ```
+    """
+    if name not in SELECTORS:
+        raise ValueError(f"a rule must begin with one of {', '.join(SELECTORS)}, got {name!r}.")
+    selector = SELECTORS[name]
+    if value is None:
+        return selector, {}
+    if selector.varied is None:
+        raise ValueError(f"{name} takes no value, got {value!r}.")
+    as_it_is = isinstance(getattr(selector, selector.varied), str)
+    values = {selector.varied: value if as_it_is else float(value)}
+    replace(selector, **values).check()
+    return selector, values
 
 
 def _selector(words: list[str]) -> Selector | None:
     """The selector that a rule names, with its value; `None` if there is none."""
-    rule, *values = words or [""]
-    if rule not in SELECTORS or len(values) > 1:
-        return None
-    selector = SELECTORS[rule]
-    if not values:
-        return None if len(selector.variants()) > 1 else selector  # which of its variants?
-    if selector.varied is None:
+    if not words or len(words) > 2:
         return None
     try:
-        as_it_is = isinstance(getattr(selector, selector.varied), str)
-        selector = replace(selector, **{selector.varied: values[0] if as_it_is else float(values[0])})
-        selector.check()
+        selector, values = parse_rule(*words)
     except ValueError:
         return None
-    return selector
+    is_open = not values and len(selector.variants()) > 1  # which of its variants?
+    return None if is_open else replace(selector, **values)
 
 
 def _unknown(name: str) -> str:

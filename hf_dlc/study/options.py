@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 from hf_dlc.execution.lora import LORA
 from hf_dlc.pipeline.options import Options
 
-from .arms import BASELINES, FULL, MATCHINGS, Cell, parse_arm
+from .arms import BASELINES, FULL, MATCHINGS, ORACLE, Cell, parse_arm
 from .situations import SITUATIONS, Situation, situation_of
 
 
@@ -63,14 +64,25 @@ class TrainingOptions(Options):
     lora_layers: int | None = field(
         default=None, metadata={"help": "Adapters in the last layers only; the others need no gradients."}
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.epochs > 0:
+            raise ValueError(f"epochs must be more than 0, got {self.epochs}.")
+        if self.lora_layers is not None and self.lora_layers < 1:
+            raise ValueError(f"lora_layers must be at least 1, or left out for all layers, got {self.lora_layers}.")
+
+
+@dataclass
+class TrainerOptions(TrainingOptions):
+    """How a model is fine-tuned, and by whose trainer."""
+
     trainer: str = field(default="auto", metadata={"help": "'sft' (TRL), 'transformers', or 'auto'."})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.trainer not in ("auto", "sft", "transformers"):
             raise ValueError(f"trainer must be 'auto', 'sft' or 'transformers', got {self.trainer!r}.")
-        if self.lora_layers is not None and self.lora_layers < 1:
-            raise ValueError(f"lora_layers must be at least 1, or left out for all layers, got {self.lora_layers}.")
 
     @property
     def uses_trl(self) -> bool:
@@ -79,7 +91,7 @@ class TrainingOptions(Options):
 
 
 @dataclass
-class FinetuneArguments(TrainingOptions):
+class FinetuneArguments(TrainerOptions):
     """Which model is trained on which rows, and by what it is measured."""
 
     dataset: str = field(default="runs/prune/pruned", metadata={"help": "Training rows: file, folder or Hub dataset."})
@@ -112,7 +124,8 @@ class StudyArguments(TrainingOptions):
     group_by: str | None = field(default=None, metadata={"help": "Column with the source of a row."})
     flag_column: str | None = field(default=None, metadata={"help": "Column that is true where a row is suspect."})
     situation: str = field(
-        default="auto", metadata={"help": "'task', 'wrong', 'sources', 'clean'; default: by what is given of these."}
+        default="auto",
+        metadata={"help": "'task', 'wrong', 'sources', 'unknown' or 'clean'; default: by what is given of the first."},
     )
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
@@ -147,10 +160,13 @@ class StudyArguments(TrainingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.test = self.test and os.path.expanduser(self.test)
         for arm in [*self.arms, *self.finalists]:
             if arm in BASELINES:
                 raise ValueError(f"{', '.join(BASELINES)} are always there, and no arms to name, got {arm!r}.")
             parse_arm(arm)
+        if {*self.arms, *self.finalists} == {ORACLE}:
+            raise ValueError(f"an arm beside {ORACLE!r} is needed, which is no way to choose.")
         for budget in [*self.budgets, self.screening_budget]:
             if not 0 < budget < 1:
                 raise ValueError(f"budgets must be shares of the pool between 0 and 1, got {budget}.")
@@ -244,6 +260,7 @@ class PilotArguments(StudyArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.proxy = self.proxy and os.path.expanduser(self.proxy)
         if not self.minutes > 0:
             raise ValueError(f"minutes must be more than 0, got {self.minutes}.")
         if self.part != "1/1":

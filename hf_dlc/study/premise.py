@@ -30,7 +30,7 @@ from hf_dlc.utils.ranks import bootstrap_interval, spearman_along
 
 from .image_training import TrainingSetup, frozen_setup, whole_setup
 from .markdown import table
-from .options import TrainingOptions
+from .options import TrainerOptions
 from .training import padder, train_lora
 
 
@@ -42,7 +42,7 @@ PLAIN = "plain_loss"  # the score that all others are held against
 
 
 @dataclass
-class PremiseArguments(DataArguments, ModelArguments, TrainingOptions):
+class PremiseArguments(DataArguments, ModelArguments, TrainerOptions):
     """Options of the check: which rows are scored and trained on, and how."""
 
     epochs: float = field(default=3.0, metadata={"help": "Passes over the rows, after each of which losses are kept."})

@@ -11,6 +11,7 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from datasets import Dataset
 
 from .arms import FULL, ORACLE, Arm, Cell, parameters_of, parse_arm
+from .training import core_seconds
 
 
 @dataclass
@@ -39,7 +40,7 @@ class PreparedPool:
     group_by: str | None
     flag_column: str | None
     text_columns: Sequence[str]
-    _chosen: dict[Cell, np.ndarray] = field(default_factory=dict)
+    _chosen: dict[Cell, tuple[np.ndarray, float]] = field(default_factory=dict)
 
     @property
     def tokens(self) -> np.ndarray:
@@ -48,9 +49,17 @@ class PreparedPool:
 
     def choose(self, cell: Cell) -> np.ndarray:
         """Numbers of the rows that a cell trains on."""
+        return self._chosen_in_time(cell)[0]
+
+    def selecting_seconds(self, cell: Cell) -> float:
+        """Seconds of a core or an accelerator that it took to choose the rows of a cell."""
+        return self._chosen_in_time(cell)[1]
+
+    def _chosen_in_time(self, cell: Cell) -> tuple[np.ndarray, float]:
         cell = cell._replace(matching="rows") if cell.matching == "updates" else cell
         if cell not in self._chosen:
-            self._chosen[cell] = self._choose(cell)
+            start = core_seconds()
+            self._chosen[cell] = self._choose(cell), core_seconds() - start
         return self._chosen[cell]
 
     def _choose(self, cell: Cell) -> np.ndarray:
@@ -83,10 +92,6 @@ class PreparedPool:
             if need.startswith("features"):
                 known["features_column"] = f"{need.split()[1]}_features"
         return parameters_of(arm, known)
-
-    def cost(self, arm: str) -> float:
-        """Seconds of all that an arm needs before it can choose."""
-        return float(sum(self.seconds.get(need, 0.0) for need in parse_arm(arm).needs))
 
     def shared_with_random(self, cell: Cell) -> float:
         """Share of the rows of a cell that random rows of the same seed and budget have, too."""

@@ -21,7 +21,7 @@ from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.files import write_json
 
-from .arms import UNTRAINED, Cell
+from .arms import ORACLE, UNTRAINED, Cell
 from .measuring import answered_rightly, as_candidates, harness_accuracies, mean_losses
 from .options import StudyArguments, TrainingOptions, options_of
 from .pool import read_rows, text_columns_of
@@ -86,7 +86,8 @@ class Study:
             self.tokens["choices"] = reader.tokenize(as_candidates(self.questions))
         texts = [[part["input_ids"][:], part["labels"][:]] for part in self.tokens.values()]
         scorer = self.scorer.describe()
-        training = [vars(options_of(TrainingOptions, options)), self._steps_of_updates]
+        # The trainer of transformers trains in any case; digests of cells have always named one.
+        training = [{**vars(options_of(TrainingOptions, options)), "trainer": "transformers"}, self._steps_of_updates]
         self._rows_identity = json_digest([texts, scorer["model_digest"], options.lora_layers])
         self._identity = json_digest([self._rows_identity, training, options.tasks])
         wanted = self.rows.wanted and list(self.rows.wanted)
@@ -121,7 +122,8 @@ class Study:
         start = self.train_all([_START])[_START]
         screening = {} if options.finalists else self.train_all(options.screening_cells(self.arms))
         finalists = options.finalists or best_arms(screening, options.num_finalists)
-        needed = seeds_needed(screening, len(finalists)) if screening else options.seeds
+        compared = len([arm for arm in finalists if arm != ORACLE])
+        needed = seeds_needed(screening, compared) if screening else options.seeds
         seeds = min(max(options.seeds, needed), max(options.seeds, options.max_seeds))
         logger.info("confirming %s with %d seeds; %d are needed", ", ".join(finalists), seeds, needed)
         return StudyResults(
@@ -170,8 +172,8 @@ class Study:
         """The pool with what all arms need; the first process makes it, the others wait."""
         options, folder = self.options, self.output / "prepared"
         rows = self.rows
-        preparation = Preparation(self.scorer, rows.pool, rows.wanted, self.output, options.num_threads)
-        steps = preparation.steps_for([*self.arms, *options.finalists])
+        preparation = Preparation(self.scorer, rows.pool, rows.wanted, folder, options.num_threads)
+        steps = preparation.steps_for(options.finalists or self.arms)
         if options.is_first:
             self.scorer.calibrate()
             for step in steps:
@@ -222,9 +224,9 @@ class Study:
                 The cells of all parts.
 
         Returns:
-            `dict[Cell, dict[str, Any]]`: What was measured of each cell: all metrics, `rows`, `tokens`, `seconds` of
-            training, `selecting` seconds, `shared`, the share of its rows that random rows have as well, and
-            `suspect`, the share of them that is suspect.
+            `dict[Cell, dict[str, Any]]`: What was measured of each cell: all metrics, its `rows` and `tokens`, the
+            `seconds` of training and of `selecting`. `shared` is the share of its rows that random rows have as well,
+            and `suspect` the share that is suspect, where this is known.
 
         Raises:
             ValueError: If the folder has a cell of other rows, or of another model, training or questions.
@@ -253,9 +255,7 @@ class Study:
         """Fine-tune on the subset of a cell, and measure."""
         if cell == _START:
             return {**self._measure(self.trainee.upper), "rows": 0, "tokens": 0, "seconds": 0.0}
-        start = core_seconds()
         chosen = self.prepared.choose(cell)
-        selecting = core_seconds() - start
         shared, suspect = self.prepared.shared_with_random(cell), self.prepared.suspect_share(cell)
         start = core_seconds()
         steps = self._steps_of_updates if cell.matching == "updates" else None
@@ -268,7 +268,7 @@ class Study:
             "rows": len(chosen),
             "tokens": int(self.prepared.tokens[chosen].sum()),
             "seconds": seconds,
-            "selecting": selecting,
+            "selecting": self.prepared.selecting_seconds(cell),
             "shared": shared,
             **({} if suspect is None else {"suspect": suspect}),
         }

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from hf_dlc.scorer.scorer import DLCScorer
 
-    from .options import TrainingOptions
+    from .options import TrainerOptions, TrainingOptions
 
 
 def train_lora(
     scorer: DLCScorer,
     rows: Dataset,
-    options: TrainingOptions,
+    options: TrainerOptions,
     seed: int,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> PeftModel:
@@ -37,7 +37,7 @@ def train_lora(
             Holds the model and the tokenizer.
         rows ([`~datasets.Dataset`]):
             What `scorer.tokenize` returned.
-        options (`TrainingOptions`):
+        options (`TrainerOptions`):
             How to train.
         seed (`int`):
             Seed of the adapters and of the order of the rows.

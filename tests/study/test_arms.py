@@ -1,4 +1,4 @@
-"""Arms of a study: what they choose, and which of them go on."""
+"""Arms of a study: what their names say, and what they need."""
 
 from __future__ import annotations
 
@@ -7,68 +7,122 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from datasets import Dataset
 
-from hf_dlc.scores.table import DEFAULT_SCORES
+from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
+from hf_dlc.selection import CutSelector, FlexRandSelector, KCenterSelector, RandomSelector, TopKSelector
 from hf_dlc.selection.base import Selector
 from hf_dlc.selection.candidates import Candidates
 from hf_dlc.selection.table import SELECTORS
-from hf_dlc.study.arms import (
-    Cell,
-    best_arms,
-    choose_rows,
-    default_arms,
-    parse_arm,
-    shared_with_random,
-)
+from hf_dlc.study.arms import Cell, parameters_of, parse_arm, parse_rule, score_arms
 from hf_dlc.study.options import StudyArguments
 
 
-def test_what_was_screened_does_not_confirm() -> None:
-    options = StudyArguments()
-    screening = options.screening_cells
-    confirming = options.confirming_cells(["longest"])
-    assert not {cell.seed for cell in screening} & {cell.seed for cell in confirming}
-    assert len({cell.seed for cell in confirming}) == options.seeds
-
-
-def screened(outcomes: dict[str, tuple[float, float, float]]) -> dict[Cell, dict[str, float]]:
-    """Of each arm the losses with equal rows and with equal tokens, and what it shares with random rows."""
-    return {
-        Cell(arm, matching, 0.3, 0): {"loss per row": loss, "shared": shared}
-        for arm, (*losses, shared) in outcomes.items()
-        for matching, loss in zip(("rows", "tokens"), losses, strict=True)
+def test_names_say_how_rows_are_chosen() -> None:
+    expected = {
+        "random": RandomSelector(column=None),
+        "longest": TopKSelector(which="hardest", column="dlc_tokens", easy="low"),
+        "oracle": RandomSelector(),
+        "k_center": KCenterSelector(),
+        "loss flexrand 0.25": FlexRandSelector(column="dlc_loss", split=0.25, easy="low"),
+        "confidence easiest": TopKSelector(column="dlc_confidence", easy="high"),
+        "plain_loss hardest": TopKSelector(column="dlc_plain_loss", which="hardest", easy="low"),
+        "ifd cut 0.3": CutSelector(column="dlc_ifd", cut=0.3, easy="low"),
+        "unique balanced random": RandomSelector(column=None),
     }
+    assert {name: parse_arm(name).selector for name in expected} == expected
+    assert parse_arm("target bm25").selector.metric == "bm25"
+    assert parse_arm("cluster nearest").selector.choose == "nearest"
+    for name in ("full", "zero-shot"):
+        assert parse_arm(name).selector is None
 
 
-def test_best_arms_of_a_screening() -> None:
-    """By the mean of both matchings; random rows with another name would only be compared with themselves."""
-    outcomes = {"random": (0.5, 0.5, 1.0), "longest": (1.0, 1.4, 0.3), "gain easiest": (2.0, 0.9, 0.3)}
-    outcomes |= {"loss easiest": (0.9, 2.1, 0.3), "loss flexrand 0.5": (0.4, 0.4, 0.97)}
-    assert best_arms(screened(outcomes), 2) == ["longest", "gain easiest"]
-    with pytest.raises(ValueError, match=r"got none that does\. Name --finalists"):
-        best_arms(screened({"random": (0.5, 0.5, 1.0)}), 2)
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("full", set()),
+        ("zero-shot", set()),
+        ("random", set()),
+        ("longest", set()),
+        ("oracle", {"flags"}),
+        ("loss flexrand 0.25", {"score loss"}),
+        ("ifd cut 0.3", {"score ifd"}),
+        ("target_shift easiest", {"score target_shift", "target"}),
+        ("target cosine", {"features auto", "target"}),
+        ("target gradient", {"features gradient", "target"}),
+        ("target bm25", {"target"}),
+        ("transfer features", {"features auto", "target"}),
+        ("k_center", {"features auto"}),
+        ("cluster random", {"features auto"}),
+        ("plain_loss cluster easiest", {"score plain_loss", "features auto"}),
+        ("unique random", {"duplicates"}),
+        ("balanced random", {"groups"}),
+        ("unique balanced loss easiest", {"duplicates", "groups", "score loss"}),
+    ],
+)
+def test_needs(name: str, needs: set[str]) -> None:
+    arm = parse_arm(name)
+    assert arm.needs == needs
+    assert arm.has_model_costs == any(need.startswith(("score", "features")) for need in needs)
+    assert (arm.unique, arm.balanced) == ("unique" in name, "balanced" in name)
 
 
-def test_flexrand_in_halves_is_random_rows_with_another_name() -> None:
-    scored = Dataset.from_dict({"dlc_gain": np.random.default_rng(0).permutation(400) / 400, "dlc_tokens": [3] * 400})
-    shared = {
-        arm: shared_with_random(scored, Cell(arm, "rows", 0.3, 1))
-        for arm in ("random", "full", "gain flexrand 0.5", "gain flexrand 0.75", "gain easiest")
-    }
-    assert shared["random"] == 1.0
-    assert shared["gain flexrand 0.5"] > 0.9
-    assert shared["gain flexrand 0.75"] < 0.9
-    assert 0.1 < shared["gain easiest"] < 0.5
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "best",
+        "easiest",  # by which score?
+        "loss random",  # which goes by none
+        "loss easiest 0.5",  # which has no value
+        "loss easiest ",
+        "loss flexrand",  # with which value?
+        "loss flexrand 1.5",
+        "loss flexrand x",
+        "loss flexrand 0.5 0.5",
+        "speed easiest",
+        "target words",
+        "unique",
+        "unique full",
+        "unique longest",
+        "unique oracle",
+        "balanced unique random",  # the other way round
+        "unique unique random",
+    ],
+)
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^an arm must be 'oracle', 'longest', one of random.*; got '"):
+        parse_arm(name)
 
 
-def test_all_selectors_and_scores_are_arms() -> None:
-    arms = default_arms()
-    assert arms[:4] == ["longest", "plain easiest", "plain hardest", "plain cut"]
-    of_score = ["flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "easiest", "hardest", "cut"]
-    assert set(arms[4:]) == {f"{score} {rule}" for score in DEFAULT_SCORES for rule in of_score}
-    assert arms[4:7] == ["confidence flexrand 0.25", "confidence flexrand 0.5", "confidence flexrand 0.75"]
-    assert [" ".join(arm.split()[1:]) for arm in arms[-3:]] == ["easiest", "hardest", "cut"]
+def test_the_error_names_what_there_is() -> None:
+    with pytest.raises(ValueError, match="an arm must be") as error:
+        parse_arm("best")
+    for name in (*SCORES, *SELECTORS, "'unique'", "'balanced'", "got 'best'"):
+        assert name in str(error.value)
+
+
+def test_rules_with_values() -> None:
+    assert parse_rule("flexrand", "0.25") == (SELECTORS["flexrand"], {"split": 0.25})
+    assert parse_rule("target", "bm25")[1] == {"metric": "bm25"}
+    assert parse_rule("random") == (SELECTORS["random"], {})
+    for rule, error in (
+        (("best",), "must begin with one of"),
+        (("random", "1"), "random takes no value, got '1'"),
+        (("flexrand", "2"), "split"),
+        (("target", "x"), "metric must be one of"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            parse_rule(*rule)
+
+
+def test_all_selectors_that_go_by_scores_are_arms() -> None:
+    rules = ["flexrand 0.25", "flexrand 0.5", "flexrand 0.75", "easiest", "hardest", "cut"]
+    found = score_arms()
+    by_loss = [arm.removeprefix("loss ") for arm in found if arm.startswith("loss ")]
+    assert set(rules) <= set(by_loss)
+    assert found == [f"{score} {rule}" for score in (*DEFAULT_SCORES, "plain_loss") for rule in by_loss]
+    assert not {"random", "k_center"} & {rule.split()[0] for rule in by_loss}
+    assert [parse_arm(name).name for name in found] == found
 
 
 @dataclass
@@ -76,9 +130,11 @@ class MiddleSelector(Selector):
     """The rows nearest to a value."""
 
     name: ClassVar[str] = "middle"
+    varied: ClassVar[str | None] = "value"
 
     _: KW_ONLY
     value: float = 0.5
+    easy: str = "auto"
 
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         return [np.argsort(np.abs(candidates.scores - self.value), kind="stable")]
@@ -92,46 +148,24 @@ class MiddleSelector(Selector):
 
 def test_a_new_selector_is_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SELECTORS, "middle", MiddleSelector())
-    assert {"loss middle 0.2", "gain middle 0.5"} < set(StudyArguments().arms)
-    scored = Dataset.from_dict({"dlc_loss": np.arange(10) / 10, "dlc_tokens": [3] * 10})
-    for arm, expected in (("loss middle 0.2", [1, 2, 3]), ("loss middle 0.7", [6, 7, 8])):
-        assert choose_rows(scored, Cell(arm, "rows", 0.3, 0)).tolist() == expected
-    with pytest.raises(ValueError, match="'flexrand', 'easiest', 'hardest', 'cut' or 'middle', and a value"):
+    assert {"loss middle 0.2", "gain middle 0.5"} < set(score_arms())
+    arm = parse_arm("unique loss middle 0.7")
+    assert arm.selector == MiddleSelector(value=0.7, column="dlc_loss", easy="low")
+    assert arm.needs == {"duplicates", "score loss"}
+    assert StudyArguments(arms=["loss middle 0.2"]).arms == ["loss middle 0.2"]
+    with pytest.raises(ValueError, match=r"and one of flexrand, easiest, hardest, cut, .*middle"):
         parse_arm("loss middle")
 
 
-@pytest.mark.parametrize("arm", ["easiest", "loss random", "loss easiest 0.5", "loss easiest ", "loss flexrand 1.5"])
-def test_arms_that_name_no_whole_rule(arm: str) -> None:
-    with pytest.raises(ValueError, match="an arm must be"):
-        parse_arm(arm)
-
-
-@pytest.mark.parametrize("matching", ["rows", "tokens"])
-def test_cells_choose_what_their_arm_says(matching: str) -> None:
-    losses = np.linspace(1, 2, 40, dtype=np.float32)
-    scored = Dataset.from_dict(
-        {
-            "dlc_confidence": np.exp(-losses),
-            "dlc_loss": losses,
-            "dlc_gain": -losses,
-            "plain": losses[::-1].copy(),
-            "dlc_tokens": np.arange(40) % 7 + 1,
-        }
+def test_a_selector_takes_of_what_is_known_what_it_has() -> None:
+    known = {"keep": 0.5, "seed": 3, "group_by": "source", "features_column": "x", "nothing": 1}
+    assert parameters_of(parse_arm("random"), known) == RandomSelector(
+        keep=0.5, seed=3, group_by="source", features_column="x", column=None
     )
-    tokens = np.array(scored["dlc_tokens"])
+    assert parameters_of(parse_arm("ifd cut 0.3"), {"target": "x"}) == parse_arm("ifd cut 0.3").selector
 
-    def choose(arm: str, seed: int = 0) -> list[int]:
-        return choose_rows(scored, Cell(arm, matching, 0.25, seed)).tolist()
 
-    for arm in ("confidence easiest", "loss easiest", "gain easiest", "plain hardest"):
-        assert max(choose(arm)) < 16, arm
-        assert min(choose(" ".join([arm.split()[0], "hardest" if "easiest" in arm else "easiest"]))) > 24, arm
-    assert np.mean(tokens[choose("longest")]) > 6  # of tokens, a shorter row may fill the budget
-    assert choose("random") != choose("random", 1)
-    assert np.mean(choose("loss flexrand 0.25")) < np.mean(choose("loss flexrand 0.75")) - 5
-    assert choose("full") == list(range(40))
-    for arm in ("random", "longest", "loss flexrand 0.5"):
-        if matching == "rows":
-            assert len(choose(arm)) == 10
-        else:
-            assert 0 <= round(tokens.sum() * 0.25) - tokens[choose(arm)].sum() < 7  # the tokens of a row
+def test_names_of_cells_are_those_of_files() -> None:
+    cells = [Cell(arm, matching, 0.3, 2) for arm in ("loss easiest", "unique k_center") for matching in ("rows", "x")]
+    assert [cell.name for cell in cells][:2] == ["loss_easiest_rows_0.3_2", "loss_easiest_x_0.3_2"]
+    assert len({cell.name for cell in cells}) == 4
