@@ -79,10 +79,11 @@ class UpperLayers(nn.Module):
         return {"loss": losses.mean(), "losses": losses}
 
     def with_adapters(self, options: TrainingOptions) -> PeftModel:
-        """Wrap the layers in new adapters, at all their linear modules."""
+        """Wrap the last layers, of which there may be more here, in new adapters at all their linear modules."""
         from peft import LoraConfig, get_peft_model
 
-        layers = {id(module) for module in layers_of(self.model).modules()}
+        adapted = layers_of(self.model)[-(options.lora_layers or 0) :]
+        layers = {id(module) for module in adapted.modules()}
         linear = [
             re.escape(name)
             for name, module in self.named_modules()
@@ -102,7 +103,8 @@ class UpperLayers(nn.Module):
         """A copy of the whole model, which ends in these layers as they are now."""
         copied = frozen_copy(model)
         layers, upper = layers_of(copied), layers_of(self.model)
-        layers[-len(upper) :] = list(upper)
+        for place, layer in enumerate(upper, start=len(layers) - len(upper)):
+            layers[place] = layer
         return copied
 
 
