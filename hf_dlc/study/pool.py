@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,12 @@ from hf_dlc.pipeline.options import DataArguments, SelectionArguments
 from hf_dlc.pipeline.selecting import with_text_columns
 from hf_dlc.pipeline.sources import read_dataset
 from hf_dlc.scorer.scorer import DLCScorer
-from hf_dlc.utils.content import content_digests
 
 from .measuring import read_beside, unseen
 from .options import StudyArguments, options_of
 
+
+logger = logging.getLogger(__name__)
 
 _READ = 10  # times as many rows are tokenized as are asked for: some are too long, or cannot be scored
 
@@ -44,7 +46,7 @@ class StudyRows:
     questions: Dataset | None = None
 
 
-def read_rows(options: StudyArguments, scorer: DLCScorer) -> StudyRows:
+def read_rows(options: StudyArguments, scorer: DLCScorer, most_rows: int | None = None) -> StudyRows:
     """
     Read what the options name, and hold out test rows where none are named.
 
@@ -56,6 +58,8 @@ def read_rows(options: StudyArguments, scorer: DLCScorer) -> StudyRows:
             Names the files, the sizes and the seed.
         scorer ([`~hf_dlc.DLCScorer`]):
             Its tokens tell which rows are the same, which are too long, and which cannot be scored.
+        most_rows (`int`, *optional*):
+            Rows of a pool for which there is use at most, where the options name no number: some more are read.
 
     Returns:
         [`StudyRows`]
@@ -64,38 +68,47 @@ def read_rows(options: StudyArguments, scorer: DLCScorer) -> StudyRows:
         ValueError: If there are too few rows.
     """
     rows = read_dataset(options_of(DataArguments, options))
-    if options.pool_rows:  # of many more rows, a part is enough to draw from
-        rows = _drawn(rows, _READ * (options.pool_rows + options.eval_rows), options.study_seed)
+    if count := options.pool_rows or most_rows:  # of many more rows, a part is enough to draw from
+        rows = _drawn(rows, _READ * (count + options.eval_rows), options.study_seed)
     wanted = options.target and read_dataset(DataArguments(dataset=options.target))
     if options.test:
         test = read_beside(options, options.test)
     elif wanted is not None and wanted:
-        wanted, test = _halves(wanted, options)
+        wanted, test = _halves(wanted, options, scorer)
     else:
         pool, test = split_rows(rows, options, scorer)
-        return _without_seen(options, StudyRows(pool, test))
+        return _without_seen(options, StudyRows(pool, test), scorer)
     test = _drawn(_scorable(test, scorer, options), options.eval_rows, options.study_seed)
     pool = _drawn(_scorable(rows, scorer, options), options.pool_rows, options.study_seed)
-    return _without_seen(options, StudyRows(pool, test, wanted or None))
+    return _without_seen(options, StudyRows(pool, test, wanted or None), scorer)
 
 
-def _without_seen(options: StudyArguments, rows: StudyRows) -> StudyRows:
+def _without_seen(options: StudyArguments, rows: StudyRows, scorer: DLCScorer) -> StudyRows:
     """Rows to measure by without those that may be trained on or that say what is wanted."""
     test, questions = rows.test, options.choices and read_beside(options, options.choices)
     for others in filter(None, (rows.pool, rows.wanted)):
-        test = unseen(_like(test, others), others, "test rows")
+        test = _unlike(test, others, scorer)
         questions = questions and unseen(questions, others, "choices")
     return StudyRows(rows.pool, test, rows.wanted, questions or None)
 
 
-def _like(rows: Dataset, others: Dataset) -> Dataset:
-    """Rows without the columns that others lack, such as marks of what is suspect, so that they can be compared."""
-    return rows.remove_columns([name for name in rows.column_names if name not in others.column_names])
+def _unlike(test: Dataset, others: Dataset, scorer: DLCScorer) -> Dataset:
+    """Test rows whose texts are not among those of others, whatever columns these have beside them."""
+    seen = {ids.tobytes() for ids in _token_ids(others, scorer).values()}
+    places = [row for row, ids in _token_ids(test, scorer).items() if ids.tobytes() not in seen]
+    if not places:
+        raise ValueError(
+            f"test rows must be others than those to choose from and the wanted ones, got {len(test)} that are not. "
+            "Take them out of the dataset or of the wanted rows."
+        )
+    if len(places) < len(test):
+        logger.info("%d of %d test rows are trained on or wanted, and left out", len(test) - len(places), len(test))
+    return test.select(places)
 
 
-def _halves(wanted: Dataset, options: StudyArguments) -> tuple[Dataset, Dataset]:
-    """Wanted rows and test rows, each wanted row in one of them."""
-    first = {digest: row for row, digest in enumerate(content_digests(wanted, wanted.column_names))}
+def _halves(wanted: Dataset, options: StudyArguments, scorer: DLCScorer) -> tuple[Dataset, Dataset]:
+    """Wanted rows and test rows, each text in one of them."""
+    first = {ids.tobytes(): row for row, ids in _token_ids(wanted, scorer).items()}
     if len(first) < 2:
         raise ValueError(f"target must have at least 2 different rows, got {len(first)}. Pass more, or --test.")
     order = np.random.default_rng(options.study_seed).permutation(sorted(first.values()))
@@ -105,13 +118,16 @@ def _halves(wanted: Dataset, options: StudyArguments) -> tuple[Dataset, Dataset]
 
 def _scorable(rows: Dataset, scorer: DLCScorer, options: StudyArguments) -> Dataset:
     """Rows that can be scored and are short enough; a row that stands twice stays."""
-    lengths = {
-        int(encoded["row"]): len(encoded["input_ids"]) for encoded in scorer.tokenize(rows).with_format("numpy")
-    }
-    kept = [row for row, length in lengths.items() if length <= (options.longest_row or np.inf)]
+    longest = options.longest_row or np.inf
+    kept = [row for row, ids in _token_ids(rows, scorer).items() if len(ids) <= longest]
     if not kept:
         raise ValueError(f"rows are needed that can be scored and are short enough, got none among {len(rows)}.")
     return rows.select(sorted(kept))
+
+
+def _token_ids(rows: Dataset, scorer: DLCScorer) -> dict[int, np.ndarray]:
+    """Token ids of each row that can be scored, by its number."""
+    return {int(one["row"]): one["input_ids"] for one in scorer.tokenize(rows).with_format("numpy")}
 
 
 def _drawn(rows: Dataset, count: int | None, seed: int) -> Dataset:
@@ -125,7 +141,7 @@ def split_rows(rows: Dataset, options: StudyArguments, scorer: DLCScorer) -> tup
     """
     Draw the pool and the test rows at random among the rows that can be scored.
 
-    A row that stands in the dataset twice is in one of them, once.
+    All copies of a row are in one of them: among the test rows once, in the pool as often as in the dataset.
 
     Args:
         rows ([`~datasets.Dataset`]):
@@ -141,16 +157,18 @@ def split_rows(rows: Dataset, options: StudyArguments, scorer: DLCScorer) -> tup
     Raises:
         ValueError: If there are too few rows.
     """
-    texts: dict[bytes, int] = {}
-    for encoded in scorer.tokenize(rows).with_format("numpy"):
-        if len(encoded["input_ids"]) <= (options.longest_row or np.inf):
-            texts.setdefault(encoded["input_ids"].tobytes(), int(encoded["row"]))
-    order = np.random.default_rng(options.study_seed).permutation(list(texts.values()))
-    needed = options.eval_rows + (options.pool_rows or 1)
-    if len(order) < needed:
-        raise ValueError(f"{needed} rows are needed, got {len(order)} that can be scored and are short enough.")
-    end = needed if options.pool_rows else None
-    return rows.select(np.sort(order[options.eval_rows : end])), rows.select(np.sort(order[: options.eval_rows]))
+    copies: dict[bytes, list[int]] = {}
+    for row, ids in _token_ids(rows, scorer).items():
+        if len(ids) <= (options.longest_row or np.inf):
+            copies.setdefault(ids.tobytes(), []).append(row)
+    order = np.random.default_rng(options.study_seed).permutation([first for first, *_ in copies.values()])
+    of_first = {first: [first, *others] for first, *others in copies.values()}
+    pool = [row for first in order[options.eval_rows :].tolist() for row in of_first[first]]
+    found, needed = min(len(order), options.eval_rows) + len(pool), options.eval_rows + (options.pool_rows or 1)
+    if found < needed:
+        raise ValueError(f"{needed} rows are needed, got {found} that can be scored and are short enough.")
+    pool = pool[: options.pool_rows]  # by default all
+    return rows.select(np.sort(pool)), rows.select(np.sort(order[: options.eval_rows]))
 
 
 def text_columns_of(rows: Dataset, scorer: DLCScorer) -> list[str]:

@@ -1,0 +1,152 @@
+"""Rows of a study: none of them is in two places, and too few or too long ones are told."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hf_dlc import DLCScorer
+from hf_dlc.study.options import StudyArguments
+from hf_dlc.study.pool import StudyRows, read_rows, text_columns_of
+from tests.rows import many_rows, write_rows
+from tests.study.conftest import ROWS
+
+
+NOTHING = {"instruction": "Say nothing.", "input": "", "output": ""}
+LONG = {**ROWS[0], "output": "fox " * 80}
+WANTED = many_rows(80)[60:]  # others than ROWS
+
+
+@pytest.fixture
+def read(scorer: DLCScorer, tmp_path: Path) -> Callable[..., StudyRows]:
+    """`read(rows, target=other_rows, eval_rows=3)` writes files and reads what the options name."""
+    numbers = itertools.count()
+
+    def make(rows: Iterable[dict[str, Any]], most_rows: int | None = None, **options: Any) -> StudyRows:
+        files = {"dataset": rows} | {
+            name: options.pop(name) for name in ("target", "test", "choices") if name in options
+        }
+        paths = {name: write_rows(tmp_path / f"{name}{next(numbers)}.jsonl", found) for name, found in files.items()}
+        named = {name: str(path) for name, path in paths.items()}
+        return read_rows(StudyArguments(**{"eval_rows": 10, **options, **named}), scorer, most_rows)
+
+    return make
+
+
+def texts_of(rows: Iterable[dict[str, Any]]) -> list[str]:
+    return [f"{row['instruction']} {row['input']} {row['output']}" for row in rows]
+
+
+def test_test_rows_are_held_out(read: Callable[..., StudyRows]) -> None:
+    found = read(ROWS, eval_rows=15, pool_rows=20)
+    assert (len(found.pool), len(found.test), found.wanted, found.questions) == (20, 15, None, None)
+    pool, test = set(texts_of(found.pool)), set(texts_of(found.test))
+    assert len(pool | test) == 35
+    assert pool | test < set(texts_of(ROWS))
+    again, other = (read(ROWS, eval_rows=15, pool_rows=20, study_seed=seed) for seed in (0, 1))
+    assert texts_of(again.pool) == texts_of(found.pool)
+    assert texts_of(other.pool) != texts_of(found.pool)
+    assert texts_of(found.pool) == [text for text in texts_of(ROWS) if text in pool]  # in their order
+    everything = read(ROWS, eval_rows=15)
+    assert len(everything.pool) == len(ROWS) - 15
+
+
+def test_copies_of_a_row_are_on_one_side(read: Callable[..., StudyRows]) -> None:
+    """What is repeated stays in the pool as often: that is what some arms are there for."""
+    found = read([*ROWS[:20], *ROWS[:10], *ROWS[:5]], eval_rows=8)
+    pool, test = texts_of(found.pool), texts_of(found.test)
+    assert not set(pool) & set(test)
+    assert len(test) == len(set(test)) == 8
+    assert sorted(pool) == sorted(text for text in texts_of([*ROWS[:20], *ROWS[:10], *ROWS[:5]]) if text not in test)
+    assert len(pool) > len(set(pool))
+    assert len(read([*ROWS[:20], *ROWS[:10]], eval_rows=8, pool_rows=12).pool) == 12
+
+
+def test_rows_without_text_or_with_much_are_left_out(read: Callable[..., StudyRows]) -> None:
+    given = {"longest_row": 100, "eval_rows": 5}
+    for options in ({}, {"test": [*WANTED[:5], NOTHING, LONG]}, {"target": [*WANTED[:10], NOTHING]}):
+        found = read([NOTHING, *ROWS[:20], LONG], **given, **options)
+        texts = texts_of([*found.pool, *found.test])
+        assert not {*texts_of([NOTHING]), *texts_of([LONG])} & set(texts)
+        assert len(found.test) == 5
+        assert len(found.pool) == (15 if not options else 20)
+    assert len(read([NOTHING, *ROWS[:20], LONG], eval_rows=5).pool) == 16  # the long one too
+
+
+def test_too_few_rows_are_told(read: Callable[..., StudyRows]) -> None:
+    with pytest.raises(ValueError, match="21 rows are needed, got 20 that can be scored and are short enough"):
+        read([*ROWS[:20], NOTHING], eval_rows=8, pool_rows=13)
+    with pytest.raises(ValueError, match="11 rows are needed, got 9"):
+        read(ROWS[:9])
+    with pytest.raises(ValueError, match="got none among 20"):
+        read(ROWS, test=WANTED, longest_row=2)
+    with pytest.raises(ValueError, match="target must have at least 2 different rows, got 1"):
+        read(ROWS, target=[WANTED[0], WANTED[0], NOTHING])
+
+
+def test_half_of_the_wanted_rows_are_test_rows(read: Callable[..., StudyRows]) -> None:
+    """Each text in one half, whatever stands beside it."""
+    copies = [{**row, "id": number} for number, row in enumerate([*WANTED, *WANTED[:6]])]
+    found = read(ROWS, target=copies, eval_rows=50)
+    wanted, test = texts_of(found.wanted), texts_of(found.test)
+    assert (len(wanted), len(test), len(found.pool)) == (10, 10, 60)
+    assert sorted(wanted + test) == sorted(texts_of(WANTED))
+    assert texts_of(read(ROWS, target=copies, study_seed=1).wanted) != wanted
+    few = read(ROWS, target=copies, eval_rows=4, pool_rows=7)
+    assert (len(few.wanted), len(few.test), len(few.pool)) == (10, 4, 7)
+
+
+def test_no_test_row_is_trained_on_or_wanted(read: Callable[..., StudyRows], caplog: pytest.LogCaptureFixture) -> None:
+    """Also where the pool has a row from another source, or marked, or without a column."""
+    pool = [{**row, "source": "web", "suspect": False} for row in ROWS[:20]]
+    test = [*({**row, "source": "book"} for row in ROWS[15:23]), *({**row, "source": "book"} for row in WANTED[:6])]
+    with caplog.at_level("INFO"):
+        found = read(pool, test=test, target=WANTED[4:], eval_rows=50)
+    assert texts_of(found.test) == texts_of([*ROWS[20:23], *WANTED[:4]])
+    assert "5 of 14 test rows are trained on or wanted, and left out" in caplog.text
+    assert "2 of 9 test rows are trained on or wanted, and left out" in caplog.text
+    assert texts_of(found.wanted) == texts_of(WANTED[4:])
+    assert len(found.pool) == 20
+
+
+def test_columns_of_a_test_row_stay(read: Callable[..., StudyRows]) -> None:
+    """A pool without inputs takes nothing from what is measured."""
+    pool = [{name: row[name] for name in ("instruction", "output")} for row in ROWS[:20]]
+    found = read(pool, test=WANTED[:5])
+    assert texts_of(found.test) == texts_of(WANTED[:5])
+    assert any(row["input"] for row in found.test)
+
+
+def test_rows_to_measure_by_that_are_all_trained_on(read: Callable[..., StudyRows]) -> None:
+    with pytest.raises(ValueError, match=r"test rows must be others than those .*, got 3"):
+        read(ROWS, test=ROWS[:3])
+    with pytest.raises(ValueError, match="Take them out of the dataset or of the wanted rows"):
+        read([*ROWS, *WANTED], target=WANTED)
+
+
+def test_of_many_rows_a_part_is_read(read: Callable[..., StudyRows], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_dlc.study.pool._READ", 2)
+    read_of: list[int] = []
+    tokenize = DLCScorer.tokenize
+    monkeypatch.setattr(
+        DLCScorer, "tokenize", lambda self, rows, *rest: read_of.append(len(rows)) or tokenize(self, rows, *rest)
+    )
+    assert len(read(ROWS, eval_rows=5, pool_rows=10).pool) == 10
+    assert max(read_of) == 30
+    assert len(read(ROWS, eval_rows=5, most_rows=10).pool) == 25  # for use is made of 10 at most
+    assert max(read_of) == 30
+    assert len(read(ROWS, eval_rows=5).pool) == 55
+
+
+def test_questions_come_with_the_rows(read: Callable[..., StudyRows]) -> None:
+    questions = [{"question": "2 + 2 =", "choices": ["4", "5"], "answer": 0}]
+    assert read(ROWS, choices=questions).questions.to_list() == questions
+
+
+def test_columns_of_text(read: Callable[..., StudyRows], scorer: DLCScorer) -> None:
+    marked = [{**row, "source": "web", "suspect": True} for row in ROWS]
+    assert text_columns_of(read(marked).pool, scorer) == ["instruction", "output", "input"]
