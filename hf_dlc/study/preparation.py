@@ -162,7 +162,7 @@ def read_steps(
         if facts["identity"] != identity:
             raise ValueError(f"{folder / step.name} is of other rows, masking or model. Pass another --output_dir.")
         for name, found in parts.items():
-            if (folder / step.name / name).is_dir():
+            if found and (folder / step.name / name).is_dir():
                 found.append(load_from_disk(folder / step.name / name))
         taken = float("nan") if facts["seconds"] is None else facts["seconds"]
         seconds |= dict.fromkeys(step.needs, taken)
