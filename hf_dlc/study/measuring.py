@@ -108,7 +108,7 @@ def held_out_losses(judge: DLCScorer, rows: Dataset) -> dict[str, float]:
     scored = judge.score(rows, num_threads=torch.get_num_threads())
     losses, tokens, statuses = (np.array(scored[f"dlc_{name}"][:]) for name in ("loss", "tokens", "status"))
     if broken := int((statuses == NAN_SCORE).sum()):
-        raise ValueError(f"the model gives NaN for {broken} of {len(rows)} held-out rows: lower the learning_rate.")
+        raise ValueError(_no_loss(broken, len(rows)))
     is_scored = tokens > 0
     if not is_scored.any():
         raise ValueError(f"a held-out row must have a target token, got none in {len(rows)} rows.")
@@ -117,7 +117,13 @@ def held_out_losses(judge: DLCScorer, rows: Dataset) -> dict[str, float]:
 
 def mean_losses(losses: np.ndarray, tokens: np.ndarray) -> dict[str, float]:
     """Mean over rows of their losses, and mean over tokens, from the loss and the target tokens of each row."""
+    if broken := int((~np.isfinite(losses)).sum()):
+        raise ValueError(_no_loss(broken, len(losses)))
     return dict(zip(METRICS, (float(losses.mean()), float(np.average(losses, weights=tokens))), strict=True))
+
+
+def _no_loss(broken: int, count: int) -> str:
+    return f"{broken} of {count} held-out rows have no finite loss: lower the learning_rate."
 
 
 def right_choices(judge: DLCScorer, rows: Dataset) -> np.ndarray:

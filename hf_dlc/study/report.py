@@ -83,6 +83,8 @@ def _heading(results: StudyResults) -> str:
         f"{options.learning_rate:g}; with equal updates {facts['steps_of_updates']:,} steps",
         f"- confirmed with {len(results.seeds)} seeds: {', '.join(results.finalists)}",
     ]
+    if "proxy_for" in facts:
+        lines.append(f"- this model is a proxy for {facts['proxy_for']}, for which another way may be better")
     if results.screening:
         lines.append(
             f"- the spread of the screening asks for {results.seeds_needed} seeds to see a difference of "
@@ -133,7 +135,7 @@ def _confirming_table(results: StudyResults, metric: str) -> str:
 
 def _with_error(values: np.ndarray) -> str:
     mean, error = mean_and_error(values)
-    return f"{mean:.4f} ± {error:.4f}"
+    return f"{mean:.4f} ± {error:.4f}" if np.isfinite(error) else f"{mean:.4f}"  # one seed has no error
 
 
 def _verdicts(overall: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:

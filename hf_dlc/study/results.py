@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from .arms import FULL, METRICS, Cell, parse_arm
-from .options import StudyArguments
+from .options import PilotArguments, StudyArguments
 
 
 _OF_A_CELL = {"rows", "tokens", "seconds", "selecting", "shared", "suspect", "identity"}  # all else is measured
@@ -113,4 +113,11 @@ class StudyResults:
             for stage in ("screening", "confirming")
         }
         rest = {name: record[name] for name in ("facts", "seeds_needed", "finalists", "start")}
-        return cls(options=StudyArguments(**record["options"]), **rest, **cells)
+        return cls(options=_read_options(record["options"]), **rest, **cells)
+
+
+def _read_options(record: dict[str, Any]) -> StudyArguments:
+    """The options of a study, of one in a given time too; those that there are no longer change nothing."""
+    kind = PilotArguments if "minutes" in record else StudyArguments
+    known = {option.name for option in fields(kind)}
+    return kind(**{name: value for name, value in record.items() if name in known})

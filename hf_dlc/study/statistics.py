@@ -177,14 +177,14 @@ def as_good_as_full(results: StudyResults, arm: str) -> tuple[str, float] | None
     """
     The smallest budget at which an arm is not worse than all rows, as far as its seeds tell.
 
-    It is not worse where its mean is better, or where the interval of the difference holds 0 and ends within
-    `DIFFERENCE` of it: an interval that is wide is no evidence.
+    It is not worse where the interval of the difference does not lie above 0 and ends within `DIFFERENCE` of it: an
+    interval that is wide is no evidence.
 
     Returns:
         `tuple[str, float]`: Matching and budget; of equal budgets, equal rows come first. `None` if there is none.
     """
     for matching, budget in sorted(subsets(results), key=lambda subset: subset[1]):
         found = from_full(results, arm, matching, budget, "loss per row")
-        if matching != "tokens" and found.high < DIFFERENCE:
+        if matching != "tokens" and found.low <= 0 and found.high < DIFFERENCE:
             return matching, budget
     return None

@@ -21,7 +21,7 @@ from .statistics import (
 
 class Verdict(NamedTuple):
     """
-    What to take.
+    Advice of a study.
 
     Args:
         arm (`str`):
@@ -59,7 +59,7 @@ def verdict(results: StudyResults) -> Verdict:
         sentences = [_better(best), _price(results, best.arm), _beside_full(results, best.arm)]
     else:
         sentences = [_random(best, len(found)), _saving(results)]
-    sentences.append(_ceiling(results))
+    sentences += [_ceiling(results), _proxy(results)]
     return Verdict(best.arm if winners else "random", best, " ".join(filter(None, sentences)))
 
 
@@ -83,7 +83,7 @@ def _random(best: Comparison, count: int) -> str:
 
 
 def _price(results: StudyResults, arm: str) -> str:
-    """What choosing costs."""
+    """A sentence on what choosing costs."""
     cost, ratio = results.cost(arm), results.ratio(arm)
     if cost is None:
         return "What choosing costs is not known: it was stopped and went on."
@@ -98,7 +98,9 @@ def _beside_full(results: StudyResults, arm: str) -> str:
     if enough is None:
         budget = max(results.options.budgets)
         found = from_full(results, arm, results.matchings[0], budget, METRICS[0])
-        return f"All rows train better still: at keep {budget:g} its loss is {found.difference:+.1f}% of theirs."
+        if found.low <= 0:
+            return f"Whether it is as good as all rows is not told: at keep {budget:g} by {found.interval()}."
+        return f"All rows train better still: at keep {budget:g} its loss is {found.difference:.1f}% above theirs."
     matching, budget = enough
     found = from_full(results, arm, matching, budget, METRICS[0])
     repeated = " and rows repeated to equal updates" if matching == "updates" else ""
@@ -120,6 +122,12 @@ def _ceiling(results: StudyResults) -> str:
         return ""
     found = overall(results, ORACLE, METRICS[0])
     return f"Random rows without the suspect ones, which nobody knows beforehand, reach {found.difference:+.1f}%."
+
+
+def _proxy(results: StudyResults) -> str:
+    """A sentence that names the model for which a proxy was studied."""
+    model = results.facts.get("proxy_for")
+    return f"This is what a proxy for {model} says, for which another way may be better." if model else ""
 
 
 def _few(value: float) -> str:

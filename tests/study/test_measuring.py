@@ -13,9 +13,11 @@ from datasets import Dataset
 
 from hf_dlc import DLCScorer
 from hf_dlc.study.measuring import (
+    answered_rightly,
     harness_accuracies,
     held_out_losses,
     make_judge,
+    mean_losses,
     right_answers,
     right_choices,
     unseen,
@@ -30,8 +32,23 @@ def test_held_out_rows_without_a_loss_are_refused(scorer: DLCScorer) -> None:
         held_out_losses(judge, Dataset.from_list([{**ROWS[0], "output": ""}] * 2))
     with torch.no_grad():
         judge.model.lm_head.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="NaN for 3 of 3 held-out rows: lower"):
+    with pytest.raises(ValueError, match="3 of 3 held-out rows have no finite loss: lower"):
         held_out_losses(judge, Dataset.from_list(ROWS[:3]))
+
+
+def test_means_over_rows_and_over_tokens() -> None:
+    assert mean_losses(np.array([1.0, 4.0]), np.array([3, 1])) == {"loss per row": 2.5, "loss per token": 1.75}
+    for broken in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="1 of 2 held-out rows have no finite loss: lower the learning_rate"):
+            mean_losses(np.array([1.0, broken]), np.array([3, 1]))
+
+
+def test_right_answers_have_the_lowest_loss() -> None:
+    questions = [("a", ["x", "y"], 0), ("b", ["x", "y", "z"], 2), ("c", ["x", "y"], 1)]
+    found = answered_rightly(np.array([1.0, 2.0, 3.0, 2.0, 1.0, 1.0, 2.0]), questions)
+    assert found.tolist() == [True, True, False]
+    with pytest.raises(ValueError, match="1 of 7 choices have no loss: they are empty or too long"):
+        answered_rightly(np.array([1.0, 2.0, np.nan, 2.0, 1.0, 1.0, 2.0]), questions)
 
 
 def test_choice_of_the_highest_likelihood_a_token(scorer: DLCScorer) -> None:
@@ -129,7 +146,8 @@ def test_accuracies_are_those_of_the_harness(scorer: DLCScorer, monkeypatch: pyt
     package.simple_evaluate, models.HFLM = simple_evaluate, language_model
     for name, module in {"lm_eval": package, "lm_eval.models": ModuleType("x"), models.__name__: models}.items():
         monkeypatch.setitem(sys.modules, name, module)
-    assert harness_accuracies(scorer, ["mmlu"]) == {"mmlu": 0.25}
+    assert harness_accuracies(scorer.model, scorer.processor, ["mmlu"]) == {"mmlu": 0.25}
     assert seen["pretrained"] is scorer.model
+    assert seen["tokenizer"] is scorer.processor
     with pytest.raises(ValueError, match=r"must measure accuracy \(acc\), got wikitext"):
-        harness_accuracies(scorer, ["mmlu", "wikitext"])
+        harness_accuracies(scorer.model, scorer.processor, ["mmlu", "wikitext"])

@@ -1,149 +1,172 @@
-"""Statistics and report of a study: it sees a difference that is there, and says when it cannot tell."""
+"""Report of a study: what it tells of rows, model, arms and costs, and what it leaves open."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from hf_dlc.scores.base import Pass
-from hf_dlc.scores.dlc import Loss
-from hf_dlc.scores.table import SCORES
-from hf_dlc.study.arms import Cell
-from hf_dlc.study.options import StudyArguments
-from hf_dlc.study.report import scoring_share, write_report
-from hf_dlc.study.results import StudyResults
-from hf_dlc.study.statistics import Comparison, holm, paired, power
+from hf_dlc.study.plots import draw_differences, kind_of_arm
+from hf_dlc.study.report import write_report
+from hf_dlc.study.verdict import verdict
+from tests.study.findings import results_of
+from tests.study.test_results import SCREENING
 
 
-def results_of(differences: dict[str, float], seeds: int = 6) -> StudyResults:
-    """A study in which the arms are so much better than random rows, with some noise."""
-    rng = np.random.default_rng(0)
-    options = StudyArguments(seeds=seeds, budgets=[0.2])
-    cells = options.confirming_cells(list(differences))
-    of_seed = rng.normal(0, 1, 1 + seeds)  # alike in all arms, so that only pairs can see the difference
-
-    def outcome(cell: Cell) -> dict[str, float]:
-        loss = of_seed[cell.seed] + differences.get(cell.arm, 0.0) + rng.normal(0, 0.01)
-        measured = {"loss per row": loss, "loss per token": 2.0 + loss, "mmlu": 0.5 - loss / 10}
-        return {**measured, "rows": 10, "tokens": 100, "seconds": 5.0, "shared": 0.25, "identity": "x"}
-
-    return StudyResults(
-        "rows.jsonl",
-        options,
-        {
-            "scorer": {"model": "tiny", "gguf_file": None, "dtype": "float32", "config": {"masking": "random"}},
-            "fractions": [0.0, 0.1],
-            "seconds": 8.0,
-            "resumed": False,
-        },
-        [3, 5],
-        7,
-        {},
-        [*differences],
-        {c: outcome(c) for c in cells},
-    )
+ARMS = {"loss easiest": 3.0, "ifd cut 0.3": -2.0, "longest": 0.0, "oracle": -4.0}
 
 
-def test_verdicts_see_a_difference_and_none(tmp_path: Path) -> None:
-    text = write_report(results_of({"loss easiest": 0.3, "gain flexrand 0.5": -0.3, "longest": 0.0}), tmp_path)
-    for metric in ("loss per row", "loss per token", "mmlu"):
-        [section] = [part for part in text.split("\n## ") if part.startswith(f"Verdicts by {metric}\n")]
-        assert section.count("loss easiest is worse than random at keep 0.2 of the ") == 2
-        assert section.count("gain flexrand 0.5 is better than random at keep 0.2 of the ") == 2
-        assert section.count("longest is not distinguishable from random at keep 0.2 of the ") == 2
-        assert "loss easiest is worse than random over all budgets" in section
-        assert "gain flexrand 0.5 is better than random over all budgets" in section
-        assert "longest is not distinguishable from random over all budgets" in section
-        assert "as the first of 3, with" in section
-        assert "as the first of 6, with" in section
+def section(text: str, title: str) -> str:
+    [found] = [part for part in text.split("\n## ") if part.startswith(title)]
+    return found
+
+
+def test_the_report_begins_with_the_verdict(tmp_path: Path) -> None:
+    results = results_of(ARMS, flag_column="suspect")
+    text = write_report(results, tmp_path)
+    assert (tmp_path / "study.md").read_text(encoding="utf-8") == text + "\n"
+    assert text.startswith("# Does choosing pay where some responses are wrong?\n")
+    assert section(text, "Verdict") == f"Verdict\n\n{verdict(results).text}\n"
     record = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
-    assert [len(record[name]) for name in ("screening", "confirming")] == [0, 6 * (1 + 2 * 4)]
-    found = record["comparisons"]
-    assert len(found) == 3 * 6
-    assert next(one for one in found if one["arm"] == "loss easiest")["difference"] == pytest.approx(0.3, abs=0.03)
-    assert "| loss easiest | 8 s | 100, 13 s |" in text
-    assert "| longest | 0 s | 100, 5 s |" in text
-    # Two epochs took 5 s.
-    assert "With all levels, scoring 8.0 s; one epoch of LoRA training on these rows: 2.5 s; STR 3.2." in text
-    for arm, told in (
-        ("loss easiest", "Its scores cost 3.20 epochs (STR)."),
-        ("gain flexrand 0.5", "Its scores cost 3.20 epochs (STR)."),
-        ("longest", "It needs no scores."),
-    ):
-        verdicts = [line for line in text.splitlines() if re.match(f"- {arm} is .* over all budgets", line)]
-        assert len(verdicts) == 3
-        assert all(line.endswith(f"). {told}") for line in verdicts)
-    assert text.count("this study has not the power to see 0.01") == 4
-    assert text.count("this study has the power to see 0.01") == 2  # of the accuracy, which is ten times as exact
-    assert "| tokens | longest | 25% |" in text
-    assert record["finalists"] == ["loss easiest", "gain flexrand 0.5", "longest"]
-    assert record["scoring"]["scorer"]["model"] == "tiny"
-
-
-def test_the_verdict_says_what_the_scores_of_an_arm_cost(tmp_path: Path) -> None:
-    """Plain loss is one of the two levels; of a scoring in parts, the seconds say nothing."""
-    results = results_of({"plain easiest": 0.0, "loss easiest": 0.0})
-    text = write_report(results, tmp_path)
-    assert text.count("Its scores cost 1.60 epochs (STR).") == text.count("Its scores cost 3.20 epochs (STR).") == 3
-    assert "STR is what the scoring cost, divided by what one epoch of training on all rows cost." in text
-    results.scoring["resumed"] = True
-    text = write_report(results, tmp_path)
-    assert text.count("What its scores cost is not known: the scoring was stopped and went on.") == 2 * 3
-    assert "(STR)" not in text
-
-
-def test_one_seed_tells_nothing(tmp_path: Path) -> None:
-    text = write_report(results_of({"loss easiest": 5.0}, seeds=1), tmp_path)
-    assert "is better" not in text
-    assert "is worse" not in text
-    assert text.count("is not distinguishable from random") == 9
-    assert "Infinity" not in (tmp_path / "study.json").read_text(encoding="utf-8")
+    assert record["verdict"] == {"arm": "ifd cut 0.3", "text": verdict(results).text}
+    assert record["versions"]["torch"]
     assert (tmp_path / "study.png").is_file()
 
 
-def test_power_is_the_share_of_studies_that_see_a_difference() -> None:
-    """Of so many studies whose differences have this spread."""
-    rng, seeds, count, spread = np.random.default_rng(0), 5, 3, 0.006
-    p = stats.ttest_1samp(rng.normal(0.01, spread, (20_000, seeds)), 0.0, axis=1).pvalue
-    half = stats.t.ppf(0.975, seeds - 1) * spread / seeds**0.5
-    one = Comparison("a", "rows", 0.3, "loss per row", 0.0, -half, half, 1.0, seeds)
-    assert power(one, count) == pytest.approx(np.mean(p < 0.05 / count), abs=0.08)
-    assert power(one._replace(low=-np.inf, high=np.inf), count) == pytest.approx(0.025 / count)
+def test_heading(tmp_path: Path) -> None:
+    facts = {"left_out": {"balanced random": ["groups"], "target bm25": ["target", "bm25s"]}, "wanted_rows": 64}
+    results = results_of(ARMS, facts=facts, screening=SCREENING, lora_layers=4, longest_row=192, epochs=1.0)
+    heading = write_report(results, tmp_path).split("## Verdict")[0]
+    assert "1,500 rows of rows.jsonl to choose from, 200 to measure by of at most 192 tokens" in heading
+    assert "40 target tokens a row; 64 wanted rows" in heading
+    assert "model tiny in float32; LoRA of rank 16 in the last 4 layers, 1 epochs, 8 rows a step" in heading
+    assert "with equal updates 90 steps" in heading
+    assert "confirmed with 6 seeds: loss easiest, ifd cut 0.3, longest, oracle" in heading
+    assert "the screening asks for 3 seeds to see a difference of 1%" in heading
+    lacking = "balanced random (groups); target bm25 (target, bm25s)"
+    assert f"not compared, for want of what stands behind each: {lacking}" in heading
+    assert "proxy" not in heading
+    plain = write_report(results_of(ARMS), tmp_path).split("## Verdict")[0]
+    assert "in all layers, 2 epochs" in plain
+    for word in ("wanted rows", "screening", "not compared", "of at most"):
+        assert word not in plain
 
 
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
+def test_a_proxy_is_said_to_be_one(tmp_path: Path) -> None:
+    heading = write_report(results_of(ARMS, facts={"proxy_for": "large"}), tmp_path).split("## Verdict")[0]
+    assert "- this model is a proxy for large, for which another way may be better" in heading
 
 
-def test_paired_comparison_is_that_of_scipy() -> None:
-    rng = np.random.default_rng(0)
-    left, right = rng.normal(0, 1, 6), rng.normal(0.2, 1, 6)
-    mean, low, high, p = paired(left - right)
-    expected = stats.ttest_rel(left, right)
-    assert mean == pytest.approx((left - right).mean())
-    assert p == pytest.approx(expected.pvalue)
-    assert (low, high) == pytest.approx(tuple(expected.confidence_interval()))
-    assert paired(np.full(4, 0.1))[3] == 1.0
+def test_every_comparison_is_told(tmp_path: Path) -> None:
+    results = results_of(ARMS)
+    text = write_report(results, tmp_path)
+    for metric in ("loss per row", "loss per token", "choices"):
+        found = section(text, f"Comparisons by {metric}\n")
+        assert "loss easiest is worse than random over all budgets" in found
+        assert "ifd cut 0.3 is better than random over all budgets" in found
+        assert "longest is not distinguishable from random over all budgets" in found
+        assert "- oracle" not in found
+        assert "| oracle" not in found
+        assert "as the first of 3, with" in found
+        assert "as the first of 12, with" in found
+        lines = [line for line in found.splitlines() if line.startswith("| tokens | ifd cut 0.3 |")]
+        assert len(lines) == 1
+        assert lines[0].count("*") == 2  # both budgets
+    means = section(text, "Test loss per row\n")
+    values = results.values("longest", "rows", 0.2, "loss per row")
+    shown = f"{values.mean():.4f} ± {np.std(values, ddof=1) / 6**0.5:.4f}"
+    assert f"| rows | longest | {shown} |" in means
+    assert "Before any training (zero-shot): 3.5000." in means
+    assert f"All rows: {results.full('loss per row').mean():.4f} ± " in means
+    assert "| rows | oracle |" in means
+    assert section(text, "Accuracy: choices")
 
 
-def test_plain_loss_costs_one_level() -> None:
-    arms = ("random", "longest", "plain easiest", "loss flexrand 0.5")
-    assert [scoring_share(arm, [0.0, 0.1, 0.2, 0.3]) for arm in arms] == [0.0, 0.0, 0.25, 1.0]
+@pytest.mark.parametrize(("spread", "word"), [(0.1, "has the power"), (5.0, "has not the power")])
+def test_what_would_have_been_seen(spread: float, word: str, tmp_path: Path) -> None:
+    found = section(write_report(results_of(ARMS, spread=spread), tmp_path), "Comparisons by loss per row")
+    assert found.count(f"this study {word} to see 1% here (0.8 is asked for)") == 2
 
 
-def test_a_score_costs_the_passes_that_it_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Ends(Loss):
-        name = "ends"
+def test_one_seed(tmp_path: Path) -> None:
+    text = write_report(results_of(ARMS, seeds=1), tmp_path)
+    assert "is better" not in text
+    assert "is worse" not in text
+    assert text.count("is not distinguishable from random") == 9
+    assert text.count("One seed tells nothing of chance.") == 1 + 2 * 3
+    assert "nan" not in text
+    assert (tmp_path / "study.png").is_file()
 
-        def passes(self, schedule: Sequence[float]) -> tuple[Pass, ...]:
-            return Pass(schedule[0]), Pass(schedule[-1])
 
-    monkeypatch.setitem(SCORES, "ends", Ends())
-    assert scoring_share("ends easiest", [0.0, 0.1, 0.2, 0.3]) == 0.5
+def test_screening_table(tmp_path: Path) -> None:
+    cells = {cell: {**found, "loss per row": 2.0 + len(cell.arm) / 10} for cell, found in SCREENING.items()}
+    text = write_report(results_of(ARMS, screening=cells), tmp_path)
+    found = section(text, "Screening: keep 0.3, 2 seeds")
+    rows = [line.split("|")[1].strip() for line in found.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["random", "longest", "ifd cut 0.3"]  # best first
+    assert "| random | 2.6000 | 2.6000 | 1.0000 | 2.6000 | 1.0000 |" in found
+    assert "The arms were chosen by their loss on the same test rows." in text
+    assert "Screening" not in write_report(results_of(ARMS), tmp_path)
+
+
+def test_rows_that_are_shared_and_suspect(tmp_path: Path) -> None:
+    text = write_report(results_of(ARMS, flag_column="suspect"), tmp_path)
+    found = section(text, "Rows that are shared with random rows of the same seed, and suspect")
+    assert "| tokens | longest | 25%, 30% | 25%, 30% |" in found
+    plain = section(
+        write_report(results_of(ARMS), tmp_path), "Rows that are shared with random rows of the same seed\n"
+    )
+    assert "| rows | longest | 25% | 25% |" in plain
+
+
+def test_costs(tmp_path: Path) -> None:
+    found = section(write_report(results_of(ARMS), tmp_path), "Cost")
+    assert "| ifd cut 0.3 | 12.0 s | 0.030 | 0.150 |" in found  # of 400 s, and of 80 s
+    assert "| loss easiest | 42.0 s | 0.105 | 0.525 |" in found
+    assert "| random | 2.0 s | 0.005 |" in found
+    assert "One epoch of LoRA at all layers on all rows takes 400 s, measured by a few steps" in found
+    assert "trained here takes 80 s." in found
+    unknown = {"seconds": {"score ifd": None}, "lora_epoch_seconds": None}
+    found = section(write_report(results_of(ARMS, facts=unknown), tmp_path), "Cost")
+    assert "| ifd cut 0.3 | not known | - | - |" in found
+    assert "| longest | 2.0 s | - | 0.025 |" in found
+    assert "on all rows is not known; STR" in found
+
+
+def test_kinds_of_arms_have_their_colours() -> None:
+    kinds = {
+        "target bm25": "wanted rows",
+        "target_shift easiest": "wanted rows",
+        "ifd cut 0.3": "a score",
+        "unique loss easiest": "a score",
+        "k_center": "features or duplicates",
+        "unique random": "features or duplicates",
+        "oracle": "other",
+        "longest": "other",
+    }
+    assert {arm: kind_of_arm(arm) for arm in kinds} == kinds
+
+
+def test_the_plot_has_a_line_for_each_arm_and_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure  # not at the top, for the processes that need none
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    results = results_of(ARMS, budgets=[0.1, 0.2, 0.4])
+    draw_differences(results, tmp_path / "study.png")
+    panels = drawn[0].axes
+    assert [axes.get_title() for axes in panels] == ["equal rows", "equal tokens"]
+    labels = [label.get_text() for label in panels[0].get_yticklabels()]
+    assert labels == [f"{arm}, keep {budget:g}" for arm in ARMS for budget in (0.1, 0.2, 0.4)]
+    for axes, matching in zip(panels, ("rows", "tokens"), strict=True):
+        points = [container.lines[0] for container in axes.containers]
+        assert len(points) == 12
+        for number, arm in enumerate(ARMS):
+            random = results.values("random", matching, 0.1, "loss per row")
+            values = results.values(arm, matching, 0.1, "loss per row")
+            expected = 100 * (values - random).mean() / random.mean()
+            assert points[3 * number].get_xdata()[0] == pytest.approx(expected)
+            is_open = points[3 * number].get_markerfacecolor() == "white"
+            assert is_open == (arm == "longest")  # its interval holds 0

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from hf_dlc import DLCScorer
 from hf_dlc.study.measuring import held_out_losses, make_judge
-from hf_dlc.study.options import TrainingOptions
+from hf_dlc.study.options import TrainerOptions
 from hf_dlc.study.training import train_lora
 from tests.conftest import same_weights, weights
 from tests.study.conftest import ROWS, losses_by_hand, mean_loss
@@ -16,7 +16,7 @@ from tests.study.conftest import ROWS, losses_by_hand, mean_loss
 def test_held_out_losses_are_those_of_the_model_with_its_adapters(scorer: DLCScorer) -> None:
     rows = Dataset.from_list([*ROWS[:20], {"instruction": "Say nothing.", "input": "", "output": ""}])
     encoded = scorer.tokenize(rows)
-    options = TrainingOptions(epochs=2, learning_rate=0.02, trainer="transformers")
+    options = TrainerOptions(epochs=2, learning_rate=0.02, trainer="transformers")
     untrained = held_out_losses(make_judge(scorer), rows)
     model = train_lora(scorer, encoded, options, 0)
     trained = held_out_losses(make_judge(scorer, model), rows)
@@ -32,7 +32,7 @@ def test_only_adapters_are_trained(scorer: DLCScorer) -> None:
     before = weights(scorer.model)
     encoded = scorer.tokenize(Dataset.from_list(ROWS[:16]))
     plain = mean_loss(scorer.model, encoded)
-    options = TrainingOptions(epochs=4, learning_rate=0.02, trainer="transformers")
+    options = TrainerOptions(epochs=4, learning_rate=0.02, trainer="transformers")
     found = []
     for seed in (0, 0, 1):
         model = train_lora(scorer, encoded, options, seed)
@@ -44,7 +44,7 @@ def test_only_adapters_are_trained(scorer: DLCScorer) -> None:
 
 
 def test_adapters_in_the_last_layers_only(scorer: DLCScorer) -> None:
-    options = TrainingOptions(epochs=1, lora_layers=1, trainer="transformers")
+    options = TrainerOptions(epochs=1, lora_layers=1, trainer="transformers")
     model = train_lora(scorer, scorer.tokenize(Dataset.from_list(ROWS[:8])), options, 0)
     adapted = {name.split(".layers.")[1].split(".")[0] for name, _ in model.named_parameters() if "lora_" in name}
     model.unload()
@@ -57,7 +57,7 @@ def test_trl_trains_on_the_same_tokens(scorer: DLCScorer) -> None:
     encoded = scorer.tokenize(Dataset.from_list(ROWS[:16]))
     found = []
     for trainer in ("sft", "transformers"):
-        options = TrainingOptions(epochs=2, learning_rate=0.02, lora_dropout=0.0, trainer=trainer)
+        options = TrainerOptions(epochs=2, learning_rate=0.02, lora_dropout=0.0, trainer=trainer)
         model = train_lora(scorer, encoded, options, 0)
         found.append(mean_loss(model, encoded))
         model.unload()
@@ -69,7 +69,7 @@ def test_what_trl_trained_is_measured(scorer: DLCScorer) -> None:
     """TRL leaves a forward on the model, which a copy with the adapters in its weights must not share."""
     pytest.importorskip("trl", reason="trains with TRL")
     rows, own_forward = Dataset.from_list(ROWS[:16]), vars(scorer.model).get("forward")
-    options = TrainingOptions(epochs=2, learning_rate=0.02, lora_dropout=0.0, trainer="sft")
+    options = TrainerOptions(epochs=2, learning_rate=0.02, lora_dropout=0.0, trainer="sft")
     model = train_lora(scorer, scorer.tokenize(rows), options, 0)
     found = held_out_losses(make_judge(scorer, model), rows)
     assert found["loss per token"] == pytest.approx(mean_loss(model, scorer.tokenize(rows)), rel=1e-4)
@@ -79,4 +79,4 @@ def test_what_trl_trained_is_measured(scorer: DLCScorer) -> None:
 def test_no_row_to_train_on(scorer: DLCScorer) -> None:
     rows = scorer.tokenize(Dataset.from_list([{**ROWS[0], "output": ""}]))
     with pytest.raises(ValueError, match="no row can be trained on"):
-        train_lora(scorer, rows, TrainingOptions(), 0)
+        train_lora(scorer, rows, TrainerOptions(), 0)

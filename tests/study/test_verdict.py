@@ -1,0 +1,117 @@
+"""The verdict of a study: what it says to take, with numbers, and that it never praises what is worse."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from hf_dlc.study.statistics import as_good_as_full, compare_overall, overall
+from hf_dlc.study.verdict import verdict
+from tests.study.findings import results_of
+
+
+def test_the_best_arm_is_named_with_numbers() -> None:
+    results = results_of({"loss easiest": 3.0, "ifd cut 0.3": -2.0, "target cosine": -4.0, "longest": 0.0})
+    found = verdict(results)
+    one = next(one for one in compare_overall(results, "loss per row") if one.arm == "target cosine")
+    assert (found.arm, found.best) == ("target cosine", one)
+    assert found.text.startswith(
+        f"Take `target cosine`: its models have {-one.difference:.1f}% less loss a row than those of as many random "
+        f"rows, over all budgets ({one.numbers()})."
+    )
+    assert f"{-one.difference:.1f}" in ("3.9", "4.0", "4.1")
+    assert "Choosing costs 0.06 of an epoch of LoRA at all layers on all rows (STR)." in found.text  # (20 + 2) / 400
+
+
+def test_a_better_arm_that_is_told_from_chance_is_taken_before_a_luckier_one() -> None:
+    """A single seed can make the mean of an arm low, and prove nothing."""
+    results = results_of({"ifd cut 0.3": -1.0, "longest": 0.0})
+    for cell, found in results.confirming.items():
+        if (cell.arm, cell.seed) == ("longest", 2):
+            found["loss per row"] /= 2
+    means = {one.arm: one.difference for one in compare_overall(results, "loss per row")}
+    assert means["longest"] < means["ifd cut 0.3"]
+    assert verdict(results).arm == "ifd cut 0.3"
+
+
+@pytest.mark.parametrize("worse", [0.0, 3.0, 30.0])
+@pytest.mark.parametrize("seeds", [1, 2, 6])
+def test_what_is_not_better_is_never_taken(worse: float, seeds: int) -> None:
+    results = results_of({"loss easiest": worse, "ifd cut 0.3": worse + 1}, seeds=seeds)
+    found = verdict(results)
+    assert found.arm == "random"
+    assert re.findall("Take ([^:.]*)", found.text)[0].startswith("random rows")
+    assert "Take `" not in found.text
+    assert "less loss" not in found.text
+
+
+def test_random_rows_where_nothing_is_told_from_chance() -> None:
+    results = results_of({"ifd cut 0.3": 0.0, "longest": 0.3})
+    found = verdict(results)
+    assert found.text.startswith(
+        "Take random rows: save the scoring. The best of the other ways, `ifd cut 0.3`, is not"
+    )
+    assert found.best.numbers() in found.text
+    assert re.search(r"A true difference of 1% would have been seen with a probability of 1\.00\.", found.text)
+    assert found.text.endswith("That saves 0.03 of an epoch of LoRA training at most.")  # (10 + 2) / 400
+    wide = verdict(results_of({"ifd cut 0.3": 0.0, "longest": 0.3}, spread=3.0)).text
+    assert re.search(r"with a probability of 0\.[0-6]\d, so that a small one may be there\.", wide)
+
+
+def test_one_seed() -> None:
+    text = verdict(results_of({"loss easiest": -50.0}, seeds=1)).text
+    assert text.startswith("One seed tells nothing of chance. Take random rows until more are trained.")
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"seconds": {"score ifd": None}}, "What choosing costs is not known: it was stopped and went on."),
+        ({"lora_epoch_seconds": None}, "Choosing takes 12 s."),
+        ({"lora_epoch_seconds": 4000.0}, "Choosing costs 0.003 of an epoch"),
+    ],
+)
+def test_price(facts: dict[str, Any], told: str) -> None:
+    assert told in verdict(results_of({"ifd cut 0.3": -3.0}, facts=facts)).text
+
+
+def test_beside_all_rows() -> None:
+    """Better than all rows, as good, worse, and not told."""
+    as_good = results_of({"ifd cut 0.3": -3.0}, full=-3.0)
+    assert "At keep 0.2 it is as good as all rows (" in verdict(as_good).text
+    assert "), for 0.23 of the cost of training on these." in verdict(as_good).text  # 0.2, and 12 / 400
+    better = results_of({"ifd cut 0.3": -3.0}, full=0.0)
+    assert "At keep 0.2 it is as good as all rows (-" in verdict(better).text
+    worse = verdict(results_of({"ifd cut 0.3": -3.0}, full=-20.0)).text
+    assert re.search(r"All rows train better still: at keep 0\.4 its loss is 2[01]\.\d% above theirs\.", worse)
+    told = results_of({"ifd cut 0.3": -30.0}, full=-30.0, spread=2.0, seeds=3)
+    assert as_good_as_full(told, "ifd cut 0.3") is None
+    text = verdict(told).text
+    assert "Whether it is as good as all rows is not told: at keep 0.4 by " in text
+    assert "All rows train better" not in text
+
+
+def test_beside_all_rows_with_equal_updates() -> None:
+    """Rows that are repeated cost as much as more rows: nothing is said to be saved."""
+    text = verdict(results_of({"ifd cut 0.3": -3.0}, full=-3.0, matchings="updates,tokens")).text
+    assert "At keep 0.2 and rows repeated to equal updates it is as good as all rows (" in text
+    assert "of the cost of training on these" not in text
+
+
+@pytest.mark.parametrize("difference", [-5.0, 5.0])
+def test_what_rows_without_the_suspect_ones_reach(difference: float) -> None:
+    results = results_of({"ifd cut 0.3": -2.0, "oracle": difference}, flag_column="suspect")
+    found = verdict(results)
+    assert found.arm == "ifd cut 0.3"  # nobody could take the oracle
+    reached = overall(results, "oracle", "loss per row").difference
+    assert f"Random rows without the suspect ones, which nobody knows beforehand, reach {reached:+.1f}%." in found.text
+    assert f"{reached:+.0f}" == f"{difference:+.0f}"
+    assert "suspect" not in verdict(results_of({"ifd cut 0.3": -2.0})).text
+
+
+def test_of_a_proxy() -> None:
+    text = verdict(results_of({"ifd cut 0.3": -2.0}, facts={"proxy_for": "large"})).text
+    assert text.endswith("This is what a proxy for large says, for which another way may be better.")
+    assert "proxy" not in verdict(results_of({"ifd cut 0.3": -2.0})).text
