@@ -65,9 +65,12 @@ def read_rows(options: StudyArguments, scorer: DLCScorer, most_rows: int | None 
         [`StudyRows`]
 
     Raises:
-        ValueError: If there are too few rows.
+        ValueError: If there are too few rows, or if the dataset has not the columns that are named.
     """
     rows = read_dataset(options_of(DataArguments, options))
+    for name in ("group_by", "flag_column"):
+        if (column := getattr(options, name)) not in (None, *rows.column_names):
+            raise ValueError(f"{name} must be one of {', '.join(rows.column_names)}, got {column!r}.")
     if count := options.pool_rows or most_rows:  # of many more rows, a part is enough to draw from
         rows = _drawn(rows, _READ * (count + options.eval_rows), options.study_seed)
     wanted = options.target and read_dataset(DataArguments(dataset=options.target))

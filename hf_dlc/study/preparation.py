@@ -15,6 +15,7 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 
 from hf_dlc.pipeline.duplicates.find import find_duplicates
 from hf_dlc.scorer.scorer import DLCScorer
+from hf_dlc.scores.base import masks_weights
 from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.files import write_json
 
@@ -44,6 +45,17 @@ class Step:
     def name(self) -> str:
         """Name of its folder."""
         return "-".join(self.needs).replace("score ", "").replace(" ", "_")
+
+    @property
+    def masks_weights(self) -> bool:
+        """Whether the model is run with masked weights, for which its schedule must be settled."""
+        scores = [SCORES[need.removeprefix("score ")] for need in self.needs if need.startswith("score ")]
+        return masks_weights(scores)
+
+    def is_made(self, folder: Path, identity: str) -> bool:
+        """Whether it has been written into a folder already, of the same rows and by the same model."""
+        path = folder / self.name / "facts.json"
+        return path.is_file() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity
 
 
 @dataclass(frozen=True)
@@ -117,8 +129,7 @@ def _vectors(rows: Dataset, prefix: str) -> list[str]:
 
 def run_step(step: Step, folder: Path, identity: str) -> None:
     """Make a thing and write it, unless it is there."""
-    path = folder / step.name / "facts.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
+    if step.is_made(folder, identity):
         return
     begun = any(folder.glob(f"journal_{step.name.split('-')[0]}/*"))
     start = core_seconds()
@@ -127,7 +138,8 @@ def run_step(step: Step, folder: Path, identity: str) -> None:
     pool.save_to_disk(folder / step.name / "pool")
     if wanted is not None:
         wanted.save_to_disk(folder / step.name / "wanted")
-    write_json(path, {"identity": identity, "seconds": None if begun else seconds, "needs": list(step.needs)})
+    facts = {"identity": identity, "seconds": None if begun else seconds, "needs": list(step.needs)}
+    write_json(folder / step.name / "facts.json", facts)
     logger.info("%s: %.0f s", ", ".join(step.needs), seconds)
 
 

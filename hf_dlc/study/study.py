@@ -175,8 +175,10 @@ class Study:
         preparation = Preparation(self.scorer, rows.pool, rows.wanted, folder, options.num_threads)
         steps = preparation.steps_for(options.finalists or self.arms)
         if options.is_first:
-            self.scorer.calibrate()
-            for step in steps:
+            todo = [step for step in steps if not step.is_made(folder, self._prepared_identity)]
+            if any(step.masks_weights for step in todo):
+                self.scorer.calibrate()  # once for a model: no part of what scoring costs
+            for step in todo:
                 run_step(step, folder, self._prepared_identity)
         self._wait_for([folder / step.name / "facts.json" for step in steps])
         # The states say how many target tokens each row has, so that nothing need be scored for random rows alone.

@@ -142,6 +142,12 @@ def test_of_many_rows_a_part_is_read(read: Callable[..., StudyRows], monkeypatch
     assert len(read(ROWS, eval_rows=5).pool) == 55
 
 
+@pytest.mark.parametrize("name", ["group_by", "flag_column"])
+def test_columns_that_are_not_there(read: Callable[..., StudyRows], name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be one of instruction, input, output, got 'source'"):
+        read(ROWS, **{name: "source"})
+
+
 def test_questions_come_with_the_rows(read: Callable[..., StudyRows]) -> None:
     questions = [{"question": "2 + 2 =", "choices": ["4", "5"], "answer": 0}]
     assert read(ROWS, choices=questions).questions.to_list() == questions
