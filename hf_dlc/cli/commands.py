@@ -297,7 +297,7 @@ def study(options: PilotArguments, config: DLCConfig) -> Outcome:
     results = run_pilot(options, replace(config, prefix="dlc"))
     write_report(results, Path(options.output_dir))
     found = verdict(results)
-    facts = {"arm": found.arm, "verdict": found.text, "output_dir": options.output_dir, **found.best.to_json()}
+    facts = {"arm": found.arm, "verdict": found.text, "best": found.best.to_json(), "output_dir": options.output_dir}
     return facts, f"{found.text}\nWrote {Path(options.output_dir) / 'study.md'}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.durations import duration
 from hf_dlc.utils.files import write_json
 
-from .arms import ANY_SCHEDULE, parse_arm
+from .arms import ANY_SCHEDULE, ORACLE, parse_arm
 from .options import PilotArguments, StudyArguments, options_of
 from .pool import read_rows
 from .results import StudyResults
@@ -48,7 +48,7 @@ class Speeds:
         reading (`float`):
             In a pass through the whole model.
         training (`float`):
-            In a step of training.
+            In an epoch of training.
         judging (`float`):
             In measuring its loss.
     """
@@ -76,13 +76,15 @@ def run_pilot(options: PilotArguments, config: DLCConfig) -> StudyResults:
     """
     deadline = time.monotonic() + 60 * options.minutes
     torch.set_num_threads(cpu_threads(options.num_threads))
-    model = options_of(ModelArguments, options, model=options.proxy or options.model)
+    model, facts = options_of(ModelArguments, options), {}
     if options.proxy is not None:
         logger.info("%s is studied as a proxy for %s", options.proxy, options.model)
+        model, facts = replace(model, model=options.proxy, model_revision=None), {"proxy_for": options.model}
     scorer = load_scorer(model, config)
     if options.pool_rows is None:
         options = replace(options, pool_rows=_planned_rows(options, scorer))
-    return Study(options, config, scorer, deadline).run()
+    results = Study(options, config, scorer, deadline).run()
+    return replace(results, facts={**results.facts, **facts})
 
 
 def _planned_rows(options: PilotArguments, scorer: DLCScorer) -> int:
@@ -99,7 +101,7 @@ def _planned_rows(options: PilotArguments, scorer: DLCScorer) -> int:
 
 def _plan(options: PilotArguments, scorer: DLCScorer) -> tuple[int, float]:
     """The largest pool for which there is time, and the seconds that are foretold."""
-    rows = read_rows(replace(options, pool_rows=_POOLS[0]), scorer)
+    rows = read_rows(options, scorer, most_rows=_POOLS[0])
     speeds = measure_speeds(options, scorer, scorer.tokenize(rows.pool.select(range(min(_PROBED, len(rows.pool))))))
     pools = [count for count in _POOLS if count < len(rows.pool)]
     foretold = 0.0
@@ -135,6 +137,7 @@ def measure_speeds(options: StudyArguments, scorer: DLCScorer, rows: Dataset) ->
     training, trained = _timed(lambda: trainee.train(states, numbers, seed=0))
     judging, _ = _timed(lambda: trainee.losses(trained, states))
     trained.unload()
+    training /= options.epochs
     # What is read here are the lower layers alone; of the upper ones and the head it is known what judging takes.
     return Speeds(*((seconds / len(rows)) for seconds in (reading + judging, training, judging)))
 
@@ -162,15 +165,17 @@ def foretell(options: StudyArguments, speeds: Speeds, pool_rows: int, test_rows:
     Returns:
         `float`: Seconds, with the least number of seeds that tells something.
     """
-    arms = options.arms or list(options.kind.arms)
-    finalists = options.finalists or [f"finalist {number}" for number in range(options.num_finalists)]
-    cells = [*options.screening_cells(arms), *options.confirming_cells(finalists, _LEAST_SEEDS)]
-    trained = sum(cell.budget for cell in cells) * pool_rows * options.epochs
+    arms = options.finalists or options.arms or list(options.kind.arms)
+    finalists = options.finalists or [*arms[: options.num_finalists], *({ORACLE} & {*arms})]
+    screening = [] if options.finalists else options.screening_cells(arms)
+    cells = [*screening, *options.confirming_cells(finalists, _LEAST_SEEDS)]
+    largest = max(options.budgets)  # which all cells of equal updates take as many steps as
+    epochs = options.epochs * sum(largest if cell.matching == "updates" else cell.budget for cell in cells)
     read = pool_rows * (1 + _passes(arms)) + test_rows
-    return read * speeds.reading + trained * speeds.training + len(cells) * test_rows * speeds.judging
+    return read * speeds.reading + pool_rows * epochs * speeds.training + len(cells) * test_rows * speeds.judging
 
 
-def _passes(arms: list[str]) -> int:
+def _passes(arms: Sequence[str]) -> int:
     """Passes through the model that some arms need, those that they share counted once."""
     needs = set().union(*(parse_arm(arm).needs for arm in arms))
     scores = {need.removeprefix("score ") for need in needs if need.startswith("score ")}
