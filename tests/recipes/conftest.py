@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.study.conftest import own_dataset_cache, rows_file
 
 
-__all__ = ["FAST", "own_dataset_cache", "rows_file"]
+__all__ = ["FAST", "SCORING_FAST", "own_dataset_cache", "rows_file"]
 
-FAST = ["--dtype", "float32", "--schedule", "0, 0.1", "--num_threads", "1", "--trainer", "transformers"]
+SCORING_FAST = ["--dtype", "float32", "--schedule", "0, 0.1", "--num_threads", "1"]
+FAST = [*SCORING_FAST, "--trainer", "transformers"]
