@@ -68,7 +68,10 @@ class PreparedPool:
             return np.arange(len(self.rows))
         places = self._places(arm)
         rows = self.rows if places is None else self.rows.select(places)
-        found = self._selector(arm, cell, rows).read_indices(rows)
+        try:
+            found = self._selector(arm, cell, rows).read_indices(rows)
+        except ValueError as error:
+            raise ValueError(f"{cell.arm} cannot choose at keep {cell.budget:g}: {error}") from error
         return found if places is None else places[found]
 
     def _places(self, arm: Arm) -> np.ndarray | None:

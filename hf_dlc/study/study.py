@@ -237,6 +237,9 @@ class Study:
         trained = list(dict.fromkeys(map(self._same_training, cells)))
         there = {cell: self._read(cell) for cell in trained if self._path(cell).is_file()}  # refuses those of others
         todo = [cell for cell in trained[index::count] if cell not in there]
+        for cell in todo:
+            if cell != _START:
+                self.prepared.choose(cell)  # what cannot be chosen is known before hours of training
         for number, cell in enumerate(todo, start=1):
             found = self._train(cell)
             write_json(self._path(cell), {**found, "identity": self._identity_of(cell)})

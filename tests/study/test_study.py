@@ -378,6 +378,25 @@ def test_named_arms_that_lack_something_are_refused(begin: Begin, options: dict[
         begin(**options)
 
 
+def test_what_cannot_be_chosen_is_known_before_training(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trainee, "train", None)
+    with pytest.raises(ValueError, match=r"ifd cut 0\.3 cannot choose at keep 0\.9: "):
+        begin(**{**SMALL, "finalists": ["longest", "ifd cut 0.3"], "budgets": [0.2, 0.9]}).run()
+
+
+def test_digests_name_what_they_always_named(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells of earlier studies stay readable."""
+    seen: list[Any] = []
+    digest = study_module.json_digest
+    monkeypatch.setattr(study_module, "json_digest", lambda value: seen.append(value) or digest(value))
+    begin(**SMALL, tasks=["mmlu"])
+    (_, _, layers), (rows, (training, steps), tasks), (_, scorer, wanted) = seen
+    assert (layers, steps, tasks, wanted) == (1, 5, ["mmlu"], None)
+    assert rows == digest(seen[0])
+    assert training == {**TRAINING, "lora_rank": 16, "lora_alpha": 32, "trainer": "transformers"}
+    assert "model_digest" in scorer
+
+
 def test_of_named_finalists_alone_is_made_what_they_need(begin: Begin) -> None:
     study = begin(**SMALL, arms=["loss easiest", "ifd easiest"])
     study.run()
