@@ -80,9 +80,8 @@ class StudyResults:
         parts = [known.get(need, 0.0) for need in parse_arm(arm).needs]
         if None in parts:
             return None
-        cells = [*self.screening.items(), *self.confirming.items()]
-        # The dearest: some cells have the rows of others, which were chosen before.
-        return sum(parts) + max(cell["selecting"] for one, cell in cells if one.arm == arm)
+        found = [cell["selecting"] for one, cell in self.confirming.items() if one.arm == arm]
+        return sum(parts) + float(np.median(found))
 
     def ratio(self, arm: str) -> float | None:
         """What an arm costs, divided by one epoch of LoRA at all layers on all rows (STR); `None` if not known."""
