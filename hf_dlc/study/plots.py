@@ -71,7 +71,7 @@ def _draw_forest(axes: Axes, results: StudyResults, matching: str) -> None:
 
 
 def kind_of_arm(name: str) -> str:
-    """By what an arm goes, of the kinds that have colours of their own."""
+    """Kind of an arm, by what it goes: each kind has a colour of its own."""
     needs = parse_arm(name).needs
     if "target" in needs:
         return "wanted rows"

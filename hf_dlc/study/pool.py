@@ -21,6 +21,7 @@ from .options import StudyArguments, options_of
 
 logger = logging.getLogger(__name__)
 
+_OTHERS = {"test rows": "wanted rows", "rows to choose from": "test rows"}  # that must not be among them
 _READ = 10  # times as many rows are tokenized as are asked for: some are too long, or cannot be scored
 
 
@@ -87,26 +88,24 @@ def read_rows(options: StudyArguments, scorer: DLCScorer, most_rows: int | None 
 
 
 def _without_seen(options: StudyArguments, rows: StudyRows, scorer: DLCScorer) -> StudyRows:
-    """Rows to measure by without those that may be trained on or that say what is wanted."""
-    test, questions = rows.test, options.choices and read_beside(options, options.choices)
-    for others in filter(None, (rows.pool, rows.wanted)):
-        test = _unlike(test, others, scorer)
+    """Test rows without those that say what is wanted, and a pool without test rows: no model is trained on these."""
+    test = rows.test if rows.wanted is None else _unlike(rows.test, rows.wanted, scorer, "test rows")
+    pool = _unlike(rows.pool, test, scorer, "rows to choose from")
+    questions = options.choices and read_beside(options, options.choices)
+    for others in filter(None, (pool, rows.wanted)):
         questions = questions and unseen(questions, others, "choices")
-    return StudyRows(rows.pool, test, rows.wanted, questions or None)
+    return StudyRows(pool, test, rows.wanted, questions or None)
 
 
-def _unlike(test: Dataset, others: Dataset, scorer: DLCScorer) -> Dataset:
-    """Test rows whose texts are not among those of others, whatever columns these have beside them."""
+def _unlike(rows: Dataset, others: Dataset, scorer: DLCScorer, name: str) -> Dataset:
+    """Rows whose texts are not among those of others, whatever columns these have beside them."""
     seen = {ids.tobytes() for ids in _token_ids(others, scorer).values()}
-    places = [row for row, ids in _token_ids(test, scorer).items() if ids.tobytes() not in seen]
+    places = [row for row, ids in _token_ids(rows, scorer).items() if ids.tobytes() not in seen]
     if not places:
-        raise ValueError(
-            f"test rows must be others than those to choose from and the wanted ones, got {len(test)} that are not. "
-            "Take them out of the dataset or of the wanted rows."
-        )
-    if len(places) < len(test):
-        logger.info("%d of %d test rows are trained on or wanted, and left out", len(test) - len(places), len(test))
-    return test.select(places)
+        raise ValueError(f"the {name} must differ from the {_OTHERS[name]}, got {len(rows)} that do not.")
+    if len(places) < len(rows):
+        logger.info("%d of %d %s are %s, and left out", len(rows) - len(places), len(rows), name, _OTHERS[name])
+    return rows.select(places)
 
 
 def _halves(wanted: Dataset, options: StudyArguments, scorer: DLCScorer) -> tuple[Dataset, Dataset]:

@@ -18,6 +18,7 @@ from hf_dlc.config import DLCConfig
 from hf_dlc.execution.processes import process_state
 from hf_dlc.pipeline.options import ModelArguments, load_scorer
 from hf_dlc.scorer.scorer import DLCScorer
+from hf_dlc.scores.table import DEFAULT_SCORES
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.files import write_json
 
@@ -76,6 +77,8 @@ class Study:
         self.options, self.deadline = options, deadline
         self.output = Path(options.output_dir)
         (self.output / "cells").mkdir(parents=True, exist_ok=True)
+        if config.scores != DEFAULT_SCORES:
+            logger.warning("not used: scores=%s, as each arm says which score it goes by", ",".join(config.scores))
         self.scorer = scorer or load_scorer(options_of(ModelArguments, options), config)
         self.rows = read_rows(options, self.scorer)
         self.questions = [read_question(row) for row in self.rows.questions or []]

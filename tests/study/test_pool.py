@@ -106,11 +106,18 @@ def test_no_test_row_is_trained_on_or_wanted(read: Callable[..., StudyRows], cap
     test = [*({**row, "source": "book"} for row in ROWS[15:23]), *({**row, "source": "book"} for row in WANTED[:6])]
     with caplog.at_level("INFO"):
         found = read(pool, test=test, target=WANTED[4:], eval_rows=50)
-    assert texts_of(found.test) == texts_of([*ROWS[20:23], *WANTED[:4]])
-    assert "5 of 14 test rows are trained on or wanted, and left out" in caplog.text
-    assert "2 of 9 test rows are trained on or wanted, and left out" in caplog.text
+    assert texts_of(found.test) == texts_of([*ROWS[15:23], *WANTED[:4]])
+    assert "2 of 14 test rows are wanted rows, and left out" in caplog.text
+    assert "5 of 20 rows to choose from are test rows, and left out" in caplog.text
     assert texts_of(found.wanted) == texts_of(WANTED[4:])
-    assert len(found.pool) == 20
+    assert texts_of(found.pool) == texts_of(ROWS[:15])
+
+
+def test_wanted_rows_of_the_dataset_itself(read: Callable[..., StudyRows]) -> None:
+    """Those that are measured by leave the pool."""
+    found = read(ROWS, target=ROWS[:8], eval_rows=50)
+    assert sorted(texts_of(found.wanted) + texts_of(found.test)) == sorted(texts_of(ROWS[:8]))
+    assert texts_of(found.pool) == [text for text in texts_of(ROWS) if text not in texts_of(found.test)]
 
 
 def test_columns_of_a_test_row_stay(read: Callable[..., StudyRows]) -> None:
@@ -122,10 +129,10 @@ def test_columns_of_a_test_row_stay(read: Callable[..., StudyRows]) -> None:
 
 
 def test_rows_to_measure_by_that_are_all_trained_on(read: Callable[..., StudyRows]) -> None:
-    with pytest.raises(ValueError, match=r"test rows must be others than those .*, got 3"):
-        read(ROWS, test=ROWS[:3])
-    with pytest.raises(ValueError, match="Take them out of the dataset or of the wanted rows"):
-        read([*ROWS, *WANTED], target=WANTED)
+    with pytest.raises(ValueError, match="the rows to choose from must differ from the test rows, got 3"):
+        read(ROWS[:3], test=ROWS, eval_rows=100)
+    with pytest.raises(ValueError, match="the test rows must differ from the wanted rows, got 4"):
+        read(ROWS, test=WANTED[:4], target=WANTED)
 
 
 def test_of_many_rows_a_part_is_read(read: Callable[..., StudyRows], monkeypatch: pytest.MonkeyPatch) -> None:
