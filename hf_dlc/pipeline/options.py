@@ -273,6 +273,34 @@ def make_selector(
     return replace(selector, **{**chosen, **columns})
 
 
+def selection_flags(selector: Selector) -> dict[str, Any]:
+    """
+    Options of the command line that make a selector, all that are not at their defaults.
+
+    Args:
+        selector ([`~selection.base.Selector`]):
+            The selector; its target is left out, as it may be of no file.
+
+    Returns:
+        `dict[str, Any]`: By the name of each option its value.
+
+    Example:
+    ```python
+    >>> from hf_dlc import CutSelector
+    >>> selection_flags(CutSelector(keep=0.5, cut=0.3, column="dlc_loss"))
+    {'selector': 'cut', 'keep': 0.5, 'column': 'dlc_loss', 'cut': 0.3}
+    ```
+    """
+    default, known = SELECTORS[selector.name], {option.name for option in fields(SelectionArguments)}
+    flags: dict[str, Any] = {"selector": selector.name}
+    for parameter in fields(selector):
+        name, value = _RENAMED.get(parameter.name, parameter.name), getattr(selector, parameter.name)
+        is_default = value is None or value == getattr(default, parameter.name)
+        if name in known and name != "target" and not is_default:
+            flags[name] = value
+    return flags
+
+
 def unused_options(options: SelectionArguments) -> list[str]:
     """Names of the options that are not at their defaults and that change nothing with the chosen selector."""
     selector = make_selector(options)

@@ -71,21 +71,16 @@ class Arm:
             f"features {selector.pooling}": "features" in selector.needs,
             "duplicates": self.unique,
             "groups": self.balanced,
-            "target": hasattr(selector, "target") or self._is_adapted,
+            "target": hasattr(selector, "target") or self.is_adapted,
             "flags": self.name == ORACLE,
         }
         return frozenset(name for name, is_needed in names.items() if is_needed)
 
     @property
-    def _is_adapted(self) -> bool:
+    def is_adapted(self) -> bool:
         """Whether the score asks for a model that was trained on wanted rows."""
         score = SCORES.get(self.ranked_by)
         return score is not None and any(one.weights != "base" for one in score.passes(ANY_SCHEDULE))
-
-    @property
-    def has_model_costs(self) -> bool:
-        """Whether a model is run before rows can be chosen."""
-        return any(need.startswith(("score", "features")) for need in self.needs)
 
 
 def parse_arm(name: str) -> Arm:
@@ -127,10 +122,8 @@ def parse_arm(name: str) -> Arm:
     selector = _selector(words)
     if selector is None or ("scores" in selector.needs) != bool(ranked_by):
         raise ValueError(_unknown(name))
-    if ranked_by:
-        selector = replace(selector, column=f"dlc_{ranked_by}", easy=SCORES[ranked_by].easy)
-    else:
-        selector = replace(selector, column=None)  # of scores that another arm needs, it knows nothing
+    # Without a score of its own, a selector knows nothing of those that another arm needs.
+    selector = replace(selector, column=f"dlc_{ranked_by}" if ranked_by else None)
     return Arm(name, selector, ranked_by, unique, balanced)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import NamedTuple
 
-from .arms import METRICS, ORACLE
+from hf_dlc.pipeline.options import selection_flags
+
+from .arms import METRICS, ORACLE, parameters_of, parse_arm
 from .results import StudyResults
 from .statistics import (
     DIFFERENCE,
@@ -56,7 +59,8 @@ def verdict(results: StudyResults) -> Verdict:
     winners = [comparison for comparison in found if comparison.is_better]
     if winners:
         best = min(winners, key=lambda comparison: comparison.difference)
-        sentences = [_better(best), _price(results, best.arm), _beside_full(results, best.arm)]
+        told = [_price(results, best.arm), _beside_full(results, best.arm), _flags(results, best.arm)]
+        sentences = [_better(best), *told]
     else:
         sentences = [_random(best, len(found)), _saving(results)]
     sentences += [_ceiling(results), _proxy(results)]
@@ -108,6 +112,21 @@ def _beside_full(results: StudyResults, arm: str) -> str:
     if matching == "updates" or ratio is None:
         return f"{told}."
     return f"{told}, for {_few(budget + ratio)} of the cost of training on these."
+
+
+def _flags(results: StudyResults, name: str) -> str:
+    """A sentence with the options of `hf-dlc select` that choose as the arm does; none if no command can."""
+    enough, arm = as_good_as_full(results, name), parse_arm(name)
+    if arm.is_adapted:  # adapters are trained in Python only
+        return ""
+    known = {"keep": enough[1] if enough else max(results.options.budgets), "drop_duplicates": arm.unique}
+    if arm.balanced:
+        known |= {"group_by": results.options.group_by, "group_shares": "equal"}
+    flags = selection_flags(parameters_of(arm, known))
+    if "target" in arm.needs:
+        flags["target"] = results.options.target
+    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    return f"That is `hf-dlc select {shlex.join(words)}`."
 
 
 def _saving(results: StudyResults) -> str:

@@ -23,10 +23,10 @@ def test_names_say_how_rows_are_chosen() -> None:
         "longest": TopKSelector(which="hardest", column="dlc_tokens", easy="low"),
         "oracle": RandomSelector(),
         "k_center": KCenterSelector(),
-        "loss flexrand 0.25": FlexRandSelector(column="dlc_loss", split=0.25, easy="low"),
-        "confidence easiest": TopKSelector(column="dlc_confidence", easy="high"),
-        "plain_loss hardest": TopKSelector(column="dlc_plain_loss", which="hardest", easy="low"),
-        "ifd cut 0.3": CutSelector(column="dlc_ifd", cut=0.3, easy="low"),
+        "loss flexrand 0.25": FlexRandSelector(column="dlc_loss", split=0.25),
+        "confidence easiest": TopKSelector(column="dlc_confidence"),
+        "plain_loss hardest": TopKSelector(column="dlc_plain_loss", which="hardest"),
+        "ifd cut 0.3": CutSelector(column="dlc_ifd", cut=0.3),
         "unique balanced random": RandomSelector(column=None),
     }
     assert {name: parse_arm(name).selector for name in expected} == expected
@@ -62,7 +62,6 @@ def test_names_say_how_rows_are_chosen() -> None:
 def test_needs(name: str, needs: set[str]) -> None:
     arm = parse_arm(name)
     assert arm.needs == needs
-    assert arm.has_model_costs == any(need.startswith(("score", "features")) for need in needs)
     assert (arm.unique, arm.balanced) == ("unique" in name, "balanced" in name)
 
 
@@ -150,7 +149,7 @@ def test_a_new_selector_is_an_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SELECTORS, "middle", MiddleSelector())
     assert {"loss middle 0.2", "gain middle 0.5"} < set(score_arms())
     arm = parse_arm("unique loss middle 0.7")
-    assert arm.selector == MiddleSelector(value=0.7, column="dlc_loss", easy="low")
+    assert arm.selector == MiddleSelector(value=0.7, column="dlc_loss")
     assert arm.needs == {"duplicates", "score loss"}
     assert StudyArguments(arms=["loss middle 0.2"]).arms == ["loss middle 0.2"]
     with pytest.raises(ValueError, match=r"and one of flexrand, easiest, hardest, cut, .*middle"):

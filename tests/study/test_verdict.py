@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import Any
 
 import pytest
 
+from hf_dlc.cli.commands import SelectFromRunArguments
+from hf_dlc.cli.parse import parse_config_and_args
+from hf_dlc.pipeline.options import make_selector
+from hf_dlc.study.arms import parse_arm
 from hf_dlc.study.statistics import as_good_as_full, compare_overall, overall
 from hf_dlc.study.verdict import verdict
 from tests.study.findings import results_of
@@ -115,3 +120,36 @@ def test_of_a_proxy() -> None:
     text = verdict(results_of({"ifd cut 0.3": -2.0}, facts={"proxy_for": "large"})).text
     assert text.endswith("This is what a proxy for large says, for which another way may be better.")
     assert "proxy" not in verdict(results_of({"ifd cut 0.3": -2.0})).text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "target bm25",
+        "transfer features",
+        "unique balanced random",
+        "ifd cut 0.3",
+        "loss flexrand 0.75",
+        "gain hardest",
+        "longest",
+        "cluster random",
+    ],
+)
+def test_the_command_chooses_as_the_arm_does(name: str) -> None:
+    options = {"group_by": "source", "target": "my wanted rows.jsonl"}
+    text = verdict(results_of({name: -9.0}, **options)).text
+    [command] = re.findall(r"That is `hf-dlc select (.*?)`\.", text)
+    [parsed] = parse_config_and_args([SelectFromRunArguments], shlex.split(command))
+    selector, arm = make_selector(parsed), parse_arm(name)
+    assert parsed.keep == 0.4
+    assert selector.drop_duplicates == arm.unique
+    assert selector.group_shares == ("equal" if arm.balanced else "proportional")
+    assert parsed.target == ("my wanted rows.jsonl" if "target" in arm.needs else None)
+    assert type(selector) is type(arm.selector)
+    assert selector.column in (arm.selector.column, "dlc_confidence")
+    if arm.selector.varied:
+        assert getattr(selector, arm.selector.varied) == getattr(arm.selector, arm.selector.varied)
+
+
+def test_no_command_trains_adapters() -> None:
+    assert "hf-dlc select" not in verdict(results_of({"target_shift easiest": -9.0}, target="wanted.jsonl")).text
