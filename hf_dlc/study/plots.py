@@ -42,7 +42,7 @@ def draw_differences(results: StudyResults, path: Path) -> None:
     kinds = dict.fromkeys(map(kind_of_arm, arms))
     handles = [panels[0].plot([], [], "o", color=_COLOURS[kind], label=kind)[0] for kind in kinds]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds), frameon=False, fontsize=9)
-    figure.supxlabel(f"{METRICS[0]}, % of that of random rows: left is better", fontsize=9)
+    figure.supxlabel(f"{METRICS[0]}, difference from random rows in %: left is better", fontsize=9)
     figure.savefig(path, dpi=150)
 
 
