@@ -1,7 +1,7 @@
 """
 Which rows are worth choosing: is a model that is trained on them better than one trained on as many random rows?
 
-    python recipes/compare_selectors.py --config recipes/configs/study_2_cores.yaml --dataset rows.jsonl
+    python recipes/compare_selectors.py --config recipes/configs/compare_2_cores.yaml --dataset rows.jsonl
 
 What is given beside the rows tells the situation, and with it the ways of choosing (arms) that are compared:
 
