@@ -30,8 +30,8 @@ training) are always there, and `oracle`, random rows that are not suspect, wher
 one another; the first scores and reports. `hf-dlc study` is the same in a time that you give.
 
 Written into `output_dir`: prepared/ (scores and features), states/ (of the lower layers), cells/ (a file for each
-model), study.json, study.md (also printed) and, where matplotlib is installed, study.png. A study that was stopped goes
-on after the last model.
+model), study.json, study.md (also printed) and, where matplotlib is installed, study.png. A study that was stopped
+goes on after the last model.
 """
 
 from __future__ import annotations
