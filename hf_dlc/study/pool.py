@@ -82,8 +82,8 @@ def read_rows(options: StudyArguments, scorer: DLCScorer, most_rows: int | None 
     else:
         pool, test = split_rows(rows, options, scorer)
         return _without_seen(options, StudyRows(pool, test), scorer)
-    test = _drawn(_scorable(test, scorer, options), options.eval_rows, options.study_seed)
-    pool = _drawn(_scorable(rows, scorer, options), options.pool_rows, options.study_seed)
+    test = _drawn(_scorable(test, scorer, options, "test rows"), options.eval_rows, options.study_seed)
+    pool = _drawn(_scorable(rows, scorer, options, "rows to choose from"), options.pool_rows, options.study_seed)
     return _without_seen(options, StudyRows(pool, test, wanted or None), scorer)
 
 
@@ -118,12 +118,15 @@ def _halves(wanted: Dataset, options: StudyArguments, scorer: DLCScorer) -> tupl
     return wanted.select(np.sort(order[:middle])), wanted.select(np.sort(order[middle:]))
 
 
-def _scorable(rows: Dataset, scorer: DLCScorer, options: StudyArguments) -> Dataset:
+def _scorable(rows: Dataset, scorer: DLCScorer, options: StudyArguments, name: str) -> Dataset:
     """Rows that can be scored and are short enough; a row that stands twice stays."""
     longest = options.longest_row or np.inf
     kept = [row for row, ids in _token_ids(rows, scorer).items() if len(ids) <= longest]
     if not kept:
         raise ValueError(f"rows are needed that can be scored and are short enough, got none among {len(rows)}.")
+    if len(kept) < len(rows):
+        limit = f"have more than {options.longest_row} tokens or " if options.longest_row else ""
+        logger.info("%d of %d %s %scannot be scored, and are left out", len(rows) - len(kept), len(rows), name, limit)
     return rows.select(sorted(kept))
 
 

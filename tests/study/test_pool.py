@@ -66,7 +66,10 @@ def test_copies_of_a_row_are_on_one_side(read: Callable[..., StudyRows]) -> None
     assert len(read([*ROWS[:20], *ROWS[:10]], eval_rows=8, pool_rows=12).pool) == 12
 
 
-def test_rows_without_text_or_with_much_are_left_out(read: Callable[..., StudyRows]) -> None:
+def test_rows_without_text_or_with_much_are_left_out(
+    read: Callable[..., StudyRows], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     given = {"longest_row": 100, "eval_rows": 5}
     for options in ({}, {"test": [*WANTED[:5], NOTHING, LONG]}, {"target": [*WANTED[:10], NOTHING]}):
         found = read([NOTHING, *ROWS[:20], LONG], **given, **options)
@@ -75,6 +78,8 @@ def test_rows_without_text_or_with_much_are_left_out(read: Callable[..., StudyRo
         assert len(found.test) == 5
         assert len(found.pool) == (15 if not options else 20)
     assert len(read([NOTHING, *ROWS[:20], LONG], eval_rows=5).pool) == 16  # the long one too
+    for name, count in (("test rows", 7), ("rows to choose from", 22)):
+        assert f"2 of {count} {name} have more than 100 tokens or cannot be scored, and are left out" in caplog.text
 
 
 def test_too_few_rows_are_told(read: Callable[..., StudyRows]) -> None:
