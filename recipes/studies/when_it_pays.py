@@ -7,6 +7,7 @@ Show in one table what the studies of this folder have found: where choosing pay
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from hf_dlc.study.results import StudyResults
@@ -23,14 +24,17 @@ STUDIES = {
 
 
 def read(folder: Path) -> dict[str, dict[str, StudyResults]]:
-    """Read the records of all studies."""
-    return {
-        situation: {
-            label: StudyResults.from_json(json.loads((folder / name / "study.json").read_text(encoding="utf-8")))
-            for name, label in studies.items()
-        }
-        for situation, studies in STUDIES.items()
-    }
+    """Read the records of all studies; those that have not been made are named on the standard error."""
+    found: dict[str, dict[str, StudyResults]] = {}
+    for situation, studies in STUDIES.items():
+        for name, label in studies.items():
+            path = folder / name / "study.json"
+            if not path.is_file():
+                print(f"not measured yet: {name}", file=sys.stderr)
+                continue
+            record = json.loads(path.read_text(encoding="utf-8"))
+            found.setdefault(situation, {})[label] = StudyResults.from_json(record)
+    return found
 
 
 if __name__ == "__main__":
