@@ -170,31 +170,56 @@ def train_classifier(setup: TrainingSetup, rows: np.ndarray, options: Classifier
     Returns:
         `float`: Accuracy on the held-out images.
     """
-    set_seed(seed)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            num_train_epochs=options.epochs,
-            per_device_train_batch_size=options.batch_size,
-            per_device_eval_batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="cosine",
-            seed=seed,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.accelerator.is_available(),
-            logging_strategy="no",
-            remove_unused_columns=False,
-        )
-        trainer = Trainer(
-            setup.make_model(),
-            arguments,
-            train_dataset=setup.train.select(rows),
-            eval_dataset=setup.evaluation,
-            data_collator=setup.collate,
-            compute_metrics=lambda output: {"accuracy": (output.predictions.argmax(-1) == output.label_ids).mean()},
-        )
-        trainer.remove_callback(PrinterCallback)
+        trainer = classifier_trainer(setup, setup.train.select(rows), options, seed, folder)
         trainer.train()
         return float(trainer.evaluate()["eval_accuracy"])
+
+
+def classifier_trainer(
+    setup: TrainingSetup, train: Dataset, options: ClassifierOptions, seed: int, folder: str
+) -> Trainer:
+    """
+    Make the trainer of a new model, which also measures its accuracy on the held-out images.
+
+    Args:
+        setup (`TrainingSetup`):
+            Examples, and how to make the model.
+        train ([`~datasets.Dataset`]):
+            Those to train on.
+        options (`ClassifierOptions`):
+            How to train.
+        seed (`int`):
+            Seed of the model and of the order of the rows.
+        folder (`str`):
+            Nothing is kept there, but a trainer must have one.
+
+    Returns:
+        [`~transformers.Trainer`]
+    """
+    set_seed(seed)
+    arguments = TrainingArguments(
+        output_dir=folder,
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type="cosine",
+        seed=seed,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.accelerator.is_available(),
+        logging_strategy="no",
+        remove_unused_columns=False,
+    )
+    trainer = Trainer(
+        setup.make_model(),
+        arguments,
+        train_dataset=train,
+        eval_dataset=setup.evaluation,
+        data_collator=setup.collate,
+        compute_metrics=lambda output: {"accuracy": (output.predictions.argmax(-1) == output.label_ids).mean()},
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer

@@ -13,24 +13,15 @@ import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import ClassLabel, Dataset
 from torch import nn
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import DataCollatorForSeq2Seq, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_dlc.pipeline.options import DataArguments, ModelArguments
 from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.ranks import bootstrap_interval, spearman_along
 
-from .image_training import TrainingSetup, frozen_setup, whole_setup
+from .image_training import ClassifierOptions, classifier_trainer, frozen_setup, whole_setup
 from .markdown import table
-from .options import TrainerOptions
+from .options import TrainerOptions, options_of
 from .training import padder, train_lora
 
 
@@ -196,31 +187,12 @@ def _learn_images(
         setup = whole_setup(*known, options.model, **kwargs)
     measure = partial(row_losses, rows=setup.train, collate=setup.collate, batch_size=options.batch_size)
     losses = EpochLosses(measure)
-    _train_classifier(setup, options, losses)
-    return places.tolist(), losses.kept
-
-
-def _train_classifier(setup: TrainingSetup, options: PremiseArguments, callback: TrainerCallback) -> None:
-    set_seed(options.study_seed)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            output_dir=folder,
-            num_train_epochs=options.epochs,
-            per_device_train_batch_size=options.batch_size,
-            learning_rate=options.learning_rate,
-            lr_scheduler_type="cosine",
-            seed=options.study_seed,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=torch.accelerator.is_available(),
-            remove_unused_columns=False,
-        )
-        trainer = Trainer(setup.make_model(), arguments, train_dataset=setup.train, data_collator=setup.collate)
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(callback)
+        training = options_of(ClassifierOptions, options)
+        trainer = classifier_trainer(setup, setup.train, training, options.study_seed, folder)
+        trainer.add_callback(losses)
         trainer.train()
+    return places.tolist(), losses.kept
 
 
 # ---- the comparison -----------------------------------------------------------------------------------------------

@@ -164,9 +164,7 @@ def _each(comparisons: Sequence[Comparison]) -> str:
     budgets = list(dict.fromkeys(one.budget for one in comparisons))
     rows: dict[tuple[str, str], list[str]] = {}
     for one in comparisons:
-        star = "*" if one.p < ALPHA else ""
-        shown = f"{one.difference:+.2f}{one.unit} ({one.low:+.2f} to {one.high:+.2f}){star}"
-        rows.setdefault((one.matching, one.arm), []).append(shown)
+        rows.setdefault((one.matching, one.arm), []).append(f"{one.short()}{'*' if one.p < ALPHA else ''}")
     return table(
         ["equal", "arm", *(f"keep {budget:g}" for budget in budgets)], [[*key, *row] for key, row in rows.items()]
     )

@@ -50,8 +50,14 @@ class Comparison(NamedTuple):
         return f"Δ = {self.interval()}, n = {self.seeds}, p {chance}"
 
     def interval(self) -> str:
-        """Difference with its interval."""
-        return f"{self.difference:+.2f}{self.unit}, 95% CI {self.low:+.2f} to {self.high:+.2f}"
+        """Difference with its interval, if there is one: that of one seed has no bounds."""
+        shown = f"{self.difference:+.2f}{self.unit}"
+        return f"{shown}, 95% CI {self.low:+.2f} to {self.high:+.2f}" if np.isfinite(self.low) else shown
+
+    def short(self, digits: int = 2) -> str:
+        """The same for a table, where the head of the column says what stands in brackets."""
+        shown = f"{self.difference:+.{digits}f}{self.unit}"
+        return f"{shown} ({self.low:+.{digits}f} to {self.high:+.{digits}f})" if np.isfinite(self.low) else shown
 
     def verdict(self) -> str:
         """One sentence in plain words."""

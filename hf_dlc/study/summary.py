@@ -10,7 +10,7 @@ from .arms import METRICS, ORACLE
 from .markdown import table
 from .results import StudyResults
 from .situations import SITUATIONS
-from .statistics import Comparison, compare_overall, is_loss
+from .statistics import compare_overall, is_loss
 from .verdict import verdict
 
 
@@ -54,22 +54,18 @@ def _cells(results: StudyResults) -> list[str]:
     found = verdict(results)
     ratio = results.ratio(found.best.arm) if found.arm != "random" else 0.0
     accuracies = [
-        _shown(next(one for one in compare_overall(results, metric) if one.arm == found.best.arm))
+        next(one for one in compare_overall(results, metric) if one.arm == found.best.arm).short(digits=1)
         for metric in results.metrics
         if not is_loss(metric)
     ]
     of_best = "" if found.arm != "random" else f" (best of the others, `{found.best.arm}`)"
     return [
         f"`{found.arm}`" if found.arm != "random" else "random rows",
-        f"{_shown(found.best)}{of_best}",
+        f"{found.best.short(digits=1)}{of_best}",
         ", ".join(accuracies),
         "not known" if ratio is None else f"{ratio:.2f}",
         _not_better(results),
     ]
-
-
-def _shown(one: Comparison) -> str:
-    return f"{one.difference:+.1f}{one.unit} ({one.low:+.1f} to {one.high:+.1f})"
 
 
 def _not_better(results: StudyResults) -> str:

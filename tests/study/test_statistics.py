@@ -108,6 +108,9 @@ def test_one_seed_tells_nothing() -> None:
     record = found.to_json()
     assert record["low"] is record["high"] is record["budget"] is None
     assert record["unit"] == "%"
+    for text in (found.interval(), found.short(), found.verdict()):
+        assert f"{found.difference:+.2f}%" in text
+        assert "inf" not in text
 
 
 def test_paired_comparison_is_that_of_scipy() -> None:
