@@ -36,8 +36,6 @@ goes on after the last model.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from hf_dlc import DLCConfig
@@ -52,7 +50,7 @@ from hf_dlc.study.study import Study
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
     options, config = parse_config_and_args([StudyArguments, DLCConfig], args, description=__doc__)
-    if found := run_program(lambda: compare(options, replace(config, prefix="dlc"))):
+    if found := run_program(lambda: compare(options, config)):
         print(found)
 
 

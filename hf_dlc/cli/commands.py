@@ -294,7 +294,7 @@ def study(options: PilotArguments, config: DLCConfig) -> Outcome:
     from hf_dlc.study.report import write_report
     from hf_dlc.study.verdict import verdict
 
-    results = run_pilot(options, replace(config, prefix="dlc"))
+    results = run_pilot(options, config)
     write_report(results, Path(options.output_dir))
     found = verdict(results)
     facts = {"arm": found.arm, "verdict": found.text, "best": found.best.to_json(), "output_dir": options.output_dir}

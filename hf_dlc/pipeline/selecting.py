@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
@@ -145,35 +146,58 @@ def read_target(
     """
     if options.target is None:
         return None
-    wanted = read_dataset(DataArguments(dataset=options.target))
-    # They may have another layout than the pool, whose columns the user has named.
-    reading = {} if _is_read_so(wanted, config) else {"layout": "auto", "columns": None}
-    wanted = _without_unread_text(wanted, options, replace(config, **reading))
+    wanted = without_unread_text(read_dataset(DataArguments(dataset=options.target)), options, config)
     if not with_features or config.features is None:  # the selector says that the pool has no features either
         return wanted
     logger.info("making the features of %d wanted rows", len(wanted))
-    scorer = load().with_options(levels="single", scores=("plain_loss",), **reading)
+    scorer = load().with_options(levels="single", scores=("plain_loss",), **reading_of(wanted, config))
     parts = scorer.parts
     if not isinstance(parts.task, Embedder):
         return scorer.score(wanted)
     return embedded(parts.engine, wanted, parts.state().weights, parts.features_by, scorer.config.prefix)
 
 
-def _is_read_so(wanted: Dataset, config: DLCConfig) -> bool:
-    """Whether wanted rows can be read as those of the pool are."""
-    if not set(config.columns or ()) <= set(wanted.column_names):
-        return False
+def reading_of(rows: Dataset, config: DLCConfig) -> dict[str, Any]:
+    """
+    Say how rows beside the pool are read: wanted or test rows may have another layout than it.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Such rows.
+        config ([`DLCConfig`]):
+            Options of the scorer, with the layout and the columns that a user has named for the pool.
+
+    Returns:
+        `dict[str, Any]`: Options for `scorer.with_options`: none where they are read as the pool is.
+    """
+    own = {"layout": "auto", "columns": None}
+    if not set(config.columns or ()) <= set(rows.column_names):
+        return own
     try:
         if config.layout != "auto":
-            read_columns(wanted.column_names, config.layout, config.columns)
+            read_columns(rows.column_names, config.layout, config.columns)
     except ValueError as error:
-        logger.info("the wanted rows are read by a layout of their own: %s", error)
-        return False
-    return True
+        logger.info("rows beside the pool are read by a layout of their own: %s", error)
+        return own
+    return {}
 
 
-def _without_unread_text(wanted: Dataset, options: SelectionArguments, config: DLCConfig) -> Dataset:
-    """Wanted rows without the text, such as the name of a source, that is not compared with the pool either."""
+def without_unread_text(wanted: Dataset, options: SelectionArguments, config: DLCConfig) -> Dataset:
+    """
+    Wanted rows without the text, such as the name of a source, that is not compared with the pool either.
+
+    Args:
+        wanted ([`~datasets.Dataset`]):
+            The wanted rows.
+        options (`SelectionArguments`):
+            What to select.
+        config ([`DLCConfig`]):
+            Options of the scorer: how the rows of the pool are read.
+
+    Returns:
+        [`~datasets.Dataset`]
+    """
+    config = replace(config, **reading_of(wanted, config))
     named = parse_names(options.text_columns or "")
     if not named or not set(named) <= set(wanted.column_names):  # they are those of the pool alone
         named = parse_names(with_text_columns(replace(options, text_columns=None), wanted, config).text_columns or "")

@@ -150,8 +150,9 @@ def as_candidates(questions: Sequence[Question]) -> Dataset:
 
 def answered_rightly(losses: np.ndarray, questions: Sequence[Question]) -> np.ndarray:
     """Whether the right choice of each question has the lowest loss of all; `losses` are those of the candidates."""
-    if missing := int(np.isnan(losses).sum()):
-        raise ValueError(f"{missing} of {len(losses)} choices have no loss: they are empty or too long.")
+    count = sum(len(choices) for _, choices, _ in questions)
+    if missing := int(np.isnan(losses).sum()) + count - len(losses):
+        raise ValueError(f"{missing} of {count} choices have no loss: they are empty or too long.")
     parts = np.split(losses, np.cumsum([len(choices) for _, choices, _ in questions])[:-1])
     return np.array([part.argmin() == right for part, (_, _, right) in zip(parts, questions, strict=True)])
 

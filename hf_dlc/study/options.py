@@ -152,7 +152,7 @@ class StudyArguments(TrainingOptions):
         metadata={"help": "What subsets have equally many of; 'updates': rows, repeated to as many steps."},
     )
     seeds: int = field(default=5, metadata={"help": "Models an arm and budget in the confirming stage, at least."})
-    max_seeds: int = field(default=5, metadata={"help": "The same at most, where the screening asks for more."})
+    max_seeds: int = field(default=10, metadata={"help": "The same at most, where the screening asks for more."})
     study_seed: int = field(default=0, metadata={"help": "Seed of the test rows and of the pool."})
     part: str = field(default="1/1", metadata={"help": "'2/8': train every eighth model, from the second on."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})

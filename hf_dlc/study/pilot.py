@@ -25,9 +25,10 @@ from hf_dlc.utils.files import write_json
 from .arms import ANY_SCHEDULE, ORACLE, parse_arm
 from .options import PilotArguments, StudyArguments, options_of
 from .pool import read_rows
+from .questions import read_question
 from .results import StudyResults
 from .states import States
-from .study import Study
+from .study import Study, config_of_study
 from .trainee import Trainee
 
 
@@ -80,17 +81,18 @@ def run_pilot(options: PilotArguments, config: DLCConfig) -> StudyResults:
     if options.proxy is not None:
         logger.info("%s is studied as a proxy for %s", options.proxy, options.model)
         model, facts = replace(model, model=options.proxy, model_revision=None), {"proxy_for": options.model}
-    scorer = load_scorer(model, config)
-    if options.pool_rows is None:
-        options = replace(options, pool_rows=_planned_rows(options, scorer))
+    scorer = load_scorer(model, config_of_study(config))
+    if options.tasks:
+        logger.warning("what %s takes for each model is not foretold, and is no part of the time", options.tasks)
+    options = replace(options, pool_rows=_planned_rows(options, scorer))
     results = Study(options, config, scorer, deadline).run()
     return replace(results, facts={**results.facts, **facts})
 
 
 def _planned_rows(options: PilotArguments, scorer: DLCScorer) -> int:
-    """Rows of the pool: as planned when the study was begun, or as many as there is time for."""
+    """Rows of the pool: those that are named, or were planned when the study was begun, or that there is time for."""
     path = Path(options.output_dir) / "plan.json"
-    if path.is_file():
+    if path.is_file() and options.pool_rows is None:
         return int(json.loads(path.read_text(encoding="utf-8"))["pool_rows"])
     rows, seconds = _plan(options, scorer)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,13 +102,19 @@ def _planned_rows(options: PilotArguments, scorer: DLCScorer) -> int:
 
 
 def _plan(options: PilotArguments, scorer: DLCScorer) -> tuple[int, float]:
-    """The largest pool for which there is time, and the seconds that are foretold."""
+    """The largest pool for which there is time, or the one that is named, and the seconds that are foretold."""
     rows = read_rows(options, scorer, most_rows=_POOLS[0])
     speeds = measure_speeds(options, scorer, scorer.tokenize(rows.pool.select(range(min(_PROBED, len(rows.pool))))))
+    judged = len(rows.test) + sum(len(read_question(row)[1]) for row in rows.questions or [])
+    if options.pool_rows is not None:
+        foretold = foretell(options, speeds, len(rows.pool), judged)
+        if foretold > 60 * options.minutes:
+            logger.warning("a pool of %d rows takes longer than %g minutes", len(rows.pool), options.minutes)
+        return options.pool_rows, foretold
     pools = [count for count in _POOLS if count < len(rows.pool)]
     foretold = 0.0
     for count in [*([len(rows.pool)] if len(rows.pool) <= _POOLS[0] else []), *pools]:
-        foretold = foretell(options, speeds, count, len(rows.test))
+        foretold = foretell(options, speeds, count, judged)
         if foretold <= _SHARE * 60 * options.minutes:
             return count, foretold
     raise ValueError(
@@ -121,7 +129,7 @@ def measure_speeds(options: StudyArguments, scorer: DLCScorer, rows: Dataset) ->
 
     Args:
         options ([`StudyArguments`]):
-            How is trained.
+            How models are trained.
         scorer ([`~hf_dlc.DLCScorer`]):
             Holds the model.
         rows ([`~datasets.Dataset`]):
@@ -148,7 +156,7 @@ def _timed(act: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
-def foretell(options: StudyArguments, speeds: Speeds, pool_rows: int, test_rows: int) -> float:
+def foretell(options: StudyArguments, speeds: Speeds, pool_rows: int, judged_rows: int) -> float:
     """
     Foretell the seconds of a study.
 
@@ -159,8 +167,8 @@ def foretell(options: StudyArguments, speeds: Speeds, pool_rows: int, test_rows:
             What a row takes.
         pool_rows (`int`):
             Rows to choose from.
-        test_rows (`int`):
-            Rows to measure by.
+        judged_rows (`int`):
+            Rows to measure by, with the choices of questions.
 
     Returns:
         `float`: Seconds, with the least number of seeds that tells something.
@@ -171,8 +179,8 @@ def foretell(options: StudyArguments, speeds: Speeds, pool_rows: int, test_rows:
     cells = [*screening, *options.confirming_cells(finalists, _LEAST_SEEDS)]
     largest = max(options.budgets)  # which all cells of equal updates take as many steps as
     epochs = options.epochs * sum(largest if cell.matching == "updates" else cell.budget for cell in cells)
-    read = pool_rows * (1 + _passes(arms)) + test_rows
-    return read * speeds.reading + pool_rows * epochs * speeds.training + len(cells) * test_rows * speeds.judging
+    read = pool_rows * (1 + _passes(arms)) + judged_rows
+    return read * speeds.reading + pool_rows * epochs * speeds.training + len(cells) * judged_rows * speeds.judging
 
 
 def _passes(arms: Sequence[str]) -> int:

@@ -47,7 +47,7 @@ def draw_differences(results: StudyResults, path: Path) -> None:
 
 
 def _draw_forest(axes: Axes, results: StudyResults, matching: str) -> None:
-    """Differences with their intervals, grey where an interval holds 0."""
+    """Differences with their intervals, hollow where an interval holds 0."""
     axes.axvline(0, color="grey", linestyle="--", linewidth=1)
     place = 0
     for arm in results.finalists:

@@ -20,6 +20,7 @@ from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.files import write_json
 
 from .arms import ANY_SCHEDULE, parse_arm
+from .pool import reader_of
 from .training import core_seconds
 
 
@@ -104,7 +105,8 @@ class Preparation:
         levels = self.scorer.config.levels if any(one.masked_fraction for one in passes) else "single"
         if any(one.weights != "base" for one in passes):
             plain = self.scorer.with_options(scores=("plain_loss",), levels=levels)
-            scorer = plain.adapt(self.wanted, num_threads=self.num_threads)
+            adapted = reader_of(self.wanted, plain).adapt(self.wanted, num_threads=self.num_threads)
+            scorer = adapted.with_options(layout=plain.config.layout, columns=plain.config.columns)
         else:
             scorer = self.scorer.with_options(scores=tuple(names), levels=levels)
         scored = scorer.score(self.pool, self.folder / f"journal_{names[0]}", self.num_threads)
@@ -113,7 +115,10 @@ class Preparation:
     def _with_features(self, pooling: str) -> tuple[Dataset, Dataset | None]:
         """Features of the pool and of the wanted rows, whose columns begin with the name of the pooling."""
         scorer = self.scorer.with_options(levels="single", scores=("plain_loss",), prefix=pooling, features=pooling)
-        parts = [rows and scorer.score(rows, num_threads=self.num_threads) for rows in (self.pool, self.wanted)]
+        parts = [
+            rows and reader_of(rows, scorer).score(rows, num_threads=self.num_threads)
+            for rows in (self.pool, self.wanted)
+        ]
         return tuple(part and part.select_columns(_vectors(part, pooling)) for part in parts)
 
     def _marked(self) -> tuple[Dataset, None]:

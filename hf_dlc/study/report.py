@@ -15,17 +15,21 @@ from .arms import METRICS, ORACLE, UNTRAINED
 from .markdown import table
 from .plots import draw_differences
 from .results import StudyResults
+from .screening import seeds_needed
 from .situations import SITUATIONS
 from .statistics import (
     ALPHA,
     DIFFERENCE,
+    MOST_SEEDS,
     POWER,
     Comparison,
+    candidates,
     compare,
     compare_overall,
     is_loss,
     mean_and_error,
     power,
+    subsets,
 )
 from .verdict import verdict
 
@@ -55,6 +59,7 @@ def write_report(results: StudyResults, output: Path) -> str:
     (output / "study.md").write_text(text + "\n", encoding="utf-8")
     record = {
         **results.to_json(),
+        "seeds_needed": _seeds_needed(results),
         "versions": versions(),
         "verdict": {"arm": found.arm, "text": found.text},
         "overall": [comparison.to_json() for one in overall.values() for comparison in one],
@@ -77,7 +82,7 @@ def _heading(results: StudyResults) -> str:
         f"# Does choosing pay where {SITUATIONS[facts['situation']].title}?",
         "",
         f"- {facts['pool_rows']:,} rows of {facts['dataset']} to choose from, {facts['test_rows']:,} to measure by"
-        f"{limit}; {facts['pool_tokens'] / facts['pool_rows']:.0f} target tokens a row{wanted}",
+        f"{limit}{_held_out(results)}; {facts['pool_tokens'] / facts['pool_rows']:.0f} target tokens a row{wanted}",
         f"- model {scorer['gguf_file'] or scorer['model']} in {scorer['dtype']}; LoRA of rank {options.lora_rank} "
         f"in {layers}, {options.epochs:g} epochs, {options.batch_size} rows a step, learning rate "
         f"{options.learning_rate:g}; with equal updates {facts['steps_of_updates']:,} steps",
@@ -85,15 +90,30 @@ def _heading(results: StudyResults) -> str:
     ]
     if "proxy_for" in facts:
         lines.append(f"- this model is a proxy for {facts['proxy_for']}, for which another way may be better")
-    if results.screening:
+    if needed := _seeds_needed(results):
         lines.append(
-            f"- the spread of the screening asks for {results.seeds_needed} seeds to see a difference of "
-            f"{DIFFERENCE:g}% at one budget"
+            f"- the spread of the screening asks for {'at least ' if needed == MOST_SEEDS else ''}{needed} seeds to "
+            f"see a difference of {DIFFERENCE:g}% at one budget"
         )
     if facts["left_out"]:
         lacking = "; ".join(f"{arm} ({', '.join(needs)})" for arm, needs in facts["left_out"].items())
         lines.append(f"- not compared, for want of what stands behind each: {lacking}")
     return "\n".join(lines)
+
+
+def _held_out(results: StudyResults) -> str:
+    """Which rows of the dataset itself are measured by, where it was not random ones of all."""
+    options = results.options
+    if options.test or options.target:
+        return ""
+    flags = ["none of them suspect"] if options.flag_column else []
+    groups = [f"as many of each {options.group_by}, where half of it is as many"] if options.group_by else []
+    return f" ({'; '.join([*flags, *groups])})" if flags or groups else ""
+
+
+def _seeds_needed(results: StudyResults) -> int:
+    """Seeds that the spread of the screening asks for; 0 where nothing is known of it."""
+    return seeds_needed(results.screening, len(candidates(results)) * len(subsets(results)))
 
 
 def _screening_table(results: StudyResults) -> str:

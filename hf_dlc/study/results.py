@@ -26,8 +26,6 @@ class StudyResults:
             The rows, the scorer, and what each need of an arm has cost, in seconds of a core or an accelerator.
         screening (`dict[Cell, dict[str, Any]]`):
             What came out of the first stage; empty where it was skipped.
-        seeds_needed (`int`):
-            Seeds that would be needed to see 1% of the loss at one budget, by the spread of the screening.
         finalists (`list[str]`):
             Arms that went on.
         start (`dict[str, Any]`):
@@ -39,7 +37,6 @@ class StudyResults:
     options: StudyArguments
     facts: dict[str, Any]
     screening: dict[Cell, dict[str, Any]]
-    seeds_needed: int
     finalists: list[str]
     start: dict[str, Any]
     confirming: dict[Cell, dict[str, Any]]
@@ -93,7 +90,6 @@ class StudyResults:
         return {
             "options": asdict(self.options),
             "facts": self.facts,
-            "seeds_needed": self.seeds_needed,
             "finalists": self.finalists,
             "start": self.start,
             "screening": [{**cell._asdict(), **found} for cell, found in self.screening.items()],
@@ -112,7 +108,7 @@ class StudyResults:
             }
             for stage in ("screening", "confirming")
         }
-        rest = {name: record[name] for name in ("facts", "seeds_needed", "finalists", "start")}
+        rest = {name: record[name] for name in ("facts", "finalists", "start")}
         return cls(options=_read_options(record["options"]), **rest, **cells)
 
 

@@ -32,13 +32,11 @@ def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
     Raises:
         ValueError: If there is no arm that chooses other rows than random.
     """
-    outcomes: dict[str, list[dict[str, Any]]] = {}
-    for cell, found in screening.items():
-        outcomes.setdefault(cell.arm, []).append(found)
+    outcomes = _by_arm(screening)
     losses = {
-        arm: np.mean([one[METRICS[0]] for one in found])
+        arm: np.mean([one[METRICS[0]] for one in found.values()])
         for arm, found in outcomes.items()
-        if np.mean([one["shared"] for one in found]) < _NEARLY_RANDOM and arm != ORACLE
+        if not _is_nearly_random(found) and arm != ORACLE
     }
     if not losses:
         raise ValueError("arms must choose others than random rows, got none that does. Name --finalists.")
@@ -46,33 +44,41 @@ def best_arms(screening: dict[Cell, dict[str, Any]], count: int) -> list[str]:
     return [*best, *([ORACLE] if ORACLE in outcomes else [])]
 
 
+def _by_arm(screening: dict[Cell, dict[str, Any]]) -> dict[str, dict[Cell, dict[str, Any]]]:
+    """The cells of each arm."""
+    found: dict[str, dict[Cell, dict[str, Any]]] = {}
+    for cell, measured in screening.items():
+        found.setdefault(cell.arm, {})[cell] = measured
+    return found
+
+
+def _is_nearly_random(cells: dict[Cell, dict[str, Any]]) -> bool:
+    """Whether an arm is random rows with another name."""
+    return float(np.mean([one["shared"] for one in cells.values()])) >= _NEARLY_RANDOM
+
+
 def seeds_needed(screening: dict[Cell, dict[str, Any]], comparisons: int) -> int:
     """
     Say with how many seeds a difference that matters would be seen, by the spread of the screening.
 
     The difference is 1% of the loss of random rows, at one budget. The spread is that of the differences from random
-    rows of the same seed, about the mean of each arm, pooled over all arms.
+    rows of the same seed, about the mean of each arm, pooled over all arms but those that are nearly random rows.
 
     Args:
         screening (`dict[Cell, dict[str, Any]]`):
             What was measured of each cell.
         comparisons (`int`):
-            How many arms will be compared, for the correction of Holm.
+            How many differences will be tested, for the correction of Holm.
 
     Returns:
-        `int`: At least 2; 0 if one seed was screened, which has no spread.
+        `int`: From 2 to 100, where 100 may be too few; 0 where nothing is known of the spread.
     """
-    by_arm: dict[tuple[str, str], dict[int, float]] = {}
-    for cell, found in screening.items():
-        by_arm.setdefault((cell.arm, cell.matching), {})[cell.seed] = found[METRICS[0]]
-    random = {matching: losses for (arm, matching), losses in by_arm.items() if arm == "random"}
-    spreads = [
-        np.var([_percent(loss, random[matching][seed]) for seed, loss in losses.items()], ddof=1)
-        for (arm, matching), losses in by_arm.items()
-        if arm != "random" and len(losses) > 1
-    ]
+    random = {cell[1:]: found[METRICS[0]] for cell, found in screening.items() if cell.arm == "random"}
+    differences: dict[tuple[str, str], list[float]] = {}
+    for arm, found in _by_arm(screening).items():
+        if not _is_nearly_random(found):
+            for cell, measured in found.items():
+                percent = 100 * (measured[METRICS[0]] / random[cell[1:]] - 1)
+                differences.setdefault((arm, cell.matching), []).append(percent)
+    spreads = [np.var(values, ddof=1) for values in differences.values() if len(values) > 1]
     return seeds_for(float(np.sqrt(np.mean(spreads))), comparisons) if spreads else 0
-
-
-def _percent(loss: float, random: float) -> float:
-    return 100 * (loss / random - 1)

@@ -14,7 +14,7 @@ from .results import StudyResults
 
 ALPHA = 0.05
 DIFFERENCE, POWER = 1.0, 0.8  # percent or points that a study should be able to see, and how surely
-_MOST_SEEDS = 100
+MOST_SEEDS = 100
 
 
 class Comparison(NamedTuple):
@@ -169,8 +169,8 @@ def power_of(seeds: int, spread: float, count: int) -> float:
 
 def seeds_for(spread: float, count: int) -> int:
     """Seeds with which a true difference of `DIFFERENCE` is seen surely enough; at least 2, and at most 100."""
-    enough = (seeds for seeds in range(2, _MOST_SEEDS) if power_of(seeds, spread, count) >= POWER)
-    return next(enough, _MOST_SEEDS)
+    enough = (seeds for seeds in range(2, MOST_SEEDS) if power_of(seeds, spread, count) >= POWER)
+    return next(enough, MOST_SEEDS)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -187,10 +187,12 @@ def as_good_as_full(results: StudyResults, arm: str) -> tuple[str, float] | None
     interval that is wide is no evidence.
 
     Returns:
-        `tuple[str, float]`: Matching and budget; of equal budgets, equal rows come first. `None` if there is none.
+        `tuple[str, float]`: Matching and budget; of equal budgets, equal rows come first. `None` if there is none, or
+        if subsets have equally many tokens alone.
     """
-    for matching, budget in sorted(subsets(results), key=lambda subset: subset[1]):
+    by_rows = [subset for subset in subsets(results) if subset[0] != "tokens"]
+    for matching, budget in sorted(by_rows, key=lambda subset: (subset[1], subset[0])):
         found = from_full(results, arm, matching, budget, "loss per row")
-        if matching != "tokens" and found.low <= 0 and found.high < DIFFERENCE:
+        if found.low <= 0 and found.high < DIFFERENCE:
             return matching, budget
     return None

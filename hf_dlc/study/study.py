@@ -7,15 +7,18 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import disable_progress_bars
+import torch
+import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
+from datasets import Dataset, disable_progress_bars
 
 from hf_dlc.config import DLCConfig
-from hf_dlc.execution.processes import process_state
+from hf_dlc.execution.processes import cpu_threads, process_state
 from hf_dlc.pipeline.options import ModelArguments, load_scorer
 from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.scores.table import DEFAULT_SCORES
@@ -25,10 +28,10 @@ from hf_dlc.utils.files import write_json
 from .arms import ORACLE, UNTRAINED, Cell
 from .measuring import answered_rightly, as_candidates, harness_accuracies, mean_losses
 from .options import StudyArguments, TrainingOptions, options_of
-from .pool import read_rows, text_columns_of
+from .pool import read_rows, reader_of, text_columns_of
 from .preparation import Preparation, read_steps, run_step
 from .prepared import PreparedPool
-from .questions import read_question
+from .questions import Question, read_question
 from .results import StudyResults
 from .screening import best_arms, seeds_needed
 from .situations import possible_arms
@@ -53,7 +56,7 @@ class Study:
         options (`StudyArguments`):
             What is compared.
         config ([`~hf_dlc.DLCConfig`]):
-            How the pool is scored; the prefix of its columns must be `"dlc"`.
+            How the pool is scored, as far as [`config_of_study`] leaves it to the user.
         scorer ([`~hf_dlc.DLCScorer`], *optional*):
             The scorer, where it has been loaded already.
         deadline (`float`, *optional*):
@@ -77,16 +80,14 @@ class Study:
         self.options, self.deadline = options, deadline
         self.output = Path(options.output_dir)
         (self.output / "cells").mkdir(parents=True, exist_ok=True)
-        if config.scores != DEFAULT_SCORES:
-            logger.warning("not used: scores=%s, as each arm says which score it goes by", ",".join(config.scores))
-        self.scorer = scorer or load_scorer(options_of(ModelArguments, options), config)
+        self.scorer = scorer or load_scorer(options_of(ModelArguments, options), config_of_study(config))
         self.rows = read_rows(options, self.scorer)
         self.questions = [read_question(row) for row in self.rows.questions or []]
         self.arms, self.left_out = self._arms()
-        self.tokens = {"pool": self.scorer.tokenize(self.rows.pool), "test": self.scorer.tokenize(self.rows.test)}
-        if self.questions:  # they have columns of their own
-            reader = self.scorer.with_options(layout="auto", columns=None)
-            self.tokens["choices"] = reader.tokenize(as_candidates(self.questions))
+        reads_test = reader_of(self.rows.test, self.scorer)
+        self.tokens = {"pool": self.scorer.tokenize(self.rows.pool), "test": reads_test.tokenize(self.rows.test)}
+        if self.questions:
+            self.tokens["choices"] = _read_choices(self.questions, self.scorer)
         texts = [[part["input_ids"][:], part["labels"][:]] for part in self.tokens.values()]
         scorer = self.scorer.describe()
         # The trainer of transformers trains in any case; digests of cells have always named one.
@@ -123,21 +124,39 @@ class Study:
         """Prepare the pool, screen the arms where no finalists are named, and confirm the finalists."""
         options = self.options
         start = self.train_all([_START])[_START]
-        screening = {} if options.finalists else self.train_all(options.screening_cells(self.arms))
+        arms = self._able(options.finalists or self.arms)
+        screening = {} if options.finalists else self.train_all(options.screening_cells(arms))
         finalists = options.finalists or best_arms(screening, options.num_finalists)
-        compared = len([arm for arm in finalists if arm != ORACLE])
-        needed = seeds_needed(screening, compared) if screening else options.seeds
+        subsets = len(options.matching_names) * len(options.budgets)
+        needed = seeds_needed(screening, subsets * len([arm for arm in finalists if arm != ORACLE]))
         seeds = min(max(options.seeds, needed), max(options.seeds, options.max_seeds))
-        logger.info("confirming %s with %d seeds; %d are needed", ", ".join(finalists), seeds, needed)
+        logger.info("confirming %s with %d seeds", ", ".join(finalists), seeds)
         return StudyResults(
             options=options,
             facts=self._facts(),
             screening=screening,
-            seeds_needed=needed,
             finalists=list(finalists),
             start=start,
             confirming=self._confirm(finalists, seeds),
         )
+
+    def _able(self, arms: Sequence[str]) -> list[str]:
+        """Arms that can choose at every budget; others are refused, or left out where nobody named them."""
+        options, able = self.options, []
+        matchings = [name for name in options.matching_names if name != "updates"] or ["rows"]
+        for arm in arms:
+            try:
+                for budget in dict.fromkeys([options.screening_budget, *options.budgets]):
+                    for matching in matchings:
+                        self.prepared.choose(Cell(arm, matching, budget, 0))
+            except ValueError as error:
+                if options.arms or options.finalists:
+                    raise
+                self.left_out[arm] = [str(error).removeprefix(f"{arm} ")]
+                logger.info("not compared: %s", error)
+            else:
+                able.append(arm)
+        return able
 
     def _confirm(self, finalists: Sequence[str], count: int) -> dict[Cell, dict[str, Any]]:
         """Train the confirming cells, all seeds or as many as there is time for; one in any case."""
@@ -208,7 +227,10 @@ class Study:
             seconds[name] = core_seconds() - start
         if self.options.is_first and not (self.output / "costs.json").is_file():
             estimate = self.scorer.estimate(self.rows.pool, num_threads=self.options.num_threads, training=True)
-            costs = {"lower_layers_seconds": seconds["pool"], "lora_epoch_seconds": estimate.training_seconds}
+            cores = 1 if torch.accelerator.is_available() else cpu_threads(self.options.num_threads)
+            # What choosing costs is counted in seconds of a core, and all of them train.
+            epoch = estimate.training_seconds and estimate.training_seconds * cores
+            costs = {"lower_layers_seconds": seconds["pool"], "lora_epoch_seconds": epoch}
             write_json(self.output / "costs.json", costs)
         return found
 
@@ -264,7 +286,6 @@ class Study:
         if cell == _START:
             return {**self._measure(self.trainee.upper), "rows": 0, "tokens": 0, "seconds": 0.0}
         chosen = self.prepared.choose(cell)
-        shared, suspect = self.prepared.shared_with_random(cell), self.prepared.suspect_share(cell)
         start = core_seconds()
         steps = self._steps_of_updates if cell.matching == "updates" else None
         model = self.trainee.train(self.states["pool"], chosen, cell.seed, steps)
@@ -277,8 +298,6 @@ class Study:
             "tokens": int(self.prepared.tokens[chosen].sum()),
             "seconds": seconds,
             "selecting": self.prepared.selecting_seconds(cell),
-            "shared": shared,
-            **({} if suspect is None else {"suspect": suspect}),
         }
 
     def _measure(self, model: Any) -> dict[str, float]:
@@ -296,12 +315,17 @@ class Study:
         return self.output / "cells" / f"{cell.name}.json"
 
     def _read(self, cell: Cell) -> dict[str, Any]:
+        """What was measured of a cell, and of which kind its rows are."""
         found = json.loads(self._path(cell).read_text(encoding="utf-8"))
         if found["identity"] != self._identity_of(cell):
             raise ValueError(
                 f"{self._path(cell)} is of other rows, model, training or questions. Pass another --output_dir."
             )
-        return found
+        if cell == _START:
+            return found
+        suspect = self.prepared.suspect_share(cell)
+        shared = {"shared": self.prepared.shared_with_random(cell)}
+        return {**found, **shared, **({} if suspect is None else {"suspect": suspect})}
 
     def _identity_of(self, cell: Cell) -> str:
         """Digest of all that makes a cell, its rows too: scores of another masking make an arm choose others."""
@@ -315,6 +339,33 @@ class Study:
                 logger.info("waiting for %d files of other parts: %s", len(missing), ", ".join(missing[:3]))
             waiting = len(missing)
             time.sleep(_WAIT_SECONDS)
+
+
+def config_of_study(config: DLCConfig) -> DLCConfig:
+    """
+    Options of the scorer of a study: it names its columns itself, and makes the scores and features that arms go by.
+
+    Args:
+        config ([`~hf_dlc.DLCConfig`]):
+            Options of the user.
+
+    Returns:
+        [`~hf_dlc.DLCConfig`]: The same with the prefix, the scores and the features of a study. A warning names those
+        of the user's that are not used.
+    """
+    own = {"prefix": "dlc", "scores": DEFAULT_SCORES, "features": None}
+    if unused := [name for name, value in own.items() if getattr(config, name) != getattr(DLCConfig(), name)]:
+        logger.warning("not used, as the arms of a study say what is made: %s", ", ".join(unused))
+    return replace(config, **own)
+
+
+def _read_choices(questions: Sequence[Question], scorer: DLCScorer) -> Dataset:
+    """Tokens of all choices, which have columns of their own."""
+    candidates = as_candidates(questions)
+    tokens = scorer.with_options(layout="auto", columns=None).tokenize(candidates)
+    if missing := len(candidates) - len(tokens):
+        raise ValueError(f"{missing} of {len(candidates)} choices have no loss: they are empty or too long.")
+    return tokens
 
 
 def _in_words(lacking: dict[str, list[str]]) -> str:

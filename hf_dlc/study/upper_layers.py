@@ -79,15 +79,15 @@ class UpperLayers(nn.Module):
         return {"loss": losses.mean(), "losses": losses}
 
     def with_adapters(self, options: TrainingOptions) -> PeftModel:
-        """Wrap the last layers, of which there may be more here, in new adapters at all their linear modules."""
+        """Wrap the last layers, or all that there is but the head, in new adapters at all their linear modules."""
         from peft import LoraConfig, get_peft_model
 
-        adapted = layers_of(self.model)[-(options.lora_layers or 0) :]
-        layers = {id(module) for module in adapted.modules()}
+        adapted = self.model if options.lora_layers is None else layers_of(self.model)[-options.lora_layers :]
+        inside = {id(module) for module in adapted.modules()} - {id(module) for module in self.head.modules()}
         linear = [
             re.escape(name)
             for name, module in self.named_modules()
-            if id(module) in layers and isinstance(module, (nn.Linear, Conv1D))
+            if id(module) in inside and isinstance(module, (nn.Linear, Conv1D))
         ]
         return get_peft_model(
             self,

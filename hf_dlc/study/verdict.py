@@ -6,8 +6,9 @@ import shlex
 from typing import NamedTuple
 
 from hf_dlc.pipeline.options import selection_flags
+from hf_dlc.scores.table import DEFAULT_SCORES
 
-from .arms import METRICS, ORACLE, parameters_of, parse_arm
+from .arms import METRICS, ORACLE, Arm, parameters_of, parse_arm
 from .results import StudyResults
 from .statistics import (
     DIFFERENCE,
@@ -100,8 +101,11 @@ def _beside_full(results: StudyResults, arm: str) -> str:
     """At which budget the arm does as well as all rows, and what it then costs in all."""
     enough, ratio = as_good_as_full(results, arm), results.ratio(arm)
     if enough is None:
+        matching = next((name for name in results.matchings if name != "tokens"), None)
+        if matching is None:  # as many tokens as a share of all rows has, which says nothing of that share of the rows
+            return ""
         budget = max(results.options.budgets)
-        found = from_full(results, arm, results.matchings[0], budget, METRICS[0])
+        found = from_full(results, arm, matching, budget, METRICS[0])
         if found.low <= 0:
             return f"Whether it is as good as all rows is not told: at keep {budget:g} by {found.interval()}."
         return f"All rows train better still: at keep {budget:g} its loss is {found.difference:.1f}% above theirs."
@@ -111,7 +115,8 @@ def _beside_full(results: StudyResults, arm: str) -> str:
     told = f"At keep {budget:g}{repeated} it is as good as all rows ({found.interval()})"
     if matching == "updates" or ratio is None:
         return f"{told}."
-    return f"{told}, for {_few(budget + ratio)} of the cost of training on these."
+    # The price is a share of one epoch, and the subset is trained on for all of them.
+    return f"{told}, for {_few(budget + ratio / results.options.epochs)} of the cost of training on these."
 
 
 def _flags(results: StudyResults, name: str) -> str:
@@ -126,7 +131,15 @@ def _flags(results: StudyResults, name: str) -> str:
     if "target" in arm.needs:
         flags["target"] = results.options.target
     words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
-    return f"That is `hf-dlc select {shlex.join(words)}`."
+    return f"That is `hf-dlc select {shlex.join(words)}`{_of_a_run(arm)}."
+
+
+def _of_a_run(arm: Arm) -> str:
+    """With which options the run must have been scored, whose folder `hf-dlc select` is given as `--run_dir`."""
+    scores = [arm.ranked_by] if f"score {arm.ranked_by}" in arm.needs and arm.ranked_by not in DEFAULT_SCORES else []
+    features = [need.removeprefix("features ") for need in arm.needs if need.startswith("features ")]
+    asked = [f"--scores {name}" for name in scores] + [f"--features {name}" for name in features]
+    return f" in the `--run_dir` of a run with `{' '.join(asked)}`" if asked else ""
 
 
 def _saving(results: StudyResults) -> str:
@@ -139,8 +152,11 @@ def _ceiling(results: StudyResults) -> str:
     """What somebody would reach who knows which rows are suspect."""
     if ORACLE not in results.finalists:
         return ""
-    found = overall(results, ORACLE, METRICS[0])
-    return f"Random rows without the suspect ones, which nobody knows beforehand, reach {found.difference:+.1f}%."
+    found = overall(results, ORACLE, METRICS[0]).difference
+    return (
+        f"Random rows without the suspect ones, which nobody knows beforehand, have {abs(found):.1f}% "
+        f"{'less' if found < 0 else 'more'} loss than random rows."
+    )
 
 
 def _proxy(results: StudyResults) -> str:

@@ -22,17 +22,17 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hf_dlc.study.questions import read_question
+
 
 Row = dict[str, Any]
 
 _MOST_WORDS = 80  # of prompt and response: rows of some 140 tokens with the template at most
-_CHOICE = re.compile(r"Answer\d+: (.*?)(?=\s+Answer\d+:|\n\n|$)", re.DOTALL)
 _SIZES = {"gsm8k": 300, "arc_easy": 300, "t0": 450, "alpaca": 300, "dialogues": 150}
 _WANTED, _TEST = 64, 200
 
@@ -127,10 +127,8 @@ def _arc_easy(folder: Path) -> list[Row]:
     """Questions with the text of the right choice as response, and all choices beside it."""
     rows = []
     for one in _lines(folder / "arc_easy_train.jsonl"):
-        question = one["instruction"].partition("\n\n")[0].partition(": ")[2]
-        choices = [text.strip() for text in _CHOICE.findall(one["instruction"])]
-        right = int(one["answer"].removeprefix("answer")) - 1
-        if len(set(choices)) == len(choices) > right:
+        question, choices, right = read_question(one)
+        if len(set(choices)) == len(choices):
             asked = {"question": question, "choices": choices, "answer": right}
             rows.append({**_row("arc_easy", question, choices[right]), "choices": asked})
     return _short(rows)

@@ -61,7 +61,6 @@ def results_of(
         options=chosen,
         facts={**FACTS, **(facts or {})},
         screening=dict(screening or {}),
-        seeds_needed=3,
         finalists=list(differences),
         start={"loss per row": 3.5, "loss per token": 3.0, "choices": 0.25, "rows": 0, "tokens": 0, "seconds": 0.0},
         confirming={cell: outcome(cell) for cell in chosen.confirming_cells(list(differences), seeds)},

@@ -54,7 +54,7 @@ def studied(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
 
     def run(self: Study) -> StudyResults:
         begun.append(self)
-        return StudyResults(self.options, {}, {}, 0, [], {}, {})
+        return StudyResults(self.options, {}, {}, [], {}, {})
 
     monkeypatch.setattr(Study, "run", run)
     return begun
@@ -139,13 +139,30 @@ def test_a_second_run_keeps_the_plan(
     assert [len(one.rows.pool) for one in studied] == [120, 120]
 
 
-def test_a_number_of_rows_that_is_given_is_no_matter_of_time(
-    give: Give, studied: list[Study], monkeypatch: pytest.MonkeyPatch
+def test_a_number_of_rows_that_is_given_is_taken_and_a_lack_of_time_said(
+    give: Give, speeds: None, studied: list[Study], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pilot, "measure_speeds", None)
-    run_pilot(give(minutes=0.01, pool_rows=20), CONFIG)
-    assert len(studied[0].rows.pool) == 20
-    assert not (studied[0].output / "plan.json").exists()
+    run_pilot(give(minutes=1000, pool_rows=20), CONFIG)
+    assert "takes longer" not in caplog.text
+    run_pilot(give(minutes=0.01, pool_rows=30), CONFIG)
+    assert [len(one.rows.pool) for one in studied] == [20, 30]
+    assert "a pool of 30 rows takes longer than 0.01 minutes" in caplog.text
+
+
+def test_questions_take_time(give: Give, speeds: None, studied: list[Study], tmp_path: Path) -> None:
+    """Every choice is judged for every model; how long tasks take is not known, which is said."""
+    asked = [{"question": "Say a.", "choices": ["fox", "dog", "5"], "answer": 1}] * 7
+    options = give(60, minutes=1000.0, choices=str(write_rows(tmp_path / "choices.jsonl", asked)))
+    run_pilot(options, CONFIG)
+    plan = json.loads((studied[0].output / "plan.json").read_text(encoding="utf-8"))
+    assert plan["foretold_seconds"] == foretell(options, SPEEDS, 52, 8 + 21)
+
+
+def test_tasks_are_no_part_of_the_time(
+    give: Give, speeds: None, studied: list[Study], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_pilot(give(60, minutes=1000.0, tasks=["arc_easy"]), CONFIG)
+    assert "what ['arc_easy'] takes for each model is not foretold" in caplog.text
 
 
 def test_speeds_are_those_of_a_row(give: Give, llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

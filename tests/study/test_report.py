@@ -10,6 +10,7 @@ import pytest
 
 from hf_dlc.study.plots import draw_differences, kind_of_arm
 from hf_dlc.study.report import write_report
+from hf_dlc.study.screening import seeds_needed
 from hf_dlc.study.verdict import verdict
 from tests.study.findings import results_of
 from tests.study.test_results import SCREENING
@@ -37,14 +38,21 @@ def test_the_report_begins_with_the_verdict(tmp_path: Path) -> None:
 
 def test_heading(tmp_path: Path) -> None:
     facts = {"left_out": {"balanced random": ["groups"], "target bm25": ["target", "bm25s"]}, "wanted_rows": 64}
-    results = results_of(ARMS, facts=facts, screening=SCREENING, lora_layers=4, longest_row=192, epochs=1.0)
+    screening = {
+        cell: {**found, "loss per row": found["loss per row"] * (1 + number % 5 / 100)}
+        for number, (cell, found) in enumerate(SCREENING.items())
+    }
+    results = results_of(ARMS, facts=facts, screening=screening, lora_layers=4, longest_row=192, epochs=1.0)
     heading = write_report(results, tmp_path).split("## Verdict")[0]
     assert "1,500 rows of rows.jsonl to choose from, 200 to measure by of at most 192 tokens" in heading
     assert "40 target tokens a row; 64 wanted rows" in heading
     assert "model tiny in float32; LoRA of rank 16 in the last 4 layers, 1 epochs, 8 rows a step" in heading
     assert "with equal updates 90 steps" in heading
     assert "confirmed with 6 seeds: loss easiest, ifd cut 0.3, longest, oracle" in heading
-    assert "the screening asks for 3 seeds to see a difference of 1%" in heading
+    needed = seeds_needed(screening, 3 * 2 * 2)  # arms but the oracle, budgets, matchings
+    assert f"the screening asks for {needed} seeds to see a difference of 1% at one budget" in heading
+    record = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    assert record["seeds_needed"] == needed > seeds_needed(screening, 3)
     lacking = "balanced random (groups); target bm25 (target, bm25s)"
     assert f"not compared, for want of what stands behind each: {lacking}" in heading
     assert "proxy" not in heading

@@ -65,5 +65,14 @@ def test_seeds_are_those_for_the_spread(spread: float) -> None:
     assert seeds_needed(screening_of(200, 3, spread, np.random.default_rng(0)), 1) < found
 
 
+def test_random_rows_with_another_name_say_nothing_of_the_spread() -> None:
+    """They are like random rows of the same seed, so that fewer seeds would seem to do."""
+    screening = screening_of(20, 3, 1.0, np.random.default_rng(0))
+    twins = {
+        cell._replace(arm="loss flexrand 0.5"): found for cell, found in screening.items() if cell.arm == "random"
+    }
+    assert seeds_needed({**screening, **twins}, 4) == seeds_needed(screening, 4)
+
+
 def test_one_seed_has_no_spread() -> None:
     assert seeds_needed(screening_of(5, 1, 0.5, np.random.default_rng(0)), 3) == 0

@@ -21,7 +21,7 @@ from hf_dlc.study.measuring import held_out_losses, make_judge, right_choices
 from hf_dlc.study.options import StudyArguments, TrainerOptions, options_of
 from hf_dlc.study.report import write_report
 from hf_dlc.study.results import StudyResults
-from hf_dlc.study.study import Study
+from hf_dlc.study.study import Study, config_of_study
 from hf_dlc.study.trainee import Trainee
 from hf_dlc.study.training import train_lora
 from tests.conftest import same_weights, weights
@@ -110,7 +110,6 @@ def test_stages(finished: tuple[Study, StudyResults]) -> None:
     assert results.finalists[:2] == sorted(means, key=means.get)[:2]
     assert results.seeds == [1, 2]  # not that of the screening
     assert set(results.confirming) == set(study.options.confirming_cells(results.finalists, 2))
-    assert results.seeds_needed == 0  # one seed has no spread
 
 
 def test_cells_tell_what_was_trained(finished: tuple[Study, StudyResults]) -> None:
@@ -430,12 +429,11 @@ def test_seeds_follow_the_screening_up_to_a_number(begin: Begin, monkeypatch: py
     monkeypatch.setattr(study_module, "best_arms", lambda _, count: ["longest", "oracle"])
     monkeypatch.setattr(Study, "train_all", lambda self, cells: dict.fromkeys(cells))
     monkeypatch.setattr(Study, "_facts", lambda self: {})
-    options = {"arms": ["longest", "oracle"], "flag_column": "suspect", "budgets": [0.5]}
+    options = {"arms": ["longest", "oracle"], "flag_column": "suspect", "budgets": [0.3, 0.5], "matchings": "rows"}
     for needed[0], given, expected in ((3, (2, 5), 3), (9, (2, 5), 5), (1, (2, 5), 2), (9, (6, 5), 6)):
         results = begin(**options, seeds=given[0], max_seeds=given[1]).run()
         assert len(results.seeds) == expected
-        assert results.seeds_needed == needed[0]
-    assert asked == [1] * 4  # nobody is compared with the oracle
+    assert asked == [2] * 4  # differences at two budgets, and nobody is compared with the oracle
 
 
 def test_a_study_in_processes_of_one_launch(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,3 +462,76 @@ def test_tasks_are_measured_of_the_whole_model(begin: Begin, monkeypatch: pytest
 def test_losses_that_are_no_numbers_end_a_study(begin: Begin) -> None:
     with pytest.raises(ValueError, match="held-out rows have no finite loss: lower the learning_rate"):
         begin(**SMALL, learning_rate=1e30).run()
+
+
+def test_an_arm_that_cannot_choose_is_left_out_and_said(
+    begin_in: Begin, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before any training of the screening; rows without a prompt have no score that compares with it."""
+    caplog.set_level("INFO")
+    rows = [{"text": f"{row['instruction']} {row['output']}"} for row in many_rows(40)]
+    options = {
+        "dataset": str(write_rows(tmp_path / "texts.jsonl", rows)),
+        "test": None,
+        "screening_seeds": 1,
+        "num_finalists": 1,
+        **{name: value for name, value in SMALL.items() if name != "finalists"},
+    }
+    results = begin_in(tmp_path / "study", **options).run()
+    for arm in ("ifd cut 0.1", "ifd easiest"):
+        assert f"not compared: {arm} cannot choose at keep 0.3: " in caplog.text
+        [reason] = results.facts["left_out"][arm]
+        assert reason.startswith("cannot choose at keep 0.3: None of the 30 rows has a score")
+    assert "ifd easiest" not in {cell.arm for cell in results.screening}
+    assert "unique random" in {cell.arm for cell in results.screening}
+    assert "ifd cut 0.1 (cannot choose at keep 0.3" in write_report(results, tmp_path)
+
+
+def test_an_arm_that_is_named_must_be_able_to_choose_at_every_budget(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is known before anything is trained, not behind the screening: here 4 of 36 rows repeat others."""
+    monkeypatch.setattr(Trainee, "train", None)
+    named = {"arms": ["unique random", "longest"], "screening_budget": 0.3, "budgets": [0.3, 0.95]}
+    with pytest.raises(ValueError, match=r"unique random cannot choose at keep 0\.95"):
+        begin(**named).run()
+    with pytest.raises(ValueError, match=r"unique random cannot choose at keep 0\.95"):
+        begin(finalists=["unique random"], budgets=[0.3, 0.95]).run()
+
+
+def test_which_rows_are_suspect_may_be_told_later(begin: Begin) -> None:
+    """A column of flags changes no training, but what is said of its rows."""
+    first = begin(**SMALL).run()
+    again = begin(**SMALL, flag_column="suspect").run()
+    assert losses_of(again) == losses_of(first)
+    assert all("suspect" not in found for found in first.confirming.values())
+    flags = np.array([row["suspect"] for row in POOL])
+    assert again.confirming[Cell("full", "rows", 1.0, 2)]["suspect"] == flags.mean()
+    assert "and suspect" in write_report(again, Path(again.options.output_dir))
+
+
+def test_options_that_a_study_does_not_use_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    given = DLCConfig(dtype="float32", scores=("ifd",), prefix="mine", features="auto")
+    assert config_of_study(given) == DLCConfig(dtype="float32")
+    assert "not used, as the arms of a study say what is made: prefix, scores, features" in caplog.text
+    caplog.clear()
+    assert config_of_study(DLCConfig(dtype="float32")) == DLCConfig(dtype="float32")
+    assert not caplog.text
+
+
+def test_a_choice_without_text_is_refused(begin: Begin, tmp_path: Path) -> None:
+    """It would have no loss, and those of others would be taken for it."""
+    asked = [*QUESTIONS, {"question": "Say b.", "choices": ["fox", "", "5"], "answer": 2}]
+    with pytest.raises(ValueError, match="1 of 9 choices have no loss: they are empty or too long"):
+        begin(**SMALL, choices=str(write_rows(tmp_path / "asked.jsonl", asked)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_epoch_is_counted_in_seconds_of_a_core(begin: Begin, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    """As what choosing costs is: with two threads a second of training takes two."""
+    monkeypatch.setattr(DLCScorer, "estimate", lambda *_, **__: SimpleNamespace(training_seconds=7.0))
+    monkeypatch.setattr(study_module.torch.accelerator, "is_available", lambda: False)
+    study = begin(**SMALL, num_threads=threads)
+    assert study.states
+    costs = json.loads((study.output / "costs.json").read_text(encoding="utf-8"))
+    assert costs["lora_epoch_seconds"] == 7.0 * threads

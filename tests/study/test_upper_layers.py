@@ -180,3 +180,16 @@ def test_a_model_without_one_list_of_layers(count: int) -> None:
     model.model.layers = torch.nn.Sequential(*lists)
     with pytest.raises(ValueError, match=f"LlamaForCausalLM must have one list of 2 layers, got {count}"):
         layers_of(model)
+
+
+def test_adapters_in_all_layers_need_no_list_of_them(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The head gets none, nor does the model need one list of layers, of which an error would ask just this."""
+    model = build_model("llama")
+    model.model.other = torch.nn.ModuleList([torch.nn.Identity()] * model.config.num_hidden_layers)
+    upper = UpperLayers(model)
+    adapted = upper.with_adapters(TrainingOptions(lora_layers=None))
+    names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
+    assert len(names) == 7 * model.config.num_hidden_layers
+    assert not any("head" in name for name in names)
+    with pytest.raises(ValueError, match=r"Pass lora_layers=None"):
+        UpperLayers(model).with_adapters(TrainingOptions(lora_layers=1))

@@ -84,9 +84,11 @@ def test_price(facts: dict[str, Any], told: str) -> None:
 
 def test_beside_all_rows() -> None:
     """Better than all rows, as good, worse, and not told."""
-    as_good = results_of({"ifd cut 0.3": -3.0}, full=-3.0)
+    as_good = results_of({"ifd cut 0.3": -3.0}, full=-3.0, epochs=3.0)
     assert "At keep 0.2 it is as good as all rows (" in verdict(as_good).text
-    assert "), for 0.23 of the cost of training on these." in verdict(as_good).text  # 0.2, and 12 / 400
+    assert "), for 0.21 of the cost of training on these." in verdict(as_good).text  # 0.2, and 12 / 400 / 3 epochs
+    once = results_of({"ifd cut 0.3": -3.0}, full=-3.0, epochs=1.0)
+    assert "), for 0.23 of the cost of training on these." in verdict(once).text
     better = results_of({"ifd cut 0.3": -3.0}, full=0.0)
     assert "At keep 0.2 it is as good as all rows (-" in verdict(better).text
     worse = verdict(results_of({"ifd cut 0.3": -3.0}, full=-20.0)).text
@@ -96,6 +98,12 @@ def test_beside_all_rows() -> None:
     text = verdict(told).text
     assert "Whether it is as good as all rows is not told: at keep 0.4 by " in text
     assert "All rows train better" not in text
+
+
+def test_equal_tokens_say_nothing_of_all_rows() -> None:
+    """As many tokens are no share of the rows, so no cost can be told; nor is chance to blame."""
+    text = verdict(results_of({"ifd cut 0.3": -3.0}, full=-3.0, matchings="tokens")).text
+    assert "all rows" not in text.replace("on all rows (STR)", "")
 
 
 def test_beside_all_rows_with_equal_updates() -> None:
@@ -111,8 +119,9 @@ def test_what_rows_without_the_suspect_ones_reach(difference: float) -> None:
     found = verdict(results)
     assert found.arm == "ifd cut 0.3"  # nobody could take the oracle
     reached = overall(results, "oracle", "loss per row").difference
-    assert f"Random rows without the suspect ones, which nobody knows beforehand, reach {reached:+.1f}%." in found.text
     assert f"{reached:+.0f}" == f"{difference:+.0f}"
+    told = f"have {abs(reached):.1f}% {'less' if difference < 0 else 'more'} loss than random rows."
+    assert f"Random rows without the suspect ones, which nobody knows beforehand, {told}" in found.text
     assert "suspect" not in verdict(results_of({"ifd cut 0.3": -2.0})).text
 
 
@@ -123,22 +132,26 @@ def test_of_a_proxy() -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "scored"),
     [
-        "target bm25",
-        "transfer features",
-        "unique balanced random",
-        "ifd cut 0.3",
-        "loss flexrand 0.75",
-        "gain hardest",
-        "longest",
-        "cluster random",
+        ("target bm25", ""),
+        ("target cosine", "--features auto"),
+        ("target gradient", "--features gradient"),
+        ("transfer features", "--features auto"),
+        ("unique balanced random", ""),
+        ("ifd cut 0.3", "--scores ifd"),
+        ("plain_loss hardest", "--scores plain_loss"),
+        ("loss flexrand 0.75", ""),  # one of the default scores
+        ("gain hardest", ""),
+        ("longest", ""),
+        ("cluster random", "--features auto"),
     ],
 )
-def test_the_command_chooses_as_the_arm_does(name: str) -> None:
+def test_the_command_chooses_as_the_arm_does(name: str, scored: str) -> None:
+    """And says how the run must have been scored, where it is not so by default."""
     options = {"group_by": "source", "target": "my wanted rows.jsonl"}
     text = verdict(results_of({name: -9.0}, **options)).text
-    [command] = re.findall(r"That is `hf-dlc select (.*?)`\.", text)
+    [(command, run)] = re.findall(r"That is `hf-dlc select (.*?)`( in the .*?)?\.(?: |$)", text)
     [parsed] = parse_config_and_args([SelectFromRunArguments], shlex.split(command))
     selector, arm = make_selector(parsed), parse_arm(name)
     assert parsed.keep == 0.4
@@ -147,6 +160,7 @@ def test_the_command_chooses_as_the_arm_does(name: str) -> None:
     assert parsed.target == ("my wanted rows.jsonl" if "target" in arm.needs else None)
     assert type(selector) is type(arm.selector)
     assert selector.column in (arm.selector.column, "dlc_confidence")
+    assert run == (f" in the `--run_dir` of a run with `{scored}`" if scored else "")
     if arm.selector.varied:
         assert getattr(selector, arm.selector.varied) == getattr(arm.selector, arm.selector.varied)
 
