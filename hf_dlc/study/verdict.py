@@ -11,6 +11,7 @@ from hf_dlc.scores.table import DEFAULT_SCORES
 from .arms import METRICS, ORACLE, Arm, parameters_of, parse_arm
 from .results import StudyResults
 from .statistics import (
+    ALPHA,
     DIFFERENCE,
     POWER,
     Comparison,
@@ -60,8 +61,8 @@ def verdict(results: StudyResults) -> Verdict:
     winners = [comparison for comparison in found if comparison.is_better]
     if winners:
         best = min(winners, key=lambda comparison: comparison.difference)
-        told = [_price(results, best.arm), _beside_full(results, best.arm), _flags(results, best.arm)]
-        sentences = [_better(best), *told]
+        told = [_by_tokens, _price, _beside_full, _flags]
+        sentences = [_better(best), *(sentence(results, best.arm) for sentence in told)]
     else:
         sentences = [_random(best, len(found)), _saving(results)]
     sentences += [_ceiling(results), _proxy(results)]
@@ -85,6 +86,14 @@ def _random(best: Comparison, count: int) -> str:
         f"Take random rows: save the scoring. The best of the other ways, `{best.arm}`, is not better by more than "
         f"chance ({best.numbers()}). {seen}{'' if surely >= POWER else ', so that a small one may be there'}."
     )
+
+
+def _by_tokens(results: StudyResults, arm: str) -> str:
+    """A sentence, where the loss per token says the opposite: short rows may gain at the cost of long ones."""
+    found = next(one for one in compare_overall(results, METRICS[1]) if one.arm == arm)
+    if found.p >= ALPHA or found.is_better:
+        return ""
+    return f"By the loss per token, in which long responses count for more, it is worse ({found.numbers()})."
 
 
 def _price(results: StudyResults, arm: str) -> str:

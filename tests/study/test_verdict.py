@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -98,6 +99,15 @@ def test_beside_all_rows() -> None:
     text = verdict(told).text
     assert "Whether it is as good as all rows is not told: at keep 0.4 by " in text
     assert "All rows train better" not in text
+
+
+def test_a_loss_per_token_that_says_the_opposite_is_told() -> None:
+    results = results_of({"ifd cut 0.3": -3.0, "longest": 1.0})
+    assert "By the loss per token" not in verdict(results).text
+    turned = {cell: {**one, "loss per token": 3 - one["loss per row"] / 2} for cell, one in results.confirming.items()}
+    text = verdict(replace(results, confirming=turned)).text
+    assert text.startswith("Take `ifd cut 0.3`")
+    assert "By the loss per token, in which long responses count for more, it is worse (Δ = +" in text
 
 
 def test_equal_tokens_say_nothing_of_all_rows() -> None:
