@@ -96,7 +96,7 @@ def _write_revised(folder: Path, output: Path) -> None:
 
 def _write_sources(sets: dict[str, list[Row]], output: Path) -> None:
     """Three sources of very different size; half as many rows again repeat others, word for word or nearly."""
-    rng, sizes = random.Random("sources"), {"alpaca": 400, "gsm8k": 120, "dialogues": 40}
+    rng, sizes = random.Random("sources"), {"alpaca": 300, "gsm8k": 90, "dialogues": 30}
     rows = [row for name, size in sizes.items() for row in sets[name][:size]]
     repeats = [
         {**(row if number % 2 else _reworded(row, rng)), "suspect": True}
