@@ -92,8 +92,10 @@ def run_pilot(options: PilotArguments, config: DLCConfig) -> StudyResults:
 def _planned_rows(options: PilotArguments, scorer: DLCScorer) -> int:
     """Rows of the pool: those that are named, or were planned when the study was begun, or that there is time for."""
     path = Path(options.output_dir) / "plan.json"
-    if path.is_file() and options.pool_rows is None:
-        return int(json.loads(path.read_text(encoding="utf-8"))["pool_rows"])
+    if path.is_file():
+        planned = int(json.loads(path.read_text(encoding="utf-8"))["pool_rows"])
+        if options.pool_rows in (None, planned):
+            return planned
     rows, seconds = _plan(options, scorer)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"pool_rows": rows, "foretold_seconds": seconds, "minutes": options.minutes})

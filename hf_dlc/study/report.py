@@ -107,7 +107,7 @@ def _held_out(results: StudyResults) -> str:
     if options.test or options.target:
         return ""
     flags = ["none of them suspect"] if options.flag_column else []
-    groups = [f"as many of each {options.group_by}, where half of it is as many"] if options.group_by else []
+    groups = [f"equally many of each {options.group_by}, or half of it"] if options.group_by else []
     return f" ({'; '.join([*flags, *groups])})" if flags or groups else ""
 
 

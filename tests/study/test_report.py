@@ -58,8 +58,13 @@ def test_heading(tmp_path: Path) -> None:
     assert "proxy" not in heading
     plain = write_report(results_of(ARMS), tmp_path).split("## Verdict")[0]
     assert "in all layers, 2 epochs" in plain
-    for word in ("wanted rows", "screening", "not compared", "of at most"):
+    for word in ("wanted rows", "screening", "not compared", "of at most", "none of them suspect"):
         assert word not in plain
+    held_out = results_of(ARMS, flag_column="bad", group_by="source")
+    expected = "200 to measure by (none of them suspect; equally many of each source, or half of it); 40 target"
+    assert expected in write_report(held_out, tmp_path)
+    named = results_of(ARMS, flag_column="bad", group_by="source", test="test.jsonl")
+    assert "200 to measure by; 40 target" in write_report(named, tmp_path)
 
 
 def test_a_proxy_is_said_to_be_one(tmp_path: Path) -> None:
