@@ -82,7 +82,7 @@ def test_named_finalists_are_confirmed(study: Callable[..., Path], capsys: pytes
     ("more", "error"),
     [
         (["--finalists", "target cosine"], r"must have what it needs, got target cosine \(target\)"),
-        (["--eval_rows", "60"], "61 rows are needed, got 60"),
+        (["--pool_rows", "61"], "at least 61 rows to choose from and 1 to measure by are needed"),
         (["--flag_column", "wrong"], "flag_column must be one of instruction, input, output, source, suspect"),
     ],
 )
