@@ -131,6 +131,10 @@ class Study:
         needed = seeds_needed(screening, subsets * len([arm for arm in finalists if arm != ORACLE]))
         seeds = min(max(options.seeds, needed), max(options.seeds, options.max_seeds))
         logger.info("confirming %s with %d seeds", ", ".join(finalists), seeds)
+        if needed:
+            logger.info(
+                "the spread of the screening asks for %d seeds to see a difference of 1%% at one budget", needed
+            )
         return StudyResults(
             options=options,
             facts=self._facts(),
@@ -144,9 +148,10 @@ class Study:
         """Arms that can choose at every budget; others are refused, or left out where nobody named them."""
         options, able = self.options, []
         matchings = [name for name in options.matching_names if name != "updates"] or ["rows"]
+        screened = [] if options.finalists else [options.screening_budget]
         for arm in arms:
             try:
-                for budget in dict.fromkeys([options.screening_budget, *options.budgets]):
+                for budget in dict.fromkeys([*screened, *options.budgets]):
                     for matching in matchings:
                         self.prepared.choose(Cell(arm, matching, budget, 0))
             except ValueError as error:

@@ -422,7 +422,10 @@ def test_time_that_is_up_ends_a_study_between_seeds(begin: Begin, monkeypatch: p
     assert now[0] == 30.0
 
 
-def test_seeds_follow_the_screening_up_to_a_number(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seeds_follow_the_screening_up_to_a_number(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     asked: list[int] = []
     needed = [3]
     monkeypatch.setattr(study_module, "seeds_needed", lambda _, count: asked.append(count) or needed[0])
@@ -433,6 +436,7 @@ def test_seeds_follow_the_screening_up_to_a_number(begin: Begin, monkeypatch: py
     for needed[0], given, expected in ((3, (2, 5), 3), (9, (2, 5), 5), (1, (2, 5), 2), (9, (6, 5), 6)):
         results = begin(**options, seeds=given[0], max_seeds=given[1]).run()
         assert len(results.seeds) == expected
+        assert f"the screening asks for {needed[0]} seeds to see a difference of 1% at one budget" in caplog.text
     assert asked == [2] * 4  # differences at two budgets, and nobody is compared with the oracle
 
 
@@ -497,6 +501,8 @@ def test_an_arm_that_is_named_must_be_able_to_choose_at_every_budget(
         begin(**named).run()
     with pytest.raises(ValueError, match=r"unique random cannot choose at keep 0\.95"):
         begin(finalists=["unique random"], budgets=[0.3, 0.95]).run()
+    not_screened = begin(finalists=["unique random"], budgets=[0.3], screening_budget=0.95)
+    assert not_screened._able(["unique random"]) == ["unique random"]
 
 
 def test_which_rows_are_suspect_may_be_told_later(begin: Begin) -> None:
