@@ -11,7 +11,7 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -231,12 +231,14 @@ def render_section(subset: Subset, sections: Sequence[Section]) -> str:
         `str`: The section of the card.
     """
     record, selector = subset.record, known_selector(subset.record.selection)
+    another = _another_budget(selector, subset)
     rendered = _template().render(
         subset=subset,
         scoring=_scoring(subset),
         scores=[_meaning(column, score) for column, score in subset.scores.items()],
         selection=None if selector is None else selector.sentence(code),
-        another=_another_budget(subset),
+        imports=_imports("load_scores", another),
+        another=None if another is None else _selector_call(another),
         python=None if selector is None else _python(subset, selector),
         commands=[_command(words) for words in record.commands],
         report=to_markdown(sections, heading="###"),
@@ -334,13 +336,21 @@ def _meaning(column: str, score: Score) -> str:
     return f"{code(column)}: {score.text} ({', '.join([*unit, *bounds, easy])})."
 
 
-def _another_budget(subset: Subset) -> str:
-    """A selector with another budget, in Python."""
-    column = subset.record.selection_column
-    if column not in subset.scores:
-        column = next(iter(subset.scores))
-    shown = "" if column == FlexRandSelector.column else f", column={json.dumps(column)}"
-    return f"FlexRandSelector(keep=0.1{shown})"
+def _another_budget(selector: Selector | None, subset: Subset) -> Selector | None:
+    """The selector with another budget; `None` where it goes by more than the published scores and the rows."""
+    if selector is None or isinstance(selector, TargetedSelector) or not selector.is_told_by_the_budget:
+        return None
+    is_published = "scores" not in selector.needs or selector.column in subset.scores
+    if not is_published or selector.drop_duplicates:
+        return None
+    return replace(selector, keep=0.1, keep_tokens=None)
+
+
+def _selector_call(selector: Selector) -> str:
+    """Python that makes the selector, with every option that is not the default."""
+    default = type(selector)().parameters()
+    options = {key: value for key, value in selector.parameters().items() if value != default[key] or key == "keep"}
+    return f"{type(selector).__name__}({_call(**options)})"
 
 
 def _python(subset: Subset, selector: Selector) -> str | None:
@@ -351,15 +361,12 @@ def _python(subset: Subset, selector: Selector) -> str | None:
     """
     record, base = subset.record, subset.base
     scorer, options, config = record.scorer, record.options, record.config
-    selection = record.selection.to_json()
-    name = selection.pop("selector")
     is_local = record.model_is_local or record.dataset.is_local or scorer.gguf_file
     is_known = scorer.model and base.get("name") and base.get("split") and config.get("template") in _TEMPLATES
     goes_by_more = isinstance(selector, TargetedSelector) or scorer.adapters
-    if is_local or goes_by_more or not is_known or not all(key.isidentifier() for key in selection):
+    of_a_later_version = record.selection.to_json().keys() - {"selector"} - selector.parameters().keys()
+    if is_local or goes_by_more or not is_known or of_a_later_version:
         return None
-    default = type(selector)().parameters()
-    selection = {key: value for key, value in selection.items() if value != default.get(key) or key == "keep"}
     changed = {key: config[key] for key, value in vars(DLCConfig()).items() if config.get(key, value) != value}
     changed |= {"schedule": ", ".join(map(repr, record.schedule)) or None, "dtype": scorer.dtype}
     changed.pop("keep_levels", None)
@@ -370,24 +377,26 @@ def _python(subset: Subset, selector: Selector) -> str | None:
     return "\n".join(
         [
             "from datasets import load_dataset",
-            *_imports(selector),
+            *_imports("DLCScorer", selector),
             "",
             f"dataset = load_dataset({_call(base['name'], **rows)})",
             *few,
             f"scorer = DLCScorer.from_pretrained({_call(scorer.model, revision=scorer.revision, **changed)})",
             *(["scorer.fit(dataset)"] if scorer.is_fitted else []),
             "scored = dataset.map(scorer, batched=True)",
-            f"pruned = {name}({_call(**selection)})(scored)",
+            f"pruned = {_selector_call(selector)}(scored)",
         ]
     )
 
 
-def _imports(selector: Selector) -> list[str]:
-    """Lines that import the scorer and the selector, from where others have them."""
-    name = type(selector).__name__
-    if name in public_selectors:
-        return [f"from hf_dlc import DLCScorer, {name}"]
-    return ["from hf_dlc import DLCScorer", f"from {type(selector).__module__} import {name}"]
+def _imports(name: str, selector: Selector | None) -> list[str]:
+    """Lines that import a name of ours and the selector, from where others have them."""
+    if selector is None:
+        return [f"from hf_dlc import {name}"]
+    kind = type(selector)
+    if kind.__name__ in public_selectors:
+        return [f"from hf_dlc import {', '.join(sorted([name, kind.__name__]))}"]
+    return [f"from hf_dlc import {name}", f"from {kind.__module__} import {kind.__name__}"]
 
 
 def _call(*values: Any, **options: Any) -> str:

@@ -22,7 +22,16 @@ from datasets import Dataset, DatasetDict, load_dataset
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hf_dlc import DLCScorer, FlexRandSelector, TargetSelector, load_scores, push_pruned
+from hf_dlc import (
+    CutSelector,
+    DLCScorer,
+    FlexRandSelector,
+    KCenterSelector,
+    RandomSelector,
+    TargetSelector,
+    load_scores,
+    push_pruned,
+)
 from hf_dlc.hub.card import Subset, render_section, subset_name
 from hf_dlc.hub.publish import public_manifest
 from hf_dlc.pipeline.folder import select_rows
@@ -32,6 +41,7 @@ from hf_dlc.report.render import code
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, score_features, vector_features, with_columns
 from hf_dlc.scores.dlc import LOSS
 from hf_dlc.scores.table import SCORES
+from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import SELECTORS
 from hf_dlc.selection.targeted import TargetedSelector
 from hf_dlc.utils.hub_commits import PublishError
@@ -376,7 +386,7 @@ def test_columns_of_another_name(server: HubServer, rows: Dataset, scored: Datas
     scorer = {**MANIFEST["scorer"], "config": {**MANIFEST["scorer"]["config"], "prefix": "easy"}}
     selection = {**MANIFEST["selection"], "column": "easy_confidence"}
     push_pruned(pruned, "me/half", scored, {**MANIFEST, "scorer": scorer, "selection": selection})
-    assert 'FlexRandSelector(keep=0.1, column="easy_confidence")(scored)' in card_of(server)[1]
+    assert "FlexRandSelector(keep=0.1, column='easy_confidence', split=0.75)(scored)" in card_of(server)[1]
     assert load_scores("me/half", rows)["easy_tokens"][:] == scored["easy_tokens"][:]
 
 
@@ -445,6 +455,27 @@ def test_card_says_which_wanted_row_took_a_row(server: HubServer, scored: Datase
     shown = re.findall(r"output: \"?(text \d+)\"?\n(?:    .*\n)*?    dlc_wanted: (-?\d+)", text)
     assert shown
     assert all(taken[output] == int(wanted) for output, wanted in shown)
+
+
+@pytest.mark.parametrize(
+    ("selector", "shown"),
+    [
+        (RandomSelector(keep=10, seed=4), "smaller = RandomSelector(keep=0.1, seed=4)(scored)"),
+        (CutSelector(keep_tokens=50, cut=0.2), "smaller = CutSelector(keep=0.1, cut=0.2)(scored)"),
+        (CutSelector(keep=10, column="own", easy="high"), None),
+        (FlexRandSelector(keep=10, drop_duplicates=True), None),
+        (TargetSelector(keep=10, target=["text 3"], metric="bm25"), None),
+        (KCenterSelector(keep=10), None),
+    ],
+)
+def test_card_selects_another_budget_as_the_first(selector: Selector, shown: str | None) -> None:
+    record = RunRecord(selection=SelectionRecord.of(selector))
+    subset = Subset("x", "me/half", 40, 10, record, ["dlc_confidence", "dlc_ifd"], base={}, files=[], scores_digest="")
+    text = render_section(subset, [])
+    block = next(part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load_scores" in part)
+    assert ("Another budget" in text) == (shown is not None)
+    assert re.findall(r"^smaller = .*$", block, re.MULTILINE) == ([] if shown is None else [shown])
+    exec("".join(line for line in block.splitlines(keepends=True) if line.startswith("from hf_dlc")), {})
 
 
 def test_study_is_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset, tmp_path: Path) -> None:
