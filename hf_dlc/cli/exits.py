@@ -46,7 +46,10 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
 
     name = f"{name}: " if name else ""
     atexit.register(_ignore_ctrl_c)
-    logging.basicConfig(level=level if process_state().is_main_process else logging.ERROR, format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.addFilter(_Once())
+    level = level if process_state().is_main_process else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])  # without effect where there are others
     for talkative, lowest in _TALKATIVE.items():
         logging.getLogger(talkative).setLevel(lowest)
     try:
@@ -61,6 +64,21 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
         if not isinstance(error, (*_TELLING, DatasetsError, YAMLError)):
             raise
         sys.exit(name + " ".join(str(error).split()))
+
+
+class _Once(logging.Filter):
+    """Lets every line pass once: a program may read the same rows, and choose from them, a hundred times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is a new one."""
+        line = record.name, record.getMessage()
+        is_new = line not in self._said
+        self._said.add(line)
+        return is_new
 
 
 def _ignore_ctrl_c() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -413,3 +414,18 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
         assert {"select", "--run_dir", "run", "--keep", "0.5", *split} <= selecting
         assert "license: mit" in card
         assert str(tmp_path) not in card
+
+
+def test_a_program_says_every_line_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    logger = logging.getLogger("hf_dlc.somewhere")
+
+    def read_the_rows_again_and_again() -> None:
+        for row in range(3):
+            logger.info("not read: %r", "source")
+            logger.warning("row %d is too long", row)
+
+    run_program(read_the_rows_again_and_again)
+    said = ["not read: 'source'", "row 0 is too long", "row 1 is too long", "row 2 is too long"]
+    assert capsys.readouterr().err.splitlines() == said
