@@ -105,6 +105,12 @@ def overall(results: StudyResults, arm: str, metric: str) -> Comparison:
     return Comparison(arm, None, None, metric, *paired(found), len(found))
 
 
+def opposites(results: StudyResults, arm: str) -> list[Comparison]:
+    """Where other metrics than the first call an arm worse: short rows may gain at the cost of long ones."""
+    found = [one for metric in results.metrics[1:] for one in compare_overall(results, metric) if one.arm == arm]
+    return [one for one in found if one.p < ALPHA and not one.is_better]
+
+
 def subsets(results: StudyResults) -> list[tuple[str, float]]:
     """Matchings and budgets of the study."""
     return [(matching, budget) for matching in results.matchings for budget in results.options.budgets]

@@ -10,7 +10,7 @@ from .arms import METRICS, ORACLE
 from .markdown import table
 from .results import StudyResults
 from .situations import SITUATIONS
-from .statistics import compare_overall, is_loss
+from .statistics import compare_overall, is_loss, opposites
 from .verdict import verdict
 
 
@@ -58,7 +58,8 @@ def _cells(results: StudyResults) -> list[str]:
         for metric in results.metrics
         if not is_loss(metric)
     ]
-    of_best = "" if found.arm != "random" else f" (best of the others, `{found.best.arm}`)"
+    worse = [f", whose {one.metric} is {one.difference:+.1f}{one.unit}" for one in opposites(results, found.best.arm)]
+    of_best = "" if found.arm != "random" else f" (best of the others, `{found.best.arm}`{''.join(worse)})"
     return [
         f"`{found.arm}`" if found.arm != "random" else "random rows",
         f"{found.best.short(digits=1)}{of_best}",

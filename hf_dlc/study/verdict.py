@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from hf_dlc.pipeline.options import selection_flags
@@ -11,7 +12,6 @@ from hf_dlc.scores.table import DEFAULT_SCORES
 from .arms import METRICS, ORACLE, Arm, parameters_of, parse_arm
 from .results import StudyResults
 from .statistics import (
-    ALPHA,
     DIFFERENCE,
     POWER,
     Comparison,
@@ -19,6 +19,8 @@ from .statistics import (
     candidates,
     compare_overall,
     from_full,
+    is_loss,
+    opposites,
     overall,
     power,
 )
@@ -32,7 +34,7 @@ class Verdict(NamedTuple):
         arm (`str`):
             The best arm that is better than random rows, or `"random"`.
         best (`Comparison`):
-            The best finalist against random rows, whether it is better or not.
+            The loss per row of the best finalist against random rows, whether it is better or not.
         text (`str`):
             The same in a few sentences.
     """
@@ -47,7 +49,7 @@ def verdict(results: StudyResults) -> Verdict:
     Say which arm to take.
 
     It is the one with the lowest loss a row over all budgets, if a paired t-test tells it from random rows after the
-    correction for the number of finalists. Else it is random rows.
+    correction for the number of finalists. No other metric may call it worse. Else it is random rows.
 
     Args:
         results ([`StudyResults`]):
@@ -57,14 +59,15 @@ def verdict(results: StudyResults) -> Verdict:
         [`Verdict`]
     """
     found = compare_overall(results, METRICS[0])
-    best = min(found, key=lambda comparison: comparison.difference)
-    winners = [comparison for comparison in found if comparison.is_better]
+    better = [one for one in found if one.is_better]
+    winners = [one for one in better if not opposites(results, one.arm)]
+    best = min(winners or better or found, key=lambda comparison: comparison.difference)
     if winners:
-        best = min(winners, key=lambda comparison: comparison.difference)
-        told = [_by_tokens, _price, _beside_full, _flags]
+        told = [_price, _beside_full, _flags]
         sentences = [_better(best), *(sentence(results, best.arm) for sentence in told)]
     else:
-        sentences = [_random(best, len(found)), _saving(results)]
+        why = _disputed(best, opposites(results, best.arm)) if better else _random(best, len(found))
+        sentences = [why, _saving(results)]
     sentences += [_ceiling(results), _proxy(results)]
     return Verdict(best.arm if winners else "random", best, " ".join(filter(None, sentences)))
 
@@ -88,12 +91,17 @@ def _random(best: Comparison, count: int) -> str:
     )
 
 
-def _by_tokens(results: StudyResults, arm: str) -> str:
-    """A sentence, where the loss per token says the opposite: short rows may gain at the cost of long ones."""
-    found = next(one for one in compare_overall(results, METRICS[1]) if one.arm == arm)
-    if found.p >= ALPHA or found.is_better:
-        return ""
-    return f"By the loss per token, in which long responses count for more, it is worse ({found.numbers()})."
+def _disputed(best: Comparison, worse: Sequence[Comparison]) -> str:
+    """Random rows, where metrics contradict each other."""
+    why = {METRICS[1]: ", in which long responses count for more"}
+    told = " and by ".join(
+        f"the {'' if is_loss(one.metric) else 'accuracy of '}{one.metric} ({one.numbers()}){why.get(one.metric, '')}"
+        for one in worse
+    )
+    return (
+        f"Take random rows: save the scoring. The models of `{best.arm}` have {abs(best.difference):.1f}% less loss a "
+        f"row over all budgets ({best.numbers()}), but are worse by {told}."
+    )
 
 
 def _price(results: StudyResults, arm: str) -> str:

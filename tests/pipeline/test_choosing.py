@@ -82,7 +82,7 @@ def test_what_they_found_is_what_was_measured() -> None:
 def test_otherwise_rows_are_drawn_at_random(scores: list[str]) -> None:
     chosen, why = choose(scores)
     assert (chosen.selector, chosen.column) == ("random", None)
-    assert "not by scores, as no choice by score beat random rows in our studies" in why
+    assert "not by scores, as no choice by score beat random rows by the loss per row and per token" in why
     assert "To choose by a score, pass --selector flexrand, easiest, hardest or cut" in why
 
 

@@ -101,13 +101,27 @@ def test_beside_all_rows() -> None:
     assert "All rows train better" not in text
 
 
-def test_a_loss_per_token_that_says_the_opposite_is_told() -> None:
-    results = results_of({"ifd cut 0.3": -3.0, "longest": 1.0})
-    assert "By the loss per token" not in verdict(results).text
-    turned = {cell: {**one, "loss per token": 3 - one["loss per row"] / 2} for cell, one in results.confirming.items()}
-    text = verdict(replace(results, confirming=turned)).text
-    assert text.startswith("Take `ifd cut 0.3`")
-    assert "By the loss per token, in which long responses count for more, it is worse (Δ = +" in text
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        ("loss per token", "but are worse by the loss per token (Δ = +"),
+        ("choices", "but are worse by the accuracy of choices (Δ = -"),
+    ],
+)
+def test_no_arm_is_taken_that_another_metric_calls_worse(metric: str, told: str) -> None:
+    results = results_of({"ifd cut 0.3": -3.0, "loss easiest": -4.0, "longest": 1.0})
+    assert verdict(results).arm == "loss easiest"
+    turned = {cell: dict(one) for cell, one in results.confirming.items()}
+    for cell, one in turned.items():
+        if cell.arm == "loss easiest":
+            one[metric] += 0.1 if metric.startswith("loss") else -0.1
+    assert verdict(replace(results, confirming=turned)).arm == "ifd cut 0.3"
+    alone = replace(results, confirming=turned, finalists=["loss easiest", "longest"])
+    found = verdict(alone)
+    assert found.text.startswith("Take random rows: save the scoring. The models of `loss easiest` have 4.0% less")
+    assert told in found.text
+    assert (found.arm, found.best.arm) == ("random", "loss easiest")
+    assert found.text.endswith("That saves 0.10 of an epoch of LoRA training at most.")  # (40 + 2) / 400
 
 
 def test_equal_tokens_say_nothing_of_all_rows() -> None:
