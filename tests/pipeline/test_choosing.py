@@ -83,13 +83,17 @@ def test_otherwise_rows_are_drawn_at_random(scores: list[str]) -> None:
     chosen, why = choose(scores)
     assert (chosen.selector, chosen.column) == ("random", None)
     assert "not by scores, as no choice by score beat random rows by the loss per row and per token" in why
-    assert "To choose by a score, pass --selector flexrand, easiest, hardest or cut" in why
+    assert why.endswith("To choose by a score, pass --selector flexrand, easiest, hardest or cut")
 
 
 def test_at_random_within_groups() -> None:
     chosen, why = choose([*DEFAULT_SCORES], group_by="topic", min_per_group=1, group_shares="equal")
     assert (chosen.selector, chosen.group_by, chosen.min_per_group) == ("random", "topic", 1)
     assert why.startswith("rows are drawn at random within the groups of topic")
+    assert "--group_shares equal" not in why
+    assert (
+        "each topic counts alike to you, pass --group_shares equal" in choose([*DEFAULT_SCORES], group_by="topic")[1]
+    )
 
 
 @pytest.mark.parametrize(("count", "selector"), [(0, "random"), (89, "random"), (90, "cut"), (100, "cut")])
