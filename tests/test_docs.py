@@ -256,11 +256,27 @@ def test_readme_tells_what_came_out_of_the_studies() -> None:
     by_dlc = rf"^- ((?:{'|'.join(DEFAULT_SCORES)}) .*?) is %s than random "
     assert any(re.search(by_dlc % "worse", study, re.MULTILINE) for study in studies)
     for study in studies:
-        *_, per_row, per_token = re.split(
-            r"^## (?:Comparisons|Verdicts) by loss per (?:row|token)$", study, flags=re.M
-        )
-        better = [set(re.findall(by_dlc % "better", part, re.MULTILINE)) for part in (per_row, per_token)]
-        assert not better[0] & better[1]
+        parts = re.split(r"^## (?:Comparisons|Verdicts) by loss per (?:row|token)$", study, flags=re.MULTILINE)[-2:]
+        overall = [set(re.findall(by_dlc % "better", part, re.MULTILINE)) for part in parts]
+        at_a_budget = [{place for place in _starred(part) if place[1].startswith(DEFAULT_SCORES)} for part in parts]
+        assert not overall[0] & overall[1]
+        assert not at_a_budget[0] & at_a_budget[1]
+
+
+def _starred(text: str) -> set[tuple[str, str, int]]:
+    """Where a table of comparisons tells a lower loss from chance: what is equal, the arm, and the budget's place."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    return {
+        (row[0], row[1], place)
+        for row in rows
+        for place, cell in enumerate(row)
+        if cell.startswith("-") and cell.endswith("*")
+    }
+
+
+def test_tables_are_read_for_their_stars() -> None:
+    text = (ROOT / "recipes" / "studies" / "gsm8k" / "study.md").read_text(encoding="utf-8")
+    assert len(_starred(text)) > 10
 
 
 def test_where_choosing_pays_is_told_as_it_was_measured() -> None:

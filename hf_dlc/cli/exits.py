@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hf_dlc.errors import DLCError, UserTypeError
 
@@ -67,16 +67,20 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
 
 
 class _Once(logging.Filter):
-    """Lets every line pass once: a program may read the same rows, and choose from them, a hundred times."""
+    """
+    Lets every line that informs pass once: a program may read the same rows, and choose from them, a hundred times.
+
+    Warnings pass always. They may be of other rows, or of another attempt.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[tuple[str, str]] = set()
+        self._said: set[tuple[str, Any, str]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is a new one."""
-        line = record.name, record.getMessage()
-        is_new = line not in self._said
+        line = record.name, record.msg, repr(record.args)  # not the message: a faulty record is the handler's to tell
+        is_new = record.levelno >= logging.WARNING or line not in self._said
         self._said.add(line)
         return is_new
 

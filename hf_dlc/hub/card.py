@@ -338,12 +338,17 @@ def _meaning(column: str, score: Score) -> str:
 
 def _another_budget(selector: Selector | None, subset: Subset) -> Selector | None:
     """The selector with another budget; `None` where it goes by more than the published scores and the rows."""
-    if selector is None or isinstance(selector, TargetedSelector) or not selector.is_told_by_the_budget:
+    if selector is None or _is_of_a_later_version(subset, selector) or selector.drop_duplicates:
         return None
-    is_published = "scores" not in selector.needs or selector.column in subset.scores
-    if not is_published or selector.drop_duplicates:
+    is_published = selector.column is None or selector.column in subset.columns
+    if isinstance(selector, TargetedSelector) or not is_published or not set(selector.needs) <= {"scores"}:
         return None
-    return replace(selector, keep=0.1, keep_tokens=None)
+    return replace(selector, keep=max(1, subset.kept_rows // 2), keep_tokens=None)
+
+
+def _is_of_a_later_version(subset: Subset, selector: Selector) -> bool:
+    """Whether the record has parameters that the selector does not know."""
+    return bool(subset.record.selection.to_json().keys() - {"selector"} - selector.parameters().keys())
 
 
 def _selector_call(selector: Selector) -> str:
@@ -364,8 +369,7 @@ def _python(subset: Subset, selector: Selector) -> str | None:
     is_local = record.model_is_local or record.dataset.is_local or scorer.gguf_file
     is_known = scorer.model and base.get("name") and base.get("split") and config.get("template") in _TEMPLATES
     goes_by_more = isinstance(selector, TargetedSelector) or scorer.adapters
-    of_a_later_version = record.selection.to_json().keys() - {"selector"} - selector.parameters().keys()
-    if is_local or goes_by_more or not is_known or of_a_later_version:
+    if is_local or goes_by_more or not is_known or _is_of_a_later_version(subset, selector):
         return None
     changed = {key: config[key] for key, value in vars(DLCConfig()).items() if config.get(key, value) != value}
     changed |= {"schedule": ", ".join(map(repr, record.schedule)) or None, "dtype": scorer.dtype}

@@ -11,7 +11,7 @@ from hf_dlc.selection.base import Selector
 from hf_dlc.selection.table import SELECTORS
 
 
-METRICS = ("loss per row", "loss per token")  # of the test rows; the first decides
+METRICS = ("loss per row", "loss per token")  # of the test rows; the first ranks the arms
 MATCHINGS = ("rows", "tokens", "updates")  # what subsets of an arm and of random rows have equally many of
 
 UNTRAINED, FULL, ORACLE, LONGEST = "zero-shot", "full", "oracle", "longest"

@@ -210,7 +210,8 @@ def _limits(results: StudyResults) -> str:
     return (
         "p is of paired t-tests, corrected for the number of comparisons in the list (Holm); the intervals, each on "
         f"its own, are not, so that one may leave out 0 where p is above {ALPHA:g}. Differences of a loss are in "
-        f"percent of that of random rows, those of an accuracy in points. {METRICS[0].capitalize()} decides. "
+        f"percent of that of random rows, those of an accuracy in points. {METRICS[0].capitalize()} decides, unless "
+        "another metric calls an arm worse. "
         f"{screened}{oracle}The spread is that of seeds: another pool or other test rows may give other differences."
     )
 

@@ -53,7 +53,7 @@ class StudyResults:
 
     @property
     def metrics(self) -> list[str]:
-        """Names of what was measured, what decides first."""
+        """Names of what was measured, the one that ranks the arms first."""
         return [*METRICS, *(name for name in self.start if name not in _OF_A_CELL.union(METRICS))]
 
     def values(self, arm: str, matching: str, budget: float, name: str) -> np.ndarray:

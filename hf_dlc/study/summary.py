@@ -58,26 +58,29 @@ def _cells(results: StudyResults) -> list[str]:
         for metric in results.metrics
         if not is_loss(metric)
     ]
-    worse = [f", whose {one.metric} is {one.difference:+.1f}{one.unit}" for one in opposites(results, found.best.arm)]
+    worse = [
+        f", whose {'' if is_loss(one.metric) else 'accuracy of '}{one.metric} is {one.difference:+.1f}{one.unit}"
+        for one in opposites(results, found.best.arm)
+    ]
     of_best = "" if found.arm != "random" else f" (best of the others, `{found.best.arm}`{''.join(worse)})"
     return [
         f"`{found.arm}`" if found.arm != "random" else "random rows",
         f"{found.best.short(digits=1)}{of_best}",
         ", ".join(accuracies),
         "not known" if ratio is None else f"{ratio:.2f}",
-        _not_better(results),
+        _not_better(results, found.best.arm),
     ]
 
 
-def _not_better(results: StudyResults) -> str:
-    """Ways that were screened or confirmed, and were not better: the worst first."""
+def _not_better(results: StudyResults, best: str) -> str:
+    """Ways that were screened or confirmed, and were not better: the worst first. The best one is named elsewhere."""
     confirmed = {one.arm: one for one in compare_overall(results, METRICS[0])}
     losses: dict[str, list[float]] = {}
     for cell, found in results.screening.items():
         losses.setdefault(cell.arm, []).append(found[METRICS[0]])
     means = {arm: float(np.mean(values)) for arm, values in losses.items()}
     worse = [arm for arm in means if means[arm] >= means["random"] and arm not in ("random", ORACLE, *confirmed)]
-    names = [arm for arm, one in confirmed.items() if not one.is_better]
-    names = [*sorted(worse, key=lambda arm: -means[arm]), *names]
+    doubtful = [arm for arm, one in confirmed.items() if not one.is_better or opposites(results, arm)]
+    names = [*sorted(worse, key=lambda arm: -means[arm]), *(arm for arm in doubtful if arm != best)]
     shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
     return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from hf_dlc.pipeline.options import selection_flags
@@ -64,9 +63,10 @@ def verdict(results: StudyResults) -> Verdict:
     best = min(winners or better or found, key=lambda comparison: comparison.difference)
     if winners:
         told = [_price, _beside_full, _flags]
-        sentences = [_better(best), *(sentence(results, best.arm) for sentence in told)]
+        aside = [_set_aside(results, one) for one in better if one.difference < best.difference]
+        sentences = [_better(best), *aside, *(sentence(results, best.arm) for sentence in told)]
     else:
-        why = _disputed(best, opposites(results, best.arm)) if better else _random(best, len(found))
+        why = _disputed(results, best) if better else _random(best, len(found))
         sentences = [why, _saving(results)]
     sentences += [_ceiling(results), _proxy(results)]
     return Verdict(best.arm if winners else "random", best, " ".join(filter(None, sentences)))
@@ -91,16 +91,26 @@ def _random(best: Comparison, count: int) -> str:
     )
 
 
-def _disputed(best: Comparison, worse: Sequence[Comparison]) -> str:
+def _disputed(results: StudyResults, best: Comparison) -> str:
     """Random rows, where metrics contradict each other."""
-    why = {METRICS[1]: ", in which long responses count for more"}
-    told = " and by ".join(
-        f"the {'' if is_loss(one.metric) else 'accuracy of '}{one.metric} ({one.numbers()}){why.get(one.metric, '')}"
-        for one in worse
-    )
     return (
         f"Take random rows: save the scoring. The models of `{best.arm}` have {abs(best.difference):.1f}% less loss a "
-        f"row over all budgets ({best.numbers()}), but are worse by {told}."
+        f"row over all budgets ({best.numbers()}). {_worse(results, best.arm)}"
+    )
+
+
+def _set_aside(results: StudyResults, one: Comparison) -> str:
+    """Why an arm is not taken that has less loss a row still."""
+    return f"The models of `{one.arm}` have {abs(one.difference):.1f}% less. {_worse(results, one.arm)}"
+
+
+def _worse(results: StudyResults, arm: str) -> str:
+    """Name the metrics by which the models of an arm are worse, in a sentence for each."""
+    why = {METRICS[1]: ", in which long responses count for more"}
+    return " ".join(
+        f"But by the {'' if is_loss(one.metric) else 'accuracy of '}{one.metric} they are worse ({one.numbers()})"
+        f"{why.get(one.metric, '')}."
+        for one in opposites(results, arm)
     )
 
 

@@ -416,7 +416,7 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
         assert str(tmp_path) not in card
 
 
-def test_a_program_says_every_line_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_program_informs_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(logging.root, "level", logging.WARNING)
     logger = logging.getLogger("hf_dlc.somewhere")
@@ -424,8 +424,17 @@ def test_a_program_says_every_line_once(monkeypatch: pytest.MonkeyPatch, capsys:
     def read_the_rows_again_and_again() -> None:
         for row in range(3):
             logger.info("not read: %r", "source")
-            logger.warning("row %d is too long", row)
+            logger.info("reading %d", row)
+            logger.warning("no answer; trying again")
 
     run_program(read_the_rows_again_and_again)
-    said = ["not read: 'source'", "row 0 is too long", "row 1 is too long", "row 2 is too long"]
+    again = "no answer; trying again"
+    said = ["not read: 'source'", "reading 0", again, "reading 1", again, "reading 2", again]
     assert capsys.readouterr().err.splitlines() == said
+
+
+def test_a_faulty_line_stops_no_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    assert run_program(lambda: logging.getLogger("hf_dlc.somewhere").info("no place for", 1) or "done") == "done"
+    assert "Logging error" in capsys.readouterr().err

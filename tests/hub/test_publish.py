@@ -29,6 +29,7 @@ from hf_dlc import (
     KCenterSelector,
     RandomSelector,
     TargetSelector,
+    TopKSelector,
     load_scores,
     push_pruned,
 )
@@ -386,7 +387,7 @@ def test_columns_of_another_name(server: HubServer, rows: Dataset, scored: Datas
     scorer = {**MANIFEST["scorer"], "config": {**MANIFEST["scorer"]["config"], "prefix": "easy"}}
     selection = {**MANIFEST["selection"], "column": "easy_confidence"}
     push_pruned(pruned, "me/half", scored, {**MANIFEST, "scorer": scorer, "selection": selection})
-    assert "FlexRandSelector(keep=0.1, column='easy_confidence', split=0.75)(scored)" in card_of(server)[1]
+    assert "FlexRandSelector(keep=10, column='easy_confidence', split=0.75)(scored)" in card_of(server)[1]
     assert load_scores("me/half", rows)["easy_tokens"][:] == scored["easy_tokens"][:]
 
 
@@ -460,22 +461,46 @@ def test_card_says_which_wanted_row_took_a_row(server: HubServer, scored: Datase
 @pytest.mark.parametrize(
     ("selector", "shown"),
     [
-        (RandomSelector(keep=10, seed=4), "smaller = RandomSelector(keep=0.1, seed=4)(scored)"),
-        (CutSelector(keep_tokens=50, cut=0.2), "smaller = CutSelector(keep=0.1, cut=0.2)(scored)"),
+        (RandomSelector(keep=10, seed=4), "RandomSelector(keep=5, seed=4)"),
+        (RandomSelector(keep=10, column="dlc_loss", min_per_group=1), "RandomSelector(keep=5, column='dlc_loss'"),
+        (CutSelector(keep_tokens=50, cut=0.7), "CutSelector(keep=5, cut=0.7)"),
+        (
+            CutSelector(keep=10, column="dlc_margin", easy="low"),
+            "CutSelector(keep=5, column='dlc_margin', easy='low')",
+        ),
+        (TopKSelector(keep=0.25, which="hardest"), "TopKSelector(keep=5, which='hardest')"),
         (CutSelector(keep=10, column="own", easy="high"), None),
+        (RandomSelector(keep=10, column="own"), None),
         (FlexRandSelector(keep=10, drop_duplicates=True), None),
         (TargetSelector(keep=10, target=["text 3"], metric="bm25"), None),
         (KCenterSelector(keep=10), None),
     ],
 )
-def test_card_selects_another_budget_as_the_first(selector: Selector, shown: str | None) -> None:
-    record = RunRecord(selection=SelectionRecord.of(selector))
-    subset = Subset("x", "me/half", 40, 10, record, ["dlc_confidence", "dlc_ifd"], base={}, files=[], scores_digest="")
-    text = render_section(subset, [])
+def test_card_selects_another_budget_as_the_first(scored: Dataset, selector: Selector, shown: str | None) -> None:
+    text = section_of(SelectionRecord.of(selector), scored)
     block = next(part for part in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "load_scores" in part)
     assert ("Another budget" in text) == (shown is not None)
-    assert re.findall(r"^smaller = .*$", block, re.MULTILINE) == ([] if shown is None else [shown])
-    exec("".join(line for line in block.splitlines(keepends=True) if line.startswith("from hf_dlc")), {})
+    assert (f"smaller = {shown}" in block) == (shown is not None)
+    names = {"scored": scored}
+    exec("\n".join(line for line in block.splitlines() if not line.startswith("scored = ")), names)
+    assert "load_scores" in names
+    assert shown is None or len(names["smaller"]) == 5
+
+
+def test_card_selects_another_budget_below_the_same_peak(scored: Dataset) -> None:
+    text = section_of(SelectionRecord.of(CutSelector(keep=10, cut="auto")), scored)
+    assert "smaller = CutSelector(keep=5, cut='auto')(scored)" in text
+
+
+def test_card_shows_no_selector_of_a_later_version(scored: Dataset) -> None:
+    record = SelectionRecord.from_json({"selector": "RandomSelector", "keep": 10, "option_to_come": 5})
+    assert "smaller" not in section_of(record, scored)
+    assert "smaller" in section_of(replace(record, rest={}), scored)
+
+
+def section_of(selection: SelectionRecord, scored: Dataset) -> str:
+    facts = {"base": {}, "files": [], "scores_digest": "", "columns": scored.column_names}
+    return render_section(Subset("x", "me/half", 40, 10, RunRecord(selection=selection), **facts), [])
 
 
 def test_study_is_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset, tmp_path: Path) -> None:

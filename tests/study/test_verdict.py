@@ -104,8 +104,8 @@ def test_beside_all_rows() -> None:
 @pytest.mark.parametrize(
     ("metric", "told"),
     [
-        ("loss per token", "but are worse by the loss per token (Δ = +"),
-        ("choices", "but are worse by the accuracy of choices (Δ = -"),
+        ("loss per token", " But by the loss per token they are worse (Δ = +"),
+        ("choices", " But by the accuracy of choices they are worse (Δ = -"),
     ],
 )
 def test_no_arm_is_taken_that_another_metric_calls_worse(metric: str, told: str) -> None:
@@ -115,7 +115,9 @@ def test_no_arm_is_taken_that_another_metric_calls_worse(metric: str, told: str)
     for cell, one in turned.items():
         if cell.arm == "loss easiest":
             one[metric] += 0.1 if metric.startswith("loss") else -0.1
-    assert verdict(replace(results, confirming=turned)).arm == "ifd cut 0.3"
+    found = verdict(replace(results, confirming=turned))
+    assert found.arm == "ifd cut 0.3"
+    assert f" The models of `loss easiest` have 4.0% less.{told}" in found.text
     alone = replace(results, confirming=turned, finalists=["loss easiest", "longest"])
     found = verdict(alone)
     assert found.text.startswith("Take random rows: save the scoring. The models of `loss easiest` have 4.0% less")
