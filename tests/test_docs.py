@@ -38,16 +38,20 @@ from hf_dlc import DLCConfig, DLCScorer, FlexRandSelector
 from hf_dlc.cli import commands as cli
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline import demo
-from hf_dlc.pipeline.options import PruneArguments
+from hf_dlc.pipeline.choosing import choose_selector
+from hf_dlc.pipeline.options import PruneArguments, SelectionArguments
 from hf_dlc.scores import columns
 from hf_dlc.scores.columns import score_features
 from hf_dlc.scores.table import DEFAULT_SCORES, SCORES
+from hf_dlc.study.arms import METRICS, parse_arm
 from hf_dlc.study.benchmark.options import BenchmarkArguments
 from hf_dlc.study.image_checks import CheckArguments
 from hf_dlc.study.image_study import ImageStudyArguments
 from hf_dlc.study.options import FinetuneArguments, StudyArguments
 from hf_dlc.study.premise import Foretelling, PremiseArguments, premise_table
+from hf_dlc.study.statistics import compare_overall
 from hf_dlc.study.tiers import TiersArguments
+from hf_dlc.study.verdict import verdict
 from hf_dlc.study.wrong_rows import WrongRowsArguments
 from recipes import (
     check_image_scores,
@@ -277,6 +281,21 @@ def _starred(text: str) -> set[tuple[str, str, int]]:
 def test_tables_are_read_for_their_stars() -> None:
     text = (ROOT / "recipes" / "studies" / "gsm8k" / "study.md").read_text(encoding="utf-8")
     assert len(_starred(text)) > 10
+
+
+def test_a_selection_that_was_left_open_tells_no_more_than_the_studies() -> None:
+    """What `choose_selector` says of scores and of equal parts is what the records say where no rows are wanted."""
+    page = runpy.run_path(str(ROOT / "recipes" / "studies" / "when_it_pays.py"))
+    found = page["read"](ROOT / "recipes" / "studies")
+    _, why = choose_selector(SelectionArguments(group_by="source"), {"loss": 9}, has_features=False)
+    assert "No choice by score beat random rows by the loss per row and per token alike" in why
+    assert "pass --group_shares equal: it was better than random rows in our study of lopsided sources" in why
+    assert [verdict(results).arm for results in found.pop("sources").values()] == ["balanced random"]
+    del found["task"]
+    assert len(found) == 2
+    for results in (study for studies in found.values() for study in studies.values()):
+        better = [{one.arm for one in compare_overall(results, metric) if one.is_better} for metric in METRICS]
+        assert not {arm for arm in better[0] & better[1] if parse_arm(arm).ranked_by}
 
 
 def test_where_choosing_pays_is_told_as_it_was_measured() -> None:

@@ -141,5 +141,5 @@ def _why_equal(options: SelectionArguments) -> str:
         return ""
     return (
         f". Where each {options.group_by} counts alike to you, pass --group_shares equal: it was better than random "
-        "rows in our studies"
+        "rows in our study of lopsided sources"
     )

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 # One colour a kind of arm: by what it goes.
-_COLOURS = {"wanted rows": "tab:blue", "a score": "tab:orange", "features or duplicates": "tab:green", "other": "grey"}
+_COLOURS = {
+    "wanted rows": "tab:blue",
+    "a score": "tab:orange",
+    "features, groups or duplicates": "tab:green",
+    "other": "grey",
+}
 
 
 def draw_differences(results: StudyResults, path: Path) -> None:
@@ -77,7 +82,7 @@ def kind_of_arm(name: str) -> str:
         return "wanted rows"
     if any(need.startswith("score") for need in needs):
         return "a score"
-    return "features or duplicates" if needs and needs != {"flags"} else "other"
+    return "features, groups or duplicates" if needs and needs != {"flags"} else "other"
 
 
 def draw_accuracies(found: dict[tuple[str, float], tuple[float, float, int]], path: Path) -> None:

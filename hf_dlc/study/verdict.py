@@ -180,10 +180,9 @@ def _ceiling(results: StudyResults) -> str:
     if ORACLE not in results.finalists:
         return ""
     found = overall(results, ORACLE, METRICS[0]).difference
-    return (
-        f"Random rows without the suspect ones, which nobody knows beforehand, have {abs(found):.1f}% "
-        f"{'less' if found < 0 else 'more'} loss than random rows."
-    )
+    shown = f"{abs(found):.1f}"
+    told = "as much loss as" if shown == "0.0" else f"{shown}% {'less' if found < 0 else 'more'} loss than"
+    return f"Random rows without the suspect ones, which nobody knows beforehand, have {told} random rows."
 
 
 def _proxy(results: StudyResults) -> str:

@@ -154,8 +154,8 @@ def test_kinds_of_arms_have_their_colours() -> None:
         "target_shift easiest": "wanted rows",
         "ifd cut 0.3": "a score",
         "unique loss easiest": "a score",
-        "k_center": "features or duplicates",
-        "unique random": "features or duplicates",
+        "k_center": "features, groups or duplicates",
+        "unique random": "features, groups or duplicates",
         "oracle": "other",
         "longest": "other",
     }

@@ -151,6 +151,11 @@ def test_what_rows_without_the_suspect_ones_reach(difference: float) -> None:
     assert "suspect" not in verdict(results_of({"ifd cut 0.3": -2.0})).text
 
 
+def test_rows_without_the_suspect_ones_that_reach_no_more() -> None:
+    results = results_of({"ifd cut 0.3": -2.0, "oracle": 0.0}, spread=0.01, flag_column="suspect")
+    assert "nobody knows beforehand, have as much loss as random rows." in verdict(results).text
+
+
 def test_of_a_proxy() -> None:
     text = verdict(results_of({"ifd cut 0.3": -2.0}, facts={"proxy_for": "large"})).text
     assert text.endswith("This is what a proxy for large says, for which another way may be better.")
