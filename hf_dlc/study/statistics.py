@@ -79,6 +79,11 @@ def is_loss(metric: str) -> bool:
     return metric.startswith("loss")
 
 
+def in_words(metric: str) -> str:
+    """Name of a metric within a sentence: `"loss per token"`, or `"accuracy of choices"`."""
+    return metric if is_loss(metric) else f"accuracy of {metric}"
+
+
 def candidates(results: StudyResults) -> list[str]:
     """Finalists that a user could take: all but the oracle, which knows what nobody knows."""
     return [arm for arm in results.finalists if arm != ORACLE]

@@ -10,7 +10,7 @@ from .arms import METRICS, ORACLE
 from .markdown import table
 from .results import StudyResults
 from .situations import SITUATIONS
-from .statistics import compare_overall, is_loss, opposites
+from .statistics import compare_overall, in_words, is_loss, opposites
 from .verdict import verdict
 
 
@@ -59,7 +59,7 @@ def _cells(results: StudyResults) -> list[str]:
         if not is_loss(metric)
     ]
     worse = [
-        f", whose {'' if is_loss(one.metric) else 'accuracy of '}{one.metric} is {one.difference:+.1f}{one.unit}"
+        f", whose {in_words(one.metric)} is {one.difference:+.1f}{one.unit}"
         for one in opposites(results, found.best.arm)
     ]
     of_best = "" if found.arm != "random" else f" (best of the others, `{found.best.arm}`{''.join(worse)})"

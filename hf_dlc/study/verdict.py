@@ -18,7 +18,7 @@ from .statistics import (
     candidates,
     compare_overall,
     from_full,
-    is_loss,
+    in_words,
     opposites,
     overall,
     power,
@@ -108,8 +108,7 @@ def _worse(results: StudyResults, arm: str) -> str:
     """Name the metrics by which the models of an arm are worse, in a sentence for each."""
     why = {METRICS[1]: ", in which long responses count for more"}
     return " ".join(
-        f"But by the {'' if is_loss(one.metric) else 'accuracy of '}{one.metric} they are worse ({one.numbers()})"
-        f"{why.get(one.metric, '')}."
+        f"But by the {in_words(one.metric)} they are worse ({one.numbers()}){why.get(one.metric, '')}."
         for one in opposites(results, arm)
     )
 
