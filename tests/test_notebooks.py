@@ -21,8 +21,8 @@ SMALLER = {
     "range(64)": "range(12)",
     "demo_model(), keep_levels=True": 'demo_model(), keep_levels=True, schedule="0, 0.05"',
     "DLCConfig()": 'DLCConfig(schedule="0, 0.05")',
-    "seeds=4": "seeds=1",
-    "epochs=3": "epochs=0.1",
+    "seeds=3": "seeds=1",
+    "epochs=2": "epochs=0.1",
 }
 # What the last lines of each say if all went well.
 EXPECTED = {

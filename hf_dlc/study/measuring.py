@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 
 from hf_dlc.pipeline.options import DataArguments
 from hf_dlc.pipeline.sources import read_dataset, split_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+_PROMPTS_AT_ONCE = 16
 
 
 def read_held_out(options: FinetuneArguments, training: Dataset) -> dict[str, Dataset]:
@@ -157,24 +160,37 @@ def answered_rightly(losses: np.ndarray, questions: Sequence[Question]) -> np.nd
     return np.array([part.argmin() == right for part, (_, _, right) in zip(parts, questions, strict=True)])
 
 
-@torch.inference_mode()
 def right_answers(judge: DLCScorer, rows: Dataset, max_tokens: int = 256) -> np.ndarray:
     """Whether the last number that the model writes to each question is the one after '####'."""
-    tokenizer, model, right = padder(judge), judge.model.eval(), []
     expected = [read_answer(row) for row in rows]
-    for row in judge.tokenize(rows):
-        prompt = row["input_ids"][: next(place for place, label in enumerate(row["labels"]) if label != -100)]
-        given = torch.tensor([prompt], device=model.device)
-        written = model.generate(
-            input_ids=given,
-            attention_mask=torch.ones_like(given),
-            max_new_tokens=max_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        numbers = NUMBER.findall(tokenizer.decode(written[0, len(prompt) :], skip_special_tokens=True))
-        right.append(bool(numbers) and as_number(numbers[-1]) == expected[row["row"]])
-    return np.array(right)
+    read = list(judge.tokenize(rows))
+    prompts = [row["input_ids"][: next(i for i, label in enumerate(row["labels"]) if label != -100)] for row in read]
+    right = np.zeros(len(read), dtype=bool)
+    by_length = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    for start in range(0, len(by_length), _PROMPTS_AT_ONCE):
+        places = by_length[start : start + _PROMPTS_AT_ONCE]
+        texts = responses(judge, [prompts[place] for place in places], max_tokens)
+        for place, text in zip(places, texts, strict=True):
+            numbers = NUMBER.findall(text)
+            right[place] = bool(numbers) and as_number(numbers[-1]) == expected[read[place]["row"]]
+    return right
+
+
+@torch.inference_mode()
+def responses(judge: DLCScorer, prompts: Sequence[list[int]], max_tokens: int) -> list[str]:
+    """What the model writes to each prompt, without sampling."""
+    tokenizer, model = padder(judge), judge.model.eval()
+    tensors = [torch.tensor(prompt) for prompt in prompts]
+    ids = pad_sequence(tensors, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left")
+    mask = pad_sequence([torch.ones_like(one) for one in tensors], batch_first=True, padding_side="left")
+    written = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in written[:, ids.shape[1] :]]
 
 
 def harness_accuracies(model: PreTrainedModel, tokenizer: Any, tasks: Sequence[str]) -> dict[str, float]:

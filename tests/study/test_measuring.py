@@ -18,6 +18,7 @@ from hf_dlc.study.measuring import (
     held_out_losses,
     make_judge,
     mean_losses,
+    responses,
     right_answers,
     right_choices,
     unseen,
@@ -117,6 +118,13 @@ def test_the_last_number_that_is_written_is_the_answer(
     monkeypatch.setattr(scorer.processor, "decode", lambda ids, **_: written if len(ids) else "")  # a tiny vocabulary
     rows = Dataset.from_list([{"question": "2 + 3?", "answer": "2 + 3 = 5\n#### 5"}])
     assert right_answers(scorer, rows).tolist() == [is_right]
+
+
+def test_padding_changes_no_response(scorer: DLCScorer) -> None:
+    """Of prompts of unlike lengths, which are continued together."""
+    prompts = [row["input_ids"] for row in scorer.tokenize(Dataset.from_list(ROWS[:5]))]
+    assert len({len(prompt) for prompt in prompts}) > 1
+    assert responses(scorer, prompts, 6) == [responses(scorer, [prompt], 6)[0] for prompt in prompts]
 
 
 def test_rows_that_are_trained_on_measure_nothing(caplog: pytest.LogCaptureFixture) -> None:
