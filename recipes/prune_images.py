@@ -28,7 +28,7 @@ PROGRAM = ("accelerate", "launch", "recipes/prune_images.py")  # what manifest.j
 
 @dataclass
 class ImageRecipeArguments(PruneArguments):
-    """What to score, with which model, and what to keep of each class."""
+    """Image options: what to score, with which model, and what to keep of each class."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub repository or folder of images."})
     model: str = field(default="facebook/dinov2-small", metadata={"help": "Hub repository or folder."})

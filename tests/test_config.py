@@ -248,7 +248,8 @@ class TestCommandLine:
             parse_config_and_args([DLCConfig], ["--help"], description="Prunes.")
         shown = capsys.readouterr().out
         assert "Prunes." in shown
-        assert all(f"--{name} " in shown for name in vars(DLCConfig()))
+        assert all(f"--{name.replace('_', '-')}" in shown for name in vars(DLCConfig()))
+        assert "(default: None)" not in shown
 
     def test_yaml_gives_defaults_and_the_command_line_wins(self, tmp_path: Path) -> None:
         path = self._write(
@@ -266,7 +267,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("sed: 5\n", "unknown options ['sed']; see --help"),
+            ("sed: 5\n", "unknown options ['sed'] (did you mean seed?); see --help"),
             ("seed: [1\n", "not valid YAML"),
             ("- seed\n", "must hold 'option: value' lines, got list"),
             ("", "must hold 'option: value' lines, got NoneType"),
@@ -286,8 +287,10 @@ class TestCommandLine:
         ("arguments", "message"),
         [
             ("--config missing.yaml", "--config missing.yaml: "),
-            ("--sed 5", "unknown options: --sed 5;"),
-            ("--see 5", "unknown options: --see 5;"),
+            ("--sed 5", "unknown options: --sed 5 (did you mean --seed?);"),
+            ("--see 5", "unknown options: --see 5 (did you mean --seed?);"),
+            ("--max-lengt=5", "(did you mean --max-length?)"),
+            ("--blue 5", "unknown options: --blue 5;"),
             ("--seed five", "invalid int value: 'five'"),
             ("--masking gradient", "invalid choice: 'gradient'"),
             ("--max_length 1", "max_length must be at least 2"),

@@ -338,9 +338,10 @@ class Command(NamedTuple):
     again: str = ""  # what an interrupted one says
 
     @property
-    def epilog(self) -> str:
-        """Last lines of `--help`."""
-        return "\n".join(["examples:", *(f"  hf-dlc {self.run.__name__} {example}" for example in self.examples)])
+    def description(self) -> str:
+        """First lines of `--help`."""
+        examples = [f"  hf-dlc {self.run.__name__} {example}" for example in self.examples]
+        return "\n".join([str(self.run.__doc__), "", "examples:", *examples])
 
 
 COMMANDS = {
@@ -396,17 +397,28 @@ COMMANDS = {
 
 # ---- the program ------------------------------------------------------------------------------------------------
 
+_JOB = """\
+hf-dlc estimate --dataset rows.jsonl --model path/to/model                       # what scoring would cost
+hf-dlc score --dataset rows.jsonl --model path/to/model --output-dir runs/mine   # goes on where it was stopped
+hf-dlc select --run-dir runs/mine --keep 0.3                                     # says which selector it took, and why
+hf-dlc push --run-dir runs/mine --repo-id me/rows-third                          # the subset, the scores and a card
+
+hf-dlc --help shows all commands, hf-dlc COMMAND --help what each of them takes."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command."""
     arguments = list(sys.argv[1:] if args is None else args)
-    if not arguments or arguments[0] not in COMMANDS:
+    if not arguments:
+        _say(_JOB)
+        return
+    if arguments[0] not in COMMANDS:
         completes = any(word.startswith("--p") for word in arguments)  # --print-completion, or the beginning of it
         build_parser(completes).parse_args(arguments)  # help, version, completion, or an error
         return
     command, prog = COMMANDS[arguments[0]], f"hf-dlc {arguments[0]}"
     types = [*command.arguments, OutputArguments]
-    help_texts = {"description": command.run.__doc__, "prog": prog, "epilog": command.epilog}
+    help_texts = {"description": command.description, "prog": prog}
     everything = [PruneArguments, DLCConfig, *(one for other in COMMANDS.values() for one in other.arguments)]
     *options, output = parse_config_and_args(types, arguments[1:], **help_texts, others=everything)
     level = logging.WARNING if output.json else logging.INFO

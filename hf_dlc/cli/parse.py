@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hf_dlc.scores.table import SCORES
+from .help import arrange
 
 
 def parse_config_and_args(
@@ -17,7 +17,6 @@ def parse_config_and_args(
     args: Sequence[str] | None = None,
     description: str | None = None,
     prog: str | None = None,
-    epilog: str | None = None,
     others: Sequence[type] = (),
 ) -> tuple[Any, ...]:
     """
@@ -32,8 +31,6 @@ def parse_config_and_args(
             First lines of `--help`.
         prog (`str`, *optional*):
             Name of the program in its help.
-        epilog (`str`, *optional*):
-            Last lines of `--help`.
         others (`Sequence[type]`, *optional*):
             Dataclasses of other programs, whose options the YAML file may hold as well.
 
@@ -45,20 +42,13 @@ def parse_config_and_args(
     """
     from transformers import HfArgumentParser
 
-    class Formatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-        """Shows defaults and the names in tables, and leaves the lines of descriptions as they are."""
-
-        def _get_help_string(self, action: Action) -> str | None:
-            text = super()._get_help_string(action)
-            return text and text.replace("{scores}", ", ".join(SCORES))
-
     class Parser(HfArgumentParser):
         def error(self, message: str) -> NoReturn:
             self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")  # the usage would push it off the screen
 
-    text = {"description": description and description.strip(), "prog": prog, "epilog": epilog}
-    parser = Parser(dataclass_types, **text, formatter_class=Formatter, allow_abbrev=False)
+    parser = Parser(dataclass_types, description=description and description.strip(), prog=prog, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with defaults for all other options.")
+    arrange(parser, dataclass_types)
     arguments = list(sys.argv[1:] if args is None else args)
     config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
     config_parser.add_argument("--config")
@@ -72,11 +62,18 @@ def parse_config_and_args(
         except (OSError, ValueError) as error:
             parser.error(f"--config {path}: {error}")
     if unknown := parser.parse_known_args(arguments)[1]:
-        parser.error(f"unknown options: {' '.join(unknown)}; see --help for the known ones.")
+        meant = _meant(unknown[0].partition("=")[0].lstrip("-"), {action.dest for action in parser._actions}, "--")
+        parser.error(f"unknown options: {' '.join(unknown)}{meant}; see --help for the known ones.")
     try:
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
     except (TypeError, ValueError) as error:  # a YAML file can hold any type
         parser.error(str(error))
+
+
+def _meant(given: str, known: Collection[str], before: str = "") -> str:
+    """A question after the known option that is most like an unknown one, if one is like it."""
+    like = difflib.get_close_matches(given.replace("-", "_"), known, n=1)
+    return f" (did you mean {before}{like[0].replace('_', '-') if before else like[0]}?)" if like else ""
 
 
 def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
@@ -89,5 +86,5 @@ def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"must hold 'option: value' lines, got {type(values).__name__}.")
     if unknown := sorted(set(map(str, values)) - known):
-        raise ValueError(f"unknown options {unknown}; see --help for the known ones.")
+        raise ValueError(f"unknown options {unknown}{_meant(unknown[0], known)}; see --help for the known ones.")
     return values

@@ -188,7 +188,7 @@ class ReportArguments(Options):
 
 @dataclass
 class ScoreArguments(DataArguments, ModelArguments):
-    """Scoring options: which rows to score with which model, and where the results go."""
+    """Output options: where the results go, and how often they are written."""
 
     output_dir: str = field(default="runs/prune", metadata={"help": "Folder for the results."})
     overwrite: bool = field(default=False, metadata={"help": "Replace finished results that are there."})

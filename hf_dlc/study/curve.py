@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class CurveArguments(DataArguments):
-    """Which rows are scored, with which model, and which shares and methods are tried."""
+    """Curve options: which rows are scored, with which model, and which shares and methods are tried."""
 
     model: str = field(default="HuggingFaceTB/SmolLM2-135M-Instruct", metadata={"help": "Hub repository or path."})
     shares: str = field(default="0.02,0.05,0.1,0.2", metadata={"help": "Shares that are scored at all levels."})

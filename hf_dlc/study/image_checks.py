@@ -29,7 +29,7 @@ FIFTY = ("linear(0.02, 50)", "geometric(0.02, 50)")
 
 @dataclass
 class CheckArguments(Options):
-    """Which images are looked at, with which model, and in which ways."""
+    """Check options: which images are looked at, with which model, and in which ways."""
 
     dataset: str = field(default="uoft-cs/cifar10", metadata={"help": "Hub repository or folder of images."})
     split: str = field(default="train", metadata={"help": "Split of a Hub dataset."})

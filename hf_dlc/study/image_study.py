@@ -48,7 +48,7 @@ def _is_arm(arm: str) -> bool:
 
 @dataclass
 class ImageStudyArguments(ClassifierOptions):
-    """What to train, on which subsets, and how."""
+    """Study options: what to train, on which subsets, and how."""
 
     run_dir: str = field(default="runs/prune-images", metadata={"help": "What prune_images.py wrote."})
     eval_dataset: str = field(default="", metadata={"help": "Held-out images: folder or Hub repository."})

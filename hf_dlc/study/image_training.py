@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ClassifierOptions(Options):
-    """How a classifier is trained; the same for whatever is compared."""
+    """Training options: how a classifier is trained; the same for whatever is compared."""
 
     epochs: float = field(default=30.0, metadata={"help": "Passes over each subset."})
     learning_rate: float = field(default=3e-3, metadata={"help": "Of AdamW, with a cosine schedule."})

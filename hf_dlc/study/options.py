@@ -51,7 +51,7 @@ def options_of(kind: type[AnyOptions], options: Options, **changes: Any) -> AnyO
 
 @dataclass
 class TrainingOptions(Options):
-    """How a model is fine-tuned; the same for whatever is compared."""
+    """Training options: how a model is fine-tuned; the same for whatever is compared."""
 
     epochs: float = field(default=2.0, metadata={"help": "Passes over the rows."})
     learning_rate: float = field(
@@ -75,7 +75,7 @@ class TrainingOptions(Options):
 
 @dataclass
 class TrainerOptions(TrainingOptions):
-    """How a model is fine-tuned, and by whose trainer."""
+    """Training options: how a model is fine-tuned, and by whose trainer."""
 
     trainer: str = field(default="auto", metadata={"help": "'sft' (TRL), 'transformers', or 'auto'."})
 
@@ -92,7 +92,7 @@ class TrainerOptions(TrainingOptions):
 
 @dataclass
 class FinetuneArguments(TrainerOptions):
-    """Which model is trained on which rows, and by what it is measured."""
+    """Measuring options: which model is trained on which rows, and by what it is measured."""
 
     dataset: str = field(default="runs/prune/pruned", metadata={"help": "Training rows: file, folder or Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})
@@ -111,7 +111,7 @@ class FinetuneArguments(TrainerOptions):
 
 @dataclass
 class StudyArguments(TrainingOptions):
-    """What is compared, on which rows, and how often."""
+    """Study options: what is compared, on which rows, and how often."""
 
     dataset: str = field(default="yahma/alpaca-cleaned", metadata={"help": "File, folder or Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})

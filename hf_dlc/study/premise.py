@@ -34,7 +34,7 @@ PLAIN = "plain_loss"  # the score that all others are held against
 
 @dataclass
 class PremiseArguments(DataArguments, ModelArguments, TrainerOptions):
-    """Options of the check: which rows are scored and trained on, and how."""
+    """Check options: which rows are scored and trained on, and how."""
 
     epochs: float = field(default=3.0, metadata={"help": "Passes over the rows, after each of which losses are kept."})
     rows: int = field(default=300, metadata={"help": "Rows that are drawn at random."})

@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class TiersArguments(DataArguments, ModelArguments):
-    """Options of the comparison: which rows are scored and trained on, and what beside the three tiers."""
+    """Comparison options: which rows are scored and trained on, and what beside the three tiers."""
 
     rows: int = field(default=300, metadata={"help": "Rows that are drawn at random."})
     also: str = field(default="ifd", metadata={"help": "Scores that one level is measured with as well."})

@@ -18,7 +18,7 @@ from .corruption import corrupt, flipped, other_number, swapped
 
 @dataclass
 class WrongRowsArguments(DataArguments, ModelArguments):
-    """Options of the study: which rows are made wrong, how many, and how."""
+    """Study options: which rows are made wrong, how many, and how."""
 
     wrong: Literal["response", "number", "label"] = field(
         default="response", metadata={"help": "What is wrong: swapped responses, a last number, or labels."}

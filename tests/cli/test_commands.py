@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -278,9 +279,17 @@ def test_shells_can_complete(shell: str, capsys: pytest.CaptureFixture[str]) -> 
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-@pytest.mark.parametrize("arguments", [["prune"], []])
-def test_what_is_no_command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    status, message = fails(capsys, *arguments)
+def test_no_command_shows_a_job_in_four_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines[:4]] == ["estimate", "score", "select", "push"]
+    for line in lines[:4]:
+        name, *options = shlex.split(line.partition("#")[0])[1:]
+        parse_config_and_args(COMMANDS[name].arguments, options)
+
+
+def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    status, message = fails(capsys, "prune")
     assert status == 2
     assert message.splitlines()[0].startswith("usage: hf-dlc")
     assert "COMMAND" in message.splitlines()[-1]

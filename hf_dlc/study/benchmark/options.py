@@ -14,7 +14,7 @@ SCALE = 8  # the many rows of the part "scale" are this many times the few
 
 @dataclass
 class BenchmarkArguments(Options):
-    """What to measure, on which rows and with which model."""
+    """Benchmark options: what to measure, on which rows and with which model."""
 
     dataset: str = field(default="demo", metadata={"help": "What prune_alpaca.py reads as --dataset."})
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
