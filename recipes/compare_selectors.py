@@ -49,7 +49,9 @@ from hf_dlc.study.study import Study
 
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
-    options, config = parse_config_and_args([StudyArguments, DLCConfig], args, description=__doc__)
+    options, config = parse_config_and_args(
+        [StudyArguments, DLCConfig], args, description=__doc__, required=["dataset"]
+    )
     if found := run_program(lambda: compare(options, config)):
         print(found)
 

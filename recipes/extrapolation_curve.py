@@ -41,7 +41,9 @@ logger = logging.getLogger(__name__)
 
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
-    options, config = parse_config_and_args([CurveArguments, DLCConfig], args, description=__doc__)
+    options, config = parse_config_and_args(
+        [CurveArguments, DLCConfig], args, description=__doc__, required=["dataset"]
+    )
     print(run_program(lambda: measure(options, config)))
 
 

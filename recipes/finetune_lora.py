@@ -44,7 +44,9 @@ from hf_dlc.utils.files import write_json
 
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
-    options, config = parse_config_and_args([FinetuneArguments, DLCConfig], args, description=__doc__)
+    options, config = parse_config_and_args(
+        [FinetuneArguments, DLCConfig], args, description=__doc__, required=["dataset"]
+    )
     found = run_program(lambda: finetune(options, config))
     rows = [[name, f"{value:.4f}", f"{found['after'][name]:.4f}"] for name, value in found["before"].items()]
     print(f"{table(['', 'before', 'after'], rows)}\n\n{found['rows']:,} rows, trained in {found['seconds']:.0f} s.")

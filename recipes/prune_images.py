@@ -39,7 +39,9 @@ class ImageRecipeArguments(PruneArguments):
 
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
-    options, config = parse_config_and_args([ImageRecipeArguments, DLCConfig], args, description=__doc__)
+    options, config = parse_config_and_args(
+        [ImageRecipeArguments, DLCConfig], args, description=__doc__, required=["dataset"]
+    )
     again = "Run the same command again: it goes on after the last chunk that was written."
     if summary := run_program(lambda: prune(options, config), again=again):
         print(f"{summary}\nwrote {options.output_dir}")

@@ -118,7 +118,7 @@ class PushArguments(RunArguments):
     """Publishing options: which subset to publish, and where."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
-    repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})
+    repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})  # required
     public: bool = field(default=False, metadata={"help": "Make a public repository, or write into one."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
     config_name: str | None = field(default=None, metadata={"help": "Name of the subset, such as random-keep-0.5."})
@@ -127,11 +127,6 @@ class PushArguments(RunArguments):
     language: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
     study: str | None = field(default=None, metadata={"help": "study.json of compare_selectors.py, for the card."})
     features: bool = field(default=False, metadata={"help": "Publish the features of the kept rows with them."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.repo_id:
-            raise ValueError("--repo_id is required: the dataset repository, such as me/alpaca-half.")
 
 
 @dataclass
@@ -336,6 +331,7 @@ class Command(NamedTuple):
     arguments: Sequence[type]
     examples: Sequence[str]
     again: str = ""  # what an interrupted one says
+    required: Sequence[str] = ()  # options that must be given
 
     @property
     def description(self) -> str:
@@ -351,6 +347,7 @@ COMMANDS = {
             estimate,
             (EstimateArguments, DLCConfig),
             ("--dataset rows.jsonl --model path/to/model", "--dataset yahma/alpaca-cleaned --model demo --json"),
+            required=["dataset"],
         ),
         Command(
             agree,
@@ -359,6 +356,7 @@ COMMANDS = {
                 "--dataset rows.jsonl --model path/to/model --levels fast",
                 "--dataset rows.jsonl --model path/to/small --other path/to/large --rows 200 --keep 0.3",
             ),
+            required=["dataset"],
         ),
         Command(
             score,
@@ -368,6 +366,7 @@ COMMANDS = {
                 "--config alpaca.yaml --overwrite  # on several GPUs: accelerate launch -m hf_dlc.cli score ...",
             ),
             "The same command goes on where it stopped.",
+            ["dataset"],
         ),
         Command(
             select,
@@ -380,6 +379,7 @@ COMMANDS = {
             push,
             (PushArguments,),
             ("--run_dir runs/mine --repo_id me/alpaca-third", "--run_dir runs/mine --repo_id me/open --public true"),
+            required=["repo_id"],
         ),
         Command(
             study,
@@ -389,6 +389,7 @@ COMMANDS = {
                 "--dataset rows.jsonl --model path/to/large --proxy path/to/small --group_by source",
             ),
             "The same command goes on where it stopped.",
+            ["dataset"],
         ),
         Command(demo, (DemoArguments,), ("", "--max_rows 40")),
     )
@@ -420,7 +421,9 @@ def main(args: Sequence[str] | None = None) -> None:
     types = [*command.arguments, OutputArguments]
     help_texts = {"description": command.description, "prog": prog}
     everything = [PruneArguments, DLCConfig, *(one for other in COMMANDS.values() for one in other.arguments)]
-    *options, output = parse_config_and_args(types, arguments[1:], **help_texts, others=everything)
+    *options, output = parse_config_and_args(
+        types, arguments[1:], **help_texts, others=everything, required=command.required
+    )
     level = logging.WARNING if output.json else logging.INFO
     found, text = run_program(lambda: command.run(*options), prog, level, command.again)
     if text:  # empty on all processes but the main one

@@ -18,6 +18,7 @@ def parse_config_and_args(
     description: str | None = None,
     prog: str | None = None,
     others: Sequence[type] = (),
+    required: Sequence[str] = (),
 ) -> tuple[Any, ...]:
     """
     Fill dataclasses from a YAML file given as `--config` and from the command line, which wins.
@@ -33,12 +34,14 @@ def parse_config_and_args(
             Name of the program in its help.
         others (`Sequence[type]`, *optional*):
             Dataclasses of other programs, whose options the YAML file may hold as well.
+        required (`Sequence[str]`, *optional*):
+            Options that must be given, whatever their defaults are in Python.
 
     Returns:
         `tuple`: One instance of each dataclass.
 
     Raises:
-        SystemExit: With a one-line message, on an unknown or ill-typed option or an unreadable file.
+        SystemExit: With a one-line message, on an unknown, missing or ill-typed option or an unreadable file.
     """
     from transformers import HfArgumentParser
 
@@ -48,6 +51,7 @@ def parse_config_and_args(
 
     parser = Parser(dataclass_types, description=description and description.strip(), prog=prog, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with defaults for all other options.")
+    parser.set_defaults(**dict.fromkeys(required))
     arrange(parser, dataclass_types)
     arguments = list(sys.argv[1:] if args is None else args)
     config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
@@ -61,9 +65,13 @@ def parse_config_and_args(
             parser.set_defaults(**{name: value for name, value in values.items() if name in known})
         except (OSError, ValueError) as error:
             parser.error(f"--config {path}: {error}")
-    if unknown := parser.parse_known_args(arguments)[1]:
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
         meant = _meant(unknown[0].partition("=")[0].lstrip("-"), {action.dest for action in parser._actions}, "--")
         parser.error(f"unknown options: {' '.join(unknown)}{meant}; see --help for the known ones.")
+    for action in parser._actions:
+        if action.dest in required and not getattr(given, action.dest):
+            parser.error(f"{action.option_strings[-1]} is required: {action.help}")
     try:
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
     except (TypeError, ValueError) as error:  # a YAML file can hold any type

@@ -20,7 +20,7 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
             Dataclasses as [`parse_config_and_args`] returns them.
 
     Returns:
-        `list[str]`: The command, with every option that is not the default.
+        `list[str]`: The command, with the dataset and every option that is not the default.
 
     Example:
     ```python
@@ -35,7 +35,8 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
             if option.name == "scores" and not isinstance(value, str):
                 value = ",".join(value)  # as the default is written
             default = option.default if option.default_factory is MISSING else option.default_factory()
-            if option.init and value is not None and value != default:
+            is_told = value != default or option.name == "dataset"  # programs ask for it, whatever its default is
+            if option.init and value is not None and is_told:
                 words += [f"--{option.name}", *_words(option.name, value)]
     return words
 

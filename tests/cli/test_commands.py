@@ -188,15 +188,16 @@ def test_agree(
 
 
 WRONG = [
+    (["score", "--model", "path/to/model"], 2, "--dataset is required: Hub repository, local file"),
     (["score", "--no_such_option", "3"], 2, "unknown options: --no_such_option 3; see --help"),
-    (["score", "--dtype", "int3"], 2, "dtype"),
+    (["score", "--dataset", "demo", "--dtype", "int3"], 2, "dtype"),
     (["score", "--config", "missing.yaml"], 2, "missing.yaml"),
     (["score", "--dataset", "missing.jsonl"], 1, "there is no file missing.jsonl"),
     (["select", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
     (["compare", "--run_dir", "nowhere"], 1, "nowhere holds no finished scoring"),
     (["report", "--run_dir", "nowhere"], 1, "nowhere holds no subset"),
     (["push", "--run_dir", "nowhere", "--repo_id", "me/x"], 1, "nowhere holds no subset"),
-    (["push", "--run_dir", "nowhere"], 2, "--repo_id is required"),
+    (["push", "--run_dir", "nowhere"], 2, "--repo-id is required: Dataset repository"),
     (["select", "--keep", "0.5", "--keep_tokens", "10"], 2, "pass keep or keep_tokens, not both"),
     (["select", "--keep", "half"], 2, "keep must be a share such as 0.5 or a number of rows, got 'half'"),
 ]

@@ -53,7 +53,7 @@ def test_as_json(
     """What to take is one thing, and the numbers of the best finalist are another."""
     results = results_of({"ifd cut 0.3": -3.0 if better else 0.0, "longest": 2.0})
     monkeypatch.setattr(pilot, "run_pilot", lambda *_: results)
-    main(["study", "--output_dir", str(tmp_path), "--json"])
+    main(["study", "--dataset", "rows.jsonl", "--output_dir", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert found["arm"] == ("ifd cut 0.3" if better else "random")
     assert found["verdict"] == verdict(results).text
