@@ -35,6 +35,7 @@ from hf_dlc.pipeline.options import (
     SelectionArguments,
 )
 from hf_dlc.study.options import PilotArguments
+from hf_dlc.utils.durations import duration
 
 from .exits import run_program
 from .parse import parse_config_and_args
@@ -181,8 +182,8 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
     if record is None:  # not the main process
         return None, ""
     found = {"output_dir": options.output_dir, "schedule": list(record.schedule), **record.run.to_json()}
-    seconds = record.run.scoring_seconds
-    return found, f"Scored {record.dataset.rows:,} rows in {seconds:.0f} s: {options.output_dir}"
+    time = duration(record.run.scoring_seconds)
+    return found, f"Scored {record.dataset.rows:,} rows in {time}: {options.output_dir}"
 
 
 def select(options: SelectFromRunArguments) -> Outcome:

@@ -15,7 +15,7 @@ import torch
 from hf_dlc.scores.base import Asked
 from hf_dlc.scores.columns import TRUNCATED
 from hf_dlc.tasks.base import EncodedRow, Task
-from hf_dlc.utils.durations import price, scoring_training_ratio
+from hf_dlc.utils.durations import duration, price, scoring_training_ratio
 
 from .loop import TokenLimit, in_parts_that_fit
 from .masks import Masks
@@ -125,7 +125,7 @@ class RunEstimate:
         return (
             f"{self.rows:,} rows ({skipped} skipped, {self.truncated:,} truncated{partly}), {self.tokens:,} tokens "
             f"({self.target_tokens:,} targets), {self.forward_passes:,} forward passes, about "
-            f"{self.seconds:,.0f} s and {self.memory_bytes / 2**30:.1f} GiB a process{self._price()}"
+            f"{duration(self.seconds)} and {self.memory_bytes / 2**30:.1f} GiB a process{self._price()}"
         )
 
     def _price(self) -> str:
