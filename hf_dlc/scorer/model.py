@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GgufConfig, PreTrainedConfig, PreTrainedModel
 
+from hf_dlc.config import DLCConfig
 from hf_dlc.errors import DLCError
 from hf_dlc.execution.processes import process_state
 from hf_dlc.tasks.table import Processor, TaskKind, kind_for, why_no_config
@@ -28,6 +29,9 @@ _IMPORTED_IN = os.getpid()
 
 # What of `model_kwargs` the configuration and the tokenizer need as well.
 _SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
+
+# What of them is taken beside the options of a scorer as well, as `from_pretrained` of transformers has it.
+_USUAL_KWARGS = {*_SHARED_KWARGS, "attn_implementation", "device_map", "force_download", "max_memory", "variant"}
 
 # What must not be among `model_kwargs`, and where it is said instead.
 _DTYPE_PLACE = "Pass dtype='float32', 'bfloat16' or 'float16' to DLCConfig(dtype=...) or DLCScorer.from_pretrained."
@@ -286,6 +290,38 @@ def is_fast_at_bfloat16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return False
+
+
+def loading_options(
+    options: Mapping[str, Any], model_kwargs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """
+    Tell the arguments with which a model is loaded from the options of a scorer.
+
+    Args:
+        options (`Mapping[str, Any]`):
+            Both by their names; a dtype may be that of torch.
+        model_kwargs (`Mapping[str, Any]`):
+            Arguments with which a model is loaded.
+
+    Returns:
+        `tuple[dict[str, Any], dict[str, Any]]`: Arguments with which a model is loaded, and options of a scorer.
+
+    Raises:
+        TypeError: If there is no such option.
+        ValueError: If an argument is given twice.
+    """
+    usual = {name: value for name, value in options.items() if name in _USUAL_KWARGS}
+    if twice := sorted(usual.keys() & model_kwargs.keys()):
+        raise ValueError(f"pass {twice[0]} once: by its name, or in model_kwargs.")
+    others = {name: value for name, value in options.items() if name not in usual}
+    known = {option.name for option in fields(DLCConfig)}
+    if unknown := [name for name in others if name not in known]:
+        place = _ELSEWHERE.get(unknown[0], "Options are those of DLCConfig; pass others of the model in model_kwargs.")
+        raise TypeError(f"from_pretrained got an unexpected keyword argument {unknown[0]!r}. {place}")
+    if isinstance(others.get("dtype"), torch.dtype):
+        others["dtype"] = str(others["dtype"]).removeprefix("torch.")
+    return {**model_kwargs, **usual}, others
 
 
 def _check_kwargs(model_kwargs: dict[str, Any], device: str | torch.device | None) -> None:

@@ -19,7 +19,7 @@ from hf_dlc.scores.table import chosen_scores
 from hf_dlc.tasks.table import Processor, check_task
 
 from .adapters import adapters_of
-from .model import ModelHandle, ModelSource
+from .model import ModelHandle, ModelSource, loading_options
 from .parts import Parts
 from .rows import require_dataset
 from .saving import find, push, restore, save
@@ -48,7 +48,7 @@ class PretrainedScorer:
         revision: str | None = None,
         device: str | torch.device | None = None,
         model_kwargs: dict[str, Any] | None = None,
-        **config_overrides: Any,
+        **options: Any,
     ) -> Self:
         """
         Load a model and make a scorer of it.
@@ -66,21 +66,24 @@ class PretrainedScorer:
             device (`str` or `torch.device`, *optional*):
                 By default this process's accelerator, else the CPU.
             model_kwargs (`dict`, *optional*):
-                Further arguments of `from_pretrained` of the model's class, such as `attn_implementation`,
-                `device_map`, or `trust_remote_code`, which is off unless it is given here.
-            config_overrides:
-                Single options, such as `schedule="0, 0.05, 0.1"`; they win over `config`.
+                Further arguments of `from_pretrained` of the model's class. The usual ones may stand here as well:
+                `attn_implementation`, `device_map`, `token`, or `trust_remote_code`, which is off unless it is given.
+            options:
+                Those, and single options of [`DLCConfig`], such as `schedule="0, 0.05, 0.1"` or
+                `dtype=torch.bfloat16`; they win over `config`.
 
         Returns:
             [`DLCScorer`]: A scorer, calibrated and fitted as far as a saved one was.
 
         Raises:
             FileNotFoundError: If a path is given and nothing is there.
+            TypeError: If there is no such option.
             ValueError: If the model cannot be scored, or if `model_kwargs` holds what has an argument of its own.
         """
         check_task(task)
-        found = find(model_id, revision, model_kwargs or {})
-        config = DLCConfig(**{**vars(config or found.config), **config_overrides})
+        model_kwargs, overrides = loading_options(options, model_kwargs or {})
+        found = find(model_id, revision, model_kwargs)
+        config = DLCConfig(**{**vars(config or found.config), **overrides})
         chosen_scores(config.scores)  # an unknown one is refused before a model is loaded
         source = ModelSource.resolve(found.model_id, found.revision, config.dtype, device, found.model_kwargs)
         scorer = cls(*source.load(), config)

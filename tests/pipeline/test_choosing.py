@@ -322,5 +322,6 @@ def test_the_demo_keeps_fewer_wrong_rows_than_random_ones(smollm2_path: Path, tm
     flags = load_from_disk(str(tmp_path / "pruned"))["response_swapped"]
     assert len(flags) == 160
     assert sum(flags) < 8  # of 32, of which as many random rows hold 16
-    assert f"(32 of 320; {sum(flags)} kept, 16.0 of as many random rows)" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    summary = (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert f"(32 of 320; {sum(flags)} kept, 16.0 of as many random rows)" in summary
     capsys.readouterr()

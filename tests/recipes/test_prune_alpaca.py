@@ -196,9 +196,8 @@ def test_summary_counts_the_flagged_rows_among_the_hardest(recipe: Recipe) -> No
     """As the demo does for its swapped responses, by each score that it asks for."""
     demo = yaml.safe_load((ROOT / "recipes" / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     output = recipe("--flag_column", "wrong", "--scores", demo["scores"])
-    _, _, section = (
-        (output / "summary.md").read_text(encoding="utf-8").partition("## Rows with `wrong` (4 of 22; 1 kept, 2.2 of as many random rows)\n\n")
-    )
+    title = "## Rows with `wrong` (4 of 22; 1 kept, 2.2 of as many random rows)\n\n"
+    _, _, section = (output / "summary.md").read_text(encoding="utf-8").partition(title)
     header, _, *lines = section.partition("\n\n")[0].splitlines()
     assert header.endswith("| among the 4 hardest |")
     cells = [re.fullmatch(r"\| (\w+) \| [01]\.\d{3} \| \d+% \| ([0-4]) \|", line).groups() for line in lines]

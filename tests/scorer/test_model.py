@@ -91,6 +91,24 @@ class TestFromPretrained:
         scorer = load(llama_folder, model_kwargs={"attn_implementation": "eager"})
         assert scorer.model.config._attn_implementation == "eager"
 
+    def test_usual_arguments_stand_beside_the_options(self, llama_folder: Path, tmp_path: Path) -> None:
+        usual = {"attn_implementation": "eager", "device_map": "cpu", "trust_remote_code": False, "token": "hf_secret"}
+        scorer = DLCScorer.from_pretrained(llama_folder, dtype=torch.bfloat16, schedule="0", seed=3, **usual)
+        assert scorer.parts.handle.source.model_kwargs == usual
+        assert (scorer.model.config._attn_implementation, scorer.config.seed) == ("eager", 3)
+        assert scorer.model.dtype == torch.bfloat16
+        assert scorer.config.dtype == "bfloat16"
+        scorer.save_pretrained(tmp_path)
+        assert "hf_secret" not in "".join(path.read_text() for path in tmp_path.glob("*.json"))
+
+    def test_an_argument_is_given_once_and_is_a_known_one(self, llama_folder: Path) -> None:
+        with pytest.raises(ValueError, match="pass device_map once: by its name, or in model_kwargs"):
+            DLCScorer.from_pretrained(llama_folder, device_map="cpu", model_kwargs={"device_map": "cpu"})
+        with pytest.raises(TypeError, match=r"argument 'torch_dtype'\. Pass dtype="):
+            DLCScorer.from_pretrained(llama_folder, torch_dtype=torch.float32)
+        with pytest.raises(TypeError, match=r"argument 'seeds'\. Options are those of DLCConfig"):
+            DLCScorer.from_pretrained(llama_folder, seeds=3)
+
     def test_given_config_stands_in_for_one_that_cannot_be_read(self, llama_folder: Path, tmp_path: Path) -> None:
         shutil.copytree(llama_folder, tmp_path / "model")
         (tmp_path / "model" / "dlc_config.json").write_text('{"masking": "bogus"}', encoding="utf-8")
