@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 
-from hf_dlc.errors import UserTypeError
 from hf_dlc.utils.share import rows_to_keep
 
 from .budget import share_out_at_least, tokens_to_keep, walk, water_fill
 from .candidates import Candidates, Notes
-from .columns import as_features, as_scores, as_tokens, read_column, read_duplicates, read_numbers, read_texts
+from .columns import (
+    as_features,
+    as_scores,
+    as_tokens,
+    read_column,
+    read_duplicates,
+    read_numbers,
+    read_texts,
+    require_map_style,
+)
 from .group_shares import GroupShares, check_group_shares, group_weights
 from .ordering import split_groups
 from .vectors import made_by, read_vectors
@@ -239,12 +247,7 @@ class Selector(ABC):
             TypeError: If `dataset` is streamed (`IterableDataset`).
             ValueError: If a column is missing, or for the reasons given at `get_indices`.
         """
-        if not hasattr(dataset, "select"):
-            raise UserTypeError(
-                f"{type(self).__name__} needs a map-style Dataset, got {type(dataset).__name__}: ranking compares "
-                "all rows with each other. Load the data without streaming=True, or store the stream first: "
-                "Dataset.from_generator(lambda: iter(stream), features=stream.features)."
-            )
+        require_map_style(dataset, type(self).__name__, "ranking compares all rows with each other")
         if dataset.num_rows == 0:
             raise ValueError("The dataset has no rows, so there is nothing to select from.")
         return self._select(self._read(dataset))

@@ -8,9 +8,37 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_dlc.errors import UserTypeError
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+def require_map_style(dataset: Any, who: str, why: str) -> None:
+    """
+    Refuse what is no dataset, or one that is streamed, with what to do.
+
+    Args:
+        dataset (`Any`):
+            What was passed.
+        who (`str`):
+            What it was passed to, for the message.
+        why (`str`):
+            Why a stream would not do.
+
+    Raises:
+        TypeError: If it is neither a `Dataset` nor like one.
+    """
+    if hasattr(dataset, "num_rows") and hasattr(dataset, "select"):
+        return
+    got = type(dataset).__name__
+    if got == "IterableDataset":
+        raise UserTypeError(
+            f"{who} needs a map-style Dataset, got {got}: {why}. Load the data without streaming=True, or store the "
+            "stream first: Dataset.from_generator(lambda: iter(stream), features=stream.features)."
+        )
+    raise UserTypeError(f"{who} needs a Dataset, got {got}. Make one with Dataset.from_pandas or Dataset.from_list.")
 
 
 def read_column(dataset: Dataset, name: str, advice: str) -> Sequence:

@@ -630,6 +630,8 @@ def test_other_collections_are_refused() -> None:
     dataset = pairs(("a", "1"))
     with pytest.raises(TypeError, match=r"got a DatasetDict with the splits \['test'\]. Pass one split: .*'test'"):
         find_duplicates(DatasetDict({"test": dataset}))
+    with pytest.raises(TypeError, match="find_duplicates needs a Dataset, got DataFrame"):
+        find_duplicates(dataset.to_pandas())
     with pytest.raises(TypeError, match="got IterableDataset: it compares all rows"):
         find_duplicates(dataset.to_iterable_dataset())
     with pytest.raises(TypeError, match="got list"):

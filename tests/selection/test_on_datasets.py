@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,13 @@ def test_streams_are_refused_with_a_way_out(selector_class: Callable[..., Select
     assert "Dataset.from_generator(lambda: iter(stream), features=stream.features)" in str(caught.value)
     stored = Dataset.from_generator(lambda: iter(stream), features=stream.features, cache_dir=str(tmp_path))
     assert len(selector_class(keep=5)(stored)) == 5
+
+
+@every_selector
+@pytest.mark.parametrize("rows", [scored_dataset().to_pandas(), scored_dataset().to_list()], ids=["frame", "list"])
+def test_what_is_no_dataset_is_refused_with_a_way_out(selector_class: Callable[..., Selector], rows: Any) -> None:
+    with pytest.raises(TypeError, match=rf"needs a Dataset, got {type(rows).__name__}\. Make one with Dataset"):
+        selector_class(keep=5)(rows)
 
 
 def test_missing_columns_are_named() -> None:

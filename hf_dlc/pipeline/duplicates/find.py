@@ -14,6 +14,7 @@ from datasets import Dataset, Features, Value
 
 from hf_dlc.errors import UserTypeError
 from hf_dlc.scores.columns import with_columns
+from hf_dlc.selection.columns import require_map_style
 from hf_dlc.selection.vectors import made_by, read_vectors
 
 from .near import Near
@@ -149,12 +150,7 @@ def _check_dataset(dataset: Dataset) -> None:
             f"find_duplicates needs a Dataset, got a {type(dataset).__name__} with the splits {list(dataset)}. Pass "
             f"one split: find_duplicates(dataset[{first!r}])."
         )
-    if not isinstance(dataset, Dataset):
-        raise UserTypeError(
-            f"find_duplicates needs a map-style Dataset, got {type(dataset).__name__}: it compares all rows with each "
-            "other. Load the data without streaming=True, or store the stream first: "
-            "Dataset.from_generator(lambda: iter(stream), features=stream.features)."
-        )
+    require_map_style(dataset, "find_duplicates", "it compares all rows with each other")
 
 
 def _check_options(by: str, kinds: Sequence[str], near: float, semantic: float) -> None:
