@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import html
 import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -29,7 +32,7 @@ def status_counts(scored: Dataset, prefix: str = "dlc") -> dict[str, int]:
     return dict(Counter(scored[f"{prefix}_status"]).most_common())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PruneReport:
     """
     What a scored dataset is like, and what was kept of it.
@@ -52,11 +55,10 @@ class PruneReport:
 
     Example:
     ```python
-    >>> from pathlib import Path
     >>> from hf_dlc import PruneReport
 
     >>> report = PruneReport.from_datasets(scored, pruned, schedule=scorer.schedule_)
-    >>> size = Path("report.html").write_text(report.to_html(), encoding="utf-8")
+    >>> report.save("report.html")
     >>> report.plot().savefig("report.png")
     ```
     """
@@ -157,6 +159,33 @@ class PruneReport:
         self.plot().savefig(buffer, dpi=120)
         image = base64.b64encode(buffer.getvalue()).decode("ascii")
         return to_html(title, self.sections, [("Scores, levels, lengths and groups of the rows", image)])
+
+    def save(self, path: str | Path) -> None:
+        """
+        Write the report into a file.
+
+        Args:
+            path (`str` or `Path`):
+                A file that ends in `.html`, with plots, or in `.md`, without.
+
+        Raises:
+            ValueError: If it ends in something else.
+        """
+        makers = {".html": self.to_html, ".md": self.to_markdown}
+        path = Path(path).expanduser()
+        if path.suffix not in makers:
+            raise ValueError(f"a report is saved as .html or .md, got {str(path)!r}.")
+        path.write_text(makers[path.suffix](), encoding="utf-8")
+
+    def __repr__(self) -> str:
+        return f"PruneReport({len(self.kept):,} of {len(self.scored):,} rows kept, by {self.column})"
+
+    def _repr_html_(self) -> str | None:
+        """The page in a frame of its own, for notebooks; without matplotlib they show the line above."""
+        if find_spec("matplotlib") is None:
+            return None
+        page = html.escape(self.to_html())
+        return f'<iframe srcdoc="{page}" sandbox style="width: 100%; height: 40em; border: 0"></iframe>'
 
     def plot(self) -> Figure:
         """

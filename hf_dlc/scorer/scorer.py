@@ -86,6 +86,9 @@ class DLCScorer(PretrainedScorer):
         levels = self.parts.schedule.levels
         return f"{self.parts.handle.name} ({levels} level{'s' if levels > 1 else ''})"
 
+    def __repr__(self) -> str:
+        return f"DLCScorer({self.display_name}: {', '.join(self.config.scores)})"
+
     @property
     def needs_fit(self) -> bool:
         """Whether [`DLCScorer.fit`] must be called before rows can be scored."""

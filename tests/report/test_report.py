@@ -598,6 +598,35 @@ def test_hostile_text_is_text_in_a_browser(tmp_path: Path) -> None:
     assert any(payload in part for part in page.text)
 
 
+def test_a_notebook_shows_the_page_in_a_frame_of_its_own() -> None:
+    """Which runs no scripts, and out of which no text of the dataset comes."""
+    scores = np.linspace(0.1, 0.9, len(HOSTILE)).tolist()
+    shown = report(scored_dataset({"output": list(HOSTILE)}, scores), [0, 1], examples=len(HOSTILE))
+    frame = Tags(shown._repr_html_())
+    assert frame.tags == ["iframe"]
+    attributes = dict(frame.attributes)
+    assert attributes.keys() == {"srcdoc", "sandbox", "style"}
+    assert not frame.text
+    assert set(Tags(attributes["srcdoc"]).tags) <= OUR_TAGS
+
+
+def test_without_matplotlib_a_notebook_shows_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = report(rows_of_all_kinds(), [0, 1, 2])
+    assert repr(shown) == "PruneReport(3 of 40 rows kept, by dlc_confidence)"
+    monkeypatch.setattr("hf_dlc.report.report.find_spec", lambda _: None)
+    assert shown._repr_html_() is None
+
+
+def test_a_report_is_saved_as_its_name_says(tmp_path: Path) -> None:
+    shown = report(rows_of_all_kinds(), [0, 1, 2])
+    shown.save(tmp_path / "report.md")
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == shown.to_markdown()
+    shown.save(str(tmp_path / "report.html"))
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    with pytest.raises(ValueError, match=r"saved as \.html or \.md, got .*report\.pdf"):
+        shown.save(tmp_path / "report.pdf")
+
+
 def test_html_loads_nothing() -> None:
     page = report(rows_of_all_kinds(), [0, 1, 2]).to_html()
     assert "default-src 'none'" in page

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -277,6 +278,11 @@ def test_two_threads_score_with_one_model(make_model: Callable, tokenizer: PreTr
     for thread in threads:
         thread.join()
     assert list(found) == [[losses] * 8 for losses in expected]
+
+
+def test_a_scorer_is_one_line(make_scorer: Callable) -> None:
+    shown = repr(make_scorer(schedule="0, 0.1", scores="confidence,plain_loss"))
+    assert re.fullmatch(r"DLCScorer\(.+ \(2 levels\): confidence, plain_loss\)", shown)
 
 
 def test_describe_is_json(make_scorer: Callable) -> None:
