@@ -33,7 +33,9 @@ from hf_dlc.utils.files import write_json
 
 def main(args: list[str] | None = None) -> None:
     """Run the recipe."""
-    options, config = parse_config_and_args([CheckArguments, DLCConfig], args, description=__doc__)
+    options, config = parse_config_and_args(
+        [CheckArguments, DLCConfig], args, description=__doc__, required=["dataset"]
+    )
     print(run_program(lambda: check(options, config)))
 
 

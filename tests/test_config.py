@@ -291,6 +291,8 @@ class TestCommandLine:
             ("--see 5", "unknown options: --see 5 (did you mean --seed?);"),
             ("--max-lengt=5", "(did you mean --max-length?)"),
             ("--blue 5", "unknown options: --blue 5;"),
+            ("--no-keep-level", "unknown options: --no-keep-level;"),  # which does not mean --keep-levels
+            ("max_length", "unknown options: max_length;"),
             ("--seed five", "invalid int value: 'five'"),
             ("--masking gradient", "invalid choice: 'gradient'"),
             ("--max_length 1", "max_length must be at least 2"),

@@ -239,6 +239,8 @@ QUICK = {
     "recipes/compare_tiers.py": "--share 0.5",
     "recipes/check_premise.py": "--rows 12 --epochs 2",
 }
+# They take what they need from the Hub or from a run.
+ASKS_FOR_NOTHING = {"recipes/finetune_images.py", "recipes/benchmark_scoring.py"}
 # Scripts that have no options, with the number of the paths that they take.
 SCRIPTS = {"recipes/studies/make_pools.py": 2}
 # A cluster; lm-evaluation-harness, and its installation; these tests.
@@ -478,10 +480,25 @@ def test_shell_of_readme_is_understood(text: str) -> None:
     "line", re.findall(r"`((?:accelerate|ACCELERATE_\w+=\S+|python|torchrun|hf-dlc) [^`]+)`", "".join(PAGES.values()))
 )
 def test_commands_in_the_text_of_readme(line: str) -> None:
-    check_options(line)
+    check_options(line, is_whole=False)
 
 
-def check_options(line: str) -> None:
+def required_of(program: str) -> list[str]:
+    """Options that a program asks for."""
+    if program in RECIPES:
+        return [] if program in ASKS_FOR_NOTHING else ["dataset"]
+    command = cli.COMMANDS.get(program.removeprefix("hf-dlc "))
+    return list(command.required) if command else []
+
+
+@pytest.mark.parametrize("program", [name for name in RECIPES if required_of(name)])
+def test_recipes_ask_for_rows(program: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        RECIPES[program]([])
+    assert "--dataset is required: " in capsys.readouterr().err
+
+
+def check_options(line: str, is_whole: bool = True) -> None:
     words = shlex.split(line, comments=True)
     for program, types in OPTIONS.items():
         first, *rest = program.split()
@@ -489,7 +506,7 @@ def check_options(line: str) -> None:
             arguments = words[words.index(first) + 1 + len(rest) :]
             arguments = arguments[: arguments.index("&&")] if "&&" in arguments else arguments
             if not {"...", "--help"} & set(arguments):
-                parse_config_and_args(types, arguments)
+                parse_config_and_args(types, arguments, required=required_of(program) if is_whole else ())
             return
     scripts = [name for name in SCRIPTS if name in words]
     assert all(len(words) - words.index(name) - 1 == SCRIPTS[name] for name in scripts)

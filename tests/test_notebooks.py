@@ -22,7 +22,7 @@ SMALLER = {
     "demo_model(), keep_levels=True": 'demo_model(), keep_levels=True, schedule="0, 0.05"',
     "DLCConfig()": 'DLCConfig(schedule="0, 0.05")',
     "seeds=3": "seeds=1",
-    "epochs=2": "epochs=0.1",
+    " epochs=2,": " epochs=0.1,",
 }
 # What the last lines of each say if all went well.
 EXPECTED = {
@@ -69,6 +69,10 @@ def test_the_study_that_is_shown_is_one_of_today() -> None:
     assert len(headings) == 5
     assert [text for text in headings if text not in shown and "Screening" not in text] == []
     assert "the power to see 1%" in shown
+    source = "".join(cell.source for cell in notebook.cells)
+    told = {"seeds": "with {} seeds", "epochs": " {} epochs,", "lora_layers": "last {} layers"}
+    for option, words in told.items():
+        assert words.format(re.search(rf" {option}=(\d+),", source)[1]) in shown
 
 
 def test_what_is_made_smaller_is_there() -> None:

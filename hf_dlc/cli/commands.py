@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -233,9 +232,9 @@ def report(options: ReportAgainArguments) -> Outcome:
     from datasets import load_from_disk
 
     from hf_dlc.pipeline.folder import make_report, read_manifest
+    from hf_dlc.report.report import require_matplotlib
 
-    if find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("a report with plots needs matplotlib: pip install 'hf-dlc[report]'.")
+    require_matplotlib()
     record = read_manifest(Path(options.run_dir))
     scored, _ = _scored(options.run_dir, options.dataset, record.dataset)
     pruned = load_from_disk(str(Path(options.run_dir) / "pruned"))
@@ -363,7 +362,7 @@ COMMANDS = {
             score,
             (ScoreArguments, DLCConfig),
             (
-                "--dataset rows.jsonl --model path/to/model --output_dir runs/mine",
+                "--dataset rows.jsonl --model path/to/model --output-dir runs/mine",
                 "--config alpaca.yaml --overwrite  # on several GPUs: accelerate launch -m hf_dlc.cli score ...",
             ),
             "The same command goes on where it stopped.",
@@ -372,14 +371,14 @@ COMMANDS = {
         Command(
             select,
             (SelectFromRunArguments,),
-            ("--run_dir runs/mine --keep 0.3", "--run_dir runs/mine --keep_tokens 2000000 --output_dir runs/mine-2m"),
+            ("--run-dir runs/mine --keep 0.3", "--run-dir runs/mine --keep-tokens 2000000 --output-dir runs/mine-2m"),
         ),
-        Command(compare, (CompareArguments,), ("--run_dir runs/mine --keep 0.3",)),
-        Command(report, (ReportAgainArguments,), ("--run_dir runs/mine --output report.html",)),
+        Command(compare, (CompareArguments,), ("--run-dir runs/mine --keep 0.3",)),
+        Command(report, (ReportAgainArguments,), ("--run-dir runs/mine --output report.html",)),
         Command(
             push,
             (PushArguments,),
-            ("--run_dir runs/mine --repo_id me/alpaca-third", "--run_dir runs/mine --repo_id me/open --public true"),
+            ("--run-dir runs/mine --repo-id me/alpaca-third", "--run-dir runs/mine --repo-id me/open --public true"),
             required=["repo_id"],
         ),
         Command(
@@ -387,12 +386,12 @@ COMMANDS = {
             (PilotArguments, DLCConfig),
             (
                 "--dataset rows.jsonl --target wanted.jsonl --model path/to/model --minutes 60",
-                "--dataset rows.jsonl --model path/to/large --proxy path/to/small --group_by source",
+                "--dataset rows.jsonl --model path/to/large --proxy path/to/small --group-by source",
             ),
             "The same command goes on where it stopped.",
             ["dataset"],
         ),
-        Command(demo, (DemoArguments,), ("", "--max_rows 40")),
+        Command(demo, (DemoArguments,), ("", "--max-rows 40")),
     )
 }
 

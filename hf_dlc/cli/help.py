@@ -8,13 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_dlc.config import DLCConfig
-from hf_dlc.pipeline.options import (
-    DataArguments,
-    ModelArguments,
-    ReportArguments,
-    ScoreArguments,
-    SelectionArguments,
-)
+from hf_dlc.pipeline.options import DataArguments, ModelArguments, ScoreArguments
 from hf_dlc.scores.table import SCORES
 
 
@@ -34,7 +28,7 @@ _ORDER = [
     *("Run options", "Data options", "Model options", "Score options", "Masking options", "Image options"),
     *("Selection options", "Study options", "Training options", "Report options", "Output options", "Options"),
 ]
-_OF_ALL_PROGRAMS = (DataArguments, ModelArguments, SelectionArguments, ReportArguments, ScoreArguments)
+_OF_ALL_PROGRAMS = (DataArguments, ModelArguments, ScoreArguments)  # also where a program declares them anew
 _METAVARS = {int: "N", float: "X"}
 
 
@@ -56,7 +50,7 @@ class HelpFormatter(RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: Action) -> str:
         text = (action.help or "").replace("{scores}", ", ".join(SCORES))
-        default = _in_words(action.default)
+        default = _in_words(action.default).replace("%", "%%")  # argparse formats it
         return f"{text} (default: {default})" if default and "default" not in text else text
 
 
@@ -83,7 +77,7 @@ def arrange(parser: ArgumentParser, types: Sequence[type]) -> None:
 
 
 def _group_of(name: str, types: Sequence[type]) -> str:
-    """Title of the group of an option, the same in all programs."""
+    """Title of the group of an option."""
     if name in _GROUP_OF_CONFIG and DLCConfig in types:
         return _GROUP_OF_CONFIG[name]
     for owner in (*_OF_ALL_PROGRAMS, *(base for kind in types for base in reversed(kind.__mro__))):

@@ -52,6 +52,9 @@ def parse_config_and_args(
     parser = Parser(dataclass_types, description=description and description.strip(), prog=prog, allow_abbrev=False)
     parser.add_argument("--config", help="YAML file with defaults for all other options.")
     parser.set_defaults(**dict.fromkeys(required))
+    needed = {action: action.help for action in parser._actions if action.dest in required}
+    for action in needed:
+        action.help = f"{action.help} (required)"
     arrange(parser, dataclass_types)
     arguments = list(sys.argv[1:] if args is None else args)
     config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
@@ -67,11 +70,12 @@ def parse_config_and_args(
             parser.error(f"--config {path}: {error}")
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
-        meant = _meant(unknown[0].partition("=")[0].lstrip("-"), {action.dest for action in parser._actions}, "--")
+        flags = {flag for action in parser._actions for flag in action.option_strings if "_" not in flag}
+        meant = _meant(unknown[0].partition("=")[0].replace("_", "-"), flags, "--")
         parser.error(f"unknown options: {' '.join(unknown)}{meant}; see --help for the known ones.")
-    for action in parser._actions:
-        if action.dest in required and not getattr(given, action.dest):
-            parser.error(f"{action.option_strings[-1]} is required: {action.help}")
+    for action, meaning in needed.items():
+        if not getattr(given, action.dest):
+            parser.error(f"{action.option_strings[-1]} is required: {meaning}")
     try:
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
     except (TypeError, ValueError) as error:  # a YAML file can hold any type
@@ -80,8 +84,13 @@ def parse_config_and_args(
 
 def _meant(given: str, known: Collection[str], before: str = "") -> str:
     """A question after the known option that is most like an unknown one, if one is like it."""
-    like = difflib.get_close_matches(given.replace("-", "_"), known, n=1)
-    return f" (did you mean {before}{like[0].replace('_', '-') if before else like[0]}?)" if like else ""
+    if not given.startswith(before):
+        return ""
+    # What turns something off does not mean what turns it on.
+    is_off, names = given.startswith("--no-"), [name for name in known if name.startswith(before)]
+    names = [name.removeprefix(before) for name in names if name.startswith("--no-") == is_off]
+    like = difflib.get_close_matches(given.removeprefix(before), names, n=1)
+    return f" (did you mean {before}{like[0]}?)" if like else ""
 
 
 def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:

@@ -151,9 +151,14 @@ class PruneReport:
         """
         The report with its plots as one file that loads nothing from elsewhere.
 
-        Dataset text is escaped, and the page forbids scripts. Needs matplotlib.
+        Dataset text is escaped, and the page forbids scripts.
+
+        Raises:
+            ModuleNotFoundError: If there is no matplotlib.
         """
         import io
+
+        require_matplotlib()
 
         buffer = io.BytesIO()
         self.plot().savefig(buffer, dpi=120)
@@ -169,6 +174,7 @@ class PruneReport:
                 A file that ends in `.html`, with plots, or in `.md`, without.
 
         Raises:
+            ModuleNotFoundError: If plots are asked for without matplotlib.
             ValueError: If it ends in something else.
         """
         makers = {".html": self.to_html, ".md": self.to_markdown}
@@ -198,6 +204,12 @@ class PruneReport:
         from .plots import plot_report
 
         return plot_report(self.scored, self.kept, self.column, self.prefix, self.schedule, self.group_by)
+
+
+def require_matplotlib() -> None:
+    """Raise a `ModuleNotFoundError` that says what to install, if a report cannot have plots."""
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("a report with plots needs matplotlib: pip install 'hf-dlc[report]'.")
 
 
 def check_group_and_flag_columns(dataset: Dataset, group_by: str | None, flag_column: str | None) -> None:

@@ -436,7 +436,7 @@ def _flag_table(rows: Rows, flag_column: str) -> Table:
         for name, score in rows.scores.items()
     ]
     expected = flags[rows.is_scored].sum() * rows.is_kept.sum() / max(1, rows.is_scored.sum())
-    kept = f"{flags[rows.is_kept].sum():,} kept, {expected:,.1f} of as many random rows"
+    kept = f"{flags[rows.is_kept].sum():,} kept, as many random rows would hold {expected:,.1f}"
     title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,}; {kept})"]
     header = ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"]
     return Table(title, [*header, f"among the {flags.sum():,} hardest"], lines)

@@ -28,10 +28,13 @@ logger = logging.getLogger(__name__)
 _IMPORTED_IN = os.getpid()
 
 # What of `model_kwargs` the configuration and the tokenizer need as well.
-_SHARED_KWARGS = ("cache_dir", "gguf_file", "local_files_only", "subfolder", "token", "trust_remote_code")
+_SHARED_KWARGS = {
+    *("cache_dir", "force_download", "gguf_file", "local_files_only", "subfolder"),
+    *("token", "trust_remote_code"),  # of the Hub
+}
 
 # What of them is taken beside the options of a scorer as well, as `from_pretrained` of transformers has it.
-_USUAL_KWARGS = {*_SHARED_KWARGS, "attn_implementation", "device_map", "force_download", "max_memory", "variant"}
+_USUAL_KWARGS = {*_SHARED_KWARGS, "attn_implementation", "device_map", "max_memory", "variant"}
 
 # What must not be among `model_kwargs`, and where it is said instead.
 _DTYPE_PLACE = "Pass dtype='float32', 'bfloat16' or 'float16' to DLCConfig(dtype=...) or DLCScorer.from_pretrained."

@@ -66,11 +66,12 @@ class PretrainedScorer:
             device (`str` or `torch.device`, *optional*):
                 By default this process's accelerator, else the CPU.
             model_kwargs (`dict`, *optional*):
-                Further arguments of `from_pretrained` of the model's class. The usual ones may stand here as well:
-                `attn_implementation`, `device_map`, `token`, or `trust_remote_code`, which is off unless it is given.
+                Further arguments of `from_pretrained` of the model's class.
             options:
-                Those, and single options of [`DLCConfig`], such as `schedule="0, 0.05, 0.1"` or
-                `dtype=torch.bfloat16`; they win over `config`.
+                Single options of [`DLCConfig`], such as `schedule="0, 0.05, 0.1"` or `dtype=torch.bfloat16`, which win
+                over `config`. Of the model's arguments these may be passed by their names: `attn_implementation`,
+                `cache_dir`, `device_map`, `force_download`, `gguf_file`, `local_files_only`, `max_memory`,
+                `subfolder`, `token`, `variant`, and `trust_remote_code`, which is off unless it is given.
 
         Returns:
             [`DLCScorer`]: A scorer, calibrated and fitted as far as a saved one was.
@@ -78,7 +79,8 @@ class PretrainedScorer:
         Raises:
             FileNotFoundError: If a path is given and nothing is there.
             TypeError: If there is no such option.
-            ValueError: If the model cannot be scored, or if `model_kwargs` holds what has an argument of its own.
+            ValueError: If the model cannot be scored, if `model_kwargs` holds what has an argument of its own, or if
+                an argument is given twice.
         """
         check_task(task)
         model_kwargs, overrides = loading_options(options, model_kwargs or {})

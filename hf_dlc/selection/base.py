@@ -206,7 +206,7 @@ class Selector(ABC):
             `Dataset` or `DatasetDict`: subset with the columns, the features and the format of `dataset`.
 
         Raises:
-            TypeError: If `dataset` is streamed (`IterableDataset`).
+            TypeError: If `dataset` is streamed (`IterableDataset`), or no dataset.
             ValueError: If a column is missing, or for the reasons given at `get_indices`.
         """
         if isinstance(dataset, dict):
@@ -227,7 +227,7 @@ class Selector(ABC):
             `np.ndarray`: distinct row numbers in ascending order, int64, of shape `(n_selected,)`.
 
         Raises:
-            TypeError: If `dataset` is streamed (`IterableDataset`).
+            TypeError: If `dataset` is streamed (`IterableDataset`), or no dataset.
             ValueError: If a column is missing, or for the reasons given at `get_indices`.
         """
         return self.select(dataset).indices
@@ -244,7 +244,7 @@ class Selector(ABC):
             [`Selection`]
 
         Raises:
-            TypeError: If `dataset` is streamed (`IterableDataset`).
+            TypeError: If `dataset` is streamed (`IterableDataset`), or no dataset.
             ValueError: If a column is missing, or for the reasons given at `get_indices`.
         """
         require_map_style(dataset, type(self).__name__, "ranking compares all rows with each other")

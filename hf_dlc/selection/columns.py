@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def require_map_style(dataset: Any, who: str, why: str) -> None:
     """
-    Refuse what is no dataset, or one that is streamed, with what to do.
+    Refuse what is no dataset, one that is streamed, or several splits, with what to do.
 
     Args:
         dataset (`Any`):
@@ -28,11 +28,17 @@ def require_map_style(dataset: Any, who: str, why: str) -> None:
             Why a stream would not do.
 
     Raises:
-        TypeError: If it is neither a `Dataset` nor like one.
+        TypeError: If it is no `Dataset`.
     """
-    if hasattr(dataset, "num_rows") and hasattr(dataset, "select"):
-        return
     got = type(dataset).__name__
+    if isinstance(dataset, dict):
+        first = next(iter(dataset), "train")
+        raise UserTypeError(
+            f"{who} needs a Dataset, got a {got} with the splits {list(dataset)}. Pass one split: dataset[{first!r}]."
+        )
+    # Frames of pandas and tables of Arrow have a `select`, too: that of columns.
+    if all(hasattr(dataset, name) for name in ("num_rows", "select", "with_format")):
+        return
     if got == "IterableDataset":
         raise UserTypeError(
             f"{who} needs a map-style Dataset, got {got}: {why}. Load the data without streaming=True, or store the "

@@ -188,7 +188,7 @@ def test_agree(
 
 
 WRONG = [
-    (["score", "--model", "path/to/model"], 2, "--dataset is required: Hub repository, local file"),
+    *(([name], 2, "--dataset is required: ") for name in ("estimate", "agree", "score", "study")),
     (["score", "--no_such_option", "3"], 2, "unknown options: --no_such_option 3; see --help"),
     (["score", "--dataset", "demo", "--dtype", "int3"], 2, "dtype"),
     (["score", "--config", "missing.yaml"], 2, "missing.yaml"),

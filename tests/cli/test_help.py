@@ -53,6 +53,6 @@ def test_an_option_stands_in_the_same_group_everywhere(
                 group = line
             elif found := re.match(r"  (--[\w-]+)", line):
                 seen.setdefault(found[1], set()).add(group)
-    common = [option.name for option in fields(DLCConfig)] + ["model", "split", "target", "num_threads", "overwrite"]
+    common = [option.name for option in fields(DLCConfig)] + ["model", "split", "num_threads", "overwrite"]
     groups = {name: seen[f"--{name.replace('_', '-')}"] for name in common}
     assert {name: found for name, found in groups.items() if len(found) > 1} == {}

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Audio, Dataset, DatasetDict, Features, Image, List, Value
 from hypothesis import given, settings
@@ -632,6 +633,8 @@ def test_other_collections_are_refused() -> None:
         find_duplicates(DatasetDict({"test": dataset}))
     with pytest.raises(TypeError, match="find_duplicates needs a Dataset, got DataFrame"):
         find_duplicates(dataset.to_pandas())
+    with pytest.raises(TypeError, match="find_duplicates needs a Dataset, got Table"):
+        find_duplicates(pa.table(dataset.to_dict()))
     with pytest.raises(TypeError, match="got IterableDataset: it compares all rows"):
         find_duplicates(dataset.to_iterable_dataset())
     with pytest.raises(TypeError, match="got list"):

@@ -187,7 +187,7 @@ def test_summary_ranks_the_flagged_rows(results: Path) -> None:
     summary = (results / "summary.md").read_text(encoding="utf-8")
     assert "- 22 rows, 20 scored" in summary
     assert "2 `empty_response`" in summary
-    assert "Rows with `wrong` (4 of 22; 1 kept, 2.2 of as many random rows)" in summary
+    assert "Rows with `wrong` (4 of 22; 1 kept, as many random rows would hold 2.2)" in summary
     assert "AUROC" in summary
     assert "plain_loss" in summary
 
@@ -196,7 +196,7 @@ def test_summary_counts_the_flagged_rows_among_the_hardest(recipe: Recipe) -> No
     """As the demo does for its swapped responses, by each score that it asks for."""
     demo = yaml.safe_load((ROOT / "recipes" / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     output = recipe("--flag_column", "wrong", "--scores", demo["scores"])
-    title = "## Rows with `wrong` (4 of 22; 1 kept, 2.2 of as many random rows)\n\n"
+    title = "## Rows with `wrong` (4 of 22; 1 kept, as many random rows would hold 2.2)\n\n"
     _, _, section = (output / "summary.md").read_text(encoding="utf-8").partition(title)
     header, _, *lines = section.partition("\n\n")[0].splitlines()
     assert header.endswith("| among the 4 hardest |")

@@ -200,7 +200,7 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
     dataset = scored_dataset({"wrong": flags}, [0.1, 0.2, 0.7, 0.8, 0.9], keep_levels=True)
     summary = summarize(dataset, [0], flag_column="wrong")
     [title] = [title for title in tables(summary) if "wrong" in title]
-    assert "(2 of 5; 1 kept, 0.4 of as many random rows)" in title
+    assert "(2 of 5; 1 kept, as many random rows would hold 0.4)" in title
     _, *rows = tables(summary)[title]
     assert [row[0] for row in rows] == [*DEFAULT_SCORES, "plain_loss"]
     assert {row[0]: row[1] for row in rows}.items() >= dict.fromkeys(("confidence", "loss", "gain"), "1.000").items()
@@ -222,7 +222,7 @@ def test_summary_counts_the_flagged_among_as_many_of_the_hardest() -> None:
         "dlc_status": [OK] * 5 + [EMPTY_RESPONSE],
     }
     found = tables(summarize(Dataset.from_dict(columns), [0], flag_column="wrong"))[
-        "Rows with `wrong` (3 of 6; 1 kept, 0.6 of as many random rows)"
+        "Rows with `wrong` (3 of 6; 1 kept, as many random rows would hold 0.6)"
     ]
     assert found[0][3] == "among the 3 hardest"
     assert found[1:] == [
@@ -273,7 +273,7 @@ def test_a_new_score_is_in_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {title: {row[0]: row[1:] for row in cells} for title, cells in tables(summary).items()}
     assert rows["Score quantiles"]["doubt"][0] == "5.000"
     assert rows["Spearman correlation"]["doubt"] == ["-1.000", "+1.000"]
-    assert rows["Rows with `wrong` (2 of 5; 1 kept, 0.4 of as many random rows)"]["doubt"][0] == "1.000"
+    assert rows["Rows with `wrong` (2 of 5; 1 kept, as many random rows would hold 0.4)"]["doubt"][0] == "1.000"
     assert ", doubt 5.000, " in section(summary, "Easiest rows")
     [panel] = [axes for axes in found.plot().axes if axes.get_title() == "Doubt along the levels"]
     assert (panel.get_ylabel(), panel.get_ylim()) == ("doubt in bits", (0.0, 9.0))

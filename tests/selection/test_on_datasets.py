@@ -3,9 +3,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.fingerprint import Hasher
@@ -120,10 +120,19 @@ def test_streams_are_refused_with_a_way_out(selector_class: Callable[..., Select
 
 
 @every_selector
-@pytest.mark.parametrize("rows", [scored_dataset().to_pandas(), scored_dataset().to_list()], ids=["frame", "list"])
-def test_what_is_no_dataset_is_refused_with_a_way_out(selector_class: Callable[..., Selector], rows: Any) -> None:
-    with pytest.raises(TypeError, match=rf"needs a Dataset, got {type(rows).__name__}\. Make one with Dataset"):
-        selector_class(keep=5)(rows)
+@pytest.mark.parametrize("kind", ["DataFrame", "Table", "list"])
+def test_what_is_no_dataset_is_refused_with_a_way_out(selector_class: Callable[..., Selector], kind: str) -> None:
+    dataset = scored_dataset()
+    others = {"DataFrame": dataset.to_pandas(), "Table": pa.table(dataset.to_dict()), "list": dataset.to_list()}
+    with pytest.raises(TypeError, match=rf"needs a Dataset, got {kind}\. Make one with Dataset"):
+        selector_class(keep=5)(others[kind])
+
+
+@every_selector
+def test_row_numbers_are_those_of_one_split(selector_class: Callable[..., Selector]) -> None:
+    splits = DatasetDict(test=scored_dataset())
+    with pytest.raises(TypeError, match=r"a DatasetDict with the splits \['test'\]\. Pass one split: .*'test'"):
+        selector_class(keep=5).select(splits)
 
 
 def test_missing_columns_are_named() -> None:

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 from hf_dlc import DLCScorer
+from hf_dlc.study import measuring
 from hf_dlc.study.measuring import (
     answered_rightly,
     harness_accuracies,
@@ -124,7 +125,28 @@ def test_padding_changes_no_response(scorer: DLCScorer) -> None:
     """Of prompts of unlike lengths, which are continued together."""
     prompts = [row["input_ids"] for row in scorer.tokenize(Dataset.from_list(ROWS[:5]))]
     assert len({len(prompt) for prompt in prompts}) > 1
-    assert responses(scorer, prompts, 6) == [responses(scorer, [prompt], 6)[0] for prompt in prompts]
+    together = responses(scorer, prompts, 6)
+    assert len(set(together)) > 1
+    assert together == [responses(scorer, [prompt], 6)[0] for prompt in prompts]
+
+
+def test_answers_keep_the_order_of_the_rows(scorer: DLCScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they are written to the shortest questions first, sixteen at a time."""
+    questions = ["one " * int(count) for count in np.random.default_rng(0).permutation(40)]
+    rows = Dataset.from_list([{"question": question, "answer": "#### 1"} for question in questions])
+    lengths = [row["labels"].count(-100) for row in scorer.tokenize(rows)]
+    assert len(set(lengths)) > 16
+    is_right = [number % 3 == 0 for number in range(40)]
+    answers = [f"#### {length if right else -1}" for length, right in zip(lengths, is_right, strict=True)]
+    asked: list[int] = []
+
+    def write(_: DLCScorer, prompts: list[list[int]], max_tokens: int) -> list[str]:
+        asked.append(len(prompts))
+        return [str(len(prompt)) for prompt in prompts]
+
+    monkeypatch.setattr(measuring, "responses", write)
+    assert right_answers(scorer, rows.remove_columns("answer").add_column("answer", answers)).tolist() == is_right
+    assert asked == [16, 16, 8]
 
 
 def test_rows_that_are_trained_on_measure_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset, Features, Value
 
-from hf_dlc.errors import UserTypeError
 from hf_dlc.scores.columns import with_columns
 from hf_dlc.selection.columns import require_map_style
 from hf_dlc.selection.vectors import made_by, read_vectors
@@ -125,7 +124,7 @@ def find_duplicates(
 
     ```
     """
-    _check_dataset(dataset)
+    require_map_style(dataset, "find_duplicates", "it compares all rows with each other")
     if kinds is None:
         kinds = ("exact",) if picture_columns(dataset, columns) else ("exact", "near")
     kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
@@ -141,16 +140,6 @@ def find_duplicates(
     dup_of, dup_kind = _mark(dataset.num_rows, finders)
     _say(dup_kind, finders)
     return with_columns(dataset, {"dup_of": dup_of, "dup_kind": dup_kind}, _FEATURES)
-
-
-def _check_dataset(dataset: Dataset) -> None:
-    if isinstance(dataset, dict):
-        first = next(iter(dataset), "train")
-        raise UserTypeError(
-            f"find_duplicates needs a Dataset, got a {type(dataset).__name__} with the splits {list(dataset)}. Pass "
-            f"one split: find_duplicates(dataset[{first!r}])."
-        )
-    require_map_style(dataset, "find_duplicates", "it compares all rows with each other")
 
 
 def _check_options(by: str, kinds: Sequence[str], near: float, semantic: float) -> None:
