@@ -923,7 +923,11 @@ COMMANDS: dict[str, tuple[list[str], int, str]] = {
         "max_rows must be at least 1 (a whole number), got 2.5",
     ),
     "an estimate": (["estimate", "--dataset", "empty.jsonl"], 1, "hf-dlc estimate: empty.jsonl: there are no rows."),
-    "columns": (["score", "--columns", "a=b=c"], 2, "Where a name holds a comma or an equals sign, pass JSON"),
+    "columns": (
+        ["score", "--dataset", "rows.jsonl", "--columns", "a=b=c"],
+        2,
+        "Where a name holds a comma or an equals sign, pass JSON",
+    ),
 }
 
 

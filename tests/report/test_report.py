@@ -369,7 +369,7 @@ def test_hostile_names_of_the_columns_that_are_summarised(name: str) -> None:
     for title in (line for line in summary.split("\n") if line.startswith("## ")):
         assert title.count("`") in (0, 2), title  # no more than ours
         outside = "".join(title.split("`")[::2])
-        assert re.fullmatch(r"## [\w (),]+", outside), title
+        assert re.fullmatch(r"## [\w (),.;]+", outside), title
     # A table row has as many cells as its header.
     for section in re.findall(r"(?:^\|.*\n?)+", summary, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in section.splitlines()}) == 1
