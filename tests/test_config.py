@@ -251,6 +251,12 @@ class TestCommandLine:
         assert all(f"--{name.replace('_', '-')}" in shown for name in vars(DLCConfig()))
         assert "(default: None)" not in shown
 
+    def test_help_shows_a_default_of_the_file_as_it_is(self, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+        """A percent sign means something to argparse."""
+        with pytest.raises(SystemExit, match="0"):
+            parse_config_and_args([DLCConfig], ["--config", self._write(tmp_path, "prefix: a%sb 30%\n"), "--help"])
+        assert "(default: a%sb 30%)" in " ".join(capsys.readouterr().out.split())
+
     def test_yaml_gives_defaults_and_the_command_line_wins(self, tmp_path: Path) -> None:
         path = self._write(
             tmp_path, "seed: 5\nschedule: 0, 0.1\nkeep: 0.25\ncolumns: {src: text}\nkeep_levels: true\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from argparse import ArgumentParser
 from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -57,17 +58,7 @@ def parse_config_and_args(
         action.help = f"{action.help} (required)"
     arrange(parser, dataclass_types)
     arguments = list(sys.argv[1:] if args is None else args)
-    config_parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
-    config_parser.add_argument("--config")
-    path = config_parser.parse_known_args(arguments)[0].config
-    if path is not None:
-        try:
-            known = {action.dest for action in parser._actions}
-            elsewhere = {option.name for other in others for option in fields(other)}
-            values = _read_yaml(path, known | elsewhere)
-            parser.set_defaults(**{name: value for name, value in values.items() if name in known})
-        except (OSError, ValueError) as error:
-            parser.error(f"--config {path}: {error}")
+    _take_defaults_of_config(parser, arguments, others)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = {flag for action in parser._actions for flag in action.option_strings if "_" not in flag}
@@ -80,6 +71,22 @@ def parse_config_and_args(
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
     except (TypeError, ValueError) as error:  # a YAML file can hold any type
         parser.error(str(error))
+
+
+def _take_defaults_of_config(parser: ArgumentParser, arguments: Sequence[str], others: Sequence[type]) -> None:
+    """Make the values of the YAML file that `--config` names the defaults of a parser, if one is named."""
+    config_parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    config_parser.add_argument("--config")
+    path = config_parser.parse_known_args(arguments)[0].config
+    if path is None:
+        return
+    try:
+        known = {action.dest for action in parser._actions}
+        elsewhere = {option.name for other in others for option in fields(other)}
+        values = _read_yaml(path, known | elsewhere)
+        parser.set_defaults(**{name: value for name, value in values.items() if name in known})
+    except (OSError, ValueError) as error:
+        parser.error(f"--config {path}: {error}")
 
 
 def _meant(given: str, known: Collection[str], before: str = "") -> str:
