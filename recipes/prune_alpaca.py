@@ -51,7 +51,7 @@ def prune(options: PruneArguments, config: DLCConfig) -> str | None:
     """Score the dataset and keep a part of it, in every process; return the summary, on the main process."""
     with open_run(options, config, PROGRAM) as run:  # new, or one that was stopped; it refuses to overwrite
         dataset, scorer = run.load()
-        estimate = scorer.estimate(dataset, num_threads=options.num_threads)
+        estimate = scorer.estimate(dataset, num_threads=options.num_threads, run_dir=run.journal)
         run.check(dataset, estimate)  # refuses now what cannot be selected hours later
         run.calibrate(scorer)  # settles the masked fractions, unless the journal has them
         scored = scorer.score(

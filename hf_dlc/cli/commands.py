@@ -144,9 +144,9 @@ class DemoArguments(Options):
 def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
     """Say what scoring would cost: rows, tokens, time and memory; only a short probe is run."""
     from hf_dlc.pipeline.options import load_scorer
-    from hf_dlc.pipeline.sources import read_dataset
 
-    dataset, scorer = read_dataset(options), load_scorer(options, config)
+    dataset = _read_rows(options, config)
+    scorer = load_scorer(options, config)
     found = scorer.estimate(dataset, num_threads=options.num_threads, training=options.measure_training)
     found.require_rows()
     facts = {**asdict(found), "scoring_training_ratio": found.scoring_training_ratio}
@@ -159,9 +159,9 @@ def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
 def agree(options: AgreeArguments, config: DLCConfig) -> Outcome:
     """Measure on some rows how far a cheap scorer agrees with all levels, or with another model."""
     from hf_dlc.pipeline.options import load_scorer
-    from hf_dlc.pipeline.sources import read_dataset
 
-    dataset, scorers = read_dataset(options), [load_scorer(options, config)]
+    dataset = _read_rows(options, config)
+    scorers = [load_scorer(options, config)]
     if options.other is not None:
         other = replace(options, model=options.other, model_revision=options.other_revision)
         scorers.append(load_scorer(other, replace(config, levels="exact")))
@@ -182,7 +182,7 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
         return None, ""
     found = {"output_dir": options.output_dir, "schedule": list(record.schedule), **record.run.to_json()}
     time = duration(record.run.scoring_seconds)
-    return found, f"Scored {record.dataset.rows:,} rows in {time}: {options.output_dir}"
+    return found, f"{record.dataset.rows:,} rows, scored in {time}: {options.output_dir}"
 
 
 def select(options: SelectFromRunArguments) -> Outcome:
@@ -294,6 +294,16 @@ def study(options: PilotArguments, config: DLCConfig) -> Outcome:
     found = verdict(results)
     facts = {"arm": found.arm, "verdict": found.text, "best": found.best.to_json(), "output_dir": options.output_dir}
     return facts, f"{found.text}\nWrote {Path(options.output_dir) / 'study.md'}"
+
+
+def _read_rows(options: DataArguments, config: DLCConfig) -> Dataset:
+    """The rows; those that no model could read are refused before one is loaded."""
+    from hf_dlc.pipeline.checks import check_columns
+    from hf_dlc.pipeline.sources import read_dataset
+
+    dataset = read_dataset(options)
+    check_columns(dataset, config)
+    return dataset
 
 
 def _is_demo(options: DemoArguments) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from hf_dlc.tasks.reading import DatasetReading
 
 
+logger = logging.getLogger(__name__)
+
 # A forward pass keeps about this many tensors of (tokens, widest layer) alive at once.
 _LIVE_ACTIVATIONS = 8
 
@@ -45,6 +48,7 @@ class PlannedPass(NamedTuple):
     rows: Sequence[EncodedRow]
     batches: list[MicroBatch]
     measures: tuple[Asked, ...]
+    left: float = 1.0  # share of its tokens that a journal does not hold yet
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class RunEstimate:
         target_tokens (`int`):
             Tokens among them that are scored.
         forward_passes (`int`):
-            Micro-batches times levels, over all processes.
+            Micro-batches times levels that are to be run, over all processes.
         seconds (`float`):
             Time of the run in all processes together going at this one's speed; calibration is not counted.
         memory_bytes (`int`):
@@ -83,6 +87,8 @@ class RunEstimate:
             Rows that will lack some of the scores, by reason, such as those without a prompt.
         scored (`dict[str, int]`, *optional*):
             By the name of each score the rows that will have it, unless the model gives NaN.
+        done (`float`, *optional*, defaults to 0):
+            Share of the work, in tokens, that a journal holds; `forward_passes` and `seconds` are without it.
     """
 
     rows: int
@@ -99,6 +105,7 @@ class RunEstimate:
     training_unknown: str | None = None
     partly: dict[str, int] = field(default_factory=dict)
     scored: dict[str, int] = field(default_factory=dict)
+    done: float = 0.0
 
     @property
     def scoring_training_ratio(self) -> float | None:
@@ -122,9 +129,10 @@ class RunEstimate:
     def __str__(self) -> str:
         skipped, partly = in_words(self.skipped, {}) or "none", in_words(self.partly, {})
         partly = partly and f", some scores lacking: {partly}"
+        done = f" left ({self.done:.0%} are done)" if self.done else ""
         return (
             f"{self.rows:,} rows ({skipped} skipped, {self.truncated:,} truncated{partly}), {self.tokens:,} tokens "
-            f"({self.target_tokens:,} targets), {self.forward_passes:,} forward passes, about "
+            f"({self.target_tokens:,} targets), {self.forward_passes:,} forward passes{done}, about "
             f"{duration(self.seconds)} and {self.memory_bytes / 2**30:.1f} GiB a process{self._price()}"
         )
 
@@ -164,23 +172,29 @@ def estimate_run(
         [`RunEstimate`]
     """
     # Mostly one kind: the same rows are measured alike at all levels.
-    kinds = {(id(one.batches), one.measures): one for one in passes if one.batches}
+    to_do = [one for one in passes if one.batches and one.left]
+    kinds = {(id(one.batches), one.measures): one for one in to_do}
+    if kinds:
+        logger.info("measuring the speed of this machine")
     for one in list(kinds.values())[:1]:
         _seconds_of(one.batches[0], task, one, limit)  # the longest warms up
     # Before the memory is looked at: the probe has a part in it.
     timed = {kind: _seconds(task, one, limit, _MOST_SECONDS / len(kinds)) for kind, one in kinds.items()}
     batches = [part for one in passes for batch in one.batches for part in limit.parts(batch)]
+    tokens = [sum(batch.padded_tokens for batch in one.batches) for one in passes]
+    left = sum(one.left * of_pass for one, of_pass in zip(passes, tokens, strict=True)) / max(1, sum(tokens))
     return RunEstimate(
         rows=len(rows),
         skipped=count_skipped([row.status for row in rows]),
         truncated=sum(row.status == TRUNCATED for row in rows),
         tokens=sum(row.length for row in rows),
         target_tokens=sum(row.target_tokens for row in rows),
-        forward_passes=len(batches),
-        seconds=sum(timed[id(one.batches), one.measures] for one in passes if one.batches) / num_processes,
+        forward_passes=round(left * len(batches)),
+        seconds=sum(one.left * timed[id(one.batches), one.measures] for one in to_do) / num_processes,
         memory_bytes=_memory(masks, batches),
         first_skipped=first_skipped(rows),
         reading=task.reading,
+        done=1 - left if sum(tokens) else 0.0,
     )
 
 

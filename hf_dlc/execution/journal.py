@@ -161,16 +161,31 @@ class Journal:
             self._files.make_parts()  # a folder that cannot be written shows before settling, which may take long
             manifest = {"format": _FORMAT, "identity": identity, "settings": as_json(settle())}
             self._files.write("", self._manifest_path.name, dump_json({**manifest, "info": as_json(info or {})}))
-        elif different := _differences(manifest["identity"], identity):
-            more = len(different) - _SHOWN_DIFFERENCES
-            listed = "; ".join([*different[:_SHOWN_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])])
-            raise JournalError(
-                f"{self.folder} holds the scores of another run: {listed}. Use another folder, or delete that folder "
-                "to start anew."
-            )
+        else:
+            self._refuse_others(_differences(manifest["identity"], identity))
         self._files.make_parts()
         self._run = _run_digest(manifest)
         return manifest["settings"]
+
+    def check(self, known: Mapping[str, Any]) -> None:
+        """
+        Refuse early what [`Journal.begin`] would refuse, as far as a part of the identity tells.
+
+        Args:
+            known (`Mapping[str, Any]`):
+                JSON values that will be in the identity.
+
+        Raises:
+            JournalError: If the folder holds another run, a manifest that cannot be read or was written by an earlier
+                or a later release, or chunks without a manifest.
+        """
+        manifest = self._manifest()
+        if manifest is None:
+            self._refuse_earlier()
+            self._refuse_orphans()
+        else:
+            known = as_json(known)
+            self._refuse_others(_differences(_part_of(manifest["identity"], known), known))
 
     @property
     def run(self) -> str:
@@ -329,6 +344,16 @@ class Journal:
                 f"only the holder of the journal {self.folder} may do this. Do it inside `with journal.hold():`."
             )
 
+    def _refuse_others(self, different: Sequence[str]) -> None:
+        if not different:
+            return
+        more = len(different) - _SHOWN_DIFFERENCES
+        listed = "; ".join([*different[:_SHOWN_DIFFERENCES], *([f"and {more} more"] if more > 0 else [])])
+        raise JournalError(
+            f"{self.folder} holds the scores of another run: {listed}. Use another folder, or delete that folder to "
+            "start anew."
+        )
+
     # -- the manifest -------------------------------------------------------------------------------------------------
 
     @property
@@ -484,6 +509,13 @@ def _differences(there: Any, here: Any, path: str = "") -> list[str]:
         if _is_digest(there) or _is_digest(here) or shown_there == shown_here:
             return [f"{path} differ" + ("" if path.endswith("s") else "s")]
     return [f"{path} is {shown_there} there and {shown_here} here"]
+
+
+def _part_of(whole: Any, names: Any) -> Any:
+    """What of nested dicts stands at the places that other ones name."""
+    if not isinstance(whole, dict) or not isinstance(names, dict):
+        return whole
+    return {name: _part_of(whole[name], names[name]) for name in names if name in whole}
 
 
 def _is_digest(value: Any) -> bool:

@@ -58,14 +58,24 @@ def read_scores(folder: Path) -> tuple[Scores, RunRecord]:
     Raises:
         ScoresError: If the folder is not that of a scoring that has ended.
     """
+    record = read_scoring(folder)
+    return Scores.read(folder / SCORES_NAME), record
+
+
+def read_scoring(folder: Path) -> RunRecord:
+    """
+    Read the record that [`write_scores`] wrote.
+
+    Raises:
+        ScoresError: If the folder is not that of a scoring that has ended.
+    """
     try:
-        record = _read_record(folder / SCORING_NAME, ("dataset.name", "scorer.config.prefix"))
+        return _read_record(folder / SCORING_NAME, ("dataset.name", "scorer.config.prefix"))
     except (OSError, ValueError) as error:
         raise ScoresError(
             f"{folder} holds no finished scoring{_reason(error)}. Pass the output folder of one as --run_dir, or "
             f"score first, with --output_dir {folder}."
         ) from error
-    return Scores.read(folder / SCORES_NAME), record
 
 
 def write_subset(folder: Path, pruned: Dataset, report: PruneReport, record: RunRecord, html: bool = True) -> None:

@@ -11,13 +11,12 @@ import logging
 import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
@@ -30,21 +29,22 @@ from hf_dlc.execution.journal import Journal
 from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.execution.processes import cpu_threads, on_main_process, process_state, using_threads
 from hf_dlc.execution.skipped import count_skipped, in_words
-from hf_dlc.report.report import check_group_and_flag_columns
+from hf_dlc.scorer.fingerprint import known_identity
 from hf_dlc.scorer.job import FEATURES_NAME, training_cost
 from hf_dlc.scorer.scorer import DLCScorer
-from hf_dlc.scores.columns import score_features
 from hf_dlc.selection.base import Selector
-from hf_dlc.selection.columns import read_duplicates, read_numbers
 from hf_dlc.selection.ordering import drawn_order
 from hf_dlc.selection.targeted import TargetedSelector
+from hf_dlc.utils.files import require_writable
 
+from .checks import check_columns, check_options, check_selection
 from .choosing import choose_selector, log_choice
 from .command_line import command_line
+from .finished import finished_scoring
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
 from .record import SCORED_IN_PARTS, DatasetRecord, RunRecord, UsageRecord
-from .selecting import goes_by_features, marked, prepare_selection, read_target, with_features
+from .selecting import goes_by_features, prepare_selection, read_target, with_features
 from .sources import dataset_identity, read_dataset
 
 
@@ -96,11 +96,15 @@ def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) ->
             First words of the command that does it again, for the record.
 
     Returns:
-        [`RunRecord`]: The record of the run, on the main process; `None` on the others.
+        [`RunRecord`]: The record of the run, on the main process; `None` on the others. Where the folder holds the
+        same scores already, nothing is computed.
 
     Raises:
         OSError, ValueError, MemoryError, JournalError, PeerError: With what is wrong and what to do.
     """
+    state = process_state()
+    if (record := on_main_process(partial(finished_scoring, options, config), state)) is not None:
+        return record if state.is_main_process else None
     _, scored, record = score_in_folder(options, config, program)
     if record is None:  # not the main process
         return None
@@ -129,7 +133,7 @@ def score_in_folder(
     """
     with open_run(options, config, program) as run:
         dataset, scorer = run.load()
-        estimate = scorer.estimate(dataset, num_threads=options.num_threads)
+        estimate = scorer.estimate(dataset, num_threads=options.num_threads, run_dir=run.journal)
         run.check(dataset, estimate)
         run.calibrate(scorer)
         scored = scorer.score(dataset, run.journal, options.num_threads, options.chunk_seconds)
@@ -192,7 +196,7 @@ class Run:
 
     def load(self) -> tuple[Dataset, DLCScorer]:
         """
-        Read the rows and load the model.
+        Read the rows and load the model, once all that can be refused without it has been.
 
         Where images are scored by class prototypes or by neighbours, these are learned from the rows.
 
@@ -200,7 +204,9 @@ class Run:
             `tuple[Dataset, DLCScorer]`: The rows, and the scorer, ready to score them.
         """
         with self._local_main_first():  # one download a machine: the other processes read the cache
-            dataset, scorer = read_dataset(self.options), load_scorer(self.options, self.config)
+            dataset = read_dataset(self.options)
+            self._check_early(dataset)
+            scorer = load_scorer(self.options, self.config)
         if self.is_main:
             self.source = dataset_identity(self.options, dataset)  # of the file as it is now
         processes = f"{self.state.num_processes} process(es)"
@@ -220,6 +226,18 @@ class Run:
         yield
         if self.state.is_local_main_process:
             wait()
+
+    def _check_early(self, dataset: Dataset) -> None:
+        """Refuse columns, options, a folder and a journal that do not go with each other."""
+        check_columns(dataset, self.config)
+        if isinstance(self.options, PruneArguments):
+            check_options(self.options, self.config, dataset)
+        if self.is_main and self.journal.exists():
+            journal = Journal(self.journal)
+            with journal.hold():  # it can be written, and nobody else does
+                journal.check(known_identity(self.config, len(dataset)))
+        elif self.is_main:
+            require_writable(self.folder)  # nothing is made before it can be filled
 
     def check(self, dataset: Dataset, estimate: RunEstimate) -> None:
         """
@@ -431,63 +449,3 @@ def _make_room(folder: Path, overwrite: bool, state: PartialState) -> None:
             journal.discard()
             for path in [*results, folder / JOURNAL_NAME / FEATURES_NAME, folder / FEATURES_NAME]:
                 path.unlink(missing_ok=True)
-
-
-def check_selection(options: PruneArguments, config: DLCConfig, dataset: Dataset, estimate: RunEstimate) -> None:
-    """
-    Refuse now what the selection would refuse after hours of scoring: it is tried on scores that are all alike.
-
-    Args:
-        options (`PruneArguments`):
-            What to select, and what to report.
-        config ([`DLCConfig`]):
-            Options of the scorer, with the prefix of its columns.
-        dataset ([`~datasets.Dataset`]):
-            The rows.
-        estimate ([`RunEstimate`]):
-            Estimate of their scoring, which knows the rows without a score and the target tokens.
-
-    Raises:
-        ValueError: If a column is not there or of the wrong kind, or if there are too few rows or tokens.
-    """
-    known = [*dataset.column_names, *score_features(config.prefix, scores=config.scores)]
-    selector = make_selector(options, config.prefix, scores=config.scores)
-    selector.check()
-    if config.features not in (None, selector.pooling) and selector.pooling != "auto":
-        raise ValueError(
-            f"the selector {options.selector} goes by features={selector.pooling!r}, got features={config.features!r}."
-        )
-    if options.column is None and selector.column not in known:  # random rows, too, are drawn of scored ones
-        columns = ", ".join(f"{config.prefix}_{name}" for name in config.scores)
-        raise ValueError(
-            f"rows are selected by {selector.column}, which is not among the scores that are asked for. Name "
-            f"one of them with column: {columns}."
-        )
-    selector.check_installed()
-    for parameter, names in selector.own_columns().items():
-        if missing := [name for name in names if name not in dataset.column_names]:
-            raise ValueError(f"{parameter} must be of {', '.join(dataset.column_names)}, got {', '.join(missing)}.")
-    if options.target is None and isinstance(selector, TargetedSelector):
-        raise ValueError(f"the selector {options.selector} needs wanted rows. Pass target, a file of them.")
-    if options.column is not None and options.column not in known:
-        raise ValueError(f"column must be one of {', '.join(known)}, got {options.column!r}.")
-    if options.column in dataset.column_names:
-        read_numbers(dataset, options.column, "column=")
-    check_group_and_flag_columns(dataset, options.group_by, options.flag_column)
-    if options.keep_tokens is not None and options.keep_tokens > estimate.target_tokens:
-        raise ValueError(
-            f"keep_tokens must be at most {estimate.target_tokens}, all there are, got {options.keep_tokens}."
-        )
-    scores, tokens = np.zeros(len(dataset)), np.full(len(dataset), options.keep_tokens or 1)
-    groups = dataset[options.group_by][:] if options.group_by else None
-    sizes = Counter(groups)
-    largest_first = sorted(range(len(dataset)), key=lambda row: -sizes[groups[row]] if groups else 0)
-    skipped = sum(estimate.skipped.values())
-    score = selector.column.removeprefix(f"{config.prefix}_")
-    without = len(dataset) - estimate.scored.get(score, len(dataset) - skipped)
-    scores[largest_first[:without]] = np.nan
-    if not selector.is_told_by_the_budget:
-        # What it goes by is not known yet, so the budget alone can be tried.
-        selector = make_selector(replace(options, selector="random"), config.prefix, scores=config.scores)
-    duplicates = read_duplicates(marked(dataset, options, config)) if options.drop_duplicates else None
-    selector.get_indices(scores, groups, tokens, duplicates=duplicates)

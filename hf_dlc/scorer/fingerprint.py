@@ -201,6 +201,17 @@ def identity(state: ScorerState) -> dict[str, Any]:
     return {"config": config, "dtype": _name(facts.pop("model_dtype")), **facts}
 
 
+# Options that stand in the identity as what a task has made of them.
+_REWRITTEN = ("template", "encoder")
+
+
+def known_identity(config: DLCConfig, rows: int) -> dict[str, Any]:
+    """What of [`identity`] is known before a model is loaded: the options and the number of rows."""
+    names = {fact.name for fact in FACTS if fact.scores}.difference(_REWRITTEN)
+    config = {name: value for name, value in vars(config).items() if name in names}
+    return {"config": {**config, "scores": list(config["scores"])}, "rows": {"number": rows}}
+
+
 def description(state: ScorerState) -> dict[str, Any]:
     """What a scorer is, as JSON types, for the record of a run."""
     facts = {fact.described: fact.value(state) for fact in FACTS if fact.described}

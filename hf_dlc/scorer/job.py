@@ -23,7 +23,7 @@ from hf_dlc.execution.processes import check_same, on_main_process, process_stat
 from hf_dlc.execution.sharded import run_sharded
 from hf_dlc.execution.training import TrainingCost, measure_training
 from hf_dlc.execution.values import Values
-from hf_dlc.scores.base import passes_to_json
+from hf_dlc.scores.base import Asked, Pass, passes_to_json
 from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Share
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.files import write_vectors
@@ -153,6 +153,8 @@ def estimate_datasets(
     engine: Engine,
     schedule: Schedule,
     training: bool = False,
+    journal: Journal | None = None,
+    known: Callable[[int], Mapping[str, Any]] | None = None,
 ) -> RunEstimate:
     """
     What it costs to score a dataset, or all splits of one; the rows are kept until they are scored.
@@ -168,12 +170,17 @@ def estimate_datasets(
             The levels, which need not be known.
         training (`bool`, *optional*, defaults to `False`):
             Whether the cost of training on the same rows is measured as well.
+        journal ([`Journal`], *optional*):
+            Journal of the run, of which the work that it holds is left out.
+        known (`Callable`, *optional*):
+            With a journal: returns for a number of rows what of the identity of the run is known.
 
     Returns:
         [`RunEstimate`]
 
     Raises:
         TypeError: If it is no `Dataset` or `DatasetDict`.
+        JournalError: If the journal is that of another run, or in use.
     """
     datasets = list(dataset.values()) if isinstance(dataset, DatasetDict) else [dataset]
     for part in datasets:
@@ -184,7 +191,11 @@ def estimate_datasets(
     engine.check(all_rows(views))
     plan, processes = engine.plan(views), process_state().num_processes
     passes = engine.passes(schedule.fractions)
-    planned = [PlannedPass(views[one.view].rows, plan[one.view], passes[one]) for one in passes]
+    left = [1.0] * len(passes) if journal is None else _shares_left(journal, known(len(encoded)), views, passes)
+    planned = [
+        PlannedPass(views[one.view].rows, plan[one.view], passes[one], share)
+        for one, share in zip(passes, left, strict=True)
+    ]
     with engine.masker.unmasked():
         found = estimate_run(engine.task, engine.masker, encoded, planned, processes, engine.limit)
         cost = measure_training(engine.task, encoded, processes) if training else TrainingCost()
@@ -193,6 +204,25 @@ def estimate_datasets(
     return replace(
         found, training_seconds=cost.seconds, training_unknown=cost.why_unknown, partly=partly, scored=scored
     )
+
+
+def _shares_left(
+    journal: Journal,
+    known: Mapping[str, Any],
+    views: Mapping[str, RowsInView],
+    passes: Mapping[Pass, Sequence[Asked]],
+) -> list[float]:
+    """Of each pass the share of its tokens that a journal does not hold yet; one process reads it, for the log."""
+    if not process_state().is_main_process or not journal.exists():
+        return [1.0] * len(passes)
+    with journal.hold():
+        journal.check(known)  # the work of another run must not be taken for damaged work of this one
+        present = journal.read(list(passes.values()), most_parts(views)).present
+    shares = []
+    for one, done in zip(passes, present, strict=True):
+        lengths = np.array([row.length for row in views[one.view].rows])
+        shares.append(float(lengths[~done[: len(lengths)]].sum() / max(1, lengths.sum())))
+    return shares
 
 
 def training_cost(dataset: Dataset, source: RowSource, engine: Engine) -> tuple[TrainingCost, int]:

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
 from hf_dlc.execution.estimate import RunEstimate
+from hf_dlc.execution.journal import Journal
 from hf_dlc.execution.loop import CHUNK_SECONDS
 from hf_dlc.execution.processes import cpu_threads, using_threads
 from hf_dlc.masking import LevelReport
@@ -252,7 +253,11 @@ class DLCScorer(PretrainedScorer):
         return with_scores(dataset, measured, self.config.scores, self.config.prefix, self.config.keep_levels)
 
     def estimate(
-        self, dataset: Dataset | DatasetDict, num_threads: int | None = None, training: bool = False
+        self,
+        dataset: Dataset | DatasetDict,
+        num_threads: int | None = None,
+        training: bool = False,
+        run_dir: str | Path | None = None,
     ) -> RunEstimate:
         """
         Foretell what `score(dataset)` will cost. Rows are encoded; of the model only a short probe is run.
@@ -265,18 +270,26 @@ class DLCScorer(PretrainedScorer):
             training (`bool`, *optional*, defaults to `False`):
                 Whether to measure also what one epoch of LoRA training on the rows costs, by a few real steps on a
                 copy that shares the weights. That needs more memory than scoring.
+            run_dir (`str` or `Path`, *optional*):
+                As for `score`, of one dataset: what its journal holds is left out.
 
         Returns:
             [`RunEstimate`]: Rows, tokens, skipped rows by reason, forward passes, seconds and memory of this process.
 
         Raises:
-            TypeError: If the dataset is a stream.
+            TypeError: If the dataset is a stream, or several with a `run_dir`.
             ValueError: If the columns follow no known layout.
+            JournalError: If `run_dir` holds the journal of another run, or is in use.
         """
+        journal = Journal(run_dir) if run_dir else None
+        if journal is not None:
+            require_dataset(dataset, "estimate with run_dir", "Dataset")
         parts = self.parts
+        scorer = parts.rows, parts.engine, parts.schedule
         with parts.lock, using_threads(cpu_threads(num_threads)):
             parts.check_fit()
-            return estimate_datasets(dataset, parts.rows, parts.engine, parts.schedule, training)
+            known = partial(fingerprint.known_identity, self.config)
+            return estimate_datasets(dataset, *scorer, training, journal, known)
 
     def agreement(
         self,

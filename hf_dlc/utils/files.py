@@ -1,4 +1,4 @@
-"""Small JSON files, written whole or not at all and never trusted when read back, and the user's cache folder."""
+"""Small files, written whole or not at all and never trusted when read back, and the folders that they are in."""
 
 from __future__ import annotations
 
@@ -38,3 +38,23 @@ def write_vectors(path: Path, vectors: np.ndarray) -> None:
     with draft.open("wb") as file:
         np.save(file, vectors)
     draft.replace(path)
+
+
+def require_writable(folder: Path) -> None:
+    """
+    Refuse a folder that could not be made or written, without making it.
+
+    Args:
+        folder (`Path`):
+            The folder.
+
+    Raises:
+        OSError: If it, or the folder in which it would be made, is a file or must not be written.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise NotADirectoryError(f"{folder} must be a folder, but {there} is none. Pass another one.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"{folder} must be a folder that can be written, but {there} must not. Pass another one."
+        )

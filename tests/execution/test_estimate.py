@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from hf_dlc import RunEstimate
 from hf_dlc.execution import estimate as estimate_module
 from hf_dlc.execution.estimate import _KERNEL_BYTES, _kernels
+from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.plan import cut_batches
 from tests.conftest import same_weights, weights
 from tests.rows import ALPACA_ROWS, SKIPPED_ROWS
@@ -118,3 +122,55 @@ def test_text() -> None:
         "88 forward passes, about 61 s and 3.0 GiB a process"
     )
     assert "(none skipped, 0 truncated)" in str(RunEstimate(1, {}, 0, 1, 1, 1, 1.0, 1))
+
+
+def test_what_a_journal_holds_is_left_out(make_scorer: Callable, tmp_path: Path) -> None:
+    dataset, options = Dataset.from_list(ROWS), {"tokens_per_batch": 100, "schedule": [0.1, 0.3]}
+    whole = make_scorer(**options).estimate(dataset, run_dir=tmp_path)
+    assert (whole.done, list(tmp_path.iterdir())) == (0.0, [])  # and nothing is made
+
+    with pytest.MonkeyPatch.context() as patch:
+        written = Journal.write_chunk
+
+        def write(self: Journal, level: int, *chunk: Any) -> None:
+            written(self, level, *chunk)
+            if level == 1:
+                raise KeyboardInterrupt
+
+        patch.setattr(Journal, "write_chunk", write)
+        with pytest.raises(KeyboardInterrupt):
+            make_scorer(**options).score(dataset, tmp_path, chunk_seconds=1e9)
+
+    found = make_scorer(**options).estimate(dataset, run_dir=tmp_path)
+    assert found.done == pytest.approx(2 / 3)
+    assert found.forward_passes == whole.forward_passes // 3
+    assert "forward passes left (67% are done), about" in str(found)
+
+
+def test_nothing_is_probed_where_a_journal_holds_all(make_scorer: Callable, passes: list[int], tmp_path: Path) -> None:
+    dataset = Dataset.from_list(ROWS)
+    make_scorer().score(dataset, tmp_path)
+    passes.clear()
+    found = make_scorer().estimate(dataset, run_dir=tmp_path)
+    assert (found.done, found.seconds, found.forward_passes, passes) == (1.0, 0, 0, [])
+    assert (found.rows, found.target_tokens > 0) == (10, True)
+
+
+def test_the_journal_of_another_run_is_left_as_it_is(make_scorer: Callable, tmp_path: Path) -> None:
+    dataset = Dataset.from_list(ROWS)
+    make_scorer().score(dataset, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(JournalError, match="holds the scores of another run"):
+        make_scorer(scores=("ifd",)).estimate(dataset, run_dir=tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_a_journal_is_of_one_dataset(make_scorer: Callable, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"estimate with run_dir needs a datasets\.Dataset, got DatasetDict"):
+        make_scorer().estimate(DatasetDict({"a": Dataset.from_list(ROWS)}), run_dir=tmp_path)
+
+
+def test_the_probe_is_announced(make_scorer: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        make_scorer().estimate(Dataset.from_list(ROWS))
+    assert "measuring the speed of this machine" in caplog.messages

@@ -43,7 +43,7 @@ _AHEAD = 8  # images that each worker decodes ahead
 _CAN_FORK = sys.platform == "linux"
 
 _KINDS = ("image", "label")
-_IMAGE_NAMES = ("image", "img", "picture", "photo")
+IMAGE_NAMES = ("image", "img", "picture", "photo")
 _LABEL_NAMES = ("label", "labels", "class", "category", "fine_label", "target")
 
 # What an image may be. Resizing the shorter side to that of a model makes a few megabytes of 1 x 20,000 pixels into
@@ -277,7 +277,7 @@ class ImageEncoder:
         if unknown := {name: kind for name, kind in self.columns.items() if name not in names or kind not in _KINDS}:
             raise ValueError(f"columns must map columns of the dataset to {' or '.join(_KINDS)}, got {unknown}.")
         named = [name for name in names if self.columns.get(name) == "image"]
-        image = [name for name in _IMAGE_NAMES if name in names][:1]  # with nothing in it that would tell
+        image = [name for name in IMAGE_NAMES if name in names][:1]  # with nothing in it that would tell
         return _only_one("image", names, named or list(images) or image)
 
     def encode(self, source: Sequence[Any], labels: Sequence[int | str], share: Share | None = None) -> list[ImageRow]:
