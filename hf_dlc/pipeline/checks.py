@@ -1,4 +1,4 @@
-"""What a run would refuse in the end, refused at its beginning: before a model is loaded, or before it scores."""
+"""Checks at the beginning of a run: what it would refuse in the end is refused before a model is loaded, or scores."""
 
 from __future__ import annotations
 

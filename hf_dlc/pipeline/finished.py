@@ -1,4 +1,4 @@
-"""Whether a scoring has ended: then the same command has its answer without a model."""
+"""Scorings that have ended: the same command has its answer without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is refused before a model is loaded, and a run that has ended, which answers without one."""
+"""Checks before a model is loaded, and runs that have ended, which answer without one."""
 
 from __future__ import annotations
 
