@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from argparse import ArgumentParser
 from collections.abc import Collection, Sequence
@@ -11,6 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .help import arrange
+
+
+logger = logging.getLogger(__name__)
+
+# Options that had other names, by these.
+_EARLIER = {"split_share": "selection_split"}
 
 
 def parse_config_and_args(
@@ -57,7 +64,7 @@ def parse_config_and_args(
     for action in needed:
         action.help = f"{action.help} (required)"
     arrange(parser, dataclass_types)
-    arguments = list(sys.argv[1:] if args is None else args)
+    arguments = [_renamed_flag(word) for word in (sys.argv[1:] if args is None else args)]
     _take_defaults_of_config(parser, arguments, others)
     given, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -71,6 +78,21 @@ def parse_config_and_args(
         return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)[: len(dataclass_types)]
     except (TypeError, ValueError) as error:  # a YAML file can hold any type
         parser.error(str(error))
+
+
+def _renamed_flag(word: str) -> str:
+    """The same word of a command line, with the name that an option has now."""
+    flag, equals, value = word.partition("=")
+    name = flag.removeprefix("--").replace("-", "_")
+    return f"--{_renamed(name)}{equals}{value}" if flag.startswith("--") and name in _EARLIER else word
+
+
+def _renamed(name: Any) -> Any:
+    """The name that an option has now; a warning tells it."""
+    if name not in _EARLIER:
+        return name
+    logger.warning("the option %s is called %s now", name, _EARLIER[name])
+    return _EARLIER[name]
 
 
 def _take_defaults_of_config(parser: ArgumentParser, arguments: Sequence[str], others: Sequence[type]) -> None:
@@ -109,6 +131,7 @@ def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
         raise ValueError(f"not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"must hold 'option: value' lines, got {type(values).__name__}.")
+    values = {_renamed(name): value for name, value in values.items()}
     if unknown := sorted(set(map(str, values)) - known):
         raise ValueError(f"unknown options {unknown}{_meant(unknown[0], known)}; see --help for the known ones.")
     return values

@@ -29,8 +29,8 @@ _LEAST = {
     **dict.fromkeys(("max_rows", "eval_rows", "num_threads", "keep_tokens", "batch_size", "lora_rank", "seeds"), 1),
     **dict.fromkeys(("show", "min_per_group", "selection_seed", "training_seed", "study_seed", "sample_seed"), 0),
 }
-# Options of selectors that have other names here: data have a split, and scoring has a seed.
-_RENAMED = {"split": "split_share", "seed": "selection_seed", "shares": "cluster_shares"}
+# Parameters of selectors that have longer names here: data have a split, scoring has a seed, and groups have shares.
+_RENAMED = {"split": "selection_split", "seed": "selection_seed", "shares": "cluster_shares"}
 
 
 @dataclass
@@ -89,7 +89,13 @@ class SelectionArguments(Options):
     )
     keep: str | None = field(default=None, metadata={"help": "Share (0.5) or number (5000) of rows to keep."})
     keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
-    split_share: float = field(default=0.5, metadata={"help": "FlexRand's split: share of the rows called easy."})
+    selection_split: float = field(
+        default=0.5,
+        metadata={
+            "help": "'flexrand': share of the rows called easy; half of the kept rows are of them. With 0.5 these are "
+            "nearly random rows."
+        },
+    )
     column: str | None = field(
         default=None, metadata={"help": "Score column to select by; default: that of the selector."}
     )

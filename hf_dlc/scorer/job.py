@@ -212,7 +212,7 @@ def _shares_left(
     views: Mapping[str, RowsInView],
     passes: Mapping[Pass, Sequence[Asked]],
 ) -> list[float]:
-    """Of each pass the share of its tokens that a journal does not hold yet; one process reads it, for the log."""
+    """Share of the tokens of each pass that a journal does not hold yet; one process reads it, for the log."""
     if not process_state().is_main_process or not journal.exists():
         return [1.0] * len(passes)
     with journal.hold():

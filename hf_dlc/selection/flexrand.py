@@ -21,7 +21,7 @@ class FlexRandSelector(Selector):
     The easiest `split` share of the scored rows is the easy interval, the rest is the hard interval. If one of them
     is smaller than half of the budget, it is taken whole and the other gives the rest. What `split` does:
 
-    - `split=0.5` is random sampling stratified in two halves. It barely uses the score, and is the safe choice.
+    - `split=0.5`, the default, is random sampling stratified in two halves: nearly random rows under another name.
     - `split < 0.5` draws the easy rows more densely than the hard ones, `split > 0.5` the hard ones.
     - The tilt is strongest inside `keep / 2 <= split <= 1 - keep / 2`: it grows from the middle to the two ends of
       that range, where one whole interval is kept. Beyond them it fades back to plain random sampling, so that no
@@ -111,9 +111,10 @@ class FlexRandSelector(Selector):
         return [order[is_easy], order[~is_easy]]
 
     def _rule(self, column: str) -> str:
+        nearly = ", which is nearly random selection" if self.split == 0.5 else ""
         return (
             f"Half of the budget was drawn at random from the easiest {self.split:.0%} of the rows by {column}, half "
-            "from the others"
+            f"from the others{nearly}"
         )
 
     def variants(self) -> dict[str, Selector]:

@@ -68,7 +68,7 @@ def test_scores_and_how_they_came_about(scored_run: Path) -> None:
 def test_select_as_the_library_does(
     run: Callable[..., Any], scored_run: Path, scored: Dataset, tmp_path: Path
 ) -> None:
-    more = ["--selector", "flexrand", "--split_share", "0.75", "--output_dir", tmp_path / "half"]
+    more = ["--selector", "flexrand", "--selection_split", "0.75", "--output_dir", tmp_path / "half"]
     found = run("select", "--run_dir", scored_run, "--keep", "0.5", *more)
     assert found["kept_rows"] == 11
     assert found["status"] == {"ok": 20, "empty_response": 2}
@@ -400,7 +400,7 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
 
         command = ["-m", "hf_dlc.cli"]
         call(*command, "score", "--dataset", "rows.jsonl", "--model", llama_folder, *SCORING, "--output_dir", "run")
-        split = ["--selector", "flexrand", "--split_share", "0.75"]
+        split = ["--selector", "flexrand", "--selection_split", "0.75"]
         call(*command, "select", "--run_dir", "run", "--keep", "0.5", *split)
         address = call(*command, "push", "--run_dir", "run", "--repo_id", "me/half", "--license", "mit", "--json")
         assert json.loads(address) == {"address": f"{server.url}/datasets/me/half"}

@@ -317,8 +317,8 @@ def test_gradients_are_asked_for(files: Path, llama_folder: Path, tmp_path: Path
 
 def test_options_that_are_not_used_are_named(select: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("WARNING", "hf_dlc"):
-        select("--selector", "random", "--keep", "4", "--mix", "0.5", "--cut", "0.2", "--split_share", "0.3")
-    assert "options that the selector random does not use: split_share, mix, cut" in caplog.text
+        select("--selector", "random", "--keep", "4", "--mix", "0.5", "--cut", "0.2", "--selection_split", "0.3")
+    assert "options that the selector random does not use: selection_split, mix, cut" in caplog.text
     caplog.clear()
     with caplog.at_level("WARNING", "hf_dlc"):
         options = ["--keep", "4", "--clusters", "2", "--temperature", "0.1", "--overwrite"]

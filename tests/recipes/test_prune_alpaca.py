@@ -347,7 +347,7 @@ SELECTIONS: dict[str, tuple[list[str], Any]] = {
     "tokens": ([*FLEXRAND, "--keep_tokens", "150"], FlexRandSelector(keep_tokens=150)),
     "groups": ([*FLEXRAND, "--keep", "7", "--group_by", "topic"], FlexRandSelector(keep=7, group_by="topic")),
     "a split": (
-        [*FLEXRAND, "--split_share", "0.8", "--selection_seed", "3"],
+        [*FLEXRAND, "--selection_split", "0.8", "--selection_seed", "3"],
         FlexRandSelector(keep=0.5, split=0.8, seed=3),
     ),
     "by loss": ([*FLEXRAND, "--column", "dlc_loss", "--keep", "6"], FlexRandSelector(keep=6, column="dlc_loss")),
@@ -448,7 +448,7 @@ def test_wrong_options(refusal: Callable[..., str], arguments: list[str], says: 
         (["--keep", "1.5"], "(0, 1]"),
         (["--keep_tokens", "0"], "at least 1"),
         (["--keep_tokens", "1000000"], "keep_tokens must be at most"),
-        ([*FLEXRAND, "--split_share", "1.5"], "split"),
+        ([*FLEXRAND, "--selection_split", "1.5"], "split"),
         (["--group_by", "subject"], "subject"),
         (["--group_by", "tags"], "single values"),
         (["--flag_column", "bad"], "bad"),

@@ -128,7 +128,7 @@ def test_records_of_other_selectors() -> None:
 
 def test_options_are_parameters() -> None:
     options = SelectionArguments(
-        keep="5", split_share=0.75, selection_seed=3, easy="low", group_by="topic", min_per_group=1
+        keep="5", selection_split=0.75, selection_seed=3, easy="low", group_by="topic", min_per_group=1
     )
     shared = {"keep": 5, "column": "x_confidence", "tokens_column": "x_tokens"}
     shared |= {"group_by": "topic", "min_per_group": 1}

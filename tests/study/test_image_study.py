@@ -15,7 +15,7 @@ from hf_dlc.study.image_study import ImageStudy, ImageStudyArguments
 
 
 SCORED = Dataset.from_dict({"dlc_confidence": np.random.default_rng(0).random(60), "label": [0, 1, 2] * 20})
-RUN = {"selector": "easiest", "keep": 0.5, "split_share": 0.25, "selection_seed": 7, "min_per_group": 1}
+RUN = {"selector": "easiest", "keep": 0.5, "selection_split": 0.25, "selection_seed": 7, "min_per_group": 1}
 
 
 def choose(arm: str) -> list[int]:
