@@ -20,6 +20,7 @@ from hf_dlc.cli.exits import run_program
 from hf_dlc.cli.parse import parse_config_and_args
 from hf_dlc.pipeline.folder import select_rows, write_scores, write_subset
 from hf_dlc.pipeline.options import PruneArguments
+from hf_dlc.pipeline.outcome import outcome
 from hf_dlc.pipeline.prune import open_run
 
 
@@ -44,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
     )
     again = "Run the same command again: it goes on after the last chunk that was written."
     if summary := run_program(lambda: prune(options, config), again=again):
-        print(f"{summary}\nwrote {options.output_dir}")
+        print(summary)
 
 
 def prune(options: ImageRecipeArguments, config: DLCConfig) -> str | None:
@@ -68,7 +69,7 @@ def prune(options: ImageRecipeArguments, config: DLCConfig) -> str | None:
         pruned, report, record = select_rows(rows, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)
     # To publish it: hf-dlc push, or hf_dlc.push_pruned(pruned, "me/cifar10-half", scored, record.to_json()).
-    return report.to_markdown()
+    return outcome(report, run.folder, options.verbose)
 
 
 if __name__ == "__main__":

@@ -111,6 +111,7 @@ class ReportAgainArguments(RunArguments):
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     flag_column: str | None = field(default=None, metadata={"help": "Boolean column whose rows are ranked."})
     output: str | None = field(default=None, metadata={"help": "HTML file; default: report.html of the run."})
+    verbose: bool = field(default=False, metadata={"help": "Print all tables, which the file holds."})
 
 
 @dataclass
@@ -136,6 +137,7 @@ class DemoArguments(Options):
     max_rows: int | None = field(default=None, metadata={"help": "Use only the first rows."})
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
     output_dir: str = field(default="runs/demo", metadata={"help": "Folder for the results."})
+    verbose: bool = field(default=False, metadata={"help": "Print all tables, which summary.md holds."})
 
 
 # ---- commands ---------------------------------------------------------------------------------------------------
@@ -189,6 +191,7 @@ def select(options: SelectFromRunArguments) -> Outcome:
     """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
     from hf_dlc.pipeline.choosing import choose_for_scored
     from hf_dlc.pipeline.folder import copy_scores, is_taken, select_rows, write_subset
+    from hf_dlc.pipeline.outcome import outcome
     from hf_dlc.pipeline.selecting import config_of, goes_by_features, prepare_selection, read_target, scorer_of
 
     scored, record = _scored(options.run_dir, options.dataset)
@@ -210,7 +213,9 @@ def select(options: SelectFromRunArguments) -> Outcome:
     copy_scores(run_dir, output)
     write_subset(output, pruned, found_report, record, options.html_report)
     found = {"output_dir": str(output), "kept_rows": len(pruned), "selection": record.selection.to_json()}
-    return {**found, "selector_reason": reason, "status": record.status}, found_report.to_markdown()
+    facts = {"selector_reason": reason, "status": record.status, "shared_with_random": record.shared_with_random}
+    flagged = {} if record.flagged is None else {"flagged": record.flagged.to_json()}
+    return {**found, **facts, **flagged}, outcome(found_report, output, options.verbose)
 
 
 def compare(options: CompareArguments) -> Outcome:
@@ -241,7 +246,8 @@ def report(options: ReportAgainArguments) -> Outcome:
     found = make_report(scored, pruned, record, options.flag_column or record.options.get("flag_column"))
     path = Path(options.output or Path(options.run_dir) / "report.html")
     path.write_text(found.to_html(f"What was kept of {options.dataset or record.dataset.name}"), encoding="utf-8")
-    return {"report": str(path)}, f"{found.to_markdown()}\nWrote {path}"
+    text = found.to_markdown() if options.verbose else found.in_short()
+    return {"report": str(path)}, f"{text}\nWrote {path}"
 
 
 def push(options: PushArguments) -> Outcome:
@@ -280,7 +286,7 @@ def demo(options: DemoArguments) -> Outcome:
     summary = pipeline.prune(arguments, config, ("accelerate", "launch", "recipes/prune_alpaca.py"))
     if summary is None:  # not the main process
         return None, ""
-    return {"output_dir": options.output_dir}, f"{summary}\nWrote {options.output_dir}"
+    return {"output_dir": options.output_dir}, summary
 
 
 def study(options: PilotArguments, config: DLCConfig) -> Outcome:

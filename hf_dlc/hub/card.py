@@ -27,7 +27,6 @@ from hf_dlc.scores.table import SCORES
 from hf_dlc.selection import FlexRandSelector
 from hf_dlc.selection import __all__ as public_selectors
 from hf_dlc.selection.base import Selector
-from hf_dlc.selection.table import SELECTORS, selector_from_record
 from hf_dlc.selection.targeted import TargetedSelector
 from hf_dlc.tasks.kinds import TARGETS
 
@@ -127,19 +126,9 @@ def subset_name(selection: SelectionRecord, kept: int, rows: int) -> str:
     """
     share = f"{kept / max(rows, 1):.3g}" if selection.keep is None else selection.keep
     budget = f"keep-{selection.keep_tokens}-tokens" if selection.keep_tokens else f"keep-{share}"
-    selector = known_selector(selection)
+    selector = selection.known()
     # Subsets of FlexRand were published without its name, and the same name replaces them.
     return budget if selector is None or selector.name == FlexRandSelector.name else f"{selector.name}-{budget}"
-
-
-def known_selector(selection: SelectionRecord) -> Selector | None:
-    """Make the selector of a record, which anybody may have written; `None` for an unknown or unsound one."""
-    try:
-        selector = selector_from_record(selection.to_json())
-        selector.sentence()
-        return selector if selector.name in SELECTORS else None
-    except (TypeError, ValueError):
-        return None
 
 
 def update_metadata(data: DatasetCardData, subset: Subset, scores: str) -> None:
@@ -230,7 +219,7 @@ def render_section(subset: Subset, sections: Sequence[Section]) -> str:
     Returns:
         `str`: The section of the card.
     """
-    record, selector = subset.record, known_selector(subset.record.selection)
+    record, selector = subset.record, subset.record.selection.known()
     another = _another_budget(selector, subset)
     rendered = _template().render(
         subset=subset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -10,19 +11,25 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset
 
+from hf_dlc.report.render import Name
 from hf_dlc.report.report import PruneReport, with_notes
+from hf_dlc.report.tables import flagged_rows
 from hf_dlc.scorer.job import FEATURES_NAME
 from hf_dlc.scores.columns import score_features
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection.base import Selection, Selector
+from hf_dlc.selection.random import RandomSelector
 from hf_dlc.utils.files import read_json, write_json
 
-from .record import RecordError, RunRecord
+from .record import FlaggedRecord, RecordError, RunRecord
 from .score_file import SCORES_NAME, Scores, ScoresError
 
+
+logger = logging.getLogger(__name__)
 
 SCORING_NAME = "scoring.json"
 MANIFEST_NAME = "manifest.json"
@@ -106,6 +113,8 @@ def write_subset(folder: Path, pruned: Dataset, report: PruneReport, record: Run
     if html and find_spec("matplotlib"):
         page = report.to_html(f"What was kept of {record.dataset.name}")
         (folder / "report.html").write_text(page, encoding="utf-8")
+    elif html:
+        logger.info("no report.html is written, as there is no matplotlib: pip install 'hf-dlc[report]'")
     write_json(folder / MANIFEST_NAME, record.to_json())  # last: it tells that all is there
 
 
@@ -150,6 +159,11 @@ def select_rows(
     kept = selection.indices.tolist()
     counts = {reason: int(rows.sum()) for reason, rows in selection.left_out.items() if rows.any()}
     record = record.with_selection(selector, scored, kept, left_out=counts, **facts)
+    if not isinstance(selector, RandomSelector):
+        random = RandomSelector.like(selector).read_indices(scored)
+        record = record.having(shared_with_random=len(np.intersect1d(random, selection.indices)))
+    if flag_column is not None:
+        record = record.having(flagged=_flagged(scored, selection.indices, flag_column, record.column_prefix))
     found = make_report(scored, selection, record, flag_column)
     notes = {f"{record.column_prefix}_{name}": values for name, values in selection.notes.items()}
     return with_notes(scored, notes, selection.indices).select(kept), found, record
@@ -174,6 +188,7 @@ def make_report(
     Returns:
         [`PruneReport`]
     """
+    selector = record.selection.known()
     return PruneReport.from_datasets(
         scored,
         kept,
@@ -186,7 +201,21 @@ def make_report(
         price_unknown=record.run.price_unknown,
         predicted=None if record.extrapolation is None else record.extrapolation.agreements,
         left_out=record.left_out,
+        rule=() if selector is None else _in_parts(selector),
+        shared_with_random=record.shared_with_random,
     )
+
+
+def _flagged(scored: Dataset, kept: np.ndarray, column: str, prefix: str) -> FlaggedRecord:
+    found = flagged_rows(scored, kept, column, prefix)
+    return FlaggedRecord(column=column, **found._asdict())
+
+
+def _in_parts(selector: Selector) -> list[str]:
+    """The sentence of a selector, with the names of columns apart: they may hold any text."""
+    mark = "\0"
+    parts = selector.sentence(lambda name: f"{mark}{name.replace(mark, '')}{mark}").split(mark)
+    return [Name(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def copy_scores(run_dir: Path, folder: Path) -> None:

@@ -190,6 +190,7 @@ class ReportArguments(Options):
         default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
     )
     html_report: bool = field(default=True, metadata={"help": "Write report.html, where matplotlib is installed."})
+    verbose: bool = field(default=False, metadata={"help": "Print all tables, which summary.md holds."})
 
 
 @dataclass

@@ -43,6 +43,7 @@ from .command_line import command_line
 from .finished import finished_scoring
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
+from .outcome import outcome
 from .record import SCORED_IN_PARTS, DatasetRecord, RunRecord, UsageRecord
 from .selecting import goes_by_features, prepare_selection, read_target, with_features
 from .sources import dataset_identity, read_dataset
@@ -68,7 +69,7 @@ def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) ->
             First words of the command that does it again, for the record.
 
     Returns:
-        `str`: The summary, on the main process; `None` on the others.
+        `str`: What came of it, on the main process; `None` on the others.
 
     Raises:
         OSError, ValueError, MemoryError, JournalError, PeerError: With what is wrong and what to do.
@@ -80,7 +81,7 @@ def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) ->
         rows, selector = run.prepare_selection(scored)
         pruned, report, record = select_rows(rows, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)
-    return report.to_markdown()
+    return outcome(report, run.folder, options.verbose)
 
 
 def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> RunRecord | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hint
 import numpy as np
 
 from hf_dlc.report.report import status_counts
+from hf_dlc.selection.table import SELECTORS, selector_from_record
 from hf_dlc.utils.durations import price
 from hf_dlc.utils.versions import versions
 
@@ -231,6 +232,25 @@ class SelectionRecord(_Part):
         """Describe a selector."""
         return cls.from_json({"selector": type(selector).__name__, **selector.parameters()})
 
+    def known(self) -> Selector | None:
+        """The selector; anybody may have written the record, so `None` for an unknown or unsound one."""
+        try:
+            selector = selector_from_record(self.to_json())
+            selector.sentence()
+            return selector if selector.name in SELECTORS else None
+        except (TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class FlaggedRecord(_Part):
+    """Rows of which a column of true and false says true, such as those that are known to be wrong."""
+
+    column: str | None = None
+    rows: int | None = None
+    kept: int | None = None
+    expected: float | None = None  # in as many random rows of those that have a score
+
 
 @dataclass(frozen=True)
 class RunRecord(_Part):
@@ -276,6 +296,10 @@ class RunRecord(_Part):
             Number of the rows that were left out before rows were chosen, by the reason.
         kept_rows (`int`, *optional*):
             Number of the kept rows.
+        shared_with_random (`int`, *optional*):
+            Number of these rows that as many random rows of the same seed hold as well.
+        flagged ([`FlaggedRecord`], *optional*):
+            Rows with a flag, where a column of flags was named.
         kept_indices (`tuple[int, ...]`, *optional*):
             Indices of the kept rows.
 
@@ -305,6 +329,8 @@ class RunRecord(_Part):
     status: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     kept_rows: int | None = None
+    shared_with_random: int | None = None
+    flagged: FlaggedRecord | None = None
     kept_indices: tuple[int, ...] = ()
 
     @classmethod

@@ -20,7 +20,7 @@ from hf_dlc.scores.columns import missing_columns
 from hf_dlc.utils.content import content_digests
 
 from .render import Section, to_html, to_markdown
-from .tables import HeldOutAgreement, Rows, all_sections, read_flags
+from .tables import Facts, HeldOutAgreement, Rows, all_sections, read_flags
 
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class PruneReport:
         left_out: Mapping[str, int] | None = None,
         price_unknown: str | None = None,
         predicted: Mapping[str, HeldOutAgreement] | None = None,
+        rule: Sequence[str] = (),
+        shared_with_random: int | None = None,
     ) -> PruneReport:
         """
         Look at a scored dataset and at what was kept of it.
@@ -118,6 +120,10 @@ class PruneReport:
             predicted (`Mapping[str, HeldOutAgreement]`, *optional*):
                 By the name of each score that was predicted how well held-out rows agree, as
                 `ExtrapolatedScorer.agreement_.scores` has it.
+            rule (`Sequence[str]`, *optional*):
+                How rows were chosen, in words, in parts of which some may be [`~report.render.Name`]s.
+            shared_with_random (`int`, *optional*):
+                Number of the kept rows that as many random rows of the same seed hold as well.
 
         Returns:
             [`PruneReport`]
@@ -140,12 +146,17 @@ class PruneReport:
         scored = with_notes(scored, notes, kept)
         rows = Rows.read(scored, kept, column, prefix, group_by, tuple(notes))
         levels = None if schedule is None else tuple(map(float, schedule))
-        sections = tuple(all_sections(rows, flag_column, examples, price, left_out, price_unknown, predicted))
+        facts = Facts(rule, shared_with_random, price, price_unknown, left_out, predicted)
+        sections = tuple(all_sections(rows, flag_column, examples, facts))
         return cls(sections, scored, kept, column, prefix, levels, group_by)
 
     def to_markdown(self) -> str:
         """The report as Markdown. Dataset text stands in code blocks, as JSON, and cannot act as markup."""
         return to_markdown(self.sections)
+
+    def in_short(self) -> str:
+        """The first section as Markdown: what was kept, and how, in a few lines."""
+        return to_markdown(self.sections[:1]).partition("\n\n")[2]
 
     def to_html(self, title: str = "What was kept") -> str:
         """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,7 @@ _INTERVALS = 10
 _MOST_GROUPS = 20
 _WANTED_HEADER = ["wanted row", "kept rows", "mean similarity", "nearest kept row"]
 _FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
+_NO_SCORE = "no_score"  # as selectors call rows that have none
 _PLAIN_LOSS = "plain_loss"  # also of rows that were scored without it, from the loss of level 0
 
 
@@ -86,6 +87,41 @@ class Scores:
         """Indices of the hardest rows that have the score, ties in the order of the rows."""
         known = int((~np.isnan(self.values)).sum())
         return np.argsort(-self.hardness, kind="stable")[: min(number, known)]  # NaN comes last
+
+
+@dataclass(frozen=True)
+class Facts:
+    """
+    What else is known of a run.
+
+    Args:
+        rule (`Line`, *optional*):
+            How rows were chosen, in words.
+        shared_with_random (`int`, *optional*):
+            Number of the kept rows that as many random rows of the same seed hold as well.
+        price (`str`, *optional*):
+            What scoring has cost beside training, in words.
+        price_unknown (`str`, *optional*):
+            Why the price is not known, where it was asked for.
+        left_out (`Mapping[str, int]`, *optional*):
+            Number of the rows that were left out before rows were chosen, by the reason.
+        predicted (`Mapping[str, HeldOutAgreement]`, *optional*):
+            By the name of each score that was predicted how well held-out rows agree.
+    """
+
+    rule: Line = ()
+    shared_with_random: int | None = None
+    price: str | None = None
+    price_unknown: str | None = None
+    left_out: Mapping[str, int] | None = None
+    predicted: Mapping[str, HeldOutAgreement] | None = None
+
+    @property
+    def cost(self) -> list[Line]:
+        """The line of the price, or of why it is not known: that may be the message of an error, with any text."""
+        if self.price:
+            return [[f"cost: {self.price}"]]
+        return [["cost beside training: not known, ", Name(self.price_unknown)]] if self.price_unknown else []
 
 
 @dataclass(frozen=True)
@@ -160,17 +196,9 @@ class Rows:
         return not len(self.tokens) or self.tokens.max() != 1
 
 
-def all_sections(
-    rows: Rows,
-    flag_column: str | None,
-    examples: int,
-    price: str | None = None,
-    left_out: Mapping[str, int] | None = None,
-    price_unknown: str | None = None,
-    predicted: Mapping[str, HeldOutAgreement] | None = None,
-) -> Iterator[Section]:
+def all_sections(rows: Rows, flag_column: str | None, examples: int, facts: Facts | None = None) -> Iterator[Section]:
     """
-    Make the sections of a report, in order.
+    Make the sections of a report, in order. The first is the whole in a few lines.
 
     Args:
         rows ([`Rows`]):
@@ -179,21 +207,16 @@ def all_sections(
             Boolean column whose rows should stand out.
         examples (`int`):
             Rows that are shown of each kind.
-        price (`str`, *optional*):
-            What scoring has cost beside training, in words.
-        left_out (`Mapping[str, int]`, *optional*):
-            Number of the rows that were left out before rows were chosen, by the reason.
-        price_unknown (`str`, *optional*):
-            Why the price is not known, where it was asked for.
-        predicted (`Mapping[str, HeldOutAgreement]`, *optional*):
-            By the name of each score that was predicted how well held-out rows agree.
+        facts ([`Facts`], *optional*):
+            What else is known of the run.
 
     Returns:
         `Iterator[Section]`: Those for which there is something to say.
     """
-    yield _overview(rows, _cost(price, price_unknown), left_out or {})
-    if predicted:
-        yield _predicted_table(predicted)
+    facts = facts or Facts()
+    yield _overview(rows, flag_column, facts)
+    if facts.predicted:
+        yield _predicted_table(facts.predicted)
     yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
     yield _quantile_table(rows)
     yield _interval_table(rows)
@@ -254,13 +277,6 @@ def _disagreements(rows: Rows) -> np.ndarray:
     return order[distance[order] > 0]
 
 
-def _cost(price: str | None, price_unknown: str | None) -> list[Line]:
-    """The line of the price, or of why it is not known; a reason may be an error's message, with any text in it."""
-    if price:
-        return [[f"cost: {price}"]]
-    return [["cost beside training: not known, ", Name(price_unknown)]] if price_unknown else []
-
-
 def _predicted_table(predicted: Mapping[str, HeldOutAgreement]) -> Table:
     """How far predicted scores can be trusted; a record that holds it may have been written by anybody."""
     lines = []
@@ -272,24 +288,56 @@ def _predicted_table(predicted: Mapping[str, HeldOutAgreement]) -> Table:
     return Table([title], ["score", "Spearman", "95% interval"], lines)
 
 
-def _overview(rows: Rows, cost: Sequence[Line], left_out: Mapping[str, int]) -> Lines:
+def _overview(rows: Rows, flag_column: str | None, facts: Facts) -> Lines:
     count, kept, tokens = len(rows.scored), rows.is_kept, rows.tokens
     counts = dict(Counter(rows.scored[f"{rows.column_prefix}_status"]).most_common())
     skipped = {status: number for status, number in counts.items() if status not in SCORED_STATUSES}
     share = f"{kept.sum() / count:.1%}" if count else "-"
     targets = f", {tokens[kept].sum():,.0f} of {tokens.sum():,.0f} target tokens" if rows.have_lengths else ""
-    named = _named(skipped)
+    left_out = dict(facts.left_out or {})
+    if left_out.get(_NO_SCORE) == sum(skipped.values()):
+        del left_out[_NO_SCORE]  # they stand below
+    predicted = f", {counts[PREDICTED]:,} predicted" if counts.get(PREDICTED) else ""
+    truncated = f", {counts[TRUNCATED]:,} truncated" if counts.get(TRUNCATED) else ""
     lines = [
-        [f"{count:,} rows, {count - sum(skipped.values()):,} scored"],
-        ["skipped: ", *(named or ["none"])],
-        [f"truncated: {counts.get(TRUNCATED, 0):,}"],
-        [f"kept: {kept.sum():,} rows ({share}){targets}"],
+        [f"kept: {kept.sum():,} of {count:,} rows ({share}){targets}"],
+        *([["chosen: ", *facts.rule]] if facts.rule else []),
         *([["left out before rows were chosen: ", *_named(left_out)]] if left_out else []),
-        *cost,
+        *([_flagged(rows, flag_column)] if flag_column else []),
+        *_shared(int(kept.sum()), facts.shared_with_random),
+        [f"scored: {count - sum(skipped.values()):,} of {count:,} rows{predicted}{truncated}"],
+        *([["skipped: ", *_named(skipped)]] if skipped else []),
+        *facts.cost,
     ]
-    if predicted := counts.get(PREDICTED):
-        lines.insert(3, [f"predicted: {predicted:,}"])
     return Lines(["Rows"], lines)
+
+
+class Flagged(NamedTuple):
+    """Number of rows of which a column says true."""
+
+    rows: int
+    kept: int
+    expected: float  # in as many random rows of those that have a score
+
+
+def flagged_rows(scored: Dataset, kept: np.ndarray, flag_column: str, column_prefix: str = "dlc") -> Flagged:
+    """Count the flagged rows, in all and among the kept ones, whose indices are given."""
+    flags = read_flags(scored, flag_column)
+    is_scored = np.isin(scored[f"{column_prefix}_status"][:], list(SCORED_STATUSES))
+    expected = flags[is_scored].sum() * len(kept) / max(1, is_scored.sum())
+    return Flagged(int(flags.sum()), int(flags[kept].sum()), float(expected))
+
+
+def _flagged(rows: Rows, flag_column: str) -> Line:
+    found = flagged_rows(rows.scored, np.flatnonzero(rows.is_kept), flag_column, rows.column_prefix)
+    kept = f"{found.kept:,} of {found.rows:,}; random rows: {found.expected:,.1f} expected"
+    return ["rows with ", Name(flag_column), f" kept: {kept}"]
+
+
+def _shared(kept: int, shared: int | None) -> list[Line]:
+    if shared is None or not kept:
+        return []
+    return [[f"shared with as many random rows of the same seed: {shared:,} ({shared / kept:.0%})"]]
 
 
 def _named(counts: Mapping[str, int]) -> list[Any]:
@@ -435,9 +483,7 @@ def _flag_table(rows: Rows, flag_column: str) -> Table:
         ]
         for name, score in rows.scores.items()
     ]
-    expected = flags[rows.is_scored].sum() * rows.is_kept.sum() / max(1, rows.is_scored.sum())
-    kept = f"{flags[rows.is_kept].sum():,} kept, as many random rows would hold {expected:,.1f}"
-    title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,}; {kept})"]
+    title = ["Rows with ", Name(flag_column), f" ({flags.sum():,} of {len(flags):,})"]
     header = ["score", "AUROC (harder than the others)", "median percentile, 100% = hardest"]
     return Table(title, [*header, f"among the {flags.sum():,} hardest"], lines)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import ClassVar
 
 import numpy as np
@@ -61,6 +61,21 @@ class RandomSelector(Selector):
     _: KW_ONLY
     column: str | None = None
     seed: int = 0
+
+    @classmethod
+    def like(cls, selector: Selector) -> RandomSelector:
+        """
+        Random rows with the budget, the groups, the columns and the seed of another selector.
+
+        Example:
+        ```python
+        >>> from hf_dlc.selection import CutSelector
+        >>> RandomSelector.like(CutSelector(keep=0.5, cut=0.3, seed=7)).seed
+        7
+
+        ```
+        """
+        return cls(**{one.name: getattr(selector, one.name) for one in fields(cls) if hasattr(selector, one.name)})
 
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         return [drawn_order(candidates.rows, self.seed, group)]

@@ -147,7 +147,7 @@ def test_the_report_can_be_written_again(
     select: Callable[..., Path], files: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = select("--selector", "target", "--target", files / "wanted.jsonl", "--keep", "6")
-    main(["report", "--run_dir", str(output)])
+    main(["report", "--run_dir", str(output), "--verbose"])
     assert "Kept rows by the wanted row" in capsys.readouterr().out
 
 

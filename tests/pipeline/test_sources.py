@@ -984,7 +984,7 @@ def test_numbers_and_flags_of_csv_can_be_used_as_such(
     main(["select", "--run_dir", "run", *chosen, "--flag_column", "is_even"])
     assert kept() == ["text 5", "text 6", "text 7"]
     summary = Path("run/summary.md").read_text(encoding="utf-8")
-    assert "is_even` (4 of 8; 1 kept, as many random rows would hold 1.5)" in summary
+    assert "is_even` kept: 1 of 4; random rows: 1.5 expected" in summary
     wrong = ["select", "--run_dir", "run", "--overwrite", "--keep", "3"]
     message = fails(capsys, *wrong, "--column", "text")[1]
     assert "scores must be one number for each row, got 'text 0' in row 0 of the column 'text'" in message

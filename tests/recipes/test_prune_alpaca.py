@@ -185,9 +185,9 @@ def test_manifest_says_what_the_scores_came_from(results: Path, llama_folder: Pa
 
 def test_summary_ranks_the_flagged_rows(results: Path) -> None:
     summary = (results / "summary.md").read_text(encoding="utf-8")
-    assert "- 22 rows, 20 scored" in summary
+    assert "- scored: 20 of 22 rows" in summary
     assert "2 `empty_response`" in summary
-    assert "Rows with `wrong` (4 of 22; 1 kept, as many random rows would hold 2.2)" in summary
+    assert "- rows with `wrong` kept: 1 of 4; random rows: 2.2 expected" in summary
     assert "AUROC" in summary
     assert "plain_loss" in summary
 
@@ -196,7 +196,7 @@ def test_summary_counts_the_flagged_rows_among_the_hardest(recipe: Recipe) -> No
     """As the demo does for its swapped responses, by each score that it asks for."""
     demo = yaml.safe_load((ROOT / "recipes" / "configs" / "demo.yaml").read_text(encoding="utf-8"))
     output = recipe("--flag_column", "wrong", "--scores", demo["scores"])
-    title = "## Rows with `wrong` (4 of 22; 1 kept, as many random rows would hold 2.2)\n\n"
+    title = "## Rows with `wrong` (4 of 22)\n\n"
     _, _, section = (output / "summary.md").read_text(encoding="utf-8").partition(title)
     header, _, *lines = section.partition("\n\n")[0].splitlines()
     assert header.endswith("| among the 4 hardest |")

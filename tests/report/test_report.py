@@ -143,10 +143,8 @@ def test_summary_counts() -> None:
     statuses = [OK, OK, TRUNCATED, EMPTY_RESPONSE, OK, EMPTY_RESPONSE]
     dataset = scored_dataset({"output": list("abcdef")}, confidence, statuses)
     summary = summarize(dataset, [0, 4])
-    assert "- 6 rows, 4 scored" in summary
-    assert "- skipped: 2 `empty_response`" in summary
-    assert "- truncated: 1" in summary
-    assert "- kept: 2 rows (33.3%), 10 of 19 target tokens" in summary  # 3 + 7 of 3 + 4 + 5 + 7
+    assert "- scored: 4 of 6 rows, 1 truncated\n- skipped: 2 `empty_response`" in summary
+    assert "- kept: 2 of 6 rows (33.3%), 10 of 19 target tokens" in summary  # 3 + 7 of 3 + 4 + 5 + 7
     [title] = [title for title in tables(summary) if title.startswith("Kept and dropped")]
     _, *intervals = tables(summary)[title]
     assert sum(int(row[1]) for row in intervals) == 4  # skipped rows are in no interval
@@ -190,7 +188,7 @@ def test_summary_of_images(tmp_path: Path) -> None:
     assert "broken.png" in easiest
     assert "label: dog" in easiest
     assert len(set(re.findall(r"^\| (0\.\d+) to", summary, re.M))) == 6
-    assert "kept: 2 rows (33.3%)\n" in summary
+    assert "kept: 2 of 6 rows (33.3%)\n" in summary
     assert "response length" not in summary
     assert "## Spearman correlation within `label`" in summary
 
@@ -200,14 +198,15 @@ def test_summary_of_flags_knows_which_way_is_hard() -> None:
     dataset = scored_dataset({"wrong": flags}, [0.1, 0.2, 0.7, 0.8, 0.9], keep_levels=True)
     summary = summarize(dataset, [0], flag_column="wrong")
     [title] = [title for title in tables(summary) if "wrong" in title]
-    assert "(2 of 5; 1 kept, as many random rows would hold 0.4)" in title
+    assert "(2 of 5)" in title
+    assert "- rows with `wrong` kept: 1 of 2; random rows: 0.4 expected" in summary
     _, *rows = tables(summary)[title]
     assert [row[0] for row in rows] == [*DEFAULT_SCORES, "plain_loss"]
     assert {row[0]: row[1] for row in rows}.items() >= dict.fromkeys(("confidence", "loss", "gain"), "1.000").items()
     assert rows[-1][1] == "1.000"
     reversed_flags = scored_dataset({"wrong": flags[::-1]}, [0.1, 0.2, 0.7, 0.8, 0.9])
     summary = summarize(reversed_flags, [0], flag_column="wrong")
-    assert tables(summary)[title.replace("1 kept", "0 kept")][1][1] == "0.000"
+    assert tables(summary)[title][1][1] == "0.000"
 
 
 def test_summary_counts_the_flagged_among_as_many_of_the_hardest() -> None:
@@ -221,9 +220,7 @@ def test_summary_counts_the_flagged_among_as_many_of_the_hardest() -> None:
         "dlc_tokens": [3] * 5 + [0],
         "dlc_status": [OK] * 5 + [EMPTY_RESPONSE],
     }
-    found = tables(summarize(Dataset.from_dict(columns), [0], flag_column="wrong"))[
-        "Rows with `wrong` (3 of 6; 1 kept, as many random rows would hold 0.6)"
-    ]
+    found = tables(summarize(Dataset.from_dict(columns), [0], flag_column="wrong"))["Rows with `wrong` (3 of 6)"]
     assert found[0][3] == "among the 3 hardest"
     assert found[1:] == [
         ["confidence", "0.167", "60%", "2"],  # one of the six pairs, as two halves
@@ -273,7 +270,7 @@ def test_a_new_score_is_in_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = {title: {row[0]: row[1:] for row in cells} for title, cells in tables(summary).items()}
     assert rows["Score quantiles"]["doubt"][0] == "5.000"
     assert rows["Spearman correlation"]["doubt"] == ["-1.000", "+1.000"]
-    assert rows["Rows with `wrong` (2 of 5; 1 kept, as many random rows would hold 0.4)"]["doubt"][0] == "1.000"
+    assert rows["Rows with `wrong` (2 of 5)"]["doubt"][0] == "1.000"
     assert ", doubt 5.000, " in section(summary, "Easiest rows")
     [panel] = [axes for axes in found.plot().axes if axes.get_title() == "Doubt along the levels"]
     assert (panel.get_ylabel(), panel.get_ylim()) == ("doubt in bits", (0.0, 9.0))
@@ -327,7 +324,7 @@ HOSTILE = [
     "line\r\n\r\nbreak | cell | cell\n| --- | --- |",
     "\u2028paragraph\u2029\x85next\x0b\x0c",
     "\u202egnp.exe\u200b\ufeff",
-    "\n\n</code></pre>\n\n## Injected\n\n- 0 rows, 0 scored",
+    "\n\n</code></pre>\n\n## Injected\n\n- scored: 0 of 0 rows",
     "`tick` $math$ [link](javascript:alert(1)) ![](http://example.invalid/x.png)",
     "\t\ttab\x00nul\udcff".encode("utf-8", "replace").decode(),
     "\U000e0041\U0001f600",
@@ -335,7 +332,8 @@ HOSTILE = [
 ]
 
 # What may stand outside of the code blocks: our own words, names of scores and numbers.
-OURS = re.compile(r"|row \d+: [a-z0-9 .,;%-]+|row \d+: `\w+`|- [\w %,.:()-]+|\|[ \w%.+,|=()-]*\|")
+OURS = re.compile(r"|row \d+: [a-z0-9 .,;%-]+|row \d+: `\w+`|- [\w %,.:;()-]+|\|[ \w%.+,|=()-]*\|")
+FLAGGED = re.compile(r"^- rows with `[^`\n]*` kept: ", re.MULTILINE)  # with the name of a column
 
 
 def check_contained(summary: str) -> None:
@@ -365,7 +363,8 @@ def test_hostile_names_of_the_columns_that_are_summarised(name: str) -> None:
     dataset = scored_dataset({name: [True, False, False]}, [0.2, 0.4, 0.6])
     dataset = dataset.add_column(name + "score", [3.0, 2.0, 1.0])
     summary = summarize(dataset, [0], column=name + "score", flag_column=name)
-    check_contained(summary)
+    assert len(FLAGGED.findall(summary)) == 1
+    check_contained(FLAGGED.sub("- rows kept: ", summary))
     for title in (line for line in summary.split("\n") if line.startswith("## ")):
         assert title.count("`") in (0, 2), title  # no more than ours
         outside = "".join(title.split("`")[::2])
@@ -392,8 +391,8 @@ def test_empty_dataset() -> None:
         {"output": [], "flag": []}, [], features={"output": Value("string"), "flag": Value("bool")}
     )
     summary = summarize(dataset, [], flag_column="flag")
-    assert "- 0 rows, 0 scored" in summary
-    assert "- kept: 0 rows (-), 0 of 0 target tokens" in summary
+    assert "- scored: 0 of 0 rows\n" in summary
+    assert "- kept: 0 of 0 rows (-), 0 of 0 target tokens" in summary
 
 
 @pytest.mark.parametrize("keep_levels", [False, True])
@@ -401,7 +400,7 @@ def test_empty_dataset() -> None:
 def test_all_rows_skipped(keep_levels: bool) -> None:
     dataset = scored_dataset({"flag": [True, False]}, [0.1, 0.2], [EMPTY_RESPONSE] * 2, keep_levels=keep_levels)
     summary = summarize(dataset, [], flag_column="flag")
-    assert "- 2 rows, 0 scored" in summary
+    assert "- scored: 0 of 2 rows\n" in summary
     assert "- skipped: 2 `empty_response`" in summary
     assert "row 0: confidence" not in summary
     assert "row 0: `empty_response`" in summary
@@ -411,8 +410,8 @@ def test_all_rows_skipped(keep_levels: bool) -> None:
 @pytest.mark.filterwarnings("error")
 def test_one_row() -> None:
     summary = summarize(scored_dataset({"output": ["a"]}, [0.5], keep_levels=True), [0])
-    assert "- 1 rows, 1 scored" in summary
-    assert "- kept: 1 rows (100.0%), 3 of 3 target tokens" in summary
+    assert "- scored: 1 of 1 rows\n" in summary
+    assert "- kept: 1 of 1 rows (100.0%), 3 of 3 target tokens" in summary
     values = r"row 0: confidence 0\.375, loss 0\.625, gain 0\.333, (.*, )?plain_loss 0\.500;"
     assert len(re.findall(values, summary)) == 2
     assert "ranks otherwise" not in summary
@@ -421,7 +420,7 @@ def test_one_row() -> None:
 def test_another_prefix() -> None:
     dataset = scored_dataset({"output": ["a", "b"]}, [0.5, 0.6], prefix="easy")
     summary = summarize(dataset, [0], column="easy_loss", prefix="easy")
-    assert "- 2 rows, 2 scored" in summary
+    assert "- scored: 2 of 2 rows\n" in summary
     assert "easy_confidence" not in summary
 
 

@@ -257,9 +257,8 @@ def test_predicted_rows_count_as_scored(make_scorer: Callable, dataset: Dataset)
     assert len(pruned) == 58  # all that have a score, of whatever kind
     assert len(FlexRandSelector(keep_tokens=100)(scored)) > 0
     report = PruneReport.from_datasets(scored, pruned).to_markdown()
-    assert "60 rows, 58 scored" in report
+    assert "scored: 58 of 60 rows, 29 predicted" in report
     assert "skipped: 2 `empty_response`" in report
-    assert "predicted: 29" in report
 
 
 def test_scored_again_replaces_all_columns(make_scorer: Callable, dataset: Dataset) -> None:

@@ -640,7 +640,7 @@ def test_a_few_outliers_hide_no_peak() -> None:
         (
             {"cut": 0, "then": "flexrand"},
             "Half of the budget was drawn at random from the easiest 50% of the rows by <dlc_ifd>, half from the "
-            "others.",
+            "others, which is nearly random selection.",
         ),
         ({"cut": 0.0, "then": "stratified"}, "Rows were drawn at random, evenly over 10 intervals of <dlc_ifd>."),
     ],
