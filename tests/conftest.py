@@ -209,10 +209,11 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def empty_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports have a figure without panels: to draw them, which tests/report does, takes longer than a tiny run."""
+    """Reports have figures without panels: to draw them, which tests/report does, takes longer than a tiny run."""
     from matplotlib.figure import Figure  # not at the top, for the many processes that import this file
 
-    monkeypatch.setattr("hf_dlc.report.plots.plot_report", lambda *_: Figure())
+    monkeypatch.setattr("hf_dlc.report.plots.plot_report", lambda _: Figure())
+    monkeypatch.setattr("hf_dlc.report.plots.panel_png", lambda _: b"")
 
 
 def run_python(code: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:

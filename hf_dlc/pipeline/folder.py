@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -22,6 +23,7 @@ from hf_dlc.scorer.job import FEATURES_NAME
 from hf_dlc.scores.columns import score_features
 from hf_dlc.scores.table import SCORES
 from hf_dlc.selection.base import Selection, Selector
+from hf_dlc.selection.columns import read_numbers
 from hf_dlc.selection.random import RandomSelector
 from hf_dlc.utils.files import read_json, write_json
 
@@ -201,7 +203,9 @@ def make_report(
         price_unknown=record.run.price_unknown,
         predicted=None if record.extrapolation is None else record.extrapolation.agreements,
         left_out=record.left_out,
+        run=_facts(record),
         rule=() if selector is None else _in_parts(selector),
+        bounds=_bounds(selector, scored),
         shared_with_random=record.shared_with_random,
     )
 
@@ -209,6 +213,29 @@ def make_report(
 def _flagged(scored: Dataset, kept: np.ndarray, column: str, prefix: str) -> FlaggedRecord:
     found = flagged_rows(scored, kept, column, prefix)
     return FlaggedRecord(column=column, **found._asdict())
+
+
+def _facts(record: RunRecord) -> dict[str, str]:
+    """What was run, for people: anybody may have written the record, so that each fact may be missing."""
+    scorer, dataset = record.scorer, record.dataset
+    split = f", split {dataset.split}" if dataset.split else ""
+    revision = f" at {scorer.revision}" if scorer.revision else ""
+    facts = {
+        "model": scorer.model and f"{scorer.gguf_file or scorer.model}{revision}, {scorer.dtype}",
+        "data": dataset.name and f"{dataset.name}{split}",
+        "selector": record.selection.selector,
+        "seed": record.selection.rest.get("seed"),
+        "scored": record.run.finished,
+        "command": shlex.join(record.commands[-1]) if record.commands else None,
+    }
+    return {name: str(value) for name, value in facts.items() if value is not None}
+
+
+def _bounds(selector: Selector | None, scored: Dataset) -> dict[str, float]:
+    """Values of the score at which the rule changes; some selectors go by no score."""
+    if selector is None or selector.column not in scored.column_names:
+        return {}
+    return selector.bounds(read_numbers(scored, selector.column, "column="))
 
 
 def _in_parts(selector: Selector) -> list[str]:

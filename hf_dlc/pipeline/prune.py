@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -383,6 +384,7 @@ class Run:
             threads=torch.get_num_threads(),
             tokens=estimate.tokens,
             target_tokens=estimate.target_tokens,
+            finished=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
         )
 

@@ -160,6 +160,7 @@ class UsageRecord(_Part):
     tokens: int | None = None
     target_tokens: int | None = None
     peak_memory_bytes: int | None = None
+    finished: str | None = None  # when, in UTC
     training_seconds: float | None = None  # of one epoch of LoRA training on all rows that can be scored, as measured
     training_unknown: str | None = None  # why that was not measured, or would be of no use
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
@@ -19,12 +21,15 @@ from hf_dlc.scores.table import SCORES
 from .tables import group_counts
 
 
-_KEPT, _DROPPED, _LINE = "#2f6db5", "#b4bcc8", "#c2410c"
-_WIDE, _NARROW = "#dbe6f3", "#a5c1e1"
+_KEPT, _DROPPED, _LINE = "#2f6db5", "#a9b4c2", "#c2410c"
+_WIDE, _NARROW = "#cfdff1", "#94b7de"
 _MOST_BINS = 30
+_LEAST_IN_A_SHARE = 10  # rows over which the kept share is taken
 _FEW_POINTS, _MOST_POINTS = 1_000, 4_000
 _MOST_GROUPS = 12
-_PANEL = (5.4, 3.7)  # inches
+_PANEL = (5.4, 3.9)  # inches
+# Of a panel on a page, whose background may be light or dark.
+_ON_ANY = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), "#7a828e")
 
 
 class _Drawn(NamedTuple):
@@ -37,18 +42,27 @@ class _Drawn(NamedTuple):
     levels: dict[str, np.ndarray]  # of each measure that is known, (rows, levels)
     fractions: np.ndarray | None
     groups: pd.DataFrame | None  # of all rows, with a score or not
+    bounds: Mapping[str, float]  # values of the score at which the rule changes
 
 
-def plot_report(
+class Panel(NamedTuple):
+    """A part of a figure, and what it shows in one sentence."""
+
+    caption: str
+    draw: Callable[[Axes], None]
+
+
+def panels(
     scored: Dataset,
     kept: np.ndarray,
     column: str,
     column_prefix: str,
     schedule: Sequence[float] | None = None,
     group_by: str | None = None,
-) -> Figure:
+    bounds: Mapping[str, float] | None = None,
+) -> list[Panel]:
     """
-    Draw scored rows and what was kept of them.
+    Make a panel for each thing that scored rows have columns for.
 
     Args:
         scored ([`~datasets.Dataset`]):
@@ -63,32 +77,68 @@ def plot_report(
             Masked fraction of each level.
         group_by (`str`, *optional*):
             Column within whose groups rows were selected.
+        bounds (`Mapping[str, float]`, *optional*):
+            Values of the score at which the rule changes, by the names of its parameters.
 
     Returns:
-        `matplotlib.figure.Figure`: A panel for each thing that the dataset has columns for.
+        `list[Panel]`
     """
-    rows = _read(scored, kept, column, column_prefix, schedule, group_by)
-    panels: list[Callable[[Axes, _Drawn], None]] = [_histogram]
-    paths = [measure for measure, values in rows.levels.items() if _are_measured(values).sum() > 1]
-    panels += [partial(_path, measure=measure) for measure in paths]
+    rows = _read(scored, kept, column, column_prefix, schedule, group_by, bounds or {})
+    where = f"; {' and '.join(rows.bounds)}: where the rule changes" if rows.bounds else ""
+    share = f"the line is the share of them that was kept, of {_LEAST_IN_A_SHARE} rows or more at each point"
+    found = [Panel(f"How many rows have which score; {share}{where}.", partial(_histogram, rows=rows))]
+    for measure, values in rows.levels.items():
+        if _are_measured(values).sum() > 1:
+            caption = f"How {measure} changes as more weights are masked: the mean, and where most rows are."
+            found.append(Panel(caption, partial(_path, rows=rows, measure=measure)))
     if rows.tokens.size and rows.tokens.max() > 1:
-        panels.append(_against_length)
-    if "loss" in rows.levels:
-        plain = {"x": rows.levels["loss"][:, 0], "label": "plain loss in nats", "title": "Score against plain loss"}
-        panels.append(partial(_against, **plain))
+        found.append(
+            Panel("Whether the score follows the length of the response.", partial(_against_length, rows=rows))
+        )
+    if "loss" in rows.levels and column != f"{column_prefix}_plain_loss":
+        caption = "Whether the score tells more than the loss of the unmasked model, which training starts from."
+        found.append(Panel(caption, partial(_against_plain_loss, rows=rows)))
     if rows.groups is not None:
-        panels.append(_groups)
-    columns = min(2, len(panels))
-    height = -(-len(panels) // columns)
-    # No window is opened, and no state of pyplot is touched.
-    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * height), layout="constrained")
-    axes = figure.subplots(height, columns, squeeze=False).ravel()
-    for panel, place in zip(panels, axes, strict=False):
-        panel(place, rows)
-        place.spines[["top", "right"]].set_visible(False)
-    for place in axes[len(panels) :]:
-        place.set_visible(False)
+        found.append(Panel("How many rows of each group were kept.", partial(_groups, rows=rows)))
+    return found
+
+
+def plot_report(found: Sequence[Panel]) -> Figure:
+    """
+    Draw panels as one figure; the last one is wide where it would stand alone.
+
+    Args:
+        found (`Sequence[Panel]`):
+            The panels.
+
+    Returns:
+        `matplotlib.figure.Figure`: No window is opened, and no state of pyplot is touched.
+    """
+    columns = min(2, len(found))
+    places = [list(range(start, start + columns)) for start in range(0, len(found), columns)]
+    places[-1] = [min(place, len(found) - 1) for place in places[-1]]
+    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * len(places)), layout="constrained")
+    for place, axes in figure.subplot_mosaic(places).items():
+        _draw(found[place], axes)
     return figure
+
+
+def panel_png(panel: Panel) -> bytes:
+    """A panel as a PNG file without a background, in colours that can be read on a light and on a dark one."""
+    with rc_context(_ON_ANY):
+        figure = Figure(figsize=_PANEL, layout="constrained")
+        _draw(panel, figure.subplots())
+        file = BytesIO()
+        figure.savefig(file, dpi=150, transparent=True)
+    return file.getvalue()
+
+
+def _draw(panel: Panel, axes: Axes) -> None:
+    panel.draw(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        axes.set_title(axes.get_title(), pad=22)  # above the legend, which hides no data
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), borderaxespad=0.1, ncols=4)
 
 
 def _read(
@@ -98,6 +148,7 @@ def _read(
     column_prefix: str,
     schedule: Sequence[float] | None,
     group_by: str | None,
+    bounds: Mapping[str, float],
 ) -> _Drawn:
     numbers = scored.with_format("numpy")
     score = np.asarray(numbers[column][:], dtype=np.float64)
@@ -114,7 +165,7 @@ def _read(
     fractions = None if schedule is None else np.array(schedule)
     tokens = np.asarray(numbers[f"{column_prefix}_tokens"][:])[known]
     groups = group_by and group_counts(scored, is_kept, group_by)
-    return _Drawn(score[known], column, is_kept[known], tokens, levels, fractions, groups)
+    return _Drawn(score[known], column, is_kept[known], tokens, levels, fractions, groups, bounds)
 
 
 def _are_measured(levels: np.ndarray) -> np.ndarray:
@@ -123,22 +174,30 @@ def _are_measured(levels: np.ndarray) -> np.ndarray:
 
 
 def _histogram(axes: Axes, rows: _Drawn) -> None:
-    """How many rows have which score, and the share of each bar that was kept."""
+    """Rows by their score, and the share of them that was kept."""
     # With fewer rows fewer bars, or the kept share would be that of single rows.
     edges = np.histogram_bin_edges(rows.score, min(_MOST_BINS, 1 + math.isqrt(len(rows.score))))
     total, kept = (np.histogram(values, edges)[0] for values in (rows.score, rows.score[rows.is_kept]))
     middle, width = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
     axes.bar(middle, kept, width, color=_KEPT, label="kept")
     axes.bar(middle, total - kept, width, bottom=kept, color=_DROPPED, label="dropped")
+    for name, value in rows.bounds.items():
+        axes.axvline(value, color=_LINE, linestyle="--", linewidth=1)
+        axes.annotate(name, (value, 0.97), xycoords=("data", "axes fraction"), ha="right", va="top", rotation=90)
     share = axes.twinx()
-    share.plot(middle[total > 0], (kept / np.maximum(total, 1))[total > 0], color=_LINE, label="kept share")
+    share.plot(*_kept_share(rows.score, rows.is_kept), color=_LINE, marker=".")
     share.set_ylim(0, 1.05)
     share.yaxis.set_major_formatter("{x:.0%}")
     share.spines["top"].set_visible(False)
     share.set_ylabel("kept share", color=_LINE)
     axes.set(xlabel=_plain(rows.name), ylabel="rows", title="Scores, and what was kept")
-    axes.set_ylim(0, 1.25 * max(1, total.max()))  # room for the legend
-    axes.legend(frameon=False, loc="upper right", ncols=2)
+
+
+def _kept_share(score: np.ndarray, is_kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean score and kept share of parts of the rows by rank, of ten rows at least where there are as many."""
+    order = np.argsort(score, kind="stable")
+    parts = np.array_split(order, max(1, min(_MOST_BINS, len(order) // _LEAST_IN_A_SHARE))) if len(order) else []
+    return np.array([score[part].mean() for part in parts]), np.array([is_kept[part].mean() for part in parts])
 
 
 def _path(axes: Axes, rows: _Drawn, measure: str) -> None:
@@ -158,37 +217,38 @@ def _path(axes: Axes, rows: _Drawn, measure: str) -> None:
     axes.set_ylabel(f"{measure} in {score.unit}" if score is not None and score.unit else measure)
     if score is not None:  # a score with the name of its measure is a mean of it, in the same range
         axes.set_ylim(*(bound if math.isfinite(bound) else None for bound in (score.low, score.high)))
-    axes.legend(frameon=False)
 
 
 def _against_length(axes: Axes, rows: _Drawn) -> None:
+    """The score of rows against their target tokens."""
     _against(axes, rows, rows.tokens, "target tokens", "Score against response length")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(LogFormatter())  # 60 in the place of 6 × 10¹
     axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
 
 
+def _against_plain_loss(axes: Axes, rows: _Drawn) -> None:
+    """The score of rows against the loss of level 0."""
+    _against(axes, rows, rows.levels["loss"][:, 0], "plain loss in nats", "Score against plain loss")
+
+
 def _against(axes: Axes, rows: _Drawn, x: np.ndarray, label: str, title: str) -> None:
-    """The score of rows against another number of them."""
     shown = np.random.default_rng(0).permutation(len(x))[:_MOST_POINTS]
     size = 7 if len(shown) > _FEW_POINTS else 18
     for is_kept, color, name in ((False, _DROPPED, "dropped"), (True, _KEPT, "kept")):
         part = shown[rows.is_kept[shown] == is_kept]
         axes.scatter(x[part], rows.score[part], s=size, color=color, alpha=0.6, linewidths=0, label=name)
-    axes.legend(frameon=False, markerscale=2)
     axes.set(xlabel=label, ylabel=_plain(rows.name), title=title)
 
 
 def _groups(axes: Axes, rows: _Drawn) -> None:
-    """The largest groups, largest at the top."""
-    counts = rows.groups[:_MOST_GROUPS][::-1]
+    """Rows of the largest groups."""
+    counts = rows.groups[:_MOST_GROUPS][::-1]  # largest at the top
     names = [_plain(name) for name in counts.index]
     axes.barh(range(len(counts)), counts["sum"], color=_KEPT, label="kept")
     axes.barh(range(len(counts)), counts["size"] - counts["sum"], left=counts["sum"], color=_DROPPED, label="dropped")
     axes.set_yticks(range(len(counts)), names)
     axes.set(xlabel="rows", title="Groups")
-    axes.set_ylim(-0.6, len(counts) + 0.6)
-    axes.legend(frameon=False, loc="upper right", ncols=2)
 
 
 def _plain(name: str) -> str:

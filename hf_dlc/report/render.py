@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 
 _FOLDER = Path(__file__).parent
 _TEXT_WIDTH = 160  # characters of a field of a row
+_MOST_TEXT = 5_000  # characters of one that is unfolded
 
 
 class Name(str):
@@ -45,6 +48,19 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
+class Field(NamedTuple):
+    """A value of a row: untrusted text, which [`one_line`] and [`unfolded`] have made harmless."""
+
+    name: str
+    short: str
+    full: str
+
+    @classmethod
+    def of(cls, name: str, value: Any) -> Field:
+        """A column and its value as they come."""
+        return cls(one_line(name), one_line(value), unfolded(value))
+
+
 @dataclass(frozen=True)
 class Example:
     """
@@ -53,12 +69,45 @@ class Example:
     Args:
         heading (`Line`):
             Number and scores of the row.
-        fields (`Sequence[tuple[str, str]]`):
-            Name and value of each column, as [`one_line`] returns them.
+        fields (`Sequence[Field]`):
+            Name and value of each column.
     """
 
     heading: Line
-    fields: Sequence[tuple[str, str]]
+    fields: Sequence[Field]
+
+
+class RowCells(NamedTuple):
+    """A row of the dataset in a table of such."""
+
+    cells: Sequence[str]  # number of the row, whether it was kept, its scores
+    fields: Sequence[Field]
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """
+    Table of rows of the dataset, which a page can sort and search; Markdown leaves it out.
+
+    Args:
+        title (`Line`):
+            Heading.
+        header (`Sequence[str]`):
+            Names of the columns, but for the text of the rows, which comes last.
+        rows (`Sequence[RowCells]`):
+            The rows.
+    """
+
+    title: Line
+    header: Sequence[str]
+    rows: Sequence[RowCells]
+
+
+class Picture(NamedTuple):
+    """A plot: a PNG file, and what it shows in a sentence."""
+
+    caption: str
+    png: bytes
 
 
 @dataclass(frozen=True)
@@ -93,31 +142,37 @@ class Lines:
     lines: Sequence[Line]
 
 
-Section = Table | Examples | Lines
+Section = Table | Examples | Lines | RowTable
 
 
 def to_markdown(sections: Sequence[Section], heading: str = "##") -> str:
     """Sections one after the other; rows of the dataset stand in code blocks as JSON, which has no line breaks."""
-    return "\n\n".join(f"{heading} {_line(section.title)}\n\n{_body(section)}" for section in sections) + "\n"
+    shown = [section for section in sections if not isinstance(section, RowTable)]
+    return "\n\n".join(f"{heading} {_line(section.title)}\n\n{_body(section)}" for section in shown) + "\n"
 
 
-def to_html(title: str, sections: Sequence[Section], images: Sequence[tuple[str, str]]) -> str:
+def to_html(title: str, sections: Sequence[Section], pictures: Sequence[Picture]) -> str:
     """
-    One file that needs nothing from elsewhere, and in which no script could run.
+    One file that needs nothing from elsewhere, and in which no script can run but the one that sorts its rows.
 
     Args:
         title (`str`):
             Title of the page.
         sections (`Sequence[Section]`):
             What it says.
-        images (`Sequence[tuple[str, str]]`):
-            Descriptions and PNG files (base64) of the plots.
+        pictures (`Sequence[Picture]`):
+            The plots.
 
     Returns:
         `str`: HTML; the template escapes all that is put into it.
     """
     kinds = [(type(section).__name__, section) for section in sections]
-    return _template().render(title=title, sections=kinds, images=images, is_name=_is_name)
+    shown = [(picture.caption, base64.b64encode(picture.png).decode("ascii")) for picture in pictures]
+    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return _template().render(
+        title=title, sections=kinds, pictures=shown, is_name=_is_name, script=script, script_digest=digest
+    )
 
 
 def one_line(value: Any) -> str:
@@ -133,6 +188,20 @@ def one_line(value: Any) -> str:
     return text if len(text) <= _TEXT_WIDTH else text[: _TEXT_WIDTH - 1] + "…"
 
 
+def unfolded(value: Any) -> str:
+    """
+    An untrusted value in full, with its line breaks, up to 5,000 characters; characters that would act on a reader are
+    shown by their code.
+    """
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str, indent=1)
+    text = "".join(
+        c if c in "\n\t" or (unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029") else f"\\u{ord(c):04x}"
+        for c in text.replace("\r\n", "\n")
+    )
+    more = len(text) - _MOST_TEXT
+    return text if more <= 0 else f"{text[:_MOST_TEXT]}… ({more:,} more characters)"
+
+
 def _body(section: Section) -> str:
     if isinstance(section, Table):
         lines = [f"| {' | '.join(section.header)} |", "|" + "---|" * len(section.header)]
@@ -143,7 +212,7 @@ def _body(section: Section) -> str:
 
 
 def _example(example: Example) -> str:
-    return "\n".join([_line(example.heading), "", *(f"    {name}: {value}" for name, value in example.fields)])
+    return "\n".join([_line(example.heading), "", *(f"    {one.name}: {one.short}" for one in example.fields)])
 
 
 def code(name: Any) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,12 +18,14 @@ from datasets import ClassLabel, Dataset, Value
 from hf_dlc.scores.columns import missing_columns
 from hf_dlc.utils.content import content_digests
 
-from .render import Section, to_html, to_markdown
+from .render import Picture, Section, to_html, to_markdown
 from .tables import Facts, HeldOutAgreement, Rows, all_sections, read_flags
 
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from .plots import Panel
 
 
 def status_counts(scored: Dataset, prefix: str = "dlc") -> dict[str, int]:
@@ -52,6 +53,8 @@ class PruneReport:
             Masked fraction of each level.
         group_by (`str`, *optional*):
             Column within whose groups rows were selected.
+        bounds (`Mapping[str, float]`, *optional*):
+            Values of the score at which the rule changes, by the parameters that set them.
 
     Example:
     ```python
@@ -70,6 +73,7 @@ class PruneReport:
     prefix: str
     schedule: tuple[float, ...] | None
     group_by: str | None
+    bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def from_datasets(
@@ -86,7 +90,9 @@ class PruneReport:
         left_out: Mapping[str, int] | None = None,
         price_unknown: str | None = None,
         predicted: Mapping[str, HeldOutAgreement] | None = None,
+        run: Mapping[str, str] | None = None,
         rule: Sequence[str] = (),
+        bounds: Mapping[str, float] | None = None,
         shared_with_random: int | None = None,
     ) -> PruneReport:
         """
@@ -120,8 +126,12 @@ class PruneReport:
             predicted (`Mapping[str, HeldOutAgreement]`, *optional*):
                 By the name of each score that was predicted how well held-out rows agree, as
                 `ExtrapolatedScorer.agreement_.scores` has it.
+            run (`Mapping[str, str]`, *optional*):
+                What was run, by what it is called: model, data, command and the like.
             rule (`Sequence[str]`, *optional*):
                 How rows were chosen, in words, in parts of which some may be [`~report.render.Name`]s.
+            bounds (`Mapping[str, float]`, *optional*):
+                Values of the score at which the rule changes, by the parameters that set them, for the plot.
             shared_with_random (`int`, *optional*):
                 Number of the kept rows that as many random rows of the same seed hold as well.
 
@@ -146,9 +156,9 @@ class PruneReport:
         scored = with_notes(scored, notes, kept)
         rows = Rows.read(scored, kept, column, prefix, group_by, tuple(notes))
         levels = None if schedule is None else tuple(map(float, schedule))
-        facts = Facts(rule, shared_with_random, price, price_unknown, left_out, predicted)
+        facts = Facts(run, rule, shared_with_random, price, price_unknown, left_out, predicted)
         sections = tuple(all_sections(rows, flag_column, examples, facts))
-        return cls(sections, scored, kept, column, prefix, levels, group_by)
+        return cls(sections, scored, kept, column, prefix, levels, group_by, bounds or {})
 
     def to_markdown(self) -> str:
         """The report as Markdown. Dataset text stands in code blocks, as JSON, and cannot act as markup."""
@@ -162,19 +172,15 @@ class PruneReport:
         """
         The report with its plots as one file that loads nothing from elsewhere.
 
-        Dataset text is escaped, and the page forbids scripts.
+        Dataset text is escaped, and the page forbids all scripts but its own, which sorts and searches rows.
 
         Raises:
             ModuleNotFoundError: If there is no matplotlib.
         """
-        import io
-
         require_matplotlib()
+        from .plots import panel_png
 
-        buffer = io.BytesIO()
-        self.plot().savefig(buffer, dpi=120)
-        image = base64.b64encode(buffer.getvalue()).decode("ascii")
-        return to_html(title, self.sections, [("Scores, levels, lengths and groups of the rows", image)])
+        return to_html(title, self.sections, [Picture(one.caption, panel_png(one)) for one in self._panels()])
 
     def save(self, path: str | Path) -> None:
         """
@@ -202,7 +208,9 @@ class PruneReport:
         if find_spec("matplotlib") is None:
             return None
         page = html.escape(self.to_html())
-        return f'<iframe srcdoc="{page}" sandbox style="width: 100%; height: 40em; border: 0"></iframe>'
+        return (
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts" style="width: 100%; height: 40em; border: 0"></iframe>'
+        )
 
     def plot(self) -> Figure:
         """
@@ -214,7 +222,13 @@ class PruneReport:
         """
         from .plots import plot_report
 
-        return plot_report(self.scored, self.kept, self.column, self.prefix, self.schedule, self.group_by)
+        return plot_report(self._panels())
+
+    def _panels(self) -> list[Panel]:
+        from .plots import panels
+
+        where = self.column, self.prefix, self.schedule, self.group_by
+        return panels(self.scored, self.kept, *where, self.bounds)
 
 
 def require_matplotlib() -> None:

@@ -26,13 +26,14 @@ from hf_dlc.scores.columns import (
 from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.ranks import spearman
 
-from .render import Example, Examples, Line, Lines, Name, Section, Table, one_line
+from .render import Example, Examples, Field, Line, Lines, Name, RowCells, RowTable, Section, Table, one_line
 from .statistics import auroc, within_groups
 
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _INTERVALS = 10
 _MOST_GROUPS = 20
+_MOST_ROWS = 300  # of the table that can be searched
 _WANTED_HEADER = ["wanted row", "kept rows", "mean similarity", "nearest kept row"]
 _FLAGS = {"True": True, "true": True, "1": True, "False": False, "false": False, "0": False}
 _NO_SCORE = "no_score"  # as selectors call rows that have none
@@ -95,6 +96,8 @@ class Facts:
     What else is known of a run.
 
     Args:
+        run (`Mapping[str, str]`, *optional*):
+            What was run, by what it is called: model, data, command and the like.
         rule (`Line`, *optional*):
             How rows were chosen, in words.
         shared_with_random (`int`, *optional*):
@@ -109,6 +112,7 @@ class Facts:
             By the name of each score that was predicted how well held-out rows agree.
     """
 
+    run: Mapping[str, str] | None = None
     rule: Line = ()
     shared_with_random: int | None = None
     price: str | None = None
@@ -215,6 +219,8 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int, facts: Fact
     """
     facts = facts or Facts()
     yield _overview(rows, flag_column, facts)
+    if facts.run:
+        yield Lines(["Run"], [[f"{name}: ", Name(value)] for name, value in facts.run.items()])
     if facts.predicted:
         yield _predicted_table(facts.predicted)
     yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
@@ -239,6 +245,8 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int, facts: Fact
         "Rows without a score": np.flatnonzero(~rows.is_scored),
     }
     yield from (show(title, places[:examples]) for title, places in others.items() if len(places))
+    if len(rows.scored):
+        yield show.table(_MOST_ROWS)
 
 
 def read_column(dataset: Dataset, name: str) -> np.ndarray:
@@ -513,20 +521,37 @@ class _Shower:
     def __call__(self, title: str, indices: np.ndarray) -> Examples:
         return Examples([title], [self._example(index) for index in indices.tolist()])
 
+    def table(self, most: int) -> RowTable:
+        """Rows that can be sorted and searched: all, or as many drawn at random."""
+        count = len(self.is_kept)
+        drawn = np.sort(np.random.default_rng(0).permutation(count)[:most])
+        which = f"all {count:,}" if count <= most else f"{most:,} of {count:,}, drawn at random"
+        rows = [RowCells(self._cells(index), self._texts(index)) for index in drawn.tolist()]
+        return RowTable([f"Rows to look through ({which})"], ["row", "kept", *self.scores], rows)
+
+    def _cells(self, index: int) -> list[str]:
+        values = [self.shown[name](score.values[index]) for name, score in self.scores.items()]
+        return [str(index), "kept" if self.is_kept[index] else "dropped", *values]
+
     def _example(self, index: int) -> Example:
+        return Example(self._heading(index), self._texts(index))
+
+    def _texts(self, index: int) -> list[Field]:
         features = self.rows.features
-        fields = [
-            (one_line(name), one_line(_readable(value, features[name])))
+        return [
+            Field.of(name, _readable(value, features[name]))
             for name, value in (self.rows[index] if features else {}).items()
             if self.is_kept[index] or name not in self.notes  # there is nothing to say of others
         ]
+
+    def _heading(self, index: int) -> Line:
         if not self.is_scored[index]:
-            return Example([f"row {index}: ", Name(self.statuses[index])], fields)
+            return [f"row {index}: ", Name(self.statuses[index])]
         values = ", ".join(f"{name} {self.shown[name](score.values[index])}" for name, score in self.scores.items())
         share = self.kept_shares[index]
         state, share = ("kept", share) if self.is_kept[index] else ("dropped", 1 - share)
         reason = "" if np.isnan(share) else f", like {share:.0%} of its tenth"
-        return Example([f"row {index}: {values}; easier than {self.easier_than[index]:.0%}; {state}{reason}"], fields)
+        return [f"row {index}: {values}; easier than {self.easier_than[index]:.0%}; {state}{reason}"]
 
 
 def _undecoded(dataset: Dataset) -> Dataset:

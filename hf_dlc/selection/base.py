@@ -162,6 +162,10 @@ class Selector(ABC):
         """Return by its parameter the columns of the rows, beside scores and groups, that the selector reads."""
         return {}
 
+    def bounds(self, scores: np.ndarray) -> dict[str, float]:
+        """Return by the parameter that sets it each value of the score at which the rule changes, for a plot."""
+        return {}
+
     def idle(self) -> list[str]:
         """Return the parameters that change nothing, as the others are."""
         return []

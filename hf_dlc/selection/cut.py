@@ -14,7 +14,7 @@ from .base import Selector
 from .budget import walk
 from .candidates import Candidates
 from .flexrand import FlexRandSelector
-from .ordering import difficulty, drawn_order
+from .ordering import bound, difficulty, drawn_order
 from .two_peaks import threshold_between_peaks
 
 
@@ -155,6 +155,16 @@ class CutSelector(FlexRandSelector):
             raise ValueError(f"then must be 'random', 'flexrand' or 'stratified', got {self.then!r}.")
         if not isinstance(self.strata, Integral) or isinstance(self.strata, bool) or self.strata < 1:
             raise ValueError(f"strata must be a whole number, at least 1, got {self.strata!r}.")
+
+    def bounds(self, scores: np.ndarray) -> dict[str, float]:
+        """Return where the rows that are left out begin, as in [`Selector`]."""
+        known = scores[np.isfinite(scores)]
+        if self.cut == "auto":
+            sign = float(difficulty(np.ones(1), self.easy, self.column)[0])
+            return {"cut": sign * threshold_between_peaks(difficulty(known, self.easy, self.column), self.column)}
+        hardest = round(len(known) * float(self.cut))
+        is_inside = 0 < hardest < len(known)
+        return {"cut": bound(scores, len(known) - hardest, self.easy, self.column)} if is_inside else {}
 
     def variants(self) -> dict[str, Selector]:
         """Return this selector alone: a comparison of splits is FlexRand's."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from .base import Selector
 from .candidates import Candidates
-from .ordering import difficulty, drawn_order
+from .ordering import bound, difficulty, drawn_order
 
 
 @dataclass
@@ -104,11 +104,13 @@ class FlexRandSelector(Selector):
     def _pools(self, candidates: Candidates, group: str | None, quota: int) -> list[np.ndarray]:
         # One order for both intervals: a row that changes sides leaves the order of all others as it was.
         order = drawn_order(candidates.rows, self.seed, group)
-        n_scored = np.count_nonzero(candidates.scored)
-        # At least one row on either side, as long as there are two.
-        n_easy = min(max(round(n_scored * float(self.split)), 1), max(n_scored - 1, 0))
+        n_easy = self._count_easy(np.count_nonzero(candidates.scored))
         is_easy = _easiest(difficulty(candidates.scores, self.easy, self.column), n_easy)[order]
         return [order[is_easy], order[~is_easy]]
+
+    def _count_easy(self, n_scored: int) -> int:
+        """At least one row is on either side, as long as there are two."""
+        return min(max(round(n_scored * float(self.split)), 1), max(n_scored - 1, 0))
 
     def _rule(self, column: str) -> str:
         nearly = ", which is nearly random selection" if self.split == 0.5 else ""
@@ -116,6 +118,13 @@ class FlexRandSelector(Selector):
             f"Half of the budget was drawn at random from the easiest {self.split:.0%} of the rows by {column}, half "
             f"from the others{nearly}"
         )
+
+    def bounds(self, scores: np.ndarray) -> dict[str, float]:
+        """Return where the easy rows end, as in [`Selector`]; groups have an end each, and none is shown."""
+        n_scored = np.count_nonzero(np.isfinite(scores))
+        if self.group_by is not None or n_scored < 2:
+            return {}
+        return {"split": bound(scores, self._count_easy(n_scored), self.easy, self.column)}
 
     def variants(self) -> dict[str, Selector]:
         """Return the same selector with its own split and three others."""

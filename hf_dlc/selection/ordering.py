@@ -139,3 +139,33 @@ def _factorise(groups: Sequence | np.ndarray) -> tuple[list[str | int | None], n
     new_codes = np.empty(len(keys), dtype=np.int64)
     new_codes[ranking] = np.arange(len(keys))
     return [keys[i] for i in ranking], new_codes[codes]
+
+
+def bound(scores: np.ndarray, count: int, easy: str, column: str) -> float:
+    """
+    Value of the score that parts the easiest rows from the others: the middle between the two that are next to it.
+
+    Args:
+        scores (`np.ndarray` of shape `(rows,)`):
+            The scores, NaN for rows without one.
+        count (`int`):
+            Number of the easiest rows; there is a row on either side.
+        easy (`"auto"`, `"high"` or `"low"`):
+            Which scores mean easy rows.
+        column (`str`):
+            Column of the scores.
+
+    Returns:
+        `float`
+
+    Example:
+    ```python
+    >>> bound(np.array([0.1, 0.9, 0.5, np.nan]), 1, "high", "mine")
+    0.7
+
+    ```
+    """
+    known = np.asarray(scores, dtype=np.float64)
+    known = known[np.isfinite(known)]
+    order = np.argsort(difficulty(known, easy, column), kind="stable")
+    return float(known[order[count - 1 : count + 1]].mean())

@@ -299,7 +299,7 @@ def test_what_was_left_out_is_counted(files: Path, llama_folder: Path, tmp_path:
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["left_out"] == {"no_score": 1, "duplicate": 2, "equals_wanted": 1}
     summary = (tmp_path / "run" / "summary.md").read_text(encoding="utf-8")
-    assert "left out before rows were chosen: 1 `no_score`, 2 `duplicate`, 1 `equals_wanted`" in summary
+    assert "left out before rows were chosen: 2 `duplicate`, 1 `equals_wanted`" in summary
     capsys.readouterr()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
 import itertools
 import json
 import math
@@ -19,7 +22,8 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, concatenate_datasets
 from scipy import stats
 
-from hf_dlc.report.render import one_line
+from hf_dlc.report.plots import _kept_share
+from hf_dlc.report.render import one_line, unfolded
 from hf_dlc.report.report import PruneReport, status_counts
 from hf_dlc.report.statistics import auroc, within_groups
 from hf_dlc.scores.columns import EMPTY_RESPONSE, OK, TRUNCATED, build_columns, score_features
@@ -547,7 +551,10 @@ class Tags(HTMLParser):
 
 
 OUR_TAGS = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "pre", "code", "img"}
-OUR_TAGS |= {"table", "tr", "th", "td", "ul", "li"}
+OUR_TAGS |= {"table", "thead", "tbody", "tr", "th", "td", "ul", "li", "section", "div", "figure", "figcaption"}
+OUR_TAGS |= {"details", "summary", "b", "input", "script"}
+OUR_ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "src", "alt", "class"}
+OUR_ATTRIBUTES |= {"type", "placeholder", "aria-label", "hidden"}
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
@@ -557,19 +564,38 @@ def test_hostile_text_is_text_in_html(text: str) -> None:
     page = Tags(report(dataset, [0, 1], group_by="topic").to_html(title=text))
     assert set(page.tags) <= OUR_TAGS
     assert not [name for name, _ in page.attributes if name.startswith("on")]
-    assert {name for name, _ in page.attributes} <= {"lang", "charset", "http-equiv", "content", "name", "src", "alt"}
+    assert {name for name, _ in page.attributes} <= OUR_ATTRIBUTES
+    assert page.tags.count("script") == 1  # ours, which the test below names
     sources = [value for name, value in page.attributes if name == "src"]
-    assert len(sources) == 1
-    assert sources[0].startswith("data:image/png;base64,")
+    assert len(sources) == page.tags.count("img") > 3
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
     assert any(one_line(text) in part for part in page.text)
+
+
+def find_browser() -> str:
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("there is no chromium")
+    return browser
+
+
+def in_browser(browser: str, page: str, folder: Path) -> str:
+    """What a browser has made of a page, after all that wanted to run has run."""
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={folder}",
+        "--virtual-time-budget=2000",
+    ]
+    command = [browser, *options, "--dump-dom", (folder / "report.html").as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
 @pytest.mark.browser
 def test_hostile_text_is_text_in_a_browser(tmp_path: Path) -> None:
-    """What a browser makes of the page, after all that wanted to run has run."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        pytest.skip("there is no chromium")
+    browser = find_browser()
     payload = "document.title = 'run'; document.body.append(document.createElement('form'))"
     hostile = [
         *HOSTILE,
@@ -581,19 +607,10 @@ def test_hostile_text_is_text_in_a_browser(tmp_path: Path) -> None:
     texts = [text.replace("\0", "") for text in hostile]
     dataset = scored_dataset({"output": texts, "topic": texts}, scores, keep_levels=True)
     shown = report(dataset, [0, 1, 2], group_by="topic", examples=len(texts))
-    (tmp_path / "report.html").write_text(shown.to_html(title="What was kept"), encoding="utf-8")
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path}",
-        "--virtual-time-budget=2000",
-    ]
-    command = [browser, *options, "--dump-dom", (tmp_path / "report.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    page = Tags(done.stdout)
-    assert set(page.tags) <= OUR_TAGS | {"tbody"}  # which a browser puts into every table
-    assert "<title>What was kept</title>" in done.stdout
+    found = in_browser(browser, shown.to_html(title="What was kept"), tmp_path)
+    page = Tags(found)
+    assert set(page.tags) <= OUR_TAGS
+    assert "<title>What was kept</title>" in found
     assert any(payload in part for part in page.text)
 
 
@@ -605,6 +622,7 @@ def test_a_notebook_shows_the_page_in_a_frame_of_its_own() -> None:
     assert frame.tags == ["iframe"]
     attributes = dict(frame.attributes)
     assert attributes.keys() == {"srcdoc", "sandbox", "style"}
+    assert attributes["sandbox"] == "allow-scripts"  # in an origin of its own, which reaches nothing of the notebook
     assert not frame.text
     assert set(Tags(attributes["srcdoc"]).tags) <= OUR_TAGS
 
@@ -629,7 +647,88 @@ def test_a_report_is_saved_as_its_name_says(tmp_path: Path) -> None:
 def test_html_loads_nothing() -> None:
     page = report(rows_of_all_kinds(), [0, 1, 2]).to_html()
     assert "default-src 'none'" in page
-    assert not re.findall(r"https?://|<script|<link|@import|url\(", page)
+    assert not re.findall(r"https?://|<script |<link|@import|url\(", page)
+    [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'\"" in page  # this one, and no other
+
+
+@pytest.mark.browser
+def test_rows_are_sorted_and_searched(tmp_path: Path) -> None:
+    browser = find_browser()
+    dataset = scored_dataset({"output": ["apple", "Pear\nand plum", "apple\npie"]}, [0.3, 0.1, 0.2])
+    page = report(dataset, [0]).to_html()
+    actions = """<script>
+      const table = document.querySelector("table.rows");
+      const shown = () => [...table.tBodies[0].rows].filter(row => !row.hidden).map(row => row.cells[0].textContent);
+      const column = [...table.tHead.rows[0].cells].find(cell => cell.textContent === "confidence");
+      const found = [shown()];
+      column.click(); found.push(shown());
+      column.click(); found.push(shown());
+      const search = document.querySelector("input");
+      search.value = "PLUM pear"; search.dispatchEvent(new Event("input")); found.push(shown());
+      document.title = JSON.stringify(found);
+    </script></body>"""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy".*?>', "", page).replace("</body>", actions)
+    title = re.findall(r"<title>(.*?)</title>", in_browser(browser, page, tmp_path))
+    assert json.loads(title[0]) == [["0", "1", "2"], ["1", "2", "0"], ["0", "2", "1"], ["1"]]
+
+
+def test_a_response_unfolds_to_its_full_length_with_its_line_breaks() -> None:
+    text = "First line.\n\tSecond <b>line</b>.\u202e\x07\n" + "word " * 400
+    page = report(scored_dataset({"output": [text, "short"]}, [0.3, 0.1]), [0]).to_html()
+    shown = html.unescape(page)
+    assert "First line.\n\tSecond <b>line</b>.\\u202e\\u0007\n" + "word " * 400 in shown
+    assert "<b>line" not in page
+    assert '<p class="field"><b>output</b> short</p>' in page
+    assert unfolded("x" * 5001) == "x" * 5000 + "… (1 more characters)"
+    assert unfolded([{"role": "user"}]) == '[\n {\n  "role": "user"\n }\n]'
+
+
+def test_the_table_of_rows_is_drawn_where_there_are_many() -> None:
+    few, many = (report(rows_of_all_kinds(count), [0]).to_html() for count in (40, 400))
+    assert "Rows to look through (all 40)" in few
+    assert "Rows to look through (300 of 400, drawn at random)" in many
+    assert "Rows to look through" not in report(rows_of_all_kinds(), [0]).to_markdown()
+
+
+def test_what_was_run_is_told_and_no_text_of_it_acts() -> None:
+    facts = {"model": "a/b", "command": "hf-dlc select\n## Injected"}
+    shown = report(rows_of_all_kinds(), [0], run=facts)
+    assert section(shown.to_markdown(), "Run").splitlines()[2:4] == [
+        '- model: `"a/b"`',
+        '- command: `"hf-dlc select\\n## Injected"`',
+    ]
+    assert "hf-dlc select\\n## Injected" in html.unescape(shown.to_html())
+
+
+def test_where_the_rule_changes_is_drawn() -> None:
+    dataset = rows_of_all_kinds()
+    [plain, with_split] = (report(dataset, [0], bounds=bounds).plot().axes[0] for bounds in ({}, {"split": 0.25}))
+    assert len(with_split.lines) == len(plain.lines) + 1
+    assert with_split.lines[0].get_xdata() == [0.25, 0.25]
+    assert [text.get_text() for text in with_split.texts] == ["split"]
+
+
+def test_the_kept_share_is_that_of_ten_rows_at_least() -> None:
+    rng = np.random.default_rng(0)
+    for count in (0, 5, 47, 5000):
+        score, is_kept = rng.random(count), rng.random(count) < 0.5
+        where, share = _kept_share(score, is_kept)
+        assert len(where) == len(share) <= 30
+        assert len(share) <= max(1, count // 10)
+        if count:
+            assert share.mean() == pytest.approx(is_kept.mean(), abs=0.1)
+
+
+def test_no_panel_is_empty_and_none_is_shown_twice() -> None:
+    dataset = rows_of_all_kinds()
+    figure = report(dataset, [0, 3, 4]).plot()
+    assert len([axes for axes in figure.axes if axes.get_title()]) % 2 == 1
+    assert all(axes.get_visible() and (axes.has_data() or axes.get_ylabel() == "kept share") for axes in figure.axes)
+    dataset = dataset.add_column("dlc_plain_loss", [levels[0] for levels in dataset["dlc_level_loss"]])
+    titles = [axes.get_title() for axes in report(dataset, [0], column="dlc_plain_loss").plot().axes]
+    assert "Score against plain loss" not in titles
 
 
 def test_plot_has_a_panel_for_everything() -> None:

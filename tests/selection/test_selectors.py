@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_dlc.selection import FlexRandSelector, RandomSelector, TopKSelector, flexrand, top_k
+from hf_dlc.selection import CutSelector, FlexRandSelector, RandomSelector, TopKSelector, flexrand, top_k
 from hf_dlc.selection.base import Selector
 
 
@@ -541,3 +541,25 @@ def test_top_k_may_draw_a_part_at_random(data: st.DataObject) -> None:
     assert len(found) == keep
     with pytest.raises(ValueError, match="mix must be a share of the budget"):
         TopKSelector(keep=keep, mix=1.5).get_indices(scores)
+
+
+@pytest.mark.parametrize("easy", ["high", "low"])
+def test_where_a_rule_changes(easy: str) -> None:
+    """The value is between the rows that it parts, whichever scores mean easy rows."""
+    rng = np.random.default_rng(0)
+    scores = rng.random(50)
+    scores[[3, 7]] = np.nan
+    hardness = -scores if easy == "high" else scores
+    for selector, name, share in (
+        (FlexRandSelector(keep=4, split=0.25, column="mine", easy=easy), "split", 0.25),
+        (CutSelector(keep=4, cut=0.25, column="mine", easy=easy), "cut", 0.75),
+    ):
+        [(found, value)] = selector.bounds(scores).items()
+        bound = -value if easy == "high" else value
+        assert found == name
+        assert np.count_nonzero(hardness < bound) == 48 * share
+        assert value not in scores
+    assert RandomSelector(keep=4).bounds(scores) == {}
+    assert CutSelector(keep=4, cut=0.0).bounds(scores) == {}
+    assert FlexRandSelector(keep=4, group_by="topic").bounds(scores) == {}
+    assert FlexRandSelector(keep=4).bounds(np.array([0.5, np.nan])) == {}
