@@ -363,8 +363,8 @@ def test_a_training_that_taught_little_is_told_as_well() -> None:
     assert told in page
 
 
-def test_readme_names_all_columns_and_statuses() -> None:
-    rows = [line.split("|") for page in (README, HANDBOOK) for line in PAGES[page].splitlines() if line[:1] == "|"]
+def test_the_handbook_names_all_columns_and_statuses() -> None:
+    rows = [line.split("|") for line in PAGES[HANDBOOK].splitlines() if line[:1] == "|"]
     told = {name for _, first, *_ in rows for name in re.findall(r"`(\w+)`", first)}
     statuses = {value for name, value in vars(columns).items() if name.isupper() and isinstance(value, str)}
     assert statuses > columns.SCORED_STATUSES - columns.PARTLY_SCORED
@@ -376,16 +376,16 @@ def test_readme_names_all_columns_and_statuses() -> None:
     } <= told
 
 
-def test_readme_lists_the_rooms_in_the_order_of_the_floors() -> None:
+def test_the_handbook_lists_the_rooms_in_the_order_of_the_floors() -> None:
     floors = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-    _, _, table = PAGES[README].partition("| folder | job |")
+    _, _, table = PAGES[HANDBOOK].partition("| folder | job |")
     rooms = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert set(rooms) == floors.keys() - {"config", "errors"}  # which are files
     assert [floors[room] for room in rooms] == sorted((floors[room] for room in rooms), reverse=True)
 
 
 def test_all_languages_are_known() -> None:
-    assert {language for _, language, _ in BLOCKS} == {"python", "bash"}
+    assert {language for _, language, _ in BLOCKS} == {"python", "bash", "bibtex"}
     assert all(text in "".join(blocks("python", README)) for text in SMALLER)
     assert [sum(words in text for text in blocks("bash", *PAGES)) for words in NOT_RUN] == [1, 1, 1]
 
@@ -514,3 +514,8 @@ def check_options(line: str, is_whole: bool = True) -> None:
     assert not ours or "--print-completion" in words, f"unknown program in {line!r}"
     modules = [name for name in words if name.split(".")[0] == "hf_dlc"]
     assert [name for name in modules if find_spec(name) is None] == []
+
+
+def test_readme_is_short() -> None:
+    assert len(PAGES[README].splitlines()) <= 200
+    assert len(PAGES[README].encode()) <= 16_000

@@ -199,8 +199,8 @@ def test_modules_that_the_pages_name_are_there() -> None:
     assert [(page, name) for page, name in sorted(named) if find_spec(name) is None] == []
 
 
-def test_readme_names_every_folder_and_no_other() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_handbook_names_every_folder_and_no_other() -> None:
+    readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     table = readme.partition("| folder | job |\n|---|---|\n")[2].partition("\n\n")[0]
     named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
     assert named == {path.parent.name for path in PACKAGE.glob("*/__init__.py")}

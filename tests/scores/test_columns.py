@@ -72,16 +72,18 @@ def test_columns_that_are_missing() -> None:
 
 
 def test_every_score_is_described() -> None:
-    """A score has a line in README, which says what its values mean."""
-    entries = re.split(r"^ *[|-] ", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """A score has a line in the handbook, which says what its values mean."""
+    entries = re.split(r"^ *[|-] ", (ROOT / "recipes" / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     for name, score in SCORES.items():
         found = [entry for entry in entries if entry.startswith(f"`dlc_{name}`")]
         assert len(found) == 1, name
         assert ("**higher = easier**" if score.easy == "high" else "**higher = harder**") in found[0]
 
 
-def test_readme_names_the_columns_of_levels() -> None:
-    columns = re.findall(r"^\| `dlc_level_.*", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+def test_the_handbook_names_the_columns_of_levels() -> None:
+    columns = re.findall(
+        r"^\| `dlc_level_.*", (ROOT / "recipes" / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
     named = {name for line in columns for name in re.findall(r"`dlc_level_(\w+)`", line)}
     features = score_features(keep_levels=True, scores=SCORES)
     assert named == {name.removeprefix("dlc_level_") for name in features if name.startswith("dlc_level_")}
