@@ -217,7 +217,10 @@ class DLCConfig:
     )
     levels: Literal["exact", "fast", "single"] = field(
         default="exact",
-        metadata={"help": "'exact': all levels; 'fast': the unmasked and the middle one; 'single': the unmasked one."},
+        metadata={
+            "help": "Levels to run: 'exact' all (4 passes by default), 'fast' the unmasked and the middle one, "
+            "'single' the unmasked model alone."
+        },
     )
     scope: Literal["module", "global"] = field(
         default="module", metadata={"help": "Compare magnitudes within a matrix or over the whole model."}
@@ -233,7 +236,13 @@ class DLCConfig:
     template: str = field(
         default="auto", metadata={"help": "'auto', 'chat', 'alpaca' or the path of a Jinja chat template."}
     )
-    layout: str = field(default="auto", metadata={"help": "Layout of the rows, told from the columns by default."})
+    layout: str = field(
+        default="auto",
+        metadata={
+            "help": "Layout of the rows: tokenized, prompt_completion, messages, sharegpt, alpaca, question_answer or "
+            "text; default: told from the columns."
+        },
+    )
     columns: str | None = field(
         default=None,
         metadata={"help": "Column names of the dataset for those of the layout: 'src=instruction,...' or JSON."},
@@ -242,10 +251,15 @@ class DLCConfig:
         default="auto", metadata={"help": "Tokens of a micro-batch, padding included, or 'auto'."}
     )
     scores: str = field(
-        default="confidence,loss,gain", metadata={"help": "Names of the scores, with commas between; of {scores}."}
+        default="confidence,loss,gain",
+        metadata={
+            "help": "Scores to write, with commas between; of {scores}. knn_confidence is for images, similarity "
+            "needs an encoder, and target_shift is for Python alone. (default: confidence,loss,gain)"
+        },
     )
     alone: Literal["header", "empty_prompt", "raw"] = field(
-        default="header", metadata={"help": "What a response stands behind where its prompt is left out."}
+        default="header",
+        metadata={"help": "For ifd and prompt_gain: the text before the response when the prompt is removed."},
     )
     first_tokens: int = field(
         default=16, metadata={"help": "Target tokens of each response that prompt_gain compares."}

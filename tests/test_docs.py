@@ -406,7 +406,7 @@ def test_python_of_readme(world: World) -> None:
         exec(compile(text, f"{README}: {text.splitlines()[0]}", "exec"), names)
     for text in blocks("python", HANDBOOK):
         exec(compile(text, f"{HANDBOOK}: {text.splitlines()[0]}", "exec"), {"scored": world.names["scored"]})
-    assert {"datasets/me/alpaca-half", "datasets/me/alpaca-third"} <= set(world.server.repos)
+    assert "datasets/me/alpaca-half" in world.server.repos
 
 
 @pytest.mark.slow
@@ -426,7 +426,7 @@ def test_shell_of_readme(world: World, tmp_path: Path) -> None:
             )
             assert done.returncode == 0, done.stderr[-3000:]
         programs.append(words[0])
-    assert programs == ["accelerate", *["hf-dlc"] * 6, "accelerate", "pdoc"]
+    assert programs == ["accelerate", *["hf-dlc"] * 7, "accelerate", "pdoc"]
     assert "datasets/me/alpaca-third" in world.server.repos
     api = world.folder / "runs" / "api"
     assert "push_pruned" in (api / "hf_dlc.html").read_text(encoding="utf-8")

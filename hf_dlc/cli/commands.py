@@ -394,7 +394,7 @@ COMMANDS = {
         Command(
             push,
             (PushArguments,),
-            ("--run-dir runs/mine --repo-id me/alpaca-third", "--run-dir runs/mine --repo-id me/open --public true"),
+            ("--run-dir runs/mine --repo-id me/alpaca-third", "--run-dir runs/mine --repo-id me/open --public"),
             required=["repo_id"],
         ),
         Command(
@@ -416,8 +416,8 @@ COMMANDS = {
 
 _JOB = """\
 hf-dlc estimate --dataset rows.jsonl --model path/to/model                       # what scoring would cost
-hf-dlc score --dataset rows.jsonl --model path/to/model --output-dir runs/mine   # goes on where it was stopped
-hf-dlc select --run-dir runs/mine --keep 0.3                                     # says which selector it took, and why
+hf-dlc score --dataset rows.jsonl --model path/to/model --features auto --output-dir runs/mine   # resumes if stopped
+hf-dlc select --run-dir runs/mine --target wanted.jsonl --keep 0.3               # rows like the wanted ones
 hf-dlc push --run-dir runs/mine --repo-id me/rows-third                          # the subset, the scores and a card
 
 hf-dlc --help shows all commands, hf-dlc COMMAND --help what each of them takes."""

@@ -87,7 +87,7 @@ class SelectionArguments(Options):
             "as ifd suspects, or else at random.",
         },
     )
-    keep: str | None = field(default=None, metadata={"help": "Share (0.5) or number (5000) of rows to keep."})
+    keep: str | None = field(default=None, metadata={"help": "Share or number (5000) of rows to keep; default: 0.5."})
     keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
     selection_split: float = field(
         default=0.5,
@@ -187,7 +187,8 @@ class ReportArguments(Options):
     """Report options: what the reports show."""
 
     flag_column: str | None = field(
-        default=None, metadata={"help": "Boolean column whose rows the summary ranks; no scorer reads it."}
+        default=None,
+        metadata={"help": "Boolean column of rows known to be wrong, which the report counts; scoring ignores it."},
     )
     html_report: bool = field(default=True, metadata={"help": "Write report.html, where matplotlib is installed."})
     verbose: bool = field(default=False, metadata={"help": "Print all tables, which summary.md holds."})

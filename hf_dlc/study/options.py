@@ -125,7 +125,10 @@ class StudyArguments(TrainingOptions):
     flag_column: str | None = field(default=None, metadata={"help": "Column that is true where a row is suspect."})
     situation: str = field(
         default="auto",
-        metadata={"help": "'task', 'wrong', 'sources', 'unknown' or 'clean'; default: by what is given of the first."},
+        metadata={
+            "help": "'task', 'wrong', 'sources', 'unknown' or 'clean'; default: told from --target, --flag-column and "
+            "--group-by."
+        },
     )
     model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
@@ -140,21 +143,30 @@ class StudyArguments(TrainingOptions):
         default_factory=list, metadata={"help": "Tasks of lm-evaluation-harness to measure by as well."}
     )
     arms: list[str] = field(
-        default_factory=list, metadata={"help": "What is screened, beside random rows; default: by the situation."}
+        default_factory=list,
+        metadata={"help": "Ways of choosing to screen, such as 'ifd cut 0.3'; default: by the situation."},
     )
-    finalists: list[str] = field(default_factory=list, metadata={"help": "Confirm these, without screening."})
-    num_finalists: int = field(default=3, metadata={"help": "Arms that go on from the screening."})
-    screening_budget: float = field(default=0.3, metadata={"help": "Share of the pool in the screening."})
-    screening_seeds: int = field(default=2, metadata={"help": "Models an arm in the screening."})
-    budgets: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5], metadata={"help": "Shares of the pool."})
+    finalists: list[str] = field(
+        default_factory=list, metadata={"help": "Ways of choosing to confirm, without a screening."}
+    )
+    num_finalists: int = field(default=3, metadata={"help": "Ways of choosing that go on from the screening."})
+    screening_budget: float = field(default=0.3, metadata={"help": "Share of the pool that is kept in the screening."})
+    screening_seeds: int = field(default=2, metadata={"help": "Seeds of each way of choosing in the screening."})
+    budgets: list[float] = field(
+        default_factory=lambda: [0.1, 0.3, 0.5], metadata={"help": "Shares of the pool to keep."}
+    )
     matchings: str = field(
         default="rows,tokens,updates",
-        metadata={"help": "What subsets have equally many of; 'updates': rows, repeated to as many steps."},
+        metadata={"help": "What is equal between subsets: 'rows', 'tokens' or 'updates' (training steps)."},
     )
-    seeds: int = field(default=5, metadata={"help": "Models an arm and budget in the confirming stage, at least."})
-    max_seeds: int = field(default=10, metadata={"help": "The same at most, where the screening asks for more."})
+    seeds: int = field(default=5, metadata={"help": "Seeds to confirm each way of choosing with, at least."})
+    max_seeds: int = field(
+        default=10, metadata={"help": "Seeds at most, where the spread in the screening asks for more."}
+    )
     study_seed: int = field(default=0, metadata={"help": "Seed of the test rows and of the pool."})
-    part: str = field(default="1/1", metadata={"help": "'2/8': train every eighth model, from the second on."})
+    part: str = field(
+        default="1/1", metadata={"help": "'2/8': share 2 of 8 of the trainings, to divide a study among processes."}
+    )
     num_threads: int | None = field(default=None, metadata={"help": "CPU threads; default: all cores."})
     output_dir: str = field(default="runs/compare", metadata={"help": "Folder for the results."})
 
@@ -245,10 +257,10 @@ class PilotArguments(StudyArguments):
     )
     eval_rows: int = field(default=200, metadata={"help": "Rows to measure by, at most."})
     longest_row: int | None = field(default=512, metadata={"help": "Leave out rows of more tokens than this."})
-    budgets: list[float] = field(default_factory=lambda: [0.1, 0.3], metadata={"help": "Shares of the pool."})
+    budgets: list[float] = field(default_factory=lambda: [0.1, 0.3], metadata={"help": "Shares of the pool to keep."})
     matchings: str = field(
         default="rows",
-        metadata={"help": "What subsets have equally many of; 'updates': rows, repeated to as many steps."},
+        metadata={"help": "What is equal between subsets: 'rows', 'tokens' or 'updates' (training steps)."},
     )
     epochs: float = field(default=1.0, metadata={"help": "Passes over the rows."})
     batch_size: int = field(default=4, metadata={"help": "Rows a step and process."})

@@ -1,8 +1,8 @@
-"""Summary of several studies: one line a situation, which way of choosing paid there and which did not."""
+"""Summary of several studies: one line each, which way of choosing paid there and which did not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from .arms import METRICS, ORACLE
 from .markdown import table
 from .results import StudyResults
 from .situations import SITUATIONS
-from .statistics import compare_overall, in_words, is_loss, opposites
+from .statistics import Comparison, compare_overall, in_words, is_loss, opposites
 from .verdict import verdict
 
 
@@ -19,38 +19,34 @@ _MOST_NAMES = 4  # of ways that were not better
 
 def pays_table(studies: Mapping[str, Mapping[str, StudyResults]]) -> str:
     """
-    Write what paid in each situation.
+    Write what paid in each study.
 
     Args:
         studies (`Mapping[str, Mapping[str, StudyResults]]`):
-            By the name of each situation its studies, by what they are called there.
+            By the name of each situation its studies, by what they measured on.
 
     Returns:
-        `str`: Markdown.
+        `str`: Markdown, with a line for each study.
     """
     header = [
         "where",
+        "measured on",
         "take",
-        "loss against that of random rows (95% interval)",
+        "loss against random rows (95% interval)",
         "accuracy",
-        "cost (STR)",
-        "not better than random rows",
+        "STR",
+        "did not beat random rows",
     ]
-    rows = []
-    for name, found in studies.items():
-        columns = zip(*map(_cells, found.values()), strict=True)
-        rows.append([SITUATIONS[name].title, *(_joined(list(found), column) for column in columns)])
+    rows = [
+        [SITUATIONS[name].title, label, *_cells(results)]
+        for name, found in studies.items()
+        for label, results in found.items()
+    ]
     return table(header, rows)
 
 
-def _joined(labels: Sequence[str], texts: Sequence[str]) -> str:
-    """What the studies of a situation say in one column; a study that stands alone needs no name."""
-    said = [f"{label}: {text}" if len(labels) > 1 else text for label, text in zip(labels, texts, strict=True) if text]
-    return "; ".join(said) or "-"
-
-
 def _cells(results: StudyResults) -> list[str]:
-    """What one study says in each column but the first."""
+    """What one study says in each column but the first two."""
     found = verdict(results)
     ratio = results.ratio(found.best.arm) if found.arm != "random" else 0.0
     accuracies = [
@@ -58,18 +54,19 @@ def _cells(results: StudyResults) -> list[str]:
         for metric in results.metrics
         if not is_loss(metric)
     ]
-    worse = [
-        f", whose {in_words(one.metric)} is {one.difference:+.1f}{one.unit}"
-        for one in opposites(results, found.best.arm)
-    ]
-    of_best = "" if found.arm != "random" else f" (best of the others, `{found.best.arm}`{''.join(worse)})"
     return [
         f"`{found.arm}`" if found.arm != "random" else "random rows",
-        f"{found.best.short(digits=1)}{of_best}",
-        ", ".join(accuracies),
+        found.best.short(digits=1) if found.arm != "random" else _best_other(results, found.best),
+        ", ".join(accuracies) or "-",
         "not known" if ratio is None else f"{ratio:.2f}",
         _not_better(results, found.best.arm),
     ]
+
+
+def _best_other(results: StudyResults, best: Comparison) -> str:
+    """The best of the ways that are not to be taken, and what speaks against it."""
+    worse = [f", but {in_words(one.metric)} {one.difference:+.1f}{one.unit}" for one in opposites(results, best.arm)]
+    return f"best other: `{best.arm}` {best.short(digits=1)}{''.join(worse)}"
 
 
 def _not_better(results: StudyResults, best: str) -> str:
@@ -83,4 +80,4 @@ def _not_better(results: StudyResults, best: str) -> str:
     doubtful = [arm for arm, one in confirmed.items() if not one.is_better or opposites(results, arm)]
     names = [*sorted(worse, key=lambda arm: -means[arm]), *(arm for arm in doubtful if arm != best)]
     shown = ", ".join(f"`{name}`" for name in names[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"
+    return (shown or "-") if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"
