@@ -290,14 +290,19 @@ def test_a_selection_that_was_left_open_tells_no_more_than_the_studies() -> None
     page = runpy.run_path(str(ROOT / "recipes" / "studies" / "when_it_pays.py"))
     found = page["read"](ROOT / "recipes" / "studies")
     _, why = choose_selector(SelectionArguments(group_by="source"), {"loss": 9}, has_features=False)
-    assert "No choice by score beat random rows by the loss per row and per token alike" in why
+    assert "No choice by confidence, loss or gain beat random rows by the loss per row and per token alike" in why
+    assert "The easiest rows by similarity did, and by plain_loss, where the quality of responses varied." in why
     assert "pass --group_shares equal: it was better than random rows in our study of lopsided sources" in why
     assert [verdict(results).arm for results in found.pop("sources").values()] == ["balanced random"]
     del found["task"]
     assert len(found) == 2
+    assert [label for label, results in found["wrong"].items() if verdict(results).arm == "similarity easiest"] == [
+        "half rewritten by experts"
+    ]
     for results in (study for studies in found.values() for study in studies.values()):
         better = [{one.arm for one in compare_overall(results, metric) if one.is_better} for metric in METRICS]
-        assert not {arm for arm in better[0] & better[1] if parse_arm(arm).ranked_by}
+        by_score = {arm for arm in better[0] & better[1] if parse_arm(arm).ranked_by not in ("", "length")}
+        assert by_score <= {"similarity easiest", "plain_loss easiest"}
 
 
 def test_where_choosing_pays_is_told_as_it_was_measured() -> None:

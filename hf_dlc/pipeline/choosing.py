@@ -129,9 +129,11 @@ def _why_random(options: SelectionArguments, rare: Sequence[str]) -> str:
     else:
         but = f"; too many rows lack {' and '.join(rare)}" if rare else ""
     return (
-        f"rows are drawn at random{groups}, not by scores{but}. No choice by score beat random rows by the loss per "
-        "row and per token alike in our studies without wanted rows. To choose by a score, pass --selector flexrand, "
-        f"easiest, hardest or cut{_why_equal(options)}"
+        f"rows are drawn at random{groups}, not by scores{but}. No choice by confidence, loss or gain beat random "
+        "rows by the loss per row and per token alike in our studies without wanted rows. The easiest rows by "
+        "similarity did, and by plain_loss, where the quality of responses varied. To choose by a score, pass "
+        "--selector flexrand, easiest, hardest or cut"
+        f"{_why_equal(options)}"
     )
 
 

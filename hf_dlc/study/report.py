@@ -196,10 +196,13 @@ def _resolution(comparisons: Sequence[Comparison]) -> str:
         return "One seed tells nothing of chance."
     seeds, count, unit = comparisons[0].seeds, len(comparisons), comparisons[0].unit
     powers = [power(comparison, count) for comparison in comparisons]
+    least, most = f"{min(powers):.2f}", f"{max(powers):.2f}"
+    found = least if least == most else f"{least} to {most}, by the spread of each"
+    clearest = f", were it the clearest of {count}," if count > 1 else ""
     return (
-        f"With {seeds} seeds a true difference of {DIFFERENCE:g}{unit} would be seen, as the first of {count}, with a "
-        f"probability of {min(powers):.2f} to {max(powers):.2f}, by the spread of each: this study has "
-        f"{'' if min(powers) >= POWER else 'not '}the power to see {DIFFERENCE:g}{unit} here ({POWER:g} is asked for)."
+        f"With {seeds} seeds a true difference of {DIFFERENCE:g}{unit}{clearest} would be seen with a probability of "
+        f"{found}: this study has {'' if min(powers) >= POWER else 'not '}the power to see {DIFFERENCE:g}{unit} here "
+        f"({POWER:g} is asked for)."
     )
 
 

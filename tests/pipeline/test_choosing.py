@@ -82,7 +82,7 @@ def test_what_they_found_is_what_was_measured() -> None:
 def test_otherwise_rows_are_drawn_at_random(scores: list[str]) -> None:
     chosen, why = choose(scores)
     assert (chosen.selector, chosen.column) == ("random", None)
-    assert "not by scores. No choice by score beat random rows by the loss per row and per token" in why
+    assert "not by scores. No choice by confidence, loss or gain beat random rows by the loss per row and per" in why
     assert why.endswith("To choose by a score, pass --selector flexrand, easiest, hardest or cut")
 
 
@@ -214,7 +214,7 @@ def test_a_later_selection_says_its_own_reason(files: Path, llama_folder: Path, 
     """The recipe has recorded one; that of a selector that is named is nobody's."""
     options = ["--dataset", files / "pool.jsonl", "--model", llama_folder, "--output_dir", tmp_path / "run", *OPTIONS]
     prune_alpaca.main(list(map(str, options)))
-    assert "No choice by score" in manifest_of(tmp_path / "run")["selector_reason"]
+    assert "No choice by confidence, loss or gain" in manifest_of(tmp_path / "run")["selector_reason"]
     main(["select", "--run_dir", str(tmp_path / "run"), "--selector", "easiest", "--overwrite"])
     assert manifest_of(tmp_path / "run")["selector_reason"] is None
     capsys.readouterr()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -82,8 +83,8 @@ def test_every_comparison_is_told(tmp_path: Path) -> None:
         assert "longest is not distinguishable from random over all budgets" in found
         assert "- oracle" not in found
         assert "| oracle" not in found
-        assert "as the first of 3, with" in found
-        assert "as the first of 12, with" in found
+        assert "were it the clearest of 3, would be seen with a probability of " in found
+        assert "were it the clearest of 12, would be seen with a probability of " in found
         lines = [line for line in found.splitlines() if line.startswith("| tokens | ifd cut 0.3 |")]
         assert len(lines) == 1
         assert lines[0].count("*") == 2  # both budgets
@@ -101,6 +102,13 @@ def test_every_comparison_is_told(tmp_path: Path) -> None:
 def test_what_would_have_been_seen(spread: float, word: str, tmp_path: Path) -> None:
     found = section(write_report(results_of(ARMS, spread=spread), tmp_path), "Comparisons by loss per row")
     assert found.count(f"this study {word} to see 1% here (0.8 is asked for)") == 2
+
+
+def test_what_one_comparison_would_have_seen_is_one_number(tmp_path: Path) -> None:
+    found = section(write_report(results_of({"longest": 0.0}), tmp_path), "Comparisons by loss per row")
+    assert found.count("the clearest of") == 1  # of the comparisons at each budget, not of the one over all
+    overall = found.split("Each by itself")[0]
+    assert re.search(r"a true difference of 1% would be seen with a probability of \d\.\d\d: this study", overall)
 
 
 def test_one_seed(tmp_path: Path) -> None:
