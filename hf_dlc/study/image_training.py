@@ -17,6 +17,8 @@ from transformers import AutoModelForImageClassification, PrinterCallback, Train
 from hf_dlc.pipeline.options import Options
 from hf_dlc.tasks.vision.images import ImageReader
 
+from .options import REPORT_TO, logging_arguments
+
 
 if TYPE_CHECKING:
     from hf_dlc.scorer.scorer import DLCScorer
@@ -29,6 +31,7 @@ class ClassifierOptions(Options):
     epochs: float = field(default=30.0, metadata={"help": "Passes over each subset."})
     learning_rate: float = field(default=3e-3, metadata={"help": "Of AdamW, with a cosine schedule."})
     batch_size: int = field(default=64, metadata={"help": "Images a step."})
+    report_to: str = field(default="none", metadata={"help": REPORT_TO})
 
 
 @dataclass
@@ -207,10 +210,9 @@ def classifier_trainer(
         lr_scheduler_type="cosine",
         seed=seed,
         save_strategy="no",
-        report_to="none",
+        **logging_arguments(options.report_to),
         disable_tqdm=True,
         dataloader_pin_memory=torch.accelerator.is_available(),
-        logging_strategy="no",
         remove_unused_columns=False,
     )
     trainer = Trainer(

@@ -49,6 +49,16 @@ def options_of(kind: type[AnyOptions], options: Options, **changes: Any) -> AnyO
     return kind(**{**{name: getattr(options, name) for name in names}, **changes})
 
 
+REPORT_TO = "Where the trainer logs its loss: 'trackio', 'wandb', 'tensorboard' or another that transformers knows."
+
+
+def logging_arguments(report_to: str) -> dict[str, Any]:
+    """Keyword arguments of `TrainingArguments` that have a training logged every ten steps, or nowhere (`"none"`)."""
+    if report_to == "none":
+        return {"report_to": "none", "logging_strategy": "no"}
+    return {"report_to": report_to, "logging_strategy": "steps", "logging_steps": 10}
+
+
 @dataclass
 class TrainingOptions(Options):
     """Training options: how a model is fine-tuned; the same for whatever is compared."""
@@ -78,6 +88,7 @@ class TrainerOptions(TrainingOptions):
     """Training options: how a model is fine-tuned, and by whose trainer."""
 
     trainer: str = field(default="auto", metadata={"help": "'sft' (TRL), 'transformers', or 'auto'."})
+    report_to: str = field(default="none", metadata={"help": REPORT_TO})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from .options import logging_arguments
+
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,8 +82,7 @@ def training_arguments(options: TrainingOptions, seed: int, model: PreTrainedMod
         "bf16": model.dtype == torch.bfloat16,  # for products; the adapters stay float32
         "activation_checkpointing": False,  # TRL's default would stay switched on in the scorer's model
         "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
+        **logging_arguments(getattr(options, "report_to", "none")),
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.accelerator.is_available(),
     }

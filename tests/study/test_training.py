@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from hf_dlc import DLCScorer
 from hf_dlc.study.measuring import held_out_losses, make_judge
@@ -80,3 +84,23 @@ def test_no_row_to_train_on(scorer: DLCScorer) -> None:
     rows = scorer.tokenize(Dataset.from_list([{**ROWS[0], "output": ""}]))
     with pytest.raises(ValueError, match="no row can be trained on"):
         train_lora(scorer, rows, TrainerOptions(), 0)
+
+
+@pytest.mark.parametrize("trainer", ["sft", "transformers"])
+def test_training_is_logged_where_it_is_asked_for(
+    scorer: DLCScorer, monkeypatch: pytest.MonkeyPatch, trainer: str
+) -> None:
+    if trainer == "sft":
+        pytest.importorskip("trl", reason="trains with TRL")
+    logged: list[dict[str, float]] = []
+
+    class Recorder(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            logged.append(logs)
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "recorder", Recorder)
+    encoded = scorer.tokenize(Dataset.from_list(ROWS[:24]))
+    for report_to in ("none", "recorder"):
+        logged.clear()
+        train_lora(scorer, encoded, TrainerOptions(epochs=1, batch_size=2, trainer=trainer, report_to=report_to), 0)
+        assert bool([logs for logs in logged if "loss" in logs]) == (report_to != "none")
