@@ -2,7 +2,7 @@
 Measure what scoring costs, against what people would write themselves, in one run on one machine.
 
     python recipes/benchmark_scoring.py
-    python recipes/benchmark_scoring.py --dataset rows.jsonl --scale_dataset many_rows.jsonl --output_dir runs/mine
+    python recipes/benchmark_scoring.py --dataset rows.jsonl --scale-dataset many_rows.jsonl --output-dir runs/mine
     python recipes/benchmark_scoring.py --parts contenders --rows 20 --model path/to/model
 
 Writes into `output_dir`:
@@ -58,7 +58,7 @@ def measure(options: BenchmarkArguments) -> str:
     disable_progress_bars()
     output = Path(options.output_dir)
     if (output / "benchmark.json").exists() and not options.overwrite:
-        raise FileExistsError(f"{output} holds the results of another run. Pass --overwrite, or another --output_dir.")
+        raise FileExistsError(f"{output} holds the results of another run. Pass --overwrite, or another --output-dir.")
     with tempfile.TemporaryDirectory(prefix="benchmark_scoring_") as folder:
         bench = prepare(options, Path(folder))
         results = describe(bench)
@@ -66,7 +66,7 @@ def measure(options: BenchmarkArguments) -> str:
             logger.info("measuring: %s", part)
             measured = MEASURING[part](bench)
             if measured is None:
-                results["skipped"][part] = "no --scale_dataset"
+                results["skipped"][part] = "no --scale-dataset"
             else:
                 results[part] = measured
             write_results(output, results)  # after each part: the next may take long

@@ -3,7 +3,7 @@ Do the scores foretell how rows are learned? They are held against the losses of
 
     python recipes/check_premise.py --dataset rows.jsonl --scores confidence,loss,plain_loss,ifd
     python recipes/check_premise.py --dataset path/to/images --label label --model path/to/vit --rows 600 \
-        --scores confidence,loss,plain_loss --learning_rate 3e-3
+        --scores confidence,loss,plain_loss --learning-rate 3e-3
 
 Random rows are scored, and then trained on for three epochs: texts by LoRA adapters, images by a linear head on frozen
 features, or by the whole model (`--frozen false`). The loss of each row is kept after every epoch. The mean of them is

@@ -6,8 +6,8 @@ Which rows are worth choosing: is a model that is trained on them better than on
 What is given beside the rows tells the situation, and with it the ways of choosing (arms) that are compared:
 
     --target wanted.jsonl    a task is wanted: rows like the wanted ones, by features, words or gradients.
-    --flag_column suspect    some responses are wrong: rows without those that a score suspects.
-    --group_by source        sources are lopsided: equal parts, without repeated rows, rows far from each other.
+    --flag-column suspect    some responses are wrong: rows without those that a score suspects.
+    --group-by source        sources are lopsided: equal parts, without repeated rows, rows far from each other.
     nothing of these         nothing is known: some ways of each kind.
     --situation clean        rows are clean and of one kind: each end of each score, FlexRand.
 

@@ -1,8 +1,8 @@
 """
 Train an image classifier on subsets of a scored dataset and compare their accuracy on held-out images.
 
-    python recipes/finetune_images.py --run_dir runs/prune-images --eval_dataset path/to/validation
-    python recipes/finetune_images.py --run_dir runs/prune-images --eval_dataset path/to/validation --frozen false
+    python recipes/finetune_images.py --run-dir runs/prune-images --eval-dataset path/to/validation
+    python recipes/finetune_images.py --run-dir runs/prune-images --eval-dataset path/to/validation --frozen false
 
 `run_dir` is what prune_images.py wrote: its scores and its options say on what the subsets are chosen. Every arm and
 keep fraction is trained with several seeds, which also draw the subsets of the arms that draw:

@@ -1,11 +1,11 @@
 """
 Fine-tune a causal language model with LoRA on a dataset, pruned or not, and measure it on rows that it has not seen.
 
-    python recipes/finetune_lora.py --dataset runs/prune/pruned --eval_dataset held_out.jsonl
+    python recipes/finetune_lora.py --dataset runs/prune/pruned --eval-dataset held_out.jsonl
     python recipes/finetune_lora.py --dataset rows.jsonl --model path/to/model --epochs 3 --choices arc.jsonl
 
 The dataset is what prune_alpaca.py reads or writes. Rows are turned into tokens by the scorer, so that training learns
-from exactly the tokens that are scored. The scorer's options (`--template`, `--max_length`, `--columns`) are there as
+from exactly the tokens that are scored. The scorer's options (`--template`, `--max-length`, `--columns`) are there as
 well, and hold for the files to measure by, too.
 TRL's `SFTTrainer` trains where it is installed, else `Trainer`. Before and after, it measures, by rows that are not
 among those that were trained on (others are left out, so that one file may serve for both),

@@ -3,7 +3,7 @@ Score an instruction dataset with a causal language model and keep a part of it.
 
     accelerate launch recipes/prune_alpaca.py --config recipes/configs/demo.yaml
     accelerate launch recipes/prune_alpaca.py --config recipes/configs/alpaca.yaml --keep 0.3
-    python recipes/prune_alpaca.py --dataset rows.jsonl --model path/to/model.gguf --keep 5000 --output_dir runs/mine
+    python recipes/prune_alpaca.py --dataset rows.jsonl --model path/to/model.gguf --keep 5000 --output-dir runs/mine
 
 Loads, estimates, calibrates, scores, selects, and writes into `output_dir`:
 

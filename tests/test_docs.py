@@ -292,7 +292,7 @@ def test_a_selection_that_was_left_open_tells_no_more_than_the_studies() -> None
     _, why = choose_selector(SelectionArguments(group_by="source"), {"loss": 9}, has_features=False)
     assert "No choice by confidence, loss or gain beat random rows by the loss per row and per token alike" in why
     assert "The easiest rows by similarity did, and by plain_loss, where the quality of responses varied." in why
-    assert "pass --group_shares equal: it was better than random rows in our study of lopsided sources" in why
+    assert "pass --group-shares equal: it was better than random rows in our study of lopsided sources" in why
     assert [verdict(results).arm for results in found.pop("sources").values()] == ["balanced random"]
     del found["task"]
     assert len(found) == 2

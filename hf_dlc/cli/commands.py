@@ -197,7 +197,7 @@ def select(options: SelectFromRunArguments) -> Outcome:
     scored, record = _scored(options.run_dir, options.dataset)
     output, run_dir = Path(options.output_dir or options.run_dir), Path(options.run_dir)
     if is_taken(output, run_dir) and not options.overwrite:
-        raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output_dir.")
+        raise FileExistsError(f"{output} holds another subset or run. Pass --overwrite, or another --output-dir.")
     config = config_of(record)
     options, reason = choose_for_scored(scored, options, config.prefix)
     target = read_target(options, config, goes_by_features(options, config), partial(scorer_of, record))

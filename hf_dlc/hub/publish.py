@@ -55,7 +55,8 @@ _CARD = "README.md"
 _SUBSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,89}")
 _TAKEN_NAMES = ("scores", "data", "default")
 _PATH = re.compile(r"(file:)?[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]")
-_PATH_OPTIONS = ("--run_dir", "--output_dir", "--template", "--output")
+_DATA_FILE = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather|txt)(\.\w+)?$", re.IGNORECASE)
+_PATH_OPTIONS = ("--run-dir", "--output-dir", "--template", "--output")
 _BASE_FACTS = ("name", "config", "split", "revision", "sha256")
 
 
@@ -267,6 +268,7 @@ def public_manifest(manifest: dict[str, Any] | str | Path | None) -> dict[str, A
     manifest = manifest or {}
     record = RunRecord.from_json(manifest, "manifest")
     local = [record.options.get("output_dir"), record.options.get("run_dir")]
+    local += [name for name in (record.options.get("target"), record.config.get("encoder")) if _is_file(name)]
     if record.dataset.is_local:
         local.append(record.dataset.name)
     if record.model_is_local:
@@ -276,10 +278,15 @@ def public_manifest(manifest: dict[str, Any] | str | Path | None) -> dict[str, A
     return _without_folders(manifest, {path for path in local if isinstance(path, str)})
 
 
+def _is_file(name: Any) -> bool:
+    """Whether a name is that of a file or a folder here, and not of a repository."""
+    return isinstance(name, str) and (_DATA_FILE.search(name) is not None or Path(name).expanduser().exists())
+
+
 def _without_paths_of_options(words: Sequence[str]) -> list[str]:
     """A command in which files and folders that only an option names have lost their folders."""
     return [
-        PurePath(word).name if before in _PATH_OPTIONS else word
+        PurePath(word).name if before.replace("_", "-") in _PATH_OPTIONS else word  # either spelling
         for before, word in zip(["", *words], words, strict=False)
     ]
 
@@ -363,7 +370,7 @@ def _check(push: Push, subset: Subset, may_replace: bool) -> None:
     if not may_replace and is_another_selection(card.data, subset):
         raise Refusal(
             f"{push.repo_id} holds a subset {subset.name} that was selected in another way. Pass config_name "
-            f"(--config_name): {subset.name!r} to replace it, another to put this beside it."
+            f"(--config-name): {subset.name!r} to replace it, another to put this beside it."
         )
 
 

@@ -142,6 +142,6 @@ def _why_equal(options: SelectionArguments) -> str:
     if options.group_by is None or options.group_shares != "proportional":
         return ""
     return (
-        f". Where each {options.group_by} counts alike to you, pass --group_shares equal: it was better than random "
+        f". Where each {options.group_by} counts alike to you, pass --group-shares equal: it was better than random "
         "rows in our study of lopsided sources"
     )

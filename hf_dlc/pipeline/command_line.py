@@ -25,7 +25,7 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
     Example:
     ```python
     >>> command_line(["hf-dlc", "score"], DLCConfig(seed=3, calibration_shares=(1.0, 0.5)))
-    ['hf-dlc', 'score', '--calibration_shares', '1.0', '0.5', '--seed', '3']
+    ['hf-dlc', 'score', '--calibration-shares', '1.0', '0.5', '--seed', '3']
     ```
     """
     words = list(program)
@@ -37,7 +37,7 @@ def command_line(program: Sequence[str], *options: Any) -> list[str]:
             default = option.default if option.default_factory is MISSING else option.default_factory()
             is_told = value != default or option.name == "dataset"  # programs ask for it, whatever its default is
             if option.init and value is not None and is_told:
-                words += [f"--{option.name}", *_words(option.name, value)]
+                words += [f"--{option.name.replace('_', '-')}", *_words(option.name, value)]
     return words
 
 

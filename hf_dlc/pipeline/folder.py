@@ -82,8 +82,8 @@ def read_scoring(folder: Path) -> RunRecord:
         return _read_record(folder / SCORING_NAME, ("dataset.name", "scorer.config.prefix"))
     except (OSError, ValueError) as error:
         raise ScoresError(
-            f"{folder} holds no finished scoring{_reason(error)}. Pass the output folder of one as --run_dir, or "
-            f"score first, with --output_dir {folder}."
+            f"{folder} holds no finished scoring{_reason(error)}. Pass the output folder of one as --run-dir, or "
+            f"score first, with --output-dir {folder}."
         ) from error
 
 
@@ -131,7 +131,7 @@ def read_manifest(folder: Path) -> RunRecord:
         return _read_record(folder / MANIFEST_NAME, ("dataset.name", "selection.selector"))
     except (OSError, ValueError) as error:
         raise ScoresError(
-            f"{folder} holds no subset{_reason(error)}. Select one first, with --run_dir {folder}."
+            f"{folder} holds no subset{_reason(error)}. Select one first, with --run-dir {folder}."
         ) from error
 
 

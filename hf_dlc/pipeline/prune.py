@@ -445,7 +445,7 @@ def _make_room(folder: Path, overwrite: bool, state: PartialState) -> None:
     results = [folder / name for name in (SCORING_NAME, MANIFEST_NAME) if (folder / name).exists()]
     state.wait_for_everyone()  # all have looked before the main process removes what they look for
     if folder / MANIFEST_NAME in results and not overwrite:
-        raise FileExistsError(f"{folder} holds the results of another run. Pass --overwrite, or another --output_dir.")
+        raise FileExistsError(f"{folder} holds the results of another run. Pass --overwrite, or another --output-dir.")
     if overwrite and results and state.is_main_process:
         journal = Journal(folder / JOURNAL_NAME)
         with journal.hold():

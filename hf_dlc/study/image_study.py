@@ -120,7 +120,7 @@ class ImageStudy:
             known = json.loads(path.read_text(encoding="utf-8"))
         if known["settings"] != settings:
             raise ValueError(
-                f"{path} holds results of other settings: {known['settings']}. Pass another --output_dir."
+                f"{path} holds results of other settings: {known['settings']}. Pass another --output-dir."
             )
         setup = self._setup()
         for arm, keep, seed in options.cells:

@@ -230,7 +230,7 @@ def split_rows(rows: Dataset, options: StudyArguments, scorer: DLCScorer) -> tup
     if len(pool) < needed or not len(test):
         raise ValueError(
             f"at least {needed} rows to choose from and 1 to measure by are needed, got {len(pool)} and {len(test)} "
-            "that can be scored, are short enough and, to measure by, not suspect. Pass --test, or fewer --pool_rows."
+            "that can be scored, are short enough and, to measure by, not suspect. Pass --test, or fewer --pool-rows."
         )
     return rows.select(np.sort(pool[: options.pool_rows])), rows.select(np.sort(test))
 

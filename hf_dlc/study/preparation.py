@@ -177,7 +177,7 @@ def read_steps(
     for step in steps:
         facts = json.loads((folder / step.name / "facts.json").read_text(encoding="utf-8"))
         if facts["identity"] != identity:
-            raise ValueError(f"{folder / step.name} is of other rows, masking or model. Pass another --output_dir.")
+            raise ValueError(f"{folder / step.name} is of other rows, masking or model. Pass another --output-dir.")
         for name, found in parts.items():
             if found and (folder / step.name / name).is_dir():
                 found.append(load_from_disk(folder / step.name / name))

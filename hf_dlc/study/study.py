@@ -324,7 +324,7 @@ class Study:
         found = json.loads(self._path(cell).read_text(encoding="utf-8"))
         if found["identity"] != self._identity_of(cell):
             raise ValueError(
-                f"{self._path(cell)} is of other rows, model, training or questions. Pass another --output_dir."
+                f"{self._path(cell)} is of other rows, model, training or questions. Pass another --output-dir."
             )
         if cell == _START:
             return found

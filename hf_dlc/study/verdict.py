@@ -156,16 +156,16 @@ def _flags(results: StudyResults, name: str) -> str:
     flags = selection_flags(parameters_of(arm, known))
     if "target" in arm.needs:
         flags["target"] = results.options.target
-    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    words = [str(word) for key, value in flags.items() for word in (f"--{key.replace('_', '-')}", value)]
     return f"That is `hf-dlc select {shlex.join(words)}`{_of_a_run(arm)}."
 
 
 def _of_a_run(arm: Arm) -> str:
-    """With which options the run must have been scored, whose folder `hf-dlc select` is given as `--run_dir`."""
+    """With which options the run must have been scored, whose folder `hf-dlc select` is given as `--run-dir`."""
     scores = [arm.ranked_by] if f"score {arm.ranked_by}" in arm.needs and arm.ranked_by not in DEFAULT_SCORES else []
     features = [need.removeprefix("features ") for need in arm.needs if need.startswith("features ")]
     asked = [f"--scores {name}" for name in scores] + [f"--features {name}" for name in features]
-    return f" in the `--run_dir` of a run with `{' '.join(asked)}`" if asked else ""
+    return f" in the `--run-dir` of a run with `{' '.join(asked)}`" if asked else ""
 
 
 def _saving(results: StudyResults) -> str:

@@ -100,7 +100,7 @@ def test_what_cannot_be_selected_leaves_the_subset_that_is_there(
     run(*arguments, "--keep", "3")
     fails(capsys, *arguments, *wrong, "--overwrite")
     assert json.loads((tmp_path / "manifest.json").read_text(encoding="utf-8"))["kept_rows"] == 3
-    assert run("report", "--run_dir", tmp_path)
+    assert run("report", "--run-dir", tmp_path)
 
 
 def test_scores_of_another_run_are_not_replaced_unasked(
@@ -154,7 +154,7 @@ def test_compare_shows_what_others_would_keep(run: Callable[..., Any], scored_ru
 
 def test_report_of_a_subset(run: Callable[..., Any], copy_of_run: Path, tmp_path: Path) -> None:
     run("select", "--run_dir", copy_of_run, "--keep", "5", "--group_by", "topic", "--overwrite")
-    assert run("report", "--run_dir", copy_of_run, "--output", tmp_path / "page.html")["report"].endswith("page.html")
+    assert run("report", "--run-dir", copy_of_run, "--output", tmp_path / "page.html")["report"].endswith("page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Kept and dropped by <code>topic</code>" in page
 
@@ -165,7 +165,7 @@ def test_estimate(run: Callable[..., Any], scored_run: Path, llama_folder: Path)
     assert (found["rows"], found["skipped"]) == (22, {"empty_response": 2})
     assert found["scoring_training_ratio"] == found["seconds"] / found["training_seconds"]
     arguments = ["estimate", "--dataset", rows, "--model", llama_folder, "--schedule", "0", "--num_threads", "1"]
-    assert run(*arguments, "--measure_training", "false")["training_seconds"] is None
+    assert run(*arguments, "--measure-training", "false")["training_seconds"] is None
 
 
 def test_agree(
@@ -299,15 +299,15 @@ def test_what_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_one_file_of_options_is_for_all_commands(run: Callable[..., Any], scored_run: Path, tmp_path: Path) -> None:
     lines = ["keep: 4", "masking: random", "trust_remote_code: false", f"run_dir: {scored_run}", "overwrite: true"]
     (tmp_path / "options.yaml").write_text("\n".join(lines), encoding="utf-8")
-    assert run("select", "--config", tmp_path / "options.yaml", "--output_dir", tmp_path / "four")["kept_rows"] == 4
+    assert run("select", "--config", tmp_path / "options.yaml", "--output-dir", tmp_path / "four")["kept_rows"] == 4
 
 
 def test_a_subset_in_a_folder_of_its_own_can_be_gone_on_with(
     run: Callable[..., Any], scored_run: Path, tmp_path: Path
 ) -> None:
     run("select", "--run_dir", scored_run, "--keep", "6", "--output_dir", tmp_path / "six")
-    assert run("report", "--run_dir", tmp_path / "six")["report"] == str(tmp_path / "six" / "report.html")
-    assert run("select", "--run_dir", tmp_path / "six", "--keep", "2", "--overwrite")["kept_rows"] == 2
+    assert run("report", "--run-dir", tmp_path / "six")["report"] == str(tmp_path / "six" / "report.html")
+    assert run("select", "--run-dir", tmp_path / "six", "--keep", "2", "--overwrite")["kept_rows"] == 2
 
 
 def test_the_demo_is_that_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,7 +421,7 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
         assert '11 of 22 rows of `"rows.jsonl"`' in card
         scoring, selecting = (set(line.split()) for line in card.splitlines() if line.startswith("hf-dlc "))
         assert {"score", "--dataset", "rows.jsonl", "--schedule", "--dtype", "float32"} <= scoring
-        assert {"select", "--run_dir", "run", "--keep", "0.5", *split} <= selecting
+        assert {"select", "--run-dir", "run", "--keep", "0.5", *split} <= selecting
         assert "license: mit" in card
         assert str(tmp_path) not in card
 

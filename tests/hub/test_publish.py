@@ -260,7 +260,10 @@ def test_text_of_the_dataset_is_text_in_the_card(server: HubServer, scored: Data
     assert text.count("<!-- hf_dlc keep-0.5 -->") == text.count("<!-- /hf_dlc keep-0.5 -->") == 1
 
 
-def test_no_folder_of_this_machine_is_published(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+@pytest.mark.parametrize("flag", ["--output_dir", "--output-dir"])
+def test_no_folder_of_this_machine_is_published(
+    server: HubServer, scored: Dataset, pruned: Dataset, flag: str
+) -> None:
     model, rows = "/home/somebody/models/tiny", "somebody/rows.jsonl"
     local = {
         **MANIFEST,
@@ -268,14 +271,23 @@ def test_no_folder_of_this_machine_is_published(server: HubServer, scored: Datas
         "scorer": {**MANIFEST["scorer"], "model": model},
         "model_is_local": True,
         "options": {"dataset": rows, "model": model, "output_dir": "somebody/runs"},
-        "commands": [["hf-dlc", "score", "--dataset", rows, "--model", model, "--output_dir", "somebody/runs"]],
+        "commands": [["hf-dlc", "score", "--dataset", rows, "--model", model, flag, "somebody/runs"]],
     }
     push_pruned(pruned, "me/half", scored, local)
     assert not [name for name, data in server.files(REPO).items() if b"somebody" in data]
     text = card_of(server)[1]
-    assert "hf-dlc score --dataset rows.jsonl --model tiny --output_dir runs" in text
+    assert f"hf-dlc score --dataset rows.jsonl --model tiny {flag} runs" in text
     assert "from_pretrained" not in text  # nobody else has the model
-    words = ["hf-dlc", "select", "--run_dir", "secret/run", "--template", "secret/t.jinja", "--keep", "0.5"]
+    words = [
+        "hf-dlc",
+        "select",
+        flag.replace("output", "run"),
+        "secret/run",
+        "--template",
+        "secret/t.jinja",
+        "--keep",
+        "0.5",
+    ]
     assert public_manifest({"commands": [words]})["commands"][0] == [word.rpartition("/")[2] for word in words]
     paths = {"a": ["/x/y/rows.jsonl", "~/rows", "C:\\data\\rows", "./rows", "file:///x/rows", "me/rows", "a/b: c"]}
     assert public_manifest(paths) == {"a": ["rows.jsonl", *["rows"] * 4, "me/rows", "a/b: c"]}

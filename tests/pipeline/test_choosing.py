@@ -90,9 +90,9 @@ def test_at_random_within_groups() -> None:
     chosen, why = choose([*DEFAULT_SCORES], group_by="topic", min_per_group=1, group_shares="equal")
     assert (chosen.selector, chosen.group_by, chosen.min_per_group) == ("random", "topic", 1)
     assert why.startswith("rows are drawn at random within the groups of topic")
-    assert "--group_shares equal" not in why
+    assert "--group-shares equal" not in why
     assert (
-        "each topic counts alike to you, pass --group_shares equal" in choose([*DEFAULT_SCORES], group_by="topic")[1]
+        "each topic counts alike to you, pass --group-shares equal" in choose([*DEFAULT_SCORES], group_by="topic")[1]
     )
 
 

@@ -871,7 +871,7 @@ def test_a_slice_is_scored_and_found_again(source: str, score: Callable[..., dic
 
 def test_first_rows_of_a_slice_are_found_again(score: Callable[..., dict[str, Any]]) -> None:
     write("rows.jsonl", TEN_LINES)
-    assert score("--dataset", "rows.jsonl", "--split", "train[4:]", "--max_rows", "3")["rows"] == 3
+    assert score("--dataset", "rows.jsonl", "--split", "train[4:]", "--max-rows", "3")["rows"] == 3
     main(["select", "--run_dir", "run", "--keep", "1.0"])
     assert kept() == [row["text"] for row in TEN[4:7]]
 

@@ -247,7 +247,7 @@ class TestPriceOfTheRun:
         assert manifest(results)["run"]["training_seconds"] is None
         assert "cost:" not in (results / "summary.md").read_text(encoding="utf-8")
         monkeypatch.setattr(prune, "LEAST_SECONDS", 0.0)
-        assert manifest(recipe("--measure_training", "false"))["run"]["training_seconds"] is None
+        assert manifest(recipe("--measure-training", "false"))["run"]["training_seconds"] is None
 
     def test_of_a_run_in_parts_it_is_said_once_that_it_is_not_known(
         self, selection: Recipe, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -94,7 +94,7 @@ def test_too_few_rows_are_told(read: Callable[..., StudyRows]) -> None:
         ValueError, match="at least 21 rows to choose from and 1 to measure by are needed, got 14 and 6"
     ):
         read([*ROWS[:20], NOTHING], eval_rows=8, pool_rows=21)
-    with pytest.raises(ValueError, match=r"got 2 and 0 that .*not suspect\. Pass --test, or fewer --pool_rows"):
+    with pytest.raises(ValueError, match=r"got 2 and 0 that .*not suspect\. Pass --test, or fewer --pool-rows"):
         read(ROWS[:2])
     with pytest.raises(ValueError, match=r"needed, got 20 and 0"):
         read([{**row, "bad": True} for row in ROWS[:20]], flag_column="bad")

@@ -140,7 +140,7 @@ def test_what_was_made_of_other_rows_is_refused_or_made_again(tmp_path: Path) ->
     rows, log = Dataset.from_dict({"text": ["a", "b"]}), []
     step = Step(("duplicates",), made({"dup_of": [0, 1]}, log, "duplicates"))
     run_step(step, tmp_path, "one")
-    with pytest.raises(ValueError, match=r"duplicates is of other rows, masking or model\. Pass another --output_dir"):
+    with pytest.raises(ValueError, match=r"duplicates is of other rows, masking or model\. Pass another --output-dir"):
         read_steps([step], tmp_path, "two", rows, None)
     run_step(step, tmp_path, "two")
     assert read_steps([step], tmp_path, "two", rows, None)[0]["dup_of"][:] == [0, 1]

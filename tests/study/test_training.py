@@ -102,5 +102,7 @@ def test_training_is_logged_where_it_is_asked_for(
     encoded = scorer.tokenize(Dataset.from_list(ROWS[:24]))
     for report_to in ("none", "recorder"):
         logged.clear()
-        train_lora(scorer, encoded, TrainerOptions(epochs=1, batch_size=2, trainer=trainer, report_to=report_to), 0)
+        train_lora(
+            scorer, encoded, TrainerOptions(epochs=1, batch_size=2, trainer=trainer, report_to=report_to), 0
+        ).unload()
         assert bool([logs for logs in logged if "loss" in logs]) == (report_to != "none")

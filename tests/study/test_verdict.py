@@ -191,7 +191,7 @@ def test_the_command_chooses_as_the_arm_does(name: str, scored: str) -> None:
     assert parsed.target == ("my wanted rows.jsonl" if "target" in arm.needs else None)
     assert type(selector) is type(arm.selector)
     assert selector.column in (arm.selector.column, "dlc_confidence")
-    assert run == (f" in the `--run_dir` of a run with `{scored}`" if scored else "")
+    assert run == (f" in the `--run-dir` of a run with `{scored}`" if scored else "")
     if arm.selector.varied:
         assert getattr(selector, arm.selector.varied) == getattr(arm.selector, arm.selector.varied)
 

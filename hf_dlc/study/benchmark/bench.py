@@ -58,7 +58,7 @@ def prepare(options: BenchmarkArguments, folder: Path) -> Bench:
     dataset = read_dataset(DataArguments(dataset=options.dataset))
     many_rows = read_dataset(DataArguments(dataset=options.scale_dataset)) if options.scale_dataset else None
     if many_rows is not None and "scale" in options.chosen_parts and len(many_rows) < options.scale_rows:
-        raise ValueError(f"--scale_dataset has {len(many_rows)} rows; pass --scale_rows with at most that many.")
+        raise ValueError(f"--scale-dataset has {len(many_rows)} rows; pass --scale-rows with at most that many.")
     models = {}
     if set(options.chosen_parts) - {"selection", "selectors"}:
         models = _plain_models(demo_model() if options.model == "demo" else options.model, options.dtype, folder)
