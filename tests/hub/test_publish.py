@@ -289,6 +289,10 @@ def test_no_folder_of_this_machine_is_published(
         "0.5",
     ]
     assert public_manifest({"commands": [words]})["commands"][0] == [word.rpartition("/")[2] for word in words]
+    wanted = {"options": {"target": "secret/wanted.jsonl"}, "config": {"encoder": "them/encoder"}}
+    found = public_manifest({**wanted, "commands": [["hf-dlc", "--target", "secret/wanted.jsonl", "--keep", "0.5"]]})
+    assert found["commands"] == [["hf-dlc", "--target", "wanted.jsonl", "--keep", "0.5"]]
+    assert (found["options"], found["config"]) == ({"target": "wanted.jsonl"}, {"encoder": "them/encoder"})
     paths = {"a": ["/x/y/rows.jsonl", "~/rows", "C:\\data\\rows", "./rows", "file:///x/rows", "me/rows", "a/b: c"]}
     assert public_manifest(paths) == {"a": ["rows.jsonl", *["rows"] * 4, "me/rows", "a/b: c"]}
 
