@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -112,6 +113,7 @@ class ReportAgainArguments(RunArguments):
     flag_column: str | None = field(default=None, metadata={"help": "Boolean column whose rows are ranked."})
     output: str | None = field(default=None, metadata={"help": "HTML file; default: report.html of the run."})
     verbose: bool = field(default=False, metadata={"help": "Print all tables, which the file holds."})
+    open: bool = field(default=False, metadata={"help": "Show the page in a browser."})
 
 
 @dataclass
@@ -246,6 +248,8 @@ def report(options: ReportAgainArguments) -> Outcome:
     found = make_report(scored, pruned, record, options.flag_column or record.options.get("flag_column"))
     path = Path(options.output or Path(options.run_dir) / "report.html")
     path.write_text(found.to_html(f"What was kept of {options.dataset or record.dataset.name}"), encoding="utf-8")
+    if options.open:
+        webbrowser.open(path.resolve().as_uri())
     text = found.to_markdown() if options.verbose else found.in_short()
     return {"report": str(path)}, f"{text}\nWrote {path}"
 
@@ -390,7 +394,7 @@ COMMANDS = {
             ("--run-dir runs/mine --keep 0.3", "--run-dir runs/mine --keep-tokens 2000000 --output-dir runs/mine-2m"),
         ),
         Command(compare, (CompareArguments,), ("--run-dir runs/mine --keep 0.3",)),
-        Command(report, (ReportAgainArguments,), ("--run-dir runs/mine --output report.html",)),
+        Command(report, (ReportAgainArguments,), ("--run-dir runs/mine --open", "--run-dir runs/mine --output report.html --verbose")),
         Command(
             push,
             (PushArguments,),

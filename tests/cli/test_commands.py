@@ -448,3 +448,15 @@ def test_a_faulty_line_stops_no_program(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(logging.root, "level", logging.WARNING)
     assert run_program(lambda: logging.getLogger("hf_dlc.somewhere").info("no place for", 1) or "done") == "done"
     assert "Logging error" in capsys.readouterr().err
+
+
+def test_a_report_is_shown_in_a_browser_if_asked_for(
+    run: Callable[..., Any], copy_of_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    run("select", "--run-dir", copy_of_run, "--keep", "4")
+    run("report", "--run-dir", copy_of_run)
+    assert shown == []
+    path = run("report", "--run-dir", copy_of_run, "--open")["report"]
+    assert shown == [Path(path).resolve().as_uri()]
