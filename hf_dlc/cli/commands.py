@@ -394,7 +394,11 @@ COMMANDS = {
             ("--run-dir runs/mine --keep 0.3", "--run-dir runs/mine --keep-tokens 2000000 --output-dir runs/mine-2m"),
         ),
         Command(compare, (CompareArguments,), ("--run-dir runs/mine --keep 0.3",)),
-        Command(report, (ReportAgainArguments,), ("--run-dir runs/mine --open", "--run-dir runs/mine --output report.html --verbose")),
+        Command(
+            report,
+            (ReportAgainArguments,),
+            ("--run-dir runs/mine --open", "--run-dir runs/mine --output report.html --verbose"),
+        ),
         Command(
             push,
             (PushArguments,),
