@@ -69,7 +69,7 @@ def prune(options: PruneArguments, config: DLCConfig) -> str | None:
         pruned, report, record = select_rows(rows, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)
     # To publish it: hf-dlc push, or hf_dlc.push_pruned(pruned, "me/alpaca-half", scored, record.to_json()).
-    return outcome(report, run.folder, options.verbose)
+    return outcome(report, run.folder, record.selection, options.verbose)
 
 
 if __name__ == "__main__":

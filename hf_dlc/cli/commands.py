@@ -217,7 +217,7 @@ def select(options: SelectFromRunArguments) -> Outcome:
     found = {"output_dir": str(output), "kept_rows": len(pruned), "selection": record.selection.to_json()}
     facts = {"selector_reason": reason, "status": record.status, "shared_with_random": record.shared_with_random}
     flagged = {} if record.flagged is None else {"flagged": record.flagged.to_json()}
-    return {**found, **facts, **flagged}, outcome(found_report, output, options.verbose)
+    return {**found, **facts, **flagged}, outcome(found_report, output, record.selection, options.verbose)
 
 
 def compare(options: CompareArguments) -> Outcome:

@@ -131,6 +131,8 @@ def _read_yaml(path: str, known: set[str]) -> dict[str, Any]:
         raise ValueError(f"not valid YAML ({error})") from error
     if not isinstance(values, dict):
         raise ValueError(f"must hold 'option: value' lines, got {type(values).__name__}.")
+    if both := [name for name, now in _EARLIER.items() if {name, now} <= values.keys()]:
+        raise ValueError(f"{both[0]} is called {_EARLIER[both[0]]} now, got both.")
     values = {_renamed(name): value for name, value in values.items()}
     if unknown := sorted(set(map(str, values)) - known):
         raise ValueError(f"unknown options {unknown}{_meant(unknown[0], known)}; see --help for the known ones.")

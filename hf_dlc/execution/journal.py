@@ -241,6 +241,28 @@ class Journal:
                 self._files.set_aside(path, f"{damage}. Its rows are computed again")
         return work
 
+    def present(self, measures: Sequence[Sequence[Asked]], num_rows: int) -> np.ndarray:
+        """
+        Find out which rows are done, for an estimate: nothing is set aside or removed.
+
+        Args:
+            measures (`Sequence[Sequence[Asked]]`):
+                For each level of the run what is measured.
+            num_rows (`int`):
+                Rows of the run.
+
+        Returns:
+            `np.ndarray` of shape `(levels, rows)`: Booleans; rows of a chunk that is damaged, or that of another run,
+            are not done.
+        """
+        self._require_hold()
+        present = np.zeros((len(measures), num_rows), dtype=bool)
+        work = JournaledWork(no_values(measures, num_rows), present, [])
+        for path, match in self._files.find("chunks", _CHUNK):
+            with suppress(DamageError):  # whoever goes on with the run hears of it
+                self._take_chunk(path, match, measures, work)
+        return present
+
     def write_chunk(self, level: int, rows: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
         """
         Write what was measured of some rows at one level; when this returns, it is on disk. For any process.

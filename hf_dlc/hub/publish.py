@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -56,6 +57,7 @@ _SUBSET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,89}")
 _TAKEN_NAMES = ("scores", "data", "default")
 _PATH = re.compile(r"(file:)?[/\\~]|\.\.?[/\\]|[A-Za-z]:[/\\]")
 _DATA_FILE = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|feather|txt)(\.\w+)?$", re.IGNORECASE)
+_MAYBE_PATHS = ("--target", "--encoder", "--dataset", "--model")  # or repositories
 _PATH_OPTIONS = ("--run-dir", "--output-dir", "--template", "--output")
 _BASE_FACTS = ("name", "config", "split", "revision", "sha256")
 
@@ -268,19 +270,29 @@ def public_manifest(manifest: dict[str, Any] | str | Path | None) -> dict[str, A
     manifest = manifest or {}
     record = RunRecord.from_json(manifest, "manifest")
     local = [record.options.get("output_dir"), record.options.get("run_dir")]
-    local += [name for name in (record.options.get("target"), record.config.get("encoder")) if _is_file(name)]
+    named = [record.options.get("target"), record.config.get("encoder"), *_values(record.commands, _MAYBE_PATHS)]
+    local += [name for name in named if _is_file(name)]
+    if (template := record.config.get("template")) not in ("auto", "chat", "alpaca"):
+        local.append(template)
     if record.dataset.is_local:
-        local.append(record.dataset.name)
+        local += [record.dataset.name, *_values(record.commands, ["--dataset"])]
     if record.model_is_local:
-        local += [record.options.get("model"), record.scorer.model]
+        local += [record.options.get("model"), record.scorer.model, *_values(record.commands, ["--model"])]
     if record.commands:
         manifest = {**manifest, "commands": [_without_paths_of_options(words) for words in record.commands]}
     return _without_folders(manifest, {path for path in local if isinstance(path, str)})
 
 
+def _values(commands: Sequence[Sequence[str]], flags: Sequence[str]) -> list[str]:
+    """Values of some options of the commands."""
+    return [word for words in commands for before, word in pairwise(words) if before.replace("_", "-") in flags]
+
+
 def _is_file(name: Any) -> bool:
-    """Whether a name is that of a file or a folder here, and not of a repository."""
-    return isinstance(name, str) and (_DATA_FILE.search(name) is not None or Path(name).expanduser().exists())
+    """Whether a name is that of a file or a folder, and not of a repository, which has one slash at most."""
+    if not isinstance(name, str):
+        return False
+    return name.count("/") > 1 or _DATA_FILE.search(name) is not None or Path(name).expanduser().exists()
 
 
 def _without_paths_of_options(words: Sequence[str]) -> list[str]:

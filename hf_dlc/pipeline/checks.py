@@ -46,8 +46,9 @@ def check_columns(dataset: Dataset, config: DLCConfig) -> None:
     if _has_images(dataset, config.columns or {}) or callable(config.template):
         return
     reading = read_columns(dataset.column_names, config.layout, config.columns)
-    first = dataset[:_FIRST_ROWS]
-    refuse_other_responses(reading, [name for name in reading.unread if text_in(name, first[name])])
+    first = dataset.with_format("arrow")[:_FIRST_ROWS]  # as they are stored: not all pictures can be decoded
+    texts = [name for name in reading.unread if text_in(name, first[name].to_pylist())]
+    refuse_other_responses(reading, texts)
 
 
 def _has_images(dataset: Dataset, columns: Mapping[str, str]) -> bool:

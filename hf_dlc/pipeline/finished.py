@@ -6,16 +6,19 @@ import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 
 from hf_dlc.config import DLCConfig
 from hf_dlc.execution.journal_files import as_json
 from hf_dlc.scorer.fingerprint import SCORE_VERSION
+from hf_dlc.scores.columns import SCORED_STATUSES
+from hf_dlc.utils.digests import json_digest
 
-from .folder import SCORING_NAME, read_scoring
+from .folder import SCORING_NAME, read_scores
 from .options import ScoreArguments
 from .record import DatasetRecord, RunRecord
-from .score_file import SCORES_NAME, ScoresError
+from .score_file import ScoresError
 from .sources import dataset_identity, read_dataset
 
 
@@ -40,15 +43,17 @@ def finished_scoring(options: ScoreArguments, config: DLCConfig) -> RunRecord | 
         out. A model of the Hub is the one that the record names, whatever its branch holds by now.
     """
     folder = Path(options.output_dir)
-    if options.overwrite or not (folder / SCORES_NAME).is_file() or not (folder / SCORING_NAME).is_file():
+    if options.overwrite or not (folder / SCORING_NAME).is_file():
         return None
     try:
-        record = read_scoring(folder)
-    except ScoresError:  # the run says what is wrong
+        scores, record = read_scores(folder)
+    except (ScoresError, OSError):  # a run says what is wrong, and mends it
         return None
-    scored = (folder / SCORING_NAME).stat().st_mtime
-    named = (options.model, config.encoder, config.template)  # any of which may be a local file or folder
-    if not _same_options(record, options, config) or any(_is_newer(name, scored) for name in named):
+    if not _same_options(record, options, config) or record.model_files != files_digest(options, config):
+        return None
+    status = np.array(scores.table[f"{config.prefix}_status"][:])
+    is_whole = len(status) == record.dataset.rows and np.isin(status, list(SCORED_STATUSES)).any()
+    if not is_whole or (config.features is not None and scores.vectors is None):
         return None
     if not _same_rows(record.dataset, dataset_identity(options, read_dataset(options))):
         return None
@@ -74,11 +79,28 @@ def _same_options(record: RunRecord, options: ScoreArguments, config: DLCConfig)
     )
 
 
-def _is_newer(name: str, than: float) -> bool:
-    """Whether a local file, or one of a folder, was written later than a time; what is not local is on the Hub."""
-    path = Path(name).expanduser()
-    files = path.rglob("*") if path.is_dir() else [path]
-    return any(file.stat().st_mtime >= than for file in files if file.is_file())
+def files_digest(options: ScoreArguments, config: DLCConfig) -> str:
+    """
+    Digest of the files that a scorer is loaded from: their names, sizes and times, wherever links lead.
+
+    Args:
+        options (`ScoreArguments`):
+            The model, if it is local.
+        config ([`DLCConfig`]):
+            Template and sentence encoder, if they are.
+
+    Returns:
+        `str`: Of what is on the Hub, nothing is in it.
+    """
+    names = [options.model, config.encoder, config.template]
+    paths = [Path(name).expanduser().resolve() for name in names if isinstance(name, str)]
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return json_digest([[str(file), *_size_and_time(file)] for file in files if file.is_file()])
+
+
+def _size_and_time(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _same_rows(there: DatasetRecord, here: DatasetRecord) -> bool:

@@ -226,14 +226,15 @@ def _facts(record: RunRecord) -> dict[str, str]:
         "selector": record.selection.selector,
         "seed": record.selection.rest.get("seed"),
         "scored": record.run.finished,
-        "command": shlex.join(record.commands[-1]) if record.commands else None,
+        "commands": "; ".join(map(shlex.join, record.commands)) or None,
     }
     return {name: str(value) for name, value in facts.items() if value is not None}
 
 
 def _bounds(selector: Selector | None, scored: Dataset) -> dict[str, float]:
     """Values of the score at which the rule changes; some selectors go by no score."""
-    if selector is None or selector.column not in scored.column_names:
+    # Where duplicates are left out first, the values are those of the others.
+    if selector is None or selector.column not in scored.column_names or selector.drop_duplicates:
         return {}
     return selector.bounds(read_numbers(scored, selector.column, "column="))
 

@@ -41,7 +41,7 @@ from hf_dlc.utils.files import require_writable
 from .checks import check_columns, check_options, check_selection
 from .choosing import choose_selector, log_choice
 from .command_line import command_line
-from .finished import finished_scoring
+from .finished import files_digest, finished_scoring
 from .folder import JOURNAL_NAME, MANIFEST_NAME, SCORING_NAME, select_rows, write_scores, write_scoring, write_subset
 from .options import PruneArguments, ScoreArguments, load_scorer, make_selector
 from .outcome import outcome
@@ -82,7 +82,7 @@ def prune(options: PruneArguments, config: DLCConfig, program: Sequence[str]) ->
         rows, selector = run.prepare_selection(scored)
         pruned, report, record = select_rows(rows, selector, record, options.flag_column)
         write_subset(run.folder, pruned, report, record, options.html_report)
-    return outcome(report, run.folder, options.verbose)
+    return outcome(report, run.folder, record.selection, options.verbose)
 
 
 def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) -> RunRecord | None:
@@ -105,7 +105,9 @@ def score(options: ScoreArguments, config: DLCConfig, program: Sequence[str]) ->
         OSError, ValueError, MemoryError, JournalError, PeerError: With what is wrong and what to do.
     """
     state = process_state()
-    if (record := on_main_process(partial(finished_scoring, options, config), state)) is not None:
+    with watch_peers(state) as peers:
+        record = on_main_process(partial(finished_scoring, options, config), state, peers)
+    if record is not None:
         return record if state.is_main_process else None
     _, scored, record = score_in_folder(options, config, program)
     if record is None:  # not the main process
@@ -174,6 +176,7 @@ class Run:
     state: PartialState
     peers: Peers | None = None
     source: DatasetRecord | None = field(default=None, init=False)  # identity of the rows, on the main process
+    files: str | None = field(default=None, init=False)  # digest of the files of a local model
     resumed: bool = field(default=False, init=False)
     calibration_seconds: float = field(default=0.0, init=False)
     calibrated_at: float = field(default=0.0, init=False)
@@ -208,6 +211,7 @@ class Run:
         with self._local_main_first():  # one download a machine: the other processes read the cache
             dataset = read_dataset(self.options)
             self._check_early(dataset)
+            self.files = files_digest(self.options, self.config)  # as they are before they are read
             scorer = load_scorer(self.options, self.config)
         if self.is_main:
             self.source = dataset_identity(self.options, dataset)  # of the file as it is now
@@ -234,7 +238,7 @@ class Run:
         check_columns(dataset, self.config)
         if isinstance(self.options, PruneArguments):
             check_options(self.options, self.config, dataset)
-        if self.is_main and self.journal.exists():
+        if self.is_main and self.journal.is_dir():
             journal = Journal(self.journal)
             with journal.hold():  # it can be written, and nobody else does
                 journal.check(known_identity(self.config, len(dataset)))
@@ -254,6 +258,8 @@ class Run:
         Raises:
             ValueError: If no row can be scored, or if the rows cannot be selected as the options say.
         """
+        if self.peers is not None:
+            self.peers.meet()  # the main process alone has read the journal, and may have had nothing to time
         logger.info("estimate: %s", estimate)
         estimate.require_rows()
         if isinstance(self.options, PruneArguments):
@@ -317,6 +323,7 @@ class Run:
             options=asdict(self.options),
             selector_reason=self.selector_reason,
             keep_levels=self.config.keep_levels,
+            model_files=self.files,
             reading=scorer.reading_ and asdict(scorer.reading_),
             commands=[self._command_again(scorer, self.source)],
         ).having(run=usage)

@@ -267,6 +267,8 @@ class RunRecord(_Part):
             Identity of the scorer.
         model_is_local (`bool`, *optional*, defaults to `False`):
             Whether the model is known on one machine only.
+        model_files (`str`, *optional*):
+            Digest of the names, sizes and times of the files of a local model, as they were when it was loaded.
         config (`Mapping`, *optional*):
             Options of the scorer, the fields of [`DLCConfig`].
         schedule (`tuple[float, ...]`, *optional*):
@@ -315,6 +317,7 @@ class RunRecord(_Part):
     dataset: DatasetRecord = field(default_factory=DatasetRecord)
     scorer: ScorerRecord = field(default_factory=ScorerRecord)
     model_is_local: bool = False
+    model_files: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     schedule: tuple[float, ...] = ()
     masking: tuple[LevelRecord, ...] = ()

@@ -26,6 +26,12 @@ class Name(str):
     __slots__ = ()
 
 
+class Words(Name):
+    """The words of a command, which are shown as they are, in full."""
+
+    __slots__ = ()
+
+
 Line = Sequence[str]  # parts of a line of text, names among them
 
 
@@ -180,12 +186,11 @@ def one_line(value: Any) -> str:
     An untrusted value on one line: JSON has no line breaks that could end a block, and characters that would act on a
     terminal are shown by their code.
     """
-    is_plain = isinstance(value, str) and value.isidentifier()
-    text = str(value) if is_plain else json.dumps(value, ensure_ascii=False, default=str)
-    text = "".join(
-        c if unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029" else f"\\u{ord(c):04x}" for c in text
-    )
-    return text if len(text) <= _TEXT_WIDTH else text[: _TEXT_WIDTH - 1] + "…"
+    is_plain = isinstance(value, Words) or (isinstance(value, str) and value.isidentifier())
+    most = _MOST_TEXT if isinstance(value, Words) else _TEXT_WIDTH
+    text = str(value) if is_plain else _json(value[: most + 1] if isinstance(value, str) else value)
+    text = _harmless(text[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def unfolded(value: Any) -> str:
@@ -193,13 +198,33 @@ def unfolded(value: Any) -> str:
     An untrusted value in full, with its line breaks, up to 5,000 characters; characters that would act on a reader are
     shown by their code.
     """
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str, indent=1)
-    text = "".join(
-        c if c in "\n\t" or (unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029") else f"\\u{ord(c):04x}"
-        for c in text.replace("\r\n", "\n")
+    text = value if isinstance(value, str) else _json(value, indent=None if _is_flat(value) else 1)
+    text = text.replace("\r\n", "\n")
+    shown, more = _harmless(text[:_MOST_TEXT], "\n\t"), len(text) - _MOST_TEXT
+    return shown if more <= 0 else f"{shown}… ({more:,} more characters)"
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, ensure_ascii=False, default=_of_another_type, indent=indent)
+
+
+def _of_another_type(value: Any) -> str:
+    return f"{len(value):,} bytes" if isinstance(value, bytes) else str(value)
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether a value is a list of numbers, such as token ids, or nothing that has parts."""
+    return not isinstance(value, list | dict) or (
+        isinstance(value, list) and not isinstance(next(iter(value), None), list | dict | str)
     )
-    more = len(text) - _MOST_TEXT
-    return text if more <= 0 else f"{text[:_MOST_TEXT]}… ({more:,} more characters)"
+
+
+def _harmless(text: str, kept: str = "") -> str:
+    """Text in which control and format characters, but for those that are kept, are shown by their code."""
+    return "".join(
+        c if c in kept or (unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029") else f"\\u{ord(c):04x}"
+        for c in text
+    )
 
 
 def _body(section: Section) -> str:
@@ -217,7 +242,11 @@ def _example(example: Example) -> str:
 
 def code(name: Any) -> str:
     """Inline code, which no character of the name can end."""
-    return "`" + one_line(str(name)).replace("`", "\\u0060").replace("|", "\\u007c") + "`"
+    return (
+        "`"
+        + one_line(name if isinstance(name, Words) else str(name)).replace("`", "\\u0060").replace("|", "\\u007c")
+        + "`"
+    )
 
 
 def _line(parts: Line) -> str:
@@ -231,5 +260,5 @@ def _is_name(part: str) -> bool:
 @cache
 def _template() -> Template:
     environment = Environment(loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined)
-    environment.filters["one_line"] = lambda value: one_line(str(value))
+    environment.filters["one_line"] = lambda value: one_line(value if isinstance(value, Words) else str(value))
     return environment.get_template("report.html.jinja")

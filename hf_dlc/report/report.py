@@ -19,7 +19,7 @@ from hf_dlc.scores.columns import missing_columns
 from hf_dlc.utils.content import content_digests
 
 from .render import Picture, Section, to_html, to_markdown
-from .tables import Facts, HeldOutAgreement, Rows, all_sections, read_flags
+from .tables import Facts, HeldOutAgreement, Rows, all_sections, read_flags, row_table
 
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class PruneReport:
             Column within whose groups rows were selected.
         bounds (`Mapping[str, float]`, *optional*):
             Values of the score at which the rule changes, by the parameters that set them.
+        rows ([`~report.tables.Rows`], *optional*):
+            The rows and their scores, for the table that a page can sort and search.
 
     Example:
     ```python
@@ -74,6 +76,7 @@ class PruneReport:
     schedule: tuple[float, ...] | None
     group_by: str | None
     bounds: Mapping[str, float] = field(default_factory=dict)
+    rows: Rows | None = None
 
     @classmethod
     def from_datasets(
@@ -158,7 +161,7 @@ class PruneReport:
         levels = None if schedule is None else tuple(map(float, schedule))
         facts = Facts(run, rule, shared_with_random, price, price_unknown, left_out, predicted)
         sections = tuple(all_sections(rows, flag_column, examples, facts))
-        return cls(sections, scored, kept, column, prefix, levels, group_by, bounds or {})
+        return cls(sections, scored, kept, column, prefix, levels, group_by, bounds or {}, rows)
 
     def to_markdown(self) -> str:
         """The report as Markdown. Dataset text stands in code blocks, as JSON, and cannot act as markup."""
@@ -180,7 +183,10 @@ class PruneReport:
         require_matplotlib()
         from .plots import panel_png
 
-        return to_html(title, self.sections, [Picture(one.caption, panel_png(one)) for one in self._panels()])
+        tables = [] if self.rows is None or not len(self.scored) else [row_table(self.rows)]
+        return to_html(
+            title, [*self.sections, *tables], [Picture(one.caption, panel_png(one)) for one in self._panels()]
+        )
 
     def save(self, path: str | Path) -> None:
         """

@@ -26,7 +26,7 @@ from hf_dlc.scores.columns import (
 from hf_dlc.scores.table import SCORES
 from hf_dlc.utils.ranks import spearman
 
-from .render import Example, Examples, Field, Line, Lines, Name, RowCells, RowTable, Section, Table, one_line
+from .render import Example, Examples, Field, Line, Lines, Name, RowCells, RowTable, Section, Table, Words, one_line
 from .statistics import auroc, within_groups
 
 
@@ -220,7 +220,7 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int, facts: Fact
     facts = facts or Facts()
     yield _overview(rows, flag_column, facts)
     if facts.run:
-        yield Lines(["Run"], [[f"{name}: ", Name(value)] for name, value in facts.run.items()])
+        yield Lines(["Run"], [[f"{name}: ", Words(value)] for name, value in facts.run.items()])
     if facts.predicted:
         yield _predicted_table(facts.predicted)
     yield Lines(["Scores"], [[_meaning(name, score)] for name, score in rows.scores.items()])
@@ -245,8 +245,11 @@ def all_sections(rows: Rows, flag_column: str | None, examples: int, facts: Fact
         "Rows without a score": np.flatnonzero(~rows.is_scored),
     }
     yield from (show(title, places[:examples]) for title, places in others.items() if len(places))
-    if len(rows.scored):
-        yield show.table(_MOST_ROWS)
+
+
+def row_table(rows: Rows) -> RowTable:
+    """Make the table of rows that a page can sort and search: all, or 300 drawn at random."""
+    return _Shower(rows).table(_MOST_ROWS)
 
 
 def read_column(dataset: Dataset, name: str) -> np.ndarray:
@@ -345,7 +348,7 @@ def _flagged(rows: Rows, flag_column: str) -> Line:
 def _shared(kept: int, shared: int | None) -> list[Line]:
     if shared is None or not kept:
         return []
-    return [[f"shared with as many random rows of the same seed: {shared:,} ({shared / kept:.0%})"]]
+    return [[f"shared with random rows of the same budget: {shared:,} ({shared / kept:.0%})"]]
 
 
 def _named(counts: Mapping[str, int]) -> list[Any]:

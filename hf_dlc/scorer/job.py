@@ -216,8 +216,8 @@ def _shares_left(
     if not process_state().is_main_process or not journal.exists():
         return [1.0] * len(passes)
     with journal.hold():
-        journal.check(known)  # the work of another run must not be taken for damaged work of this one
-        present = journal.read(list(passes.values()), most_parts(views)).present
+        journal.check(known)
+        present = journal.present(list(passes.values()), most_parts(views))
     shares = []
     for one, done in zip(passes, present, strict=True):
         lengths = np.array([row.length for row in views[one.view].rows])

@@ -49,7 +49,7 @@ def options_of(kind: type[AnyOptions], options: Options, **changes: Any) -> AnyO
     return kind(**{**{name: getattr(options, name) for name in names}, **changes})
 
 
-REPORT_TO = "Where the trainer logs its loss: 'trackio', 'wandb', 'tensorboard' or another that transformers knows."
+REPORT_TO = "Where the trainer logs its loss: 'trackio', 'wandb' or another service that transformers knows."
 
 
 def logging_arguments(report_to: str) -> dict[str, Any]:

@@ -31,3 +31,10 @@ def test_a_value_is_no_name(caplog: pytest.LogCaptureFixture) -> None:
     [options] = parse_config_and_args([PruneArguments], ["--dataset", "split_share"])
     assert options.dataset == "split_share"
     assert caplog.messages == []
+
+
+def test_both_names_in_yaml_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "options.yaml").write_text("split_share: 0.25\nselection_split: 0.75\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        parse_config_and_args([PruneArguments], ["--config", str(tmp_path / "options.yaml")])
+    assert "split_share is called selection_split now, got both" in capsys.readouterr().err

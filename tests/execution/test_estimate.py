@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,19 @@ def test_the_journal_of_another_run_is_left_as_it_is(make_scorer: Callable, tmp_
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(JournalError, match="holds the scores of another run"):
         make_scorer(scores=("ifd",)).estimate(dataset, run_dir=tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_the_journal_of_another_model_is_left_as_it_is(make_scorer: Callable, tmp_path: Path) -> None:
+    """It is known to be one only when the weights are compared; its features have another size."""
+    dataset = Dataset.from_list(ROWS)
+    make_scorer(features=True, features_size=8).score(dataset, tmp_path)
+    manifest = json.loads((tmp_path / "journal.json").read_text(encoding="utf-8"))
+    manifest["identity"]["config"]["features_size"] = 4  # as if it were the size of a model
+    (tmp_path / "journal.json").write_text(json.dumps(manifest), encoding="utf-8")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    found = make_scorer(features=True, features_size=4).estimate(dataset, run_dir=tmp_path)
+    assert found.done < 1
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 

@@ -293,6 +293,10 @@ def test_no_folder_of_this_machine_is_published(
     found = public_manifest({**wanted, "commands": [["hf-dlc", "--target", "secret/wanted.jsonl", "--keep", "0.5"]]})
     assert found["commands"] == [["hf-dlc", "--target", "wanted.jsonl", "--keep", "0.5"]]
     assert (found["options"], found["config"]) == ({"target": "wanted.jsonl"}, {"encoder": "them/encoder"})
+    commands = [["hf-dlc", "--target", "secret/wanted.jsonl"], ["hf-dlc", "--dataset", "other/secret/rows.parquet"]]
+    others = {"commands": commands, "config": {"template": "secret/t.jinja", "encoder": "secret/of/mine"}}
+    assert "secret" not in json.dumps(public_manifest({**others, "options": {"target": "them/wanted"}}))
+    assert public_manifest({"config": {"template": "chat"}}) == {"config": {"template": "chat"}}
     paths = {"a": ["/x/y/rows.jsonl", "~/rows", "C:\\data\\rows", "./rows", "file:///x/rows", "me/rows", "a/b: c"]}
     assert public_manifest(paths) == {"a": ["rows.jsonl", *["rows"] * 4, "me/rows", "a/b: c"]}
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image, Value
+from datasets import Dataset, Features, Image, List, Value
 
 from hf_dlc import DLCConfig
 from hf_dlc.cli import commands as cli
@@ -86,6 +89,9 @@ def test_rows_that_may_be_read_are_not_refused(no_model: None) -> None:
     check_columns(Dataset.from_list([{"img": "a.png", "kind": 1}]), DLCConfig(columns={"kind": "label"}))
     pictures = Dataset.from_dict({"x": [None], "y": [0]}, features=Features({"x": Image(), "y": Value("int64")}))
     check_columns(pictures, DLCConfig())
+    broken = {"question": ["a"], "answer": ["b"], "shown": [[{"bytes": b"no picture", "path": None}]]}
+    types = {"question": Value("string"), "answer": Value("string"), "shown": List(Image())}
+    check_columns(Dataset.from_dict(broken, features=Features(types)), DLCConfig())
     check_columns(Dataset.from_list([{"question": "a", "answer": "b", "reasoning": ""}]), DLCConfig())
     with pytest.raises(ValueError, match="the dataset has no rows"):
         check_columns(Dataset.from_dict({"text": []}), DLCConfig())
@@ -169,10 +175,56 @@ def test_what_may_differ_from_a_finished_run_is_looked_at(
     assert not scoring.exists()
 
 
-def test_a_model_that_was_written_later_is_looked_at(
-    again: Callable[..., None], no_model: None, copy_of_run: Path, llama_folder: Path
+def test_a_model_whose_files_differ_is_looked_at(llama_folder: Path, tmp_path: Path, patch_loads: list[str]) -> None:
+    """Also where nothing is newer than the scores: a link that leads to an older model, or a file that is gone."""
+    models = [shutil.copytree(llama_folder, tmp_path / name) for name in ("older", "newer")]
+    latest = tmp_path / "latest"
+    latest.symlink_to(models[1])
+    rows = write_rows(tmp_path / "rows.jsonl", SCORED_ROWS)
+    files = ["--dataset", str(rows), "--model", str(latest), "--output_dir", str(tmp_path / "run")]
+
+    def loads() -> int:
+        patch_loads.clear()
+        cli.main(["score", *files, *SCORING])
+        return len(patch_loads)
+
+    assert loads() == 1
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    assert loads() == 0
+    files[-1] = str(tmp_path / "copy")
+    assert loads() == 0
+    latest.unlink()
+    latest.symlink_to(models[0])
+    assert loads() == 1
+
+
+@pytest.fixture
+def patch_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that are loaded."""
+    loaded: list[str] = []
+    load = pipeline.load_scorer
+
+    def noted(options: Any, config: DLCConfig) -> Any:
+        loaded.append(options.model)
+        return load(options, config)
+
+    monkeypatch.setattr(pipeline, "load_scorer", noted)
+    return loaded
+
+
+def test_a_run_that_failed_or_is_broken_has_not_ended(
+    again: Callable[..., None], no_model: None, copy_of_run: Path
 ) -> None:
-    newest = max(file.stat().st_mtime for file in llama_folder.rglob("*"))
-    os.utime(copy_of_run / "scoring.json", (newest - 60, newest - 60))
+    path = copy_of_run / "scores.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index("dlc_status")
+    without = table.set_column(place, "dlc_status", pa.array(["nan_score"] * len(table)))
+    pq.write_table(without, path)  # as of a model that gives NaN for all rows
+    with pytest.raises(Loaded):
+        again()
+    pq.write_table(table.slice(1), path)
+    with pytest.raises(Loaded):
+        again()
+    path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(Loaded):
         again()

@@ -14,7 +14,7 @@ from datasets import Dataset
 from hf_dlc import CutSelector, PruneReport, RandomSelector, TopKSelector
 from hf_dlc.cli.commands import main
 from hf_dlc.pipeline.outcome import outcome
-from hf_dlc.pipeline.record import RunRecord
+from hf_dlc.pipeline.record import RunRecord, SelectionRecord
 
 
 pytestmark = pytest.mark.usefixtures("empty_plots")
@@ -50,14 +50,14 @@ def test_a_few_lines_are_printed(
         "- chosen: Half of the budget was drawn at random from the easiest 75% of the rows by `dlc_confidence`, half "
         "from the others.",
         f"- rows with `wrong` kept: {kept} of 4; random rows: 1.6 expected",
-        f"- shared with as many random rows of the same seed: {shared} ({shared / 8:.0%})",
+        f"- shared with random rows of the same budget: {shared} ({shared / 8:.0%})",
         "- scored: 20 of 22 rows",
         "- skipped: 2 `empty_response`",
     ]
     assert lines[7:] == [
         f"look:    {folder / 'report.html'} (plots, tables, rows)",
         f"train:   {folder / 'pruned.parquet'}",
-        f"compare: hf-dlc compare --run-dir {folder}",
+        f"compare: hf-dlc compare --run-dir {folder} --keep 8",
         f"publish: hf-dlc push --run-dir {folder} --repo-id me/name",
     ]
     assert record.shared_with_random == shared
@@ -85,7 +85,9 @@ def test_all_tables_are_printed_if_asked_for(select: Callable[..., Path], capsys
 
 def test_the_page_is_named_where_there_is_one(scored: Dataset, tmp_path: Path) -> None:
     report = PruneReport.from_datasets(scored, [0, 1])
-    assert f"look:    {tmp_path / 'summary.md'} (tables, rows)" in outcome(report, tmp_path)
+    found = outcome(report, tmp_path, SelectionRecord(keep_tokens=100))
+    assert f"look:    {tmp_path / 'summary.md'} (tables, rows)" in found
+    assert "--keep-tokens 100" in found
 
 
 @pytest.mark.parametrize(

@@ -696,10 +696,13 @@ def test_what_was_run_is_told_and_no_text_of_it_acts() -> None:
     facts = {"model": "a/b", "command": "hf-dlc select\n## Injected"}
     shown = report(rows_of_all_kinds(), [0], run=facts)
     assert section(shown.to_markdown(), "Run").splitlines()[2:4] == [
-        '- model: `"a/b"`',
-        '- command: `"hf-dlc select\\n## Injected"`',
+        "- model: `a/b`",
+        "- command: `hf-dlc select\\u000a## Injected`",
     ]
-    assert "hf-dlc select\\n## Injected" in html.unescape(shown.to_html())
+    assert "hf-dlc select\\u000a## Injected" in html.unescape(shown.to_html())
+    words = "hf-dlc score --model " + "x" * 300 + " `--keep` | 0.5"
+    told = section(report(rows_of_all_kinds(), [0], run={"command": words}).to_markdown(), "Run")
+    assert f"- command: `{words.replace('`', chr(92) + 'u0060').replace('|', chr(92) + 'u007c')}`" in told
 
 
 def test_where_the_rule_changes_is_drawn() -> None:
