@@ -56,5 +56,5 @@ def require_writable(folder: Path) -> None:
         raise NotADirectoryError(f"{folder} must be a folder, but {there} is none. Pass another one.")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(
-            f"{folder} must be a folder that can be written, but {there} must not. Pass another one."
+            f"{folder} cannot be written: Permission denied: {there}. Make the folder writable, or use another one."
         )

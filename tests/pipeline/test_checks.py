@@ -117,7 +117,7 @@ def test_a_file_in_the_place_of_the_folder(refusal: Callable[..., str], tmp_path
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_writable(tmp_path / "new" / "run")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
-    with pytest.raises(PermissionError, match="must be a folder that can be written"):
+    with pytest.raises(PermissionError, match="cannot be written: Permission denied"):
         require_writable(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
 
