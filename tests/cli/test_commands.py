@@ -400,7 +400,7 @@ def test_from_the_scores_to_another_budget_in_a_fresh_process(llama_folder: Path
 
         command = ["-m", "hf_dlc.cli"]
         call(*command, "score", "--dataset", "rows.jsonl", "--model", llama_folder, *SCORING, "--output_dir", "run")
-        split = ["--selector", "flexrand", "--selection_split", "0.75"]
+        split = ["--selector", "flexrand", "--selection-split", "0.75"]
         call(*command, "select", "--run_dir", "run", "--keep", "0.5", *split)
         address = call(*command, "push", "--run_dir", "run", "--repo_id", "me/half", "--license", "mit", "--json")
         assert json.loads(address) == {"address": f"{server.url}/datasets/me/half"}
