@@ -359,8 +359,9 @@ def _named(counts: Mapping[str, int]) -> list[Any]:
 def _meaning(name: str, score: Scores) -> str:
     """What a score is, in which range, and which of its values are easy rows."""
     low, high, unit = score.meaning.low, score.meaning.high, score.meaning.unit
-    bounds = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more"
-    return f"{name}: {score.text} ({' '.join([bounds, unit]).strip()}, {score.meaning.easy} values are easy rows)"
+    bounds = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} or more" if math.isfinite(low) else "any"
+    told = f"{bounds} {unit}" if unit else "any number" if bounds == "any" else bounds
+    return f"{name}: {score.text} ({told}, {score.meaning.easy} values are easy rows)"
 
 
 def _shown(values: np.ndarray) -> Callable[[float], str]:

@@ -257,6 +257,13 @@ def test_summary_says_what_scores_are() -> None:
     assert f"- plain_loss: {SCORES['plain_loss'].text} (0 or more nats, low values are easy rows)" in lines
 
 
+def test_a_range_without_ends_is_told_in_words() -> None:
+    columns = {"dlc_prompt_gain": [0.5], "dlc_target_shift": [0.5], "dlc_tokens": [3], "dlc_status": [OK]}
+    lines = section(summarize(Dataset.from_dict(columns), [0], column="dlc_prompt_gain"), "Scores").splitlines()
+    assert all(line.endswith("(any nats, high values are easy rows)") for line in lines if line.startswith("- "))
+    assert "inf" not in "".join(lines)
+
+
 def test_a_new_score_is_in_all_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     flags = [True, True, False, False, False]
     dataset = scored_dataset({"wrong": flags}, [0.1, 0.2, 0.7, 0.8, 0.9], keep_levels=True)
