@@ -246,8 +246,10 @@ class Journal:
         Find out which rows are done, for an estimate: nothing is set aside or removed.
 
         Args:
-            measures, num_rows:
-                As in [`Journal.read`].
+            measures (`Sequence[Sequence[Asked]]`):
+                For each level of the run what is measured.
+            num_rows (`int`):
+                Rows of the run.
 
         Returns:
             `np.ndarray` of shape `(levels, rows)`: Booleans; rows of a chunk that is damaged, or that of another run,
