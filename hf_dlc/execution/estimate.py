@@ -215,10 +215,26 @@ def _seconds(task: Task, planned: PlannedPass, limit: TokenLimit, most_seconds: 
 
 def _seconds_of(batch: MicroBatch, task: Task, planned: PlannedPass, limit: TokenLimit) -> float:
     """Time of a micro-batch, or of all its parts if it does not fit into memory."""
-    return sum(in_parts_that_fit([batch], limit, partial(_timed, task, planned.measures, planned.rows)))
+    return sum(in_parts_that_fit([batch], limit, partial(time_batch, task, planned.measures, planned.rows)))
 
 
-def _timed(task: Task, measures: Sequence[Asked], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
+def time_batch(task: Task, measures: Sequence[Asked], rows: Sequence[EncodedRow], batch: MicroBatch) -> float:
+    """
+    Seconds of the forward pass of a micro-batch, without what all rows begin with.
+
+    Args:
+        task ([`Task`]):
+            What runs the model.
+        measures (`Sequence[Asked]`):
+            What is measured.
+        rows (`Sequence[EncodedRow]`):
+            All rows.
+        batch ([`MicroBatch`]):
+            Those that are run.
+
+    Returns:
+        `float`
+    """
     shared_head = task.run_shared_head(batch.shared_head) if batch.shared_head else None
     fed = list(task.feed([rows[row] for row in batch.rows]))
     start = time.perf_counter()

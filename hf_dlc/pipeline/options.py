@@ -72,7 +72,10 @@ class ModelArguments(Options):
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     attn_implementation: str | None = field(default=None, metadata={"help": "'sdpa', 'eager', 'flash_attention_2'."})
     device_map: str | None = field(default=None, metadata={"help": "'auto' spreads a large model over several GPUs."})
-    num_threads: int | None = field(default=None, metadata={"help": "CPU threads a process; default: its share."})
+    num_threads: int | None = field(
+        default=None,
+        metadata={"help": "CPU threads a process; default: its share of the cores, or one where that is faster."},
+    )
 
 
 @dataclass

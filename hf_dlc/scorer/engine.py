@@ -8,10 +8,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from hf_dlc.execution.estimate import PlannedPass
 from hf_dlc.execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cost, cut_batches
+from hf_dlc.execution.threads import faster_threads
 from hf_dlc.execution.values import Values, no_values
 from hf_dlc.masking import LevelReport, Masker
 from hf_dlc.masking.session import MaskingSession
@@ -143,6 +146,7 @@ class Engine:
         self._score_passes((0.0, 0.5))  # a score that the task cannot have is refused now, not at the first row
         self.limit = TokenLimit()
         self._tokens_per_batch = tokens_per_batch
+        self._threads: dict[int, int] = {}  # of the CPU: by how many there are, how many are faster
         self._checked: tuple[Any, int] = None, 0  # weights that were measured, and tokens of the longest row then
 
     @property
@@ -247,6 +251,14 @@ class Engine:
         plans = [self.cut(encoded, self.tokens_per_batch, heads) for heads in ([], usable)]
         whole, apart = (cost(plan, self._overhead(self.tokens_per_batch)) for plan in plans)
         return usable if apart <= _WORTH_A_SHARED_HEAD * whole else []
+
+    def faster_threads(self, planned: Sequence[PlannedPass]) -> int:
+        """The number of CPU threads to compute with, found out once: all that there are now, or one."""
+        threads = torch.get_num_threads()
+        if threads not in self._threads:
+            with self.masker.unmasked():
+                self._threads[threads] = faster_threads(self.task, planned)
+        return self._threads[threads]
 
     def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Asked, ...]]:
         """All passes that the scores ask for at these levels, and what is measured in each; features in the first."""

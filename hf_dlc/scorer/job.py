@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -19,7 +20,7 @@ from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.loop import Reporter
 from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.execution.plan import MicroBatch
-from hf_dlc.execution.processes import check_same, on_main_process, process_state
+from hf_dlc.execution.processes import check_same, cpu_threads, on_main_process, process_state, using_threads
 from hf_dlc.execution.sharded import run_sharded
 from hf_dlc.execution.training import TrainingCost, measure_training
 from hf_dlc.execution.values import Values
@@ -91,6 +92,7 @@ def score_dataset(
     check_fit: Callable[[], None],
     run_dir: str | Path | None,
     chunk_seconds: float,
+    num_threads: int | None = None,
 ) -> MeasuredRows:
     """
     Score a dataset, this process its share of the rows.
@@ -112,6 +114,8 @@ def score_dataset(
             Folder of the journal.
         chunk_seconds (`float`):
             Seconds of work between two writes to the journal.
+        num_threads (`int`, *optional*):
+            CPU threads of this process; by default all of its share, or one where that is found to be faster.
 
     Returns:
         [`MeasuredRows`]: All rows and what was measured of them.
@@ -122,6 +126,7 @@ def score_dataset(
     """
     state, journal = process_state(), Journal(run_dir) if run_dir else None
     with ExitStack() as stack:
+        stack.enter_context(using_threads(cpu_threads(num_threads)))
         peers = stack.enter_context(watch_peers(state))
         check_fit()
         encoded = source.encode(dataset, share_of(state, peers, engine.tokens_per_batch))
@@ -129,7 +134,10 @@ def score_dataset(
             hold = partial(stack.enter_context, journal.hold())
             on_main_process(hold, state, peers, share=lambda _: None)
         views = engine.views(encoded)
-        settings = _begin(engine, schedule, views, state_of(encoded), journal, state, peers)
+        settle = partial(_settle, engine, schedule, views, choose_threads=num_threads is None)
+        settings = _begin(settle, engine, schedule, state_of(encoded), journal, state, peers)
+        if num_threads is None and settings.get("one_thread"):  # also on a day when more would be faster: same bits
+            stack.enter_context(using_threads(1))
         if state.is_main_process:
             schedule.tell_scores_without_value()
         values = _run(engine, schedule, views, settings, journal, state, peers, chunk_seconds)
@@ -155,6 +163,7 @@ def estimate_datasets(
     training: bool = False,
     journal: Journal | None = None,
     known: Callable[[int], Mapping[str, Any]] | None = None,
+    num_threads: int | None = None,
 ) -> RunEstimate:
     """
     What it costs to score a dataset, or all splits of one; the rows are kept until they are scored.
@@ -174,6 +183,8 @@ def estimate_datasets(
             Journal of the run, of which the work that it holds is left out.
         known (`Callable`, *optional*):
             With a journal: returns for a number of rows what of the identity of the run is known.
+        num_threads (`int`, *optional*):
+            As for [`score_dataset`].
 
     Returns:
         [`RunEstimate`]
@@ -186,17 +197,15 @@ def estimate_datasets(
     for part in datasets:
         require_dataset(part)
     source.keep_only(datasets)
-    encoded = [row for part in datasets for row in source.encode(part, _whole_share(engine), keep=True)]
-    views = engine.views(encoded)
-    engine.check(all_rows(views))
-    plan, processes = engine.plan(views), process_state().num_processes
-    passes = engine.passes(schedule.fractions)
-    left = [1.0] * len(passes) if journal is None else _shares_left(journal, known(len(encoded)), views, passes)
-    planned = [
-        PlannedPass(views[one.view].rows, plan[one.view], passes[one], share)
-        for one, share in zip(passes, left, strict=True)
-    ]
-    with engine.masker.unmasked():
+    with using_threads(cpu_threads(num_threads)):
+        encoded = [row for part in datasets for row in source.encode(part, _whole_share(engine), keep=True)]
+        views = engine.views(encoded)
+        engine.check(all_rows(views))
+    passes, processes = engine.passes(schedule.fractions), process_state().num_processes
+    left = None if journal is None else _shares_left(journal, known(len(encoded)), views, passes)
+    planned = _planned(engine, views, passes, left)
+    threads = cpu_threads(num_threads) if num_threads else engine.faster_threads(planned)
+    with using_threads(threads), engine.masker.unmasked():
         found = estimate_run(engine.task, engine.masker, encoded, planned, processes, engine.limit)
         cost = measure_training(engine.task, encoded, processes) if training else TrainingCost()
     names = [score.name for score in engine.scores]
@@ -204,6 +213,20 @@ def estimate_datasets(
     return replace(
         found, training_seconds=cost.seconds, training_unknown=cost.why_unknown, partly=partly, scored=scored
     )
+
+
+def _planned(
+    engine: Engine,
+    views: Mapping[str, RowsInView],
+    passes: Mapping[Pass, Sequence[Asked]],
+    left: Sequence[float] | None = None,
+) -> list[PlannedPass]:
+    """The passes of a run with the micro-batches of each, of which these shares are left to do."""
+    plan = engine.plan(views)
+    return [
+        PlannedPass(views[one.view].rows, plan[one.view], passes[one], share)
+        for one, share in zip(passes, left or [1.0] * len(passes), strict=True)
+    ]
 
 
 def _shares_left(
@@ -276,16 +299,16 @@ def _run(
 
 
 def _begin(
+    settle: Callable[[ScorerState], dict[str, Any]],
     engine: Engine,
     schedule: Schedule,
-    views: Mapping[str, RowsInView],
     scorer_state: ScorerState,
     journal: Journal | None,
     state: PartialState,
     peers: Peers | None,
 ) -> dict[str, Any]:
     """Make sure that all processes are about to do the run that the journal belongs to, and settle the rest."""
-    settle = partial(_settle, engine, schedule, views, scorer_state)
+    settle = partial(settle, scorer_state)
     if journal is None and state.num_processes == 1:
         return settle()
     run_identity = identity(scorer_state)
@@ -304,7 +327,11 @@ def _begin(
 
 
 def _settle(
-    engine: Engine, schedule: Schedule, views: Mapping[str, RowsInView], scorer_state: ScorerState
+    engine: Engine,
+    schedule: Schedule,
+    views: Mapping[str, RowsInView],
+    scorer_state: ScorerState,
+    choose_threads: bool,
 ) -> dict[str, Any]:
     """Find out what holds for the whole run: another device or number of threads might find otherwise."""
     rows = all_rows(views)
@@ -312,12 +339,16 @@ def _settle(
     fractions: Sequence[float] = ()
     if any(row.length for row in rows):  # else the model is left alone
         fractions = schedule.settle(partial(calibration_key, scorer_state), partial(description, scorer_state))
+    passes = engine.passes(fractions)
+    all_threads = torch.get_num_threads()
+    one_thread = choose_threads and engine.faster_threads(_planned(engine, views, passes)) < all_threads
     return {
         "schedule": list(fractions),
-        "passes": passes_to_json(engine.passes(fractions)),
+        "passes": passes_to_json(passes),
         "tokens_per_batch": engine.tokens_per_batch,
         "shared_heads": engine.shared_heads(rows),
         "batch_rules": engine.task.rules.to_json(),
+        "one_thread": one_thread,
     }
 
 
@@ -329,6 +360,7 @@ def _check_settings(settings: dict[str, Any], engine: Engine, levels: int) -> No
         is_sound &= schedule[:1] in ([], [0]) and all(fraction < 1 for fraction in schedule)
         is_sound &= type(tokens) is int and tokens > 0
         is_sound &= all(type(index) is int and index in range(engine.task.num_shared_heads) for index in shared_heads)
+        is_sound &= type(settings.get("one_thread", False)) is bool
         is_sound &= settings.get("passes") == passes_to_json(engine.passes(schedule))
         BatchRules.from_json(settings.get("batch_rules"))
     except (KeyError, TypeError, ValueError):

@@ -229,7 +229,8 @@ class DLCScorer(PretrainedScorer):
             run_dir (`str` or `Path`, *optional*):
                 Folder of the journal, which all processes can write to; of a `DatasetDict`, with one for each split.
             num_threads (`int`, *optional*):
-                CPU threads of this process, by default the cores divided by the processes of this machine.
+                CPU threads of this process. By default the cores divided by the processes of this machine, or one
+                where a short test at the beginning of a long run finds that to be faster, as on a busy machine.
             chunk_seconds (`float`, *optional*, defaults to 60):
                 Seconds of work between two writes to the journal, at most repeated by a process that was killed.
 
@@ -247,8 +248,8 @@ class DLCScorer(PretrainedScorer):
         require_dataset(dataset)
         parts = self.parts
         scorer = parts.rows, parts.engine, parts.schedule, parts.state, parts.check_fit
-        with parts.lock, using_threads(cpu_threads(num_threads)):
-            measured = score_dataset(dataset, *scorer, run_dir, chunk_seconds)
+        with parts.lock:
+            measured = score_dataset(dataset, *scorer, run_dir, chunk_seconds, num_threads)
             measured = measured._replace(features_by=parts.features_by)
         return with_scores(dataset, measured, self.config.scores, self.config.prefix, self.config.keep_levels)
 
@@ -286,10 +287,10 @@ class DLCScorer(PretrainedScorer):
             require_dataset(dataset, "estimate with run_dir", "Dataset")
         parts = self.parts
         scorer = parts.rows, parts.engine, parts.schedule
-        with parts.lock, using_threads(cpu_threads(num_threads)):
+        with parts.lock:
             parts.check_fit()
             known = partial(fingerprint.known_identity, self.config)
-            return estimate_datasets(dataset, *scorer, training, journal, known)
+            return estimate_datasets(dataset, *scorer, training, journal, known, num_threads)
 
     def agreement(
         self,
