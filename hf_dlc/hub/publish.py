@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
 from datasets import Dataset, DatasetDict
 from huggingface_hub import CommitOperationAdd, DatasetCard, HfApi, hf_hub_download
@@ -31,6 +33,7 @@ from hf_dlc.pipeline.record import DatasetRecord, RunRecord
 from hf_dlc.pipeline.score_file import SCORES_NAME, Scores, ScoresError
 from hf_dlc.report.report import PruneReport
 from hf_dlc.scores.columns import vector_features
+from hf_dlc.utils.content import content_digests
 from hf_dlc.utils.files import write_json
 from hf_dlc.utils.hub_commits import Push, Refusal, hub_client, reason_without_token
 
@@ -94,8 +97,8 @@ def push_pruned(
             All rows with their scores, from which the selector chose. Only scores and digests of the rows are
             published, and the rows that the report shows.
         manifest (`dict`, `str` or `Path`, *optional*):
-            The return value of [`build_manifest`], or the path of a `manifest.json`. Without it the card cannot say
-            how the rows were chosen.
+            The return value of [`build_manifest`], or the path of a `manifest.json`, of this very subset. Without it
+            the card cannot say how the rows were chosen.
         private (`bool`, *optional*, defaults to `True`):
             Whether the repository is private. A public one is written into only with `private=False`.
         create_pr (`bool`, *optional*, defaults to `False`):
@@ -142,6 +145,7 @@ def push_pruned(
         record = record.having(scorer=record.scorer.having(config=config))
     name = _checked_name(config_name or subset_name(record.selection, len(pruned), len(scored)))
     report = make_report(scored, pruned, record)
+    _check_rows(record, scored, report.kept)
     scores = Scores.of(_without_vectors(scored, record), record.column_prefix)
     if not features:
         pruned = _without_vectors(pruned, record)
@@ -169,6 +173,29 @@ def push_pruned(
         )
         _commit_all(push, subset, pruned, content, fill, may_replace=config_name is not None)
     return push.address
+
+
+def _check_rows(record: RunRecord, scored: Dataset, kept: np.ndarray) -> None:
+    """Refuse the manifest of another subset: its card would say of these rows how others were chosen."""
+    told = set(record.kept_indices)
+    number = len(told) or record.kept_rows
+    if number is None:
+        return
+    is_same = number == len(kept)
+    if is_same and told:  # of rows that are the same, either may be meant
+        only_told, only_kept = sorted(told - set(kept.tolist())), sorted(set(kept.tolist()) - told)
+        is_same = all(place in range(len(scored)) for place in only_told)
+        is_same = is_same and _contents(scored, only_told) == _contents(scored, only_kept)
+    if not is_same:
+        raise ValueError(
+            f"manifest must be that of pruned, but tells of {number} rows, and pruned has {len(kept)}"
+            f"{' others' if number == len(kept) else ''}. Pass the manifest.json that was written with this subset, "
+            "or none."
+        )
+
+
+def _contents(rows: Dataset, places: Sequence[int]) -> Counter[Any]:
+    return Counter(content_digests(rows.select(places), rows.column_names))
 
 
 def _without_vectors(rows: Dataset, record: RunRecord) -> Dataset:

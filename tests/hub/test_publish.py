@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import yaml
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -246,6 +246,27 @@ def test_records_are_not_trusted(server: HubServer, scored: Dataset, pruned: Dat
         with pytest.raises(ValueError, match=f"^manifest.{next(iter(wrong))} must be a"):
             push_pruned(pruned, "me/half", scored, {**MANIFEST, **wrong})
         assert not server.requests
+
+
+def test_the_manifest_of_another_subset_is_refused(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
+    """Its card would say of these rows how others were chosen."""
+    kept = FlexRandSelector(keep=0.5, split=0.75).read_indices(scored).tolist()
+    other = min(set(range(40)) - {7} - set(kept))
+    for wrong, words in (
+        ({"kept_indices": [other, *kept[1:]]}, "20 rows, and pruned has 20 others."),
+        ({"kept_indices": [*kept[1:], 10**9]}, "20 rows, and pruned has 20 others."),
+        ({"kept_indices": kept[1:]}, "19 rows, and pruned has 20."),
+        ({"kept_rows": 3}, "3 rows, and pruned has 20."),
+    ):
+        with pytest.raises(ValueError, match=f"^manifest must be that of pruned, but tells of {words}"):
+            push_pruned(pruned, "me/half", scored, {**MANIFEST, **wrong})
+    assert not server.requests
+
+
+def test_of_equal_rows_either_may_be_in_the_manifest(server: HubServer, scored: Dataset) -> None:
+    twice = concatenate_datasets([scored, scored])
+    push_pruned(twice.select([0, 1]), "me/half", twice, {**MANIFEST, "kept_indices": [40, 41]})
+    assert load_dataset("me/half", "keep-0.5", split="train").num_rows == 2
 
 
 def test_text_of_the_dataset_is_text_in_the_card(server: HubServer, scored: Dataset, pruned: Dataset) -> None:
