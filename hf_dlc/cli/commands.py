@@ -37,7 +37,7 @@ from hf_dlc.pipeline.options import (
 from hf_dlc.study.options import PilotArguments
 from hf_dlc.utils.durations import duration
 
-from .exits import run_program
+from .exits import one_line_for_ctrl_c, run_program
 from .parse import parse_config_and_args
 
 
@@ -442,11 +442,16 @@ def main(args: Sequence[str] | None = None) -> None:
         build_parser(completes).parse_args(arguments)  # help, version, completion, or an error
         return
     command, prog = COMMANDS[arguments[0]], f"hf-dlc {arguments[0]}"
+    with one_line_for_ctrl_c(prog, command.again):  # the parser imports transformers
+        _run(command, prog, arguments[1:])
+
+
+def _run(command: Command, prog: str, arguments: Sequence[str]) -> None:
     types = [*command.arguments, OutputArguments]
     help_texts = {"description": command.description, "prog": prog}
     everything = [PruneArguments, DLCConfig, *(one for other in COMMANDS.values() for one in other.arguments)]
     *options, output = parse_config_and_args(
-        types, arguments[1:], **help_texts, others=everything, required=command.required
+        types, arguments, **help_texts, others=everything, required=command.required
     )
     level = logging.WARNING if output.json else logging.INFO
     found, text = run_program(lambda: command.run(*options), prog, level, command.again)

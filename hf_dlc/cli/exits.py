@@ -6,8 +6,8 @@ import atexit
 import logging
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from hf_dlc.errors import DLCError, UserTypeError
@@ -44,8 +44,6 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
     """
     from hf_dlc.execution.processes import process_state
 
-    name = f"{name}: " if name else ""
-    atexit.register(_ignore_ctrl_c)
     handler = logging.StreamHandler()
     handler.addFilter(_Once())
     level = level if process_state().is_main_process else logging.ERROR
@@ -53,17 +51,41 @@ def run_program(act: Callable[[], Result], name: str = "", level: int = logging.
     for talkative, lowest in _TALKATIVE.items():
         logging.getLogger(talkative).setLevel(lowest)
     try:
-        return act()
-    except KeyboardInterrupt:
-        _ignore_ctrl_c()
-        sys.exit(f"{name}interrupted. {again}".rstrip())
+        with one_line_for_ctrl_c(name, again):
+            return act()
     except Exception as error:
         from datasets.exceptions import DatasetsError
         from yaml import YAMLError
 
         if not isinstance(error, (*_TELLING, DatasetsError, YAMLError)):
             raise
-        sys.exit(name + " ".join(str(error).split()))
+        sys.exit(_named(name) + " ".join(str(error).split()))
+
+
+@contextmanager
+def one_line_for_ctrl_c(name: str = "", again: str = "") -> Iterator[None]:
+    """
+    Let Ctrl-C end the program with one line in the place of a traceback, also while libraries are imported.
+
+    Args:
+        name (`str`, *optional*):
+            Name of the program, with which the line begins.
+        again (`str`, *optional*):
+            What it says of running the program again.
+
+    Raises:
+        SystemExit: After Ctrl-C, with that line.
+    """
+    atexit.register(_ignore_ctrl_c)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _ignore_ctrl_c()
+        sys.exit(f"{_named(name)}interrupted. {again}".rstrip())
+
+
+def _named(name: str) -> str:
+    return f"{name}: " if name else ""
 
 
 class _Once(logging.Filter):

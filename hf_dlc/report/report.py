@@ -147,7 +147,12 @@ class PruneReport:
                 column is missing or of a type that cannot be used.
         """
         if not isinstance(scored, Dataset):
-            raise TypeError(f"scored must be a Dataset, got {type(scored).__name__}. Pass one of its splits.")
+            way = (
+                "Pass one of its splits"
+                if isinstance(scored, dict)
+                else "Make one with Dataset.from_pandas or from_list"
+            )
+            raise TypeError(f"scored must be a Dataset, got {type(scored).__name__}. {way}.")
         missing = [name for name in (column,) if name not in scored.column_names]
         if missing := dict.fromkeys([*missing, *missing_columns(scored.column_names, prefix)]):
             got = ", ".join(scored.column_names)

@@ -144,7 +144,7 @@ def require_dataset(dataset: Any, who: str = "score", wanted: str = "Dataset or 
     advice = (
         "Score a stream with stream.map(scorer, batched=True)."
         if isinstance(dataset, IterableDataset | IterableDatasetDict)
-        else "Make one with Dataset.from_list or load_dataset."
+        else "Make one with Dataset.from_list, Dataset.from_pandas or load_dataset."
     )
     advice = "Take one split of it." if isinstance(dataset, DatasetDict) else advice
     raise TypeError(f"{who} needs a datasets.{wanted}, got {type(dataset).__name__}. {advice}")

@@ -20,6 +20,7 @@ from datasets import Dataset, load_from_disk
 
 from hf_dlc import DLCConfig, FlexRandSelector, RandomSelector
 from hf_dlc.cli import commands as cli
+from hf_dlc.cli.__main__ import main as program
 from hf_dlc.cli.commands import COMMANDS, main
 from hf_dlc.cli.exits import run_program
 from hf_dlc.cli.parse import parse_config_and_args
@@ -329,6 +330,17 @@ def test_a_second_ctrl_c_is_ignored() -> None:
     with pytest.raises(SystemExit, match=r"^hf-dlc score: interrupted\. Go on\.$"):
         run_program(lambda: signal.raise_signal(signal.SIGINT), "hf-dlc score", again="Go on.")
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("ctrl_c_raises")
+def test_ctrl_c_while_libraries_are_imported_is_one_line_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "parse_config_and_args", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit, match=r"^hf-dlc score: interrupted\. The same command goes on where it stopped\.$"):
+        main(["score"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(cli, "main", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit, match=r"^hf-dlc: interrupted\.$"):
+        program()
 
 
 # ---- other programs that start it --------------------------------------------------------------------------------
