@@ -15,6 +15,7 @@ from importlib.metadata import packages_distributions
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,10 +25,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import hf_dlc
-from tests.conftest import ROOT, run_python
+from tests.conftest import ROOT, SCORING, run_python
+from tests.rows import SCORED_ROWS, write_rows
 
 
 PACKAGE = ROOT / "hf_dlc"
+EXTRAS = ("bm25s", "evaluate", "matplotlib", "peft", "sentence_transformers", "shtab", "trl")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +126,7 @@ def test_what_the_package_imports_is_declared(pyproject: dict[str, Any]) -> None
     project = pyproject["project"]
     extras = [
         line
-        for name in ("vision", "train", "bench", "gnn", "similarity", "clusters", "bm25")
+        for name in set(project["optional-dependencies"]) - {"test"}
         for line in project["optional-dependencies"][name]
     ]
     declared = {canonicalize_name(Requirement(line).name) for line in [*project["dependencies"], *extras]}
@@ -135,6 +138,34 @@ def test_what_the_package_imports_is_declared(pyproject: dict[str, Any]) -> None
         if not declared & {canonicalize_name(package) for package in packages.get(name, [name])}  # lm_eval: not here
     }
     assert missing == set()
+
+
+def test_scoring_and_selecting_do_without_extras(tmp_path: Path, llama_folder: Path) -> None:
+    """What is imported on the way from rows to a subset is there after `pip install hf-dlc`."""
+    rows = write_rows(tmp_path / "rows.jsonl", SCORED_ROWS)
+    code = f"""
+        import sys
+        for name in {EXTRAS!r}:
+            sys.modules[name] = None  # as if it were not installed
+        from hf_dlc.cli.__main__ import main
+        sys.argv = ["hf-dlc", "score", "--dataset", {str(rows)!r}, "--model", {str(llama_folder)!r}, "--output-dir",
+                    {str(tmp_path / "run")!r}, *{SCORING!r}]
+        main()
+        sys.argv = ["hf-dlc", "estimate", "--dataset", {str(rows)!r}, "--model", {str(llama_folder)!r}]
+        main()
+        sys.argv = ["hf-dlc", "select", "--run-dir", {str(tmp_path / "run")!r}, "--output-dir",
+                    {str(tmp_path / "kept")!r}, "--selector", "random", "--keep", "0.5"]
+        main()
+        sys.argv = ["hf-dlc", "--print-completion", "bash"]
+        try:
+            main()
+        except SystemExit as error:
+            assert error.code == 2
+    """
+    ran = run_python(dedent(code))
+    assert "is not known: LoRA adapters are trained with PEFT: pip install 'hf-dlc[train]'" in ran.stdout
+    assert (tmp_path / "kept" / "manifest.json").is_file()
+    assert "completion for bash is made by shtab: pip install 'hf-dlc[completion]'." in ran.stderr
 
 
 def imported_names(path: Path) -> set[str]:

@@ -20,8 +20,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import shtab
-
 from hf_dlc import __version__
 from hf_dlc.config import DLCConfig
 from hf_dlc.pipeline.command_line import command_line
@@ -484,7 +482,7 @@ def build_parser(with_options: bool = True) -> argparse.ArgumentParser:
         epilog="hf-dlc COMMAND --help says more. All options can stand in a YAML file: --config FILE.yaml.",
     )
     parser.add_argument("--version", action="version", version=__version__)
-    shtab.add_argument_to(parser)
+    _add_completion(parser)
     if with_options:
         from transformers import HfArgumentParser as CommandParser
     else:
@@ -495,3 +493,16 @@ def build_parser(with_options: bool = True) -> argparse.ArgumentParser:
         parser_of_one = commands.add_parser(name, help=command.run.__doc__, **options)
         parser_of_one.add_argument("--config", help="YAML file with options.")
     return parser
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    try:
+        import shtab
+    except ModuleNotFoundError:
+        parser.add_argument("--print-completion", metavar="SHELL", type=_no_shtab, help=argparse.SUPPRESS)
+    else:
+        shtab.add_argument_to(parser)
+
+
+def _no_shtab(shell: str) -> None:
+    raise argparse.ArgumentTypeError(f"completion for {shell} is made by shtab: pip install 'hf-dlc[completion]'.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 
 @dataclass(frozen=True)
@@ -17,3 +18,20 @@ class LoraSettings:
 
 
 LORA = LoraSettings()
+
+
+def import_peft() -> ModuleType:
+    """
+    PEFT, which takes seconds to import and which scoring and selecting do without.
+
+    Returns:
+        `ModuleType`: The module `peft`.
+
+    Raises:
+        ImportError: If it is not installed, with what to do.
+    """
+    try:
+        import peft
+    except ModuleNotFoundError as error:
+        raise ImportError("LoRA adapters are trained with PEFT: pip install 'hf-dlc[train]'.") from error
+    return peft

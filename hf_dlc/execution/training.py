@@ -21,7 +21,7 @@ from torch import nn
 from hf_dlc.tasks.base import EncodedRow, Task, Trainable
 from hf_dlc.utils.memory import free_memory
 
-from .lora import LORA
+from .lora import LORA, import_peft
 
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ def measure_training(task: Task, rows: Sequence[EncodedRow], num_processes: int 
     steps = [usable[start : start + LORA.batch_size] for start in range(0, len(usable), LORA.batch_size)]
     if not steps:
         return TrainingCost(why_unknown="no row can be trained on")
+    try:
+        import_peft()
+    except ImportError as error:
+        return TrainingCost(why_unknown=str(error).rstrip("."))
     try:
         rate = _seconds_per_token(trainable, steps)
     except Exception as error:  # whatever it is: the price of something else must not end a run
@@ -201,13 +205,12 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 
 def _with_adapters(model: nn.Module, adapter_task: str | None) -> PeftModel:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
+    peft = import_peft()
+    config = peft.LoraConfig(
         task_type=adapter_task,
         r=LORA.rank,
         lora_alpha=LORA.alpha,
         lora_dropout=LORA.dropout,
         target_modules="all-linear",
     )
-    return get_peft_model(model, config).train()
+    return peft.get_peft_model(model, config).train()

@@ -35,7 +35,7 @@ class UnmaskableModelError(ValueError):
 
 def refuse_adapter(name: str, module: nn.Module) -> None:
     """Refuse adapters, in which the masked weights would be a part of a sum."""
-    if "peft" in sys.modules:  # without peft imported there is none of it, and importing it takes seconds
+    if sys.modules.get("peft"):  # without peft imported there is none of it, and importing it takes seconds
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         if isinstance(module, BaseTunerLayer):

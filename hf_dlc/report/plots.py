@@ -243,7 +243,7 @@ def _against(axes: Axes, rows: _Drawn, x: np.ndarray, label: str, title: str) ->
 
 def _groups(axes: Axes, rows: _Drawn) -> None:
     """Rows of the largest groups."""
-    counts = rows.groups[:_MOST_GROUPS][::-1]  # largest at the top
+    counts = rows.groups.iloc[:_MOST_GROUPS][::-1]  # largest at the top
     names = [_plain(name) for name in counts.index]
     axes.barh(range(len(counts)), counts["sum"], color=_KEPT, label="kept")
     axes.barh(range(len(counts)), counts["size"] - counts["sum"], left=counts["sum"], color=_DROPPED, label="dropped")

@@ -445,7 +445,7 @@ def group_counts(scored: Dataset, is_kept: np.ndarray, group_by: str) -> pd.Data
 
 def _group_table(rows: Rows) -> Table:
     counts = group_counts(rows.scored, rows.is_kept, rows.group_by)
-    shown, rest = counts[:_MOST_GROUPS], counts[_MOST_GROUPS:]
+    shown, rest = counts.iloc[:_MOST_GROUPS], counts.iloc[_MOST_GROUPS:]
     lines = [[Name(group), *_kept_and_dropped(size, kept)] for group, size, kept in shown.itertuples()]
     if len(rest):
         lines.append([f"{len(rest):,} others", *_kept_and_dropped(*rest.sum())])
@@ -466,10 +466,12 @@ def _wanted_table(rows: Rows) -> Table:
         [f"{wanted:.0f}", f"{of.rows:,.0f}", f"{of.similarity:.3f}", f"row {of.nearest:.0f}"]
         if wanted >= 0
         else ["drawn at random", f"{of.rows:,.0f}", "-", "-"]
-        for wanted, of in counts[:_MOST_GROUPS].iterrows()
+        for wanted, of in counts.iloc[:_MOST_GROUPS].iterrows()
     ]
     if len(counts) > _MOST_GROUPS:
-        lines.append([f"{len(counts) - _MOST_GROUPS:,} others", f"{counts.rows[_MOST_GROUPS:].sum():,}", "-", "-"])
+        lines.append(
+            [f"{len(counts) - _MOST_GROUPS:,} others", f"{counts.rows.iloc[_MOST_GROUPS:].sum():,}", "-", "-"]
+        )
     return Table(["Kept rows by the wanted row that took them"], _WANTED_HEADER, lines)
 
 
@@ -477,9 +479,9 @@ def _votes_table(rows: Rows) -> Table:
     """Counts of the kept rows by the votes that their group has got."""
     votes = pd.Series(read_column(rows.scored, f"{rows.column_prefix}_votes")[rows.is_kept])
     counts = votes.value_counts().sort_index(ascending=False)
-    lines = [[f"{votes:.0f}", f"{count:,}"] for votes, count in counts[:_MOST_GROUPS].items()]
+    lines = [[f"{votes:.0f}", f"{count:,}"] for votes, count in counts.iloc[:_MOST_GROUPS].items()]
     if len(counts) > _MOST_GROUPS:
-        lines.append([f"{len(counts) - _MOST_GROUPS:,} others", f"{counts[_MOST_GROUPS:].sum():,}"])
+        lines.append([f"{len(counts) - _MOST_GROUPS:,} others", f"{counts.iloc[_MOST_GROUPS:].sum():,}"])
     return Table(["Kept rows by the votes of the wanted rows for their group"], ["votes", "kept rows"], lines)
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GgufConfig, PreTrainedConfig, PreTrainedModel
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_dlc.config import DLCConfig
 from hf_dlc.errors import DLCError
@@ -143,8 +144,7 @@ class ModelSource:
         kind = kind_for(config, config.architectures or [])
         kind.check(config, self.model_id)
         if "gguf_file" in options:
-            # Packed weights cannot be masked; dequantised ones are ordinary floats.
-            options.setdefault("quantization_config", GgufConfig(dequantize=True))
+            options = {**_dequantised(), **options}
         check_quantisation(config, options, self.model_id)
         model = _load_whole(kind, self.model_id, config, options)
         processor = kind.load_processor(self.model_id, shared)
@@ -250,6 +250,12 @@ class ModelHandle:
                 )
             self._loaded = model, processor
         return self._loaded
+
+
+def _dequantised() -> dict[str, Any]:
+    """Options under which the weights of a GGUF file become ordinary floats: packed ones cannot be masked."""
+    config = getattr(transformers, "GgufConfig", None)  # earlier releases know floats only
+    return {"quantization_config": config(dequantize=True)} if config else {}
 
 
 def _load_whole(kind: TaskKind, model_id: str, config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedModel:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments, set_seed
 
+from hf_dlc.execution.lora import import_peft
+
 from .options import logging_arguments
 
 
@@ -52,12 +54,11 @@ def train_lora(
     Raises:
         ValueError: If there is no row.
     """
-    from peft import get_peft_model
-
+    peft = import_peft()
     if not len(rows):
         raise ValueError("no row can be trained on: none has a target token.")
     set_seed(seed)
-    model = get_peft_model(scorer.model, lora_config(options, scorer.model.config.num_hidden_layers))
+    model = peft.get_peft_model(scorer.model, lora_config(options, scorer.model.config.num_hidden_layers))
     with tempfile.TemporaryDirectory() as folder, _forward_put_back(scorer.model):
         arguments = training_arguments(options, seed, scorer.model) | {"output_dir": folder}
         trainer = _make_trainer(model, rows, padder(scorer), arguments, options.uses_trl)
@@ -90,10 +91,8 @@ def training_arguments(options: TrainingOptions, seed: int, model: PreTrainedMod
 
 def lora_config(options: TrainingOptions, num_layers: int) -> LoraConfig:
     """Make a config with adapters at the linear modules of all layers, or of the last."""
-    from peft import LoraConfig
-
     left_out = [] if options.lora_layers is None else [str(layer) for layer in range(num_layers - options.lora_layers)]
-    return LoraConfig(
+    return import_peft().LoraConfig(
         task_type="CAUSAL_LM",
         r=options.lora_rank,
         lora_alpha=options.lora_alpha,

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_dlc.execution.lora import import_peft
 from hf_dlc.execution.training import frozen_copy
 
 
@@ -80,8 +81,7 @@ class UpperLayers(nn.Module):
 
     def with_adapters(self, options: TrainingOptions) -> PeftModel:
         """Wrap the last layers, or all that there is but the head, in new adapters at all their linear modules."""
-        from peft import LoraConfig, get_peft_model
-
+        peft = import_peft()
         adapted = self.model if options.lora_layers is None else layers_of(self.model)[-options.lora_layers :]
         inside = {id(module) for module in adapted.modules()} - {id(module) for module in self.head.modules()}
         linear = [
@@ -89,9 +89,9 @@ class UpperLayers(nn.Module):
             for name, module in self.named_modules()
             if id(module) in inside and isinstance(module, (nn.Linear, Conv1D))
         ]
-        return get_peft_model(
+        return peft.get_peft_model(
             self,
-            LoraConfig(
+            peft.LoraConfig(
                 r=options.lora_rank,
                 lora_alpha=options.lora_alpha,
                 lora_dropout=options.lora_dropout,
