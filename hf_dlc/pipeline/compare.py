@@ -52,7 +52,10 @@ def compare_selections(
     """
     named, _ = choose_for_scored(scored, options, column_prefix)
     scores = present_scores(scored.column_names, column_prefix)
-    columns = {name: scored.with_format("numpy")[f"{column_prefix}_{name}"][:] for name in ("tokens", *scores)}
+    numbers = scored.with_format("numpy")
+    columns = {
+        name: np.asarray(numbers[f"{column_prefix}_{name}"][:], dtype=np.float64) for name in ("tokens", *scores)
+    }
     make = partial(make_selector, column_prefix=column_prefix, target=target, scores=list(scores))
     chosen = set(make(named).read_indices(scored).tolist())
     # What was chosen with a selector, such as its column, is for this one alone.
@@ -73,7 +76,7 @@ def compare_selections(
             continue
         means = {key: _mean(columns[key][kept]) for key in scores}
         overlap = len(chosen.intersection(kept.tolist())) / len(kept)
-        counts = {"rows": len(kept), "tokens": int(columns["tokens"][kept].sum(dtype=np.int64))}
+        counts = {"rows": len(kept), "tokens": int(columns["tokens"][kept].sum())}
         rows.append({"selector": name, **counts, **means, "overlap": overlap})
     return rows
 

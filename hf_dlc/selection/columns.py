@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,7 +94,11 @@ def read_numbers(dataset: Dataset, name: str, parameter: str) -> np.ndarray:
     values = read_column(dataset.with_format("numpy", dtype=np.float64), name, advice)[:]
     if getattr(dataset.features[name], "dtype", None) == "string":  # as all columns of a CSV file are
         return np.array([_as_number(text, name, row) for row, text in enumerate(values)], dtype=np.float64)
-    return np.asarray(values)
+    values = np.asarray(values)
+    if values.dtype == object:  # with nulls, as datasets before 5.2 gives them
+        with suppress(TypeError, ValueError):  # what holds no numbers is refused by who asked for them
+            return values.astype(np.float64)
+    return values
 
 
 def _as_number(text: str | None, name: str, row: int) -> float:

@@ -493,7 +493,7 @@ def test_clusters_that_lie_apart_are_taken_whole(monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(0)
     codes = rng.integers(0, 3, 500)
     features = np.eye(3)[codes] + rng.normal(size=(500, 3)) / 50
-    found = TransferSelector(keep=np.count_nonzero(codes == 1).item(), target=np.array([[0.0, 1.0, 0.0]]), clusters=3)
+    found = TransferSelector(keep=int(np.count_nonzero(codes == 1)), target=np.array([[0.0, 1.0, 0.0]]), clusters=3)
     assert found.get_indices(features=features).tolist() == np.flatnonzero(codes == 1).tolist()
 
 
