@@ -324,7 +324,7 @@ def test_readme_tells_what_scoring_cost_and_where() -> None:
     lines = [line for line in (tiers / "tiers.md").read_text(encoding="utf-8").splitlines() if line.startswith("|")]
     assert "\n".join(lines) in table
     assert f"Scoring cost {single} (one level) to {exact} (four) of an epoch of LoRA at all layers" in readme
-    [demo] = re.findall(r"\(an STR of ([\d.]+)\)", PAGES[HANDBOOK])
+    [demo] = re.findall(r"\(an STR of ([\d.]+ to [\d.]+), from run to run\)", PAGES[HANDBOOK])
     assert f", and {demo} in the demo." in readme
     for name in ("alpaca_2k", "gsm8k_train"):
         study = json.loads((ROOT / "recipes" / "studies" / name / "study.json").read_text(encoding="utf-8"))

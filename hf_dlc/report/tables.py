@@ -492,7 +492,7 @@ def _flag_table(rows: Rows, flag_column: str) -> Table:
         [
             name,
             _or_dash(auroc(score.hardness, flags), ".3f"),
-            _or_dash(score.ranks[flags].median(), ".0%"),
+            _or_dash(score.ranks[flags].dropna().median(), ".0%"),
             f"{flags[score.hardest(int(flags.sum()))].sum():,}",
         ]
         for name, score in rows.scores.items()

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from .options import TrainerOptions, TrainingOptions
 
 
+# As earlier releases of transformers call it, and as later ones do.
+_CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
+
+
 def train_lora(
     scorer: DLCScorer,
     rows: Dataset,
@@ -81,7 +87,7 @@ def training_arguments(options: TrainingOptions, seed: int, model: PreTrainedMod
         "seed": seed,
         "use_cpu": model.device.type == "cpu",
         "bf16": model.dtype == torch.bfloat16,  # for products; the adapters stay float32
-        "activation_checkpointing": False,  # TRL's default would stay switched on in the scorer's model
+        _CHECKPOINTING: False,  # TRL's default would stay switched on in the scorer's model
         "save_strategy": "no",
         **logging_arguments(getattr(options, "report_to", "none")),
         "disable_tqdm": True,
