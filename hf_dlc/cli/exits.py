@@ -19,6 +19,7 @@ Result = TypeVar("Result")
 _TELLING = (DLCError, UserTypeError, ImportError, MemoryError, OSError, ValueError)
 # They log the address of every request, and with it the signatures that let others upload.
 _TALKATIVE = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "huggingface_hub.utils._http": logging.ERROR}
+_MOST_SAID = 1_000  # lines that are known again
 
 
 def run_program(act: Callable[[], Result], name: str = "", level: int = logging.INFO, again: str = "") -> Result:
@@ -97,13 +98,15 @@ class _Once(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: set[tuple[str, Any, str]] = set()
+        self._said: dict[tuple[str, Any, str], None] = {}  # the latest ones, oldest first
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is a new one."""
         line = record.name, record.msg, repr(record.args)  # not the message: a faulty record is the handler's to tell
         is_new = record.levelno >= logging.WARNING or line not in self._said
-        self._said.add(line)
+        self._said[line] = None
+        if len(self._said) > _MOST_SAID:
+            del self._said[next(iter(self._said))]
         return is_new
 
 

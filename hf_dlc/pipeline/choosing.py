@@ -118,8 +118,8 @@ def _why_target(options: SelectionArguments, metric: str) -> str:
 def _why_cut(column: str, score: Contrast) -> str:
     return (
         f"{column} compares responses with their prompts, and found {score.found_wrong} of 45 wrong ones in our "
-        "studies; the hardest rows by it are left out, and rows are chosen from the others. The models that our studies "
-        "trained on these were not better than those of random rows"
+        "studies; the hardest rows by it are left out, and rows are chosen from the others. The models that our "
+        "studies trained on these were not better than those of random rows"
     )
 
 

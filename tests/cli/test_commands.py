@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -20,6 +21,7 @@ from datasets import Dataset, load_from_disk
 
 from hf_dlc import DLCConfig, FlexRandSelector, RandomSelector
 from hf_dlc.cli import commands as cli
+from hf_dlc.cli import exits
 from hf_dlc.cli.__main__ import main as program
 from hf_dlc.cli.commands import COMMANDS, main
 from hf_dlc.cli.exits import run_program
@@ -453,6 +455,14 @@ def test_a_program_informs_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     again = "no answer; trying again"
     said = ["not read: 'source'", "reading 0", again, "reading 1", again, "reading 2", again]
     assert capsys.readouterr().err.splitlines() == said
+
+
+def test_what_was_said_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exits, "_MOST_SAID", 2)
+    once = exits._Once()
+    record = partial(logging.LogRecord, "hf_dlc", logging.INFO, "", 0, args=(), exc_info=None)
+    assert [once.filter(record(msg=letter)) for letter in "abacab"] == [True, True, False, True, True, True]
+    assert len(once._said) == 2
 
 
 def test_a_faulty_line_stops_no_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
