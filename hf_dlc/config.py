@@ -245,7 +245,7 @@ class DLCConfig:
     )
     columns: str | None = field(
         default=None,
-        metadata={"help": "Column names of the dataset for those of the layout: 'src=instruction,...' or JSON."},
+        metadata={"help": "Columns of the dataset, each with what it is read as: 'src=instruction,...' or JSON."},
     )
     tokens_per_batch: str = field(
         default="auto", metadata={"help": "Tokens of a micro-batch, padding included, or 'auto'."}

@@ -120,13 +120,13 @@ class PushArguments(RunArguments):
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})  # required
-    public: bool = field(default=False, metadata={"help": "Make a public repository, or write into one."})
+    public: bool = field(default=False, metadata={"help": "Public repository, in the place of a private one."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
     config_name: str | None = field(default=None, metadata={"help": "Name of the subset, such as random-keep-0.5."})
     revision: str | None = field(default=None, metadata={"help": "Branch or pull request to write into."})
     license: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
     language: str | None = field(default=None, metadata={"help": "For the card; default: that of the source."})
-    study: str | None = field(default=None, metadata={"help": "study.json of compare_selectors.py, for the card."})
+    study: str | None = field(default=None, metadata={"help": "study.json of 'hf-dlc study', for the card."})
     features: bool = field(default=False, metadata={"help": "Publish the features of the kept rows with them."})
 
 

@@ -91,7 +91,9 @@ class SelectionArguments(Options):
         },
     )
     keep: str | None = field(default=None, metadata={"help": "Share or number (5000) of rows to keep; default: 0.5."})
-    keep_tokens: int | None = field(default=None, metadata={"help": "Number of target tokens to keep."})
+    keep_tokens: int | None = field(
+        default=None, metadata={"help": "Most target tokens to keep, in the place of --keep."}
+    )
     selection_split: float = field(
         default=0.5,
         metadata={
@@ -136,7 +138,9 @@ class SelectionArguments(Options):
         default=None,
         metadata={"help": "'target': columns of text to compare, as 'a,b' or JSON; default: those that are scored."},
     )
-    cut: str = field(default="0.1", metadata={"help": "'cut': share of the hardest rows to leave out, or 'auto'."})
+    cut: str = field(
+        default="0.1", metadata={"help": "'cut': share of the hardest (most suspicious) rows to leave out, or 'auto'."}
+    )
     then: Literal["random", "flexrand", "stratified"] = field(
         default="random", metadata={"help": "'cut': how the others are chosen."}
     )
@@ -207,7 +211,7 @@ class ScoreArguments(DataArguments, ModelArguments):
         default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
     )
     measure_training: bool = field(
-        default=True, metadata={"help": "Measure what an epoch of training costs, after scorings of half a minute."}
+        default=True, metadata={"help": "Measure what an epoch of training costs, if scoring took 30 s."}
     )
 
     def __post_init__(self) -> None:
