@@ -23,7 +23,7 @@ _MOST_SHARE = 0.02  # of the work that the timing may come to
 _CLEARLY = 0.9  # share of the time of all threads that one thread may take at most, to be chosen
 
 
-def faster_threads(task: Task, passes: Sequence[PlannedPass]) -> int:
+def faster_threads(task: Task, passes: Sequence[PlannedPass]) -> int | None:
     """
     Find out whether one thread of the CPU computes faster than all that this process may use.
 
@@ -37,17 +37,17 @@ def faster_threads(task: Task, passes: Sequence[PlannedPass]) -> int:
             What is to be run.
 
     Returns:
-        `int`: 1, or as many threads as now: also where the model is on an accelerator, or where there is so little to
-        do that to find out would cost more than it could save.
+        `int` or `None`: 1, or as many threads as now. `None` if it was not tried: on an accelerator, with one thread,
+        or with so little to do that to find out would cost more than it could save.
     """
     threads = torch.get_num_threads()
     planned = next((one for one in passes if one.batches), None)
     if threads == 1 or planned is None or task.model.device.type != "cpu":
-        return threads
+        return None
     batch = _small_part(planned.batches)
     work = sum(batch.padded_tokens for one in passes for batch in one.batches)
     if 2 * (1 + _TIMES) * batch.padded_tokens > _MOST_SHARE * work:
-        return threads
+        return None
     seconds: dict[int, list[float]] = {threads: [], 1: []}
     for _ in range(1 + _TIMES):
         for count, taken in seconds.items():  # in turns, for what else is going on changes

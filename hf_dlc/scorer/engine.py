@@ -257,7 +257,10 @@ class Engine:
         threads = torch.get_num_threads()
         if threads not in self._threads:
             with self.masker.unmasked():
-                self._threads[threads] = faster_threads(self.task, planned)
+                found = faster_threads(self.task, planned)
+            if found is None:  # a longer run may be worth it
+                return threads
+            self._threads[threads] = found
         return self._threads[threads]
 
     def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Asked, ...]]:

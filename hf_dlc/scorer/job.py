@@ -197,14 +197,14 @@ def estimate_datasets(
     for part in datasets:
         require_dataset(part)
     source.keep_only(datasets)
+    passes, processes = engine.passes(schedule.fractions), process_state().num_processes
     with using_threads(cpu_threads(num_threads)):
         encoded = [row for part in datasets for row in source.encode(part, _whole_share(engine), keep=True)]
         views = engine.views(encoded)
         engine.check(all_rows(views))
-    passes, processes = engine.passes(schedule.fractions), process_state().num_processes
-    left = None if journal is None else _shares_left(journal, known(len(encoded)), views, passes)
-    planned = _planned(engine, views, passes, left)
-    threads = cpu_threads(num_threads) if num_threads else engine.faster_threads(planned)
+        left = None if journal is None else _shares_left(journal, known(len(encoded)), views, passes)
+        planned = _planned(engine, views, passes, left)
+        threads = num_threads or engine.faster_threads(planned)
     with using_threads(threads), engine.masker.unmasked():
         found = estimate_run(engine.task, engine.masker, encoded, planned, processes, engine.limit)
         cost = measure_training(engine.task, encoded, processes) if training else TrainingCost()

@@ -12,6 +12,7 @@ from datasets import Dataset
 from hf_dlc import DLCScorer
 from hf_dlc.execution import threads as threads_module
 from hf_dlc.execution.journal import JournalError
+from hf_dlc.execution.processes import using_threads
 from hf_dlc.scorer.engine import Engine
 from tests.insides import task_of
 from tests.rows import many_rows
@@ -65,10 +66,14 @@ def test_who_names_the_threads_gets_them(make_timed: Callable, used: set[int]) -
     assert used == {2}
 
 
-def test_a_short_run_is_not_made_longer(make_timed: Callable, used: set[int], passes: list[int]) -> None:
+def test_a_short_run_is_not_made_longer(make_timed: Callable, used: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = make_timed(1.0, 4.0, most_share=0.02)
     scorer.score(DATASET)
     assert used == {2}
+    monkeypatch.setattr(threads_module, "_MOST_SHARE", 1e9)  # as if the next run were a long one
+    used.clear()
+    scorer.score(DATASET)
+    assert used == {1}
 
 
 def test_threads_are_counted_once_for_the_estimate_and_the_run(
@@ -80,6 +85,20 @@ def test_threads_are_counted_once_for_the_estimate_and_the_run(
     scorer.score(DATASET)
     assert used == {1}
     assert caplog.text.count("computing with one thread") == 1
+
+
+def test_an_estimate_has_the_threads_of_the_run(make_timed: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also under a launcher, which leaves one thread to each process."""
+    scorer, counts = make_timed(1.0, 0.6), []
+
+    def timed(*_: Any) -> float:
+        counts.append(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr("hf_dlc.execution.estimate.time_batch", timed)
+    with using_threads(1):
+        scorer.estimate(DATASET)
+    assert set(counts) == {2}
 
 
 def test_a_run_goes_on_with_the_threads_that_it_began_with(
