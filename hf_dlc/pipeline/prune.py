@@ -316,7 +316,8 @@ class Run:
         """
         if self.source is None:
             return None
-        usage = self._usage(estimate, levels=len(scorer.schedule_))
+        threads = scorer.parts.engine.known_threads(self.options.num_threads)
+        usage = self._usage(estimate, len(scorer.schedule_), threads)
         return RunRecord.of(
             scorer,
             self.source,
@@ -366,7 +367,7 @@ class Run:
         """The same with the seconds of an epoch of training, measured on a sample, or with why they are not known."""
         rows = drawn_order(len(dataset), 0, None)[:_TRAINING_ROWS]
         sample, parts = dataset.select(sorted(rows.tolist())), scorer.parts
-        with parts.lock, using_threads(cpu_threads(self.options.num_threads)):
+        with parts.lock, using_threads(parts.engine.known_threads(self.options.num_threads)):
             cost, tokens = training_cost(sample, parts.rows, parts.engine)
         seconds = cost.seconds
         if seconds is None:
@@ -378,7 +379,7 @@ class Run:
             logger.info("%s", run.price)
         return run
 
-    def _usage(self, estimate: RunEstimate, levels: int) -> UsageRecord:
+    def _usage(self, estimate: RunEstimate, levels: int, threads: int) -> UsageRecord:
         """Time, memory and processes of the run until now; the memory is that of the main process."""
         seconds, tokens = time.perf_counter() - self.calibrated_at, estimate.tokens * levels
         unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
@@ -388,7 +389,7 @@ class Run:
             scoring_seconds=seconds,
             tokens_per_second=None if self.resumed else tokens / seconds,  # only a part of them was computed now
             processes=self.state.num_processes,
-            threads=torch.get_num_threads(),
+            threads=threads,
             tokens=estimate.tokens,
             target_tokens=estimate.target_tokens,
             finished=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

@@ -14,6 +14,7 @@ from torch import nn
 from hf_dlc.execution.estimate import PlannedPass
 from hf_dlc.execution.loop import CHUNK_SECONDS, LevelLoop, Reporter, TokenLimit
 from hf_dlc.execution.plan import MicroBatch, cost, cut_batches
+from hf_dlc.execution.processes import cpu_threads
 from hf_dlc.execution.threads import faster_threads
 from hf_dlc.execution.values import Values, no_values
 from hf_dlc.masking import LevelReport, Masker
@@ -262,6 +263,14 @@ class Engine:
                 return threads
             self._threads[threads] = found
         return self._threads[threads]
+
+    def settle_threads(self, count: int) -> None:
+        """Compute with so many of the threads that there are now, as a run began with."""
+        self._threads[torch.get_num_threads()] = count
+
+    def known_threads(self, num_threads: int | None = None) -> int:
+        """The number of CPU threads that a run computes with: as asked for, or as was found out, or all."""
+        return num_threads or self._threads.get(cpu_threads(), cpu_threads())
 
     def passes(self, fractions: Sequence[float]) -> dict[Pass, tuple[Asked, ...]]:
         """All passes that the scores ask for at these levels, and what is measured in each; features in the first."""

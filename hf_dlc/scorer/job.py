@@ -137,6 +137,7 @@ def score_dataset(
         settle = partial(_settle, engine, schedule, views, choose_threads=num_threads is None)
         settings = _begin(settle, engine, schedule, state_of(encoded), journal, state, peers)
         if num_threads is None and settings.get("one_thread"):  # also on a day when more would be faster: same bits
+            engine.settle_threads(1)
             stack.enter_context(using_threads(1))
         if state.is_main_process:
             schedule.tell_scores_without_value()

@@ -30,6 +30,7 @@ def make_timed(make_scorer: Callable, monkeypatch: pytest.MonkeyPatch) -> Callab
         seconds = {1: of_one, 2: of_two}
         monkeypatch.setattr(threads_module, "time_batch", lambda *_: seconds[torch.get_num_threads()])
         monkeypatch.setattr("hf_dlc.scorer.job.cpu_threads", lambda num_threads=None: num_threads or 2)
+        monkeypatch.setattr("hf_dlc.scorer.engine.cpu_threads", lambda: 2)
         return make_scorer(tokens_per_batch=100)
 
     return make
@@ -106,8 +107,10 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(
 ) -> None:
     """On a day when all threads would be faster: the bits of its scores depend on their number."""
     make_timed(1.0, 4.0).score(DATASET, run_dir=tmp_path)
-    make_timed(1.0, 0.6).score(DATASET, run_dir=tmp_path)
+    scorer = make_timed(1.0, 0.6)
+    scorer.score(DATASET, run_dir=tmp_path)
     assert used == {1}
+    assert [scorer.parts.engine.known_threads(asked) for asked in (None, 2)] == [1, 2]  # for the record
 
 
 def test_what_a_journal_says_of_threads_is_checked(make_timed: Callable, tmp_path: Path) -> None:
