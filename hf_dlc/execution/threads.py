@@ -32,17 +32,17 @@ def faster_threads(task: Task, passes: Sequence[PlannedPass]) -> int | None:
 
     Args:
         task ([`Task`]):
-            What runs the model, unmasked.
+            What runs the model, which is on the CPU and unmasked.
         passes (`Sequence[PlannedPass]`):
             What is to be run.
 
     Returns:
-        `int` or `None`: 1, or as many threads as now. `None` if it was not tried: on an accelerator, with one thread,
-        or with so little to do that to find out would cost more than it could save.
+        `int` or `None`: 1, or as many threads as now. `None` if it was not tried: with one thread, or with so little
+        to do that to find out would cost more than it could save.
     """
     threads = torch.get_num_threads()
     planned = next((one for one in passes if one.batches), None)
-    if threads == 1 or planned is None or task.model.device.type != "cpu":
+    if threads == 1 or planned is None:
         return None
     batch = _small_part(planned.batches)
     work = sum(batch.padded_tokens for one in passes for batch in one.batches)

@@ -256,13 +256,13 @@ class Engine:
     def faster_threads(self, planned: Sequence[PlannedPass]) -> int:
         """The number of CPU threads to compute with, found out once: all that there are now, or one."""
         threads = torch.get_num_threads()
-        if threads not in self._threads:
+        if threads not in self._threads and self.masker.model.device.type == "cpu":
             with self.masker.unmasked():
                 found = faster_threads(self.task, planned)
             if found is None:  # a longer run may be worth it
                 return threads
             self._threads[threads] = found
-        return self._threads[threads]
+        return self._threads.get(threads, threads)
 
     def settle_threads(self, count: int) -> None:
         """Compute with so many of the threads that there are now, as a run began with."""
