@@ -426,7 +426,8 @@ hf-dlc score --dataset rows.jsonl --model path/to/model --features auto --output
 hf-dlc select --run-dir runs/mine --target wanted.jsonl --keep 0.3               # rows like the wanted ones
 hf-dlc push --run-dir runs/mine --repo-id me/rows-third                          # the subset, the scores and a card
 
-hf-dlc --help shows all commands, hf-dlc COMMAND --help what each of them takes."""
+hf-dlc study measures which choice pays on your rows. hf-dlc --help shows all commands, hf-dlc COMMAND --help what each
+of them takes."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
