@@ -57,7 +57,7 @@ def faster_threads(task: Task, passes: Sequence[PlannedPass]) -> int | None:
     if of_one > _CLEARLY * of_all:
         return threads
     logger.info(
-        "computing with one thread, which was %.1f times as fast as %d: other programs use this machine as well; "
+        "computing with one thread, which was %.1f times as fast as %d, as where other programs use the machine; "
         "num_threads settles it",
         of_all / of_one,
         threads,

@@ -95,7 +95,7 @@ def read_numbers(dataset: Dataset, name: str, parameter: str) -> np.ndarray:
     if getattr(dataset.features[name], "dtype", None) == "string":  # as all columns of a CSV file are
         return np.array([_as_number(text, name, row) for row, text in enumerate(values)], dtype=np.float64)
     values = np.asarray(values)
-    if values.dtype == object:  # with nulls, as datasets before 5.2 gives them
+    if values.dtype == object:  # with nulls, as earlier releases of datasets give them
         with suppress(TypeError, ValueError):  # what holds no numbers is refused by who asked for them
             return values.astype(np.float64)
     return values
