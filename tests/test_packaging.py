@@ -144,7 +144,15 @@ def test_scoring_and_selecting_do_without_extras(tmp_path: Path, llama_folder: P
     """What is imported on the way from rows to a subset is there after `pip install hf-dlc`."""
     rows = write_rows(tmp_path / "rows.jsonl", SCORED_ROWS)
     code = f"""
+        import importlib.metadata
         import sys
+
+        def version(name, known=importlib.metadata.version):
+            if name in {EXTRAS!r}:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return known(name)
+
+        importlib.metadata.version = version
         for name in {EXTRAS!r}:
             sys.modules[name] = None  # as if it were not installed
         from hf_dlc.cli.__main__ import main

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 from hf_dlc import __version__
 
@@ -12,9 +13,9 @@ _VERSIONED = ("torch", "transformers", "datasets", "accelerate", "peft", "evalua
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this package and of those it computes with."""
-    return {
-        "python": platform.python_version(),
-        "hf_dlc": __version__,
-        **{package: version(package) for package in _VERSIONED},
-    }
+    """Versions of Python, of this package and of those it computes with, as far as they are installed."""
+    found = {"python": platform.python_version(), "hf_dlc": __version__}
+    for package in _VERSIONED:
+        with suppress(PackageNotFoundError):  # some are extras
+            found[package] = version(package)
+    return found
