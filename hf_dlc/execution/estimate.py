@@ -16,6 +16,7 @@ import torch
 from hf_dlc.scores.base import Asked
 from hf_dlc.scores.columns import TRUNCATED
 from hf_dlc.tasks.base import EncodedRow, Task
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.utils.durations import duration, price, scoring_training_ratio
 
 from .loop import TokenLimit, in_parts_that_fit
@@ -183,12 +184,13 @@ def estimate_run(
     batches = [part for one in passes for batch in one.batches for part in limit.parts(batch)]
     tokens = [sum(batch.padded_tokens for batch in one.batches) for one in passes]
     left = sum(one.left * of_pass for one, of_pass in zip(passes, tokens, strict=True)) / max(1, sum(tokens))
+    facts = facts_of(rows)
     return RunEstimate(
         rows=len(rows),
-        skipped=count_skipped([row.status for row in rows]),
-        truncated=sum(row.status == TRUNCATED for row in rows),
-        tokens=sum(row.length for row in rows),
-        target_tokens=sum(row.target_tokens for row in rows),
+        skipped=count_skipped(facts.statuses),
+        truncated=int((facts.statuses == TRUNCATED).sum()),
+        tokens=int(facts.lengths.sum()),
+        target_tokens=int(facts.target_tokens.sum()),
         forward_passes=round(left * len(batches)),
         seconds=sum(one.left * timed[id(one.batches), one.measures] for one in to_do) / num_processes,
         memory_bytes=_memory(masks, batches),

@@ -18,6 +18,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from hf_dlc.errors import DLCError
 from hf_dlc.scores.base import Asked
 from hf_dlc.tasks.base import EncodedRow, RowMeasures, Task
+from hf_dlc.tasks.facts import ChosenRows
 
 from .masks import Masked, Session
 from .plan import MicroBatch, cut_again
@@ -180,7 +181,8 @@ class LevelLoop:
         return self.work[level]
 
     def _feed(self, level: int, batches: Iterable[MicroBatch]) -> Iterator[EncodedRow]:
-        return self.task.feed([self.rows[level][row] for batch in batches for row in batch.rows])
+        places = [batch.rows for batch in batches]
+        return self.task.feed(ChosenRows(self.rows[level], np.concatenate(places)) if places else [])
 
     def _try_forward(self, batch: MicroBatch, rows: Sequence[EncodedRow]) -> RowMeasures | None:
         """Measures of a micro-batch, or `None` if it does not fit into memory."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from hf_dlc.scores.columns import PARTLY, PARTLY_SCORED, SCORED_STATUSES
 from hf_dlc.tasks.base import EncodedRow
+from hf_dlc.tasks.facts import facts_of
 
 
 def count_skipped(statuses: Sequence[str]) -> dict[str, int]:
@@ -32,10 +35,13 @@ def first_skipped(rows: Sequence[EncodedRow]) -> dict[str, str]:
     Returns:
         `dict[str, str]`: From the reason to `"row <index>: <what is wrong with it>"`.
     """
+    statuses = facts_of(rows).statuses
+    skipped = np.flatnonzero(~np.isin(statuses, list(SCORED_STATUSES)))
     found: dict[str, str] = {}
-    for place, row in enumerate(rows):
-        if row.status not in SCORED_STATUSES and row.status not in found:
-            found[row.status] = f"row {place}: {row.why}" if row.why else f"row {place}"
+    for place in skipped.tolist():
+        if statuses[place] not in found:
+            why = rows[place].why
+            found[statuses[place]] = f"row {place}: {why}" if why else f"row {place}"
     return found
 
 

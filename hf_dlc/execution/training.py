@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from hf_dlc.tasks.base import EncodedRow, Task, Trainable
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.utils.memory import free_memory
 
 from .lora import LORA, import_peft
@@ -64,29 +65,36 @@ def measure_training(task: Task, rows: Sequence[EncodedRow], num_processes: int 
         return TrainingCost(why_unknown="the task does not say how its model is trained")
     if trainable.why_untrainable:
         return TrainingCost(why_unknown=trainable.why_untrainable)
-    usable = sorted((row for row in rows if row.length), key=lambda row: row.length, reverse=True)
-    steps = [usable[start : start + LORA.batch_size] for start in range(0, len(usable), LORA.batch_size)]
-    if not steps:
+    lengths = facts_of(rows).lengths
+    order = np.argsort(-lengths, kind="stable")[: np.count_nonzero(lengths)]
+    if not len(order):
         return TrainingCost(why_unknown="no row can be trained on")
     try:
         import_peft()
     except ImportError as error:
         return TrainingCost(why_unknown=str(error).rstrip("."))
     try:
-        rate = _seconds_per_token(trainable, steps)
+        tokens = _padded_tokens(lengths[order])
+        seconds = tokens.sum() * _seconds_per_token(trainable, rows, order, tokens)
     except Exception as error:  # whatever it is: the price of something else must not end a run
         return TrainingCost(why_unknown=f"a step of training failed: {type(error).__name__}: {error}")
-    return TrainingCost(rate * sum(map(_padded_tokens, steps)) / num_processes)
+    return TrainingCost(float(seconds) / num_processes)
 
 
-def _padded_tokens(rows: Sequence[EncodedRow]) -> int:
-    return len(rows) * max(row.length for row in rows)
+def _padded_tokens(lengths: np.ndarray) -> np.ndarray:
+    """Tokens of each step, `(steps,)`, of rows of these lengths, the longest first."""
+    starts = np.arange(0, len(lengths), LORA.batch_size)
+    return lengths[starts] * np.minimum(LORA.batch_size, len(lengths) - starts)
 
 
-def _seconds_per_token(trainable: Trainable, steps: Sequence[Sequence[EncodedRow]]) -> float:
-    """Mean over some of the steps, as many as there is time for."""
-    ends = np.cumsum([_padded_tokens(rows) for rows in steps])
-    sample = [steps[int(np.searchsorted(ends, ends[-1] * part))] for part in _SAMPLES]
+def _seconds_per_token(
+    trainable: Trainable, rows: Sequence[EncodedRow], order: np.ndarray, tokens: np.ndarray
+) -> float:
+    """Mean over some of the steps, as many as there is time for; `order` has the places of the longest rows first."""
+    ends, sample = np.cumsum(tokens), []
+    for part in _SAMPLES:
+        start = LORA.batch_size * int(np.searchsorted(ends, ends[-1] * part))
+        sample.append([rows[place] for place in order[start : start + LORA.batch_size].tolist()])
     most_rows = _rows_that_fit(trainable.model, max(row.length for rows in sample for row in rows))
     begun, rates = time.perf_counter(), []
     with _trainer(trainable) as (step, _):
@@ -101,7 +109,7 @@ def _seconds_per_token(trainable: Trainable, steps: Sequence[Sequence[EncodedRow
             )
         for rows in sample:
             part = rows[:most_rows]
-            rates.append(step(part) / _padded_tokens(part))
+            rates.append(step(part) / (len(part) * part[0].length))  # the first is the longest
             if time.perf_counter() - begun > _MOST_SECONDS:
                 break
     return float(np.mean(rates))

@@ -21,6 +21,7 @@ from hf_dlc.masking import LevelReport, Masker
 from hf_dlc.masking.session import MaskingSession
 from hf_dlc.scores.base import Asked, Features, Pass, Score, masks_weights, measures_by_pass
 from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Task
+from hf_dlc.tasks.facts import RowFacts, facts_of, joined_facts
 
 from .adapters import Adapters
 
@@ -181,14 +182,17 @@ class Engine:
         asked = dict.fromkeys(one.view for one in self.passes((0.0, 0.5)))
         return {view: self.task.view(encoded, view) for view in asked}
 
-    def check(self, encoded: Iterable[EncodedRow]) -> None:
+    def check(self, longest: int) -> None:
         """
-        Measure the model before it scores these rows: it may look ahead, or take a row in a batch for another one.
+        Measure the model before it scores rows: it may look ahead, or take a row in a batch for another one.
+
+        Args:
+            longest (`int`):
+                Tokens of the longest row; 0 leaves the model alone.
 
         Raises:
             ValueError: If the model cannot be scored with.
         """
-        longest = max((row.length for row in encoded), default=0)
         if not longest:
             return
         with self.masker.unmasked():
@@ -204,23 +208,21 @@ class Engine:
 
     def plan(self, views: Mapping[str, RowsInView]) -> dict[str, list[MicroBatch]]:
         """Plan the rows of each view, which the model was checked with, as micro-batches."""
-        return self.cut_views(views, self.tokens_per_batch, self.shared_heads(all_rows(views)))
+        return self.cut_views(views, self.tokens_per_batch, self.shared_heads(all_facts(views)))
 
     def cut_views(
         self, views: Mapping[str, RowsInView], tokens_per_batch: int, shared_heads: Sequence[int]
     ) -> dict[str, list[MicroBatch]]:
         """Cut the rows of each view into micro-batches, as [`Engine.cut`] does."""
-        return {view: self.cut(seen.rows, tokens_per_batch, shared_heads) for view, seen in views.items()}
+        return {view: self.cut(facts_of(seen.rows), tokens_per_batch, shared_heads) for view, seen in views.items()}
 
-    def cut(
-        self, encoded: Sequence[EncodedRow], tokens_per_batch: int, shared_heads: Sequence[int]
-    ) -> list[MicroBatch]:
+    def cut(self, facts: RowFacts, tokens_per_batch: int, shared_heads: Sequence[int]) -> list[MicroBatch]:
         """
         Micro-batches under a budget that is settled, with shared heads that are settled.
 
         Args:
-            encoded (`Sequence[EncodedRow]`):
-                All rows.
+            facts ([`RowFacts`]):
+                Facts of all rows.
             tokens_per_batch (`int`):
                 Tokens of a micro-batch, padding included.
             shared_heads (`Sequence[int]`):
@@ -229,27 +231,25 @@ class Engine:
         Returns:
             `list[MicroBatch]`: Every row that can be scored exactly once.
         """
-        numbers = [(row.shared_head, row.shared_head_length, row.length) for row in encoded]
-        heads, head_lengths, lengths = np.array(numbers, dtype=np.int64).reshape(-1, 3).T
-        rules = self.task.rules
-        is_shared = np.isin(heads, shared_heads) & (lengths <= rules.plain_up_to)
-        padded = rules.padded(lengths, np.where(is_shared, head_lengths, 0))
-        heads = np.where(is_shared, heads, 0)
+        rules, lengths = self.task.rules, facts.lengths
+        is_shared = np.isin(facts.shared_heads, shared_heads) & (lengths <= rules.plain_up_to)
+        padded = rules.padded(lengths, np.where(is_shared, facts.shared_head_lengths, 0))
+        heads = np.where(is_shared, facts.shared_heads, 0)
         return cut_batches(padded, tokens_per_batch, heads, self._overhead(tokens_per_batch), rules.groups(lengths))
 
     def _overhead(self, tokens_per_batch: int) -> int:
         """What a micro-batch costs on top of its tokens, in tokens."""
         return tokens_per_batch // _OVERHEAD_PARTS["half" if self._is_half else "full"]
 
-    def shared_heads(self, encoded: Sequence[EncodedRow]) -> list[int]:
+    def shared_heads(self, facts: RowFacts) -> list[int]:
         """The shared heads that are worth to be computed apart from their rows, where the model can do so."""
-        numbers, counts = np.unique([row.shared_head for row in encoded], return_counts=True)
+        numbers, counts = np.unique(facts.shared_heads, return_counts=True)
         frequent = [number for number in numbers[counts >= _ROWS_PER_SHARED_HEAD].tolist() if number]
         if not frequent:
             return []
         with self.masker.unmasked():
             usable = [number for number in frequent if self.task.shares(number)]
-        plans = [self.cut(encoded, self.tokens_per_batch, heads) for heads in ([], usable)]
+        plans = [self.cut(facts, self.tokens_per_batch, heads) for heads in ([], usable)]
         whole, apart = (cost(plan, self._overhead(self.tokens_per_batch)) for plan in plans)
         return usable if apart <= _WORTH_A_SHARED_HEAD * whole else []
 
@@ -323,9 +323,9 @@ class Engine:
             return LevelLoop(self.task, levels, rows, work, measures, self.limit, reporter, chunk_seconds).run()
 
 
-def all_rows(views: Mapping[str, RowsInView]) -> list[EncodedRow]:
-    """All rows and parts of rows of all views."""
-    return [row for seen in views.values() for row in seen.rows]
+def all_facts(views: Mapping[str, RowsInView]) -> RowFacts:
+    """Facts of all rows and parts of rows of all views."""
+    return joined_facts([facts_of(seen.rows) for seen in views.values()])
 
 
 def most_parts(views: Mapping[str, RowsInView]) -> int:

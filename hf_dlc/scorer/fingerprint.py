@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from hf_dlc.config import DLCConfig
-from hf_dlc.tasks.base import EncodedRow, Fittable, Task, rows_digest
+from hf_dlc.tasks.base import EncodedRow, Fittable, Task
+from hf_dlc.tasks.facts import rows_digest
 from hf_dlc.utils.digests import json_digest, model_digest, processor_digest
 
 from .adapters import Adapters

@@ -18,7 +18,8 @@ from hf_dlc.execution.processes import check_same, process_state
 from hf_dlc.execution.progress import progress_bar
 from hf_dlc.masking import Masker
 from hf_dlc.scores.columns import vector_features, with_columns
-from hf_dlc.tasks.base import Embedder, EncodedRow, Fittable, Share, Task, rows_digest
+from hf_dlc.tasks.base import Embedder, EncodedRow, Fittable, Share, Task
+from hf_dlc.tasks.facts import ChosenRows, facts_of, rows_digest
 from hf_dlc.tasks.features import finished
 from hf_dlc.utils.digests import json_digest
 
@@ -265,7 +266,7 @@ def features_pass(
         share = share_of(state, peers, engine.tokens_per_batch)
         rows, classes = encode(dataset, share)
         check_same({"rows": rows_digest(rows), "weights": weights}, state)
-        batches = engine.cut(rows, engine.tokens_per_batch, [])
+        batches = engine.cut(facts_of(rows), engine.tokens_per_batch, [])
         batches = deal(batches, state.num_processes)[state.process_index]
         with engine.masker.unmasked(), progress_bar([batches], state.is_main_process, "Features") as advance:
             # The sizes by the first row: a process without a micro-batch must know them too, to add up.
@@ -278,7 +279,7 @@ def features_pass(
                 advance(batch)
         features = {name: share.add_up(values) for name, values in features.items()}
     for values in features.values():
-        values[[row.length == 0 for row in rows]] = np.nan
+        values[facts_of(rows).lengths == 0] = np.nan
     return rows, classes, features
 
 
@@ -289,7 +290,8 @@ def _features(
     batches: Sequence[MicroBatch],
 ) -> Iterator[tuple[MicroBatch, dict[str, np.ndarray]]]:
     """Features of micro-batches, or of parts of them if they do not fit into memory."""
-    feed, fed = engine.task.feed([rows[row] for batch in batches for row in batch.rows]), []
+    places = np.concatenate([batch.rows for batch in batches]) if batches else np.empty(0, np.int64)
+    feed, fed = engine.task.feed(ChosenRows(rows, places)), []
 
     def compute_batch(batch: MicroBatch) -> tuple[MicroBatch, dict[str, np.ndarray]]:
         fed.extend(islice(feed, max(0, len(batch.rows) - len(fed))))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ from hf_dlc.execution.training import TrainingCost, measure_training
 from hf_dlc.execution.values import Values
 from hf_dlc.scores.base import Asked, Pass, passes_to_json
 from hf_dlc.tasks.base import BatchRules, EncodedRow, RowsInView, Share
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.utils.digests import json_digest
 from hf_dlc.utils.files import write_vectors
 from hf_dlc.utils.versions import versions
 
-from .engine import Engine, all_rows, most_parts
+from .engine import Engine, all_facts, most_parts
 from .fingerprint import ScorerState, calibration_key, description, identity
 from .rows import FEATURES, MeasuredRows, RowSource, count_scored, require_dataset, share_of
 from .rowwise import RowByRow
@@ -70,7 +72,7 @@ def score_rows(
     """
     encoded, is_batch = source.from_map(rows)
     views = engine.views(encoded)
-    engine.check(all_rows(views))
+    engine.check(all_facts(views).longest)
     plan = engine.plan(views)
     is_empty = not any(plan.values())
     run = engine.run if is_batch or is_empty else row_by_row.run
@@ -153,7 +155,7 @@ def score_dataset(
 def _mark_skipped(values: Values, rows: Sequence[EncodedRow]) -> None:
     """Rows without a score have no features: NaN, not the zeros of what was not measured."""
     if FEATURES in values:
-        values[FEATURES][0, [place for place, row in enumerate(rows) if not row.length]] = np.nan
+        values[FEATURES][0, np.flatnonzero(facts_of(rows).lengths == 0)] = np.nan
 
 
 def estimate_datasets(
@@ -200,9 +202,9 @@ def estimate_datasets(
     source.keep_only(datasets)
     passes, processes = engine.passes(schedule.fractions), process_state().num_processes
     with using_threads(cpu_threads(num_threads)):
-        encoded = [row for part in datasets for row in source.encode(part, _whole_share(engine), keep=True)]
+        encoded = reduce(add, [source.encode(part, _whole_share(engine), keep=True) for part in datasets])
         views = engine.views(encoded)
-        engine.check(all_rows(views))
+        engine.check(all_facts(views).longest)
         left = None if journal is None else _shares_left(journal, known(len(encoded)), views, passes)
         planned = _planned(engine, views, passes, left)
         threads = num_threads or engine.faster_threads(planned)
@@ -244,7 +246,7 @@ def _shares_left(
         present = journal.present(list(passes.values()), most_parts(views))
     shares = []
     for one, done in zip(passes, present, strict=True):
-        lengths = np.array([row.length for row in views[one.view].rows])
+        lengths = facts_of(views[one.view].rows).lengths
         shares.append(float(lengths[~done[: len(lengths)]].sum() / max(1, lengths.sum())))
     return shares
 
@@ -267,7 +269,7 @@ def training_cost(dataset: Dataset, source: RowSource, engine: Engine) -> tuple[
     encoded = source.encode(dataset, _whole_share(engine))
     with engine.masker.unmasked():
         cost = measure_training(engine.task, encoded, process_state().num_processes)
-    return cost, sum(row.length for row in encoded)
+    return cost, int(facts_of(encoded).lengths.sum())
 
 
 def _whole_share(engine: Engine) -> Share:
@@ -335,10 +337,9 @@ def _settle(
     choose_threads: bool,
 ) -> dict[str, Any]:
     """Find out what holds for the whole run: another device or number of threads might find otherwise."""
-    rows = all_rows(views)
-    engine.check(rows)
-    fractions: Sequence[float] = ()
-    if any(row.length for row in rows):  # else the model is left alone
+    facts, fractions = all_facts(views), ()
+    engine.check(facts.longest)
+    if facts.longest:  # else the model is left alone
         fractions = schedule.settle(partial(calibration_key, scorer_state), partial(description, scorer_state))
     passes = engine.passes(fractions)
     all_threads = torch.get_num_threads()
@@ -347,7 +348,7 @@ def _settle(
         "schedule": list(fractions),
         "passes": passes_to_json(passes),
         "tokens_per_batch": engine.tokens_per_batch,
-        "shared_heads": engine.shared_heads(rows),
+        "shared_heads": engine.shared_heads(facts),
         "batch_rules": engine.task.rules.to_json(),
         "one_thread": one_thread,
     }

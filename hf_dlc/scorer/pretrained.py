@@ -158,7 +158,7 @@ class PretrainedScorer:
             raise ValueError(f"epochs must be a whole number of at least 1, got {epochs!r}.")
         parts = self.parts
         with parts.lock, using_threads(cpu_threads(num_threads)), parts.masker.unmasked():
-            rows = [row for row in parts.task.encode_dataset(wanted) if row.length]
+            rows = [row for row in parts.task.encode_dataset(wanted) if row.length]  # these are few
             trained = train_adapters(parts.task, rows, epochs, seed)
         adapters = adapters_of(trained, f"trained on {len(rows)} wanted rows for {epochs} epochs")
         scores = tuple(dict.fromkeys([*self.config.scores, "target_shift"]))

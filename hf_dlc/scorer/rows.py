@@ -18,6 +18,7 @@ from hf_dlc.execution.values import Values, no_values
 from hf_dlc.scores.base import Asked, Pass
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, vector_features, with_columns
 from hf_dlc.tasks.base import EncodedRow, RowsInView, Share, Task
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.utils.digests import processor_digest
 
 from .engine import most_parts
@@ -42,7 +43,7 @@ class RowSource:
 
     def __init__(self, task: Task, handle: ModelHandle) -> None:
         self._task, self._handle = task, handle
-        self._kept: dict[tuple[str, str], list[EncodedRow]] = {}
+        self._kept: dict[tuple[str, str], Sequence[EncodedRow]] = {}
         self._told_reasons: set[str] = set()  # why rows that came through `map` have no score
 
     def from_map(self, rows: Mapping[str, Any]) -> tuple[list[EncodedRow], bool]:
@@ -55,7 +56,7 @@ class RowSource:
                 logger.warning("a row has no score (%s), nor will others like it: %s", row.status, row.why)
         return encoded, is_batch
 
-    def encode(self, dataset: Dataset, share: Share, keep: bool = False) -> list[EncodedRow]:
+    def encode(self, dataset: Dataset, share: Share, keep: bool = False) -> Sequence[EncodedRow]:
         """
         Encode a dataset, unless that was done for the call before.
 
@@ -68,7 +69,7 @@ class RowSource:
                 Whether the rows are kept for the next call.
 
         Returns:
-            `list[EncodedRow]`: All rows, in order.
+            `Sequence[EncodedRow]`: All rows, in order.
         """
         key = self._key(dataset)
         encoded = self._kept.pop(key, None)
@@ -178,9 +179,9 @@ def columns_of(measured: MeasuredRows, scores: Sequence[str], column_prefix: str
     Returns:
         `dict[str, Any]`: By the name of the column a value of each row.
     """
-    statuses = [row.status for row in measured.rows]
-    tokens = np.array([row.target_tokens for row in measured.rows], dtype=np.int64)
-    in_views = {view: [row.status for row in seen.rows[: len(tokens)]] for view, seen in measured.views.items()}
+    facts = facts_of(measured.rows)
+    statuses, tokens = facts.statuses, facts.target_tokens
+    in_views = {view: facts_of(seen.rows).statuses[: len(tokens)] for view, seen in measured.views.items()}
     columns = build_columns(
         statuses, tokens, _of_rows(measured), measured.fractions, column_prefix, keep_levels, scores, in_views
     )
@@ -236,7 +237,7 @@ def _of_rows(measured: MeasuredRows) -> Values:
     for place, (one, asked) in enumerate(measured.passes.items()):
         parts, owners = measured.views[one.view]
         if len(parts) > rows:  # features are of whole rows, which have no parts
-            tokens = np.array([part.target_tokens for part in parts], dtype=np.float64)
+            tokens = facts_of(parts).target_tokens.astype(np.float64)
             total = np.maximum(1, np.bincount(owners, tokens, rows))
             for measure in asked:
                 weighted = tokens * measured.values[measure.name][place, : len(parts)]
@@ -294,5 +295,5 @@ def report_skipped(statuses: Sequence[str], *rows: Sequence[EncodedRow]) -> None
     if partly := count_partly(statuses):
         words = in_words(partly, first)
         logger.warning("%d of %d rows lack some of their scores: %s", sum(partly.values()), len(statuses), words)
-    if truncated := sum(row.status == TRUNCATED for row in rows[0]):
+    if truncated := int((facts_of(rows[0]).statuses == TRUNCATED).sum()):
         logger.warning("%d of %d rows were cut to max_length", truncated, len(statuses))

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset
 from hf_dlc.config import DLCConfig
 from hf_dlc.pipeline.options import DataArguments, ModelArguments
 from hf_dlc.scorer.scorer import DLCScorer
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.tasks.text.layouts import read_columns
 
 from .corruption import corrupt, flipped, other_number, swapped
@@ -95,4 +96,4 @@ def tokens_of_views(scorer: DLCScorer, dataset: Dataset) -> dict[str, int]:
     task, engine = scorer.parts.task, scorer.parts.engine
     rows = task.encode_dataset(dataset)
     views = {"full": task.view(rows, "full"), **engine.views(rows)}
-    return {view: sum(row.length for row in seen.rows) for view, seen in views.items()}
+    return {view: int(facts_of(seen.rows).lengths.sum()) for view, seen in views.items()}

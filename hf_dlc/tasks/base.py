@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import xxhash
 
 from .batch_rules import LENGTH_STEP, BatchRules
 
@@ -65,7 +64,7 @@ FULL_VIEW = "full"  # of a row: all of it
 class RowsInView(NamedTuple):
     """Rows as the model is shown them in some passes."""
 
-    rows: list[EncodedRow]  # one for each row of the dataset; behind them further parts of rows that have several
+    rows: Sequence[EncodedRow]  # one for each row of the dataset; behind them further parts of rows that have several
     owners: np.ndarray  # (parts,) int64: place in the dataset of each of them
 
 
@@ -117,7 +116,7 @@ class Task(Protocol):
         A row that cannot be scored comes back with its reason as status.
         """
 
-    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[EncodedRow]:
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> Sequence[EncodedRow]:
         """Encode all rows, in order; with `share`, all processes do so at the same time and may help each other."""
 
     def view(self, rows: Sequence[EncodedRow], view: str) -> RowsInView:
@@ -287,13 +286,3 @@ class Trainable(Protocol):
 
     def training_batch(self, rows: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
         """Arguments of the model's own `forward`, labels included, for rows that come from `feed`."""
-
-
-def rows_digest(rows: Sequence[EncodedRow]) -> str:
-    """Hex digest of encoded rows, in order: what is scored, and which of its tokens count."""
-    hasher = xxhash.xxh3_128()
-    for row in rows:
-        hasher.update(f"{row.status} {row.length} ".encode())
-        for values in row.arrays:
-            hasher.update(np.ascontiguousarray(values))
-    return hasher.hexdigest()

@@ -9,7 +9,7 @@ import transformers
 from tokenizers import normalizers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_dlc.tasks.base import rows_digest
+from hf_dlc.tasks.facts import rows_digest
 from hf_dlc.tasks.text.encoding import RowEncoder
 from hf_dlc.utils.digests import json_digest, model_digest, tokenizer_digest
 from tests.conftest import build_model, build_tokenizer

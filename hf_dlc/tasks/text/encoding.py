@@ -243,7 +243,7 @@ class RowEncoder:
             chosen = [drafts[i] for i in places]
             for place, encoding in zip(places, self._tokenize(chosen, not rendered), strict=True):
                 encodings[place] = encoding
-        return packed(encodings)
+        return encodings
 
     def describe(self) -> dict[str, Any]:
         """
@@ -428,19 +428,6 @@ def skipped(status: str, why: str) -> Encoding:
 
 def _one_or_all(texts: list[str | None]) -> str | list[str | None] | None:
     return texts[0] if len(texts) == 1 else texts
-
-
-def packed(rows: list[Encoding]) -> list[Encoding]:
-    """The same rows as views of two arrays: a million small ones would leave the heap full of holes."""
-    if not rows:
-        return rows
-    ends = np.cumsum([row.length for row in rows])[:-1]
-    ids = np.split(np.concatenate([row.input_ids for row in rows]), ends)
-    targets = np.split(np.concatenate([row.targets for row in rows]), ends)
-    return [
-        row._replace(input_ids=own_ids, targets=own_targets)
-        for row, own_ids, own_targets in zip(rows, ids, targets, strict=True)
-    ]
 
 
 def _common_prefix(ids: list[int], others: list[int]) -> int:

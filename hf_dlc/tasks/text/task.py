@@ -29,6 +29,7 @@ from .encoding import Encoding, RowEncoder
 from .gradient import GRADIENT_SIZE, GradientSketch
 from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
+from .packed import PackedRows, packed
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
 from .sentences import SentenceEncoder, TextPair
@@ -153,10 +154,12 @@ class CausalLMTask:
         examples, is_batch = self.encoder.rows_of(rows)
         return self.encode(examples), is_batch
 
-    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> list[Encoding]:
+    def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> PackedRows:
         """Encode all rows, in order, on every process: that is faster than to hand over their tokens."""
         self.encoder.begin_dataset()
-        return [row for rows in self.encoder.batches_of(dataset, _ROWS_PER_ENCODING) for row in self.encode(rows)]
+        return packed(
+            row for rows in self.encoder.batches_of(dataset, _ROWS_PER_ENCODING) for row in self.encode(rows)
+        )
 
     def preview(self, dataset: Dataset) -> str:
         """The rows as they are scored, for people."""

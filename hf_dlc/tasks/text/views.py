@@ -12,7 +12,7 @@ The first three are cut out of the token ids of the whole row, so that the same 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -22,7 +22,8 @@ from hf_dlc.scores.columns import NO_PROMPT, NO_TARGET
 from hf_dlc.tasks.base import FULL_VIEW, RowsInView
 
 from .chat import warn_once
-from .encoding import Encoding, RowEncoder, packed, skipped
+from .encoding import Encoding, RowEncoder, skipped
+from .packed import packed
 from .rows import Instruction
 from .sentences import TEXTS_VIEW, TextPair, text_pair, without_prompt
 from .shared_heads import sample_rows
@@ -73,13 +74,19 @@ class Views:
             ValueError: If `alone="empty_prompt"` and the template accepts no empty user turn.
         """
         if view == FULL_VIEW:
-            return RowsInView(list(rows), np.arange(len(rows)))
+            return RowsInView(rows, np.arange(len(rows)))
         if view == TEXTS_VIEW:
             return RowsInView([self._texts(row) for row in rows], np.arange(len(rows)))
-        parts = [self._parts(row, view) for row in rows]
-        further = [(place, part) for place, own in enumerate(parts) for part in own[1:]]
-        owners = np.array([*range(len(rows)), *(place for place, _ in further)], dtype=np.int64)
-        return RowsInView(packed([*(own[0] for own in parts), *(part for _, part in further)]), owners)
+        further: list[tuple[int, Encoding]] = []
+
+        def first_parts() -> Iterator[Encoding]:
+            for place, row in enumerate(rows):
+                first, *others = self._parts(row, view)
+                further.extend((place, part) for part in others)
+                yield first
+
+        parts = packed(first_parts()) + packed(part for _, part in further)
+        return RowsInView(parts, np.array([*range(len(rows)), *(place for place, _ in further)], dtype=np.int64))
 
     def _parts(self, row: Encoding, view: str) -> list[Encoding]:
         """A row in a view that is not the whole: one part, or one for each response."""

@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.tasks.text.guard import made_up, special_tokens, turns_of
 from tests.laws.matrix.families import CAUSAL, SIZES, build_causal, shrink
 from tests.rows import ALPACA_ROWS
@@ -343,7 +344,7 @@ def test_the_model_is_measured_once(make_scorer: Callable, monkeypatch: pytest.M
     scorer.model.base_model.register_forward_pre_hook(
         lambda _module, _inputs, options: sizes.append(tuple(options["input_ids"].shape)), with_kwargs=True
     )
-    scorer.parts.engine.check(scorer.parts.task.encode(ALPACA_ROWS))
+    scorer.parts.engine.check(facts_of(scorer.parts.task.encode(ALPACA_ROWS)).longest)
     assert sum(rows * tokens for rows, tokens in sizes) < 1500
     assert {(1, 23), (16, 40)} <= set(sizes)
     sizes.clear()

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution.loop import LevelLoop
 from hf_dlc.tasks.base import LENGTH_STEP
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.tasks.text.encoding import Encoding, RowEncoder
 from hf_dlc.tasks.text.task import CausalLMTask
 from tests.conftest import CHATML, VOCAB_SIZE
@@ -308,7 +309,7 @@ class TestWhatIsComputed:
     def test_once_a_level(self, scorer_of: Callable, way: str) -> None:
         scorer, dataset = scorer_of(tokens_per_batch=60), Dataset.from_list(ROWS)
         encoded = scorer.parts.task.encode(ROWS)
-        scorer.parts.engine.check(encoded)  # asked now, as both compute samples
+        scorer.parts.engine.check(facts_of(encoded).longest)  # asked now, as both compute samples
         assert scorer.parts.task.shares(1)
         with body_calls(scorer) as calls:
             WAYS[way](scorer, dataset)
@@ -320,7 +321,7 @@ class TestWhatIsComputed:
 
     def test_once_for_all_rows_and_levels_row_by_row(self, scorer_of: Callable) -> None:
         scorer = scorer_of()
-        scorer.parts.engine.check(scorer.parts.task.encode(ROWS))
+        scorer.parts.engine.check(facts_of(scorer.parts.task.encode(ROWS)).longest)
         scorer(ROWS[0])  # finds out whether levels can stand side by side
         with body_calls(scorer) as calls:
             for row in ROWS[1:]:
@@ -336,10 +337,10 @@ class TestWhatIsComputed:
             scorer.parts.task.encode(ROWS),
             scorer.parts.task.encode([{**ROWS[0], "output": "And " * 300}] * 10),
         )
-        assert scorer.parts.engine.shared_heads(short[:8]) == [1]
-        assert scorer.parts.engine.shared_heads(short[:7]) == []
-        assert scorer.parts.engine.shared_heads(long) == []
-        assert scorer.parts.engine.shared_heads([]) == []
+        assert scorer.parts.engine.shared_heads(facts_of(short[:8])) == [1]
+        assert scorer.parts.engine.shared_heads(facts_of(short[:7])) == []
+        assert scorer.parts.engine.shared_heads(facts_of(long)) == []
+        assert scorer.parts.engine.shared_heads(facts_of([])) == []
 
     def test_keys_of_one_level_are_not_used_at_another(
         self, scorer_of: Callable, monkeypatch: pytest.MonkeyPatch
