@@ -209,7 +209,10 @@ class DLCConfig:
     )
     schedule: str | None = field(
         default=None,
-        metadata={"help": "'calibrated', '0, 0.05, 0.11', 'linear(0.02, 50)' or 'geometric(0.02, 50)'."},
+        metadata={
+            "help": "Masked fractions of the levels: '0, 0.05, 0.11', 'linear(0.02, 50)', 'geometric(0.02, 50)' or "
+            "'calibrated'; default: calibrated, of images a schedule of the paper."
+        },
     )
     calibration_shares: list[float] = field(
         default_factory=lambda: [1.0, 0.75, 0.5, 0.25],
@@ -218,8 +221,8 @@ class DLCConfig:
     levels: Literal["exact", "fast", "single"] = field(
         default="exact",
         metadata={
-            "help": "Levels to run: 'exact' all (4 passes by default), 'fast' the unmasked and the middle one, "
-            "'single' the unmasked model alone."
+            "help": "Levels of DLC to run: 'exact' all of them, 'fast' the unmasked and the middle one, 'single' the "
+            "unmasked model alone."
         },
     )
     scope: Literal["module", "global"] = field(
@@ -230,7 +233,7 @@ class DLCConfig:
     )
     seed: int = field(default=0, metadata={"help": "Seed of the random order of the weights."})
     token_mean: Literal["arithmetic", "geometric"] = field(
-        default="arithmetic", metadata={"help": "Mean of p(token), or exp(-loss)."}
+        default="arithmetic", metadata={"help": "For confidence: the mean of p(token), or exp(-loss)."}
     )
     max_length: int = field(default=1024, metadata={"help": "Rows are cut to this many tokens."})
     template: str = field(
@@ -253,13 +256,16 @@ class DLCConfig:
     scores: str = field(
         default="confidence,loss,gain",
         metadata={
-            "help": "Scores to write, with commas between; of {scores}. knn_confidence is for images, similarity "
-            "needs an encoder, and target_shift is for Python alone. (default: confidence,loss,gain)"
+            "help": "Scores to write, with commas between. {scores} knn_confidence is for images, similarity needs "
+            "--encoder, and target_shift is for Python alone. (default: confidence,loss,gain)"
         },
     )
     alone: Literal["header", "empty_prompt", "raw"] = field(
         default="header",
-        metadata={"help": "For ifd and prompt_gain: the text before the response when the prompt is removed."},
+        metadata={
+            "help": "For ifd and prompt_gain, what stands before a response without its prompt: the header of its "
+            "turn, an empty user turn, or nothing ('raw')."
+        },
     )
     first_tokens: int = field(
         default=16, metadata={"help": "Target tokens of each response that prompt_gain compares."}
@@ -271,7 +277,8 @@ class DLCConfig:
     features: str | None = field(
         default=None,
         metadata={
-            "help": "Also write vectors: 'auto', 'position', 'mean', 'response', 'gradient', of images 'pooled'."
+            "help": "Also write a vector of each row, which the selectors target, k_center and cluster go by: 'auto', "
+            "'position', 'mean' or 'response' of hidden states, 'gradient', of images 'pooled'; default: none."
         },
     )
     features_size: int | None = field(
@@ -281,11 +288,11 @@ class DLCConfig:
     prefix: str = field(default="dlc", metadata={"help": "What the names of the written columns begin with."})
     dtype: str = field(default="auto", metadata={"help": "'auto', 'float32', 'bfloat16' or 'float16'."})
     head: Literal["auto", "classifier", "prototype"] = field(
-        default="auto", metadata={"help": "Images: the trained 'classifier', or class 'prototype's."}
+        default="auto", metadata={"help": "Images: the trained 'classifier', or a 'prototype' of each class."}
     )
     pooling: str = field(default="auto", metadata={"help": "Images: 'cls', 'mean', or 'mean@<module>'."})
     prototype_logits: Literal["inverse", "temperature"] = field(
-        default="inverse", metadata={"help": "Images: 1/distance, or a calibrated temperature."}
+        default="inverse", metadata={"help": "Images: what makes logits of distances to prototypes."}
     )
     knn_neighbours: int = field(
         default=10, metadata={"help": "Images: how many nearest neighbours the score knn_confidence looks at."}

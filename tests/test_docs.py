@@ -121,6 +121,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, taught_folder: Path) -> Iter
         server.add_repo(f"models/{demo.HUB_ID}", files_in(taught_folder))
         server.add_repo("models/facebook/dinov2-small", files_in(folder / "path" / "to" / "vit"))
         server.add_repo("datasets/yahma/alpaca-cleaned", {"train.jsonl": lines.encode()})
+        card = "---\nconfigs:\n- config_name: main\n  data_files: wanted.jsonl\n---\n"
+        files = {"README.md": card.encode(), "wanted.jsonl": (folder / "wanted.jsonl").read_bytes()}
+        server.add_repo("datasets/openai/gsm8k", files)
         yield World(folder, server, objects())
 
 
@@ -297,7 +300,7 @@ def test_a_selection_that_was_left_open_tells_no_more_than_the_studies() -> None
     del found["task"]
     assert len(found) == 2
     assert [label for label, results in found["wrong"].items() if verdict(results).arm == "similarity easiest"] == [
-        "half rewritten by experts"
+        "half improved by experts"
     ]
     for results in (study for studies in found.values() for study in studies.values()):
         better = [{one.arm for one in compare_overall(results, metric) if one.is_better} for metric in METRICS]

@@ -52,14 +52,14 @@ Outcome = tuple[Any, str]  # for machines, and for people
 class OutputArguments:
     """Output options: how a command prints what it found."""
 
-    json: bool = field(default=False, metadata={"help": "Say what came of it as JSON."})
+    json: bool = field(default=False, metadata={"help": "Print the result as JSON."})
 
 
 @dataclass
 class RunArguments(Options):
     """Run options: which run a command goes on with."""
 
-    run_dir: str = field(default="runs/prune", metadata={"help": "Output folder of `hf-dlc score` or of a recipe."})
+    run_dir: str = field(default="runs/prune", metadata={"help": "Folder of `hf-dlc score`, `select` or a recipe."})
 
 
 @dataclass
@@ -70,7 +70,7 @@ class EstimateArguments(DataArguments, ModelArguments):
         default=True, metadata={"help": "Measure also what an epoch of LoRA training on the rows costs."}
     )
 
-    show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, learned text marked."})
+    show: int = field(default=0, metadata={"help": "Rows to show as they will be scored, target tokens marked."})
 
 
 @dataclass
@@ -108,7 +108,7 @@ class ReportAgainArguments(RunArguments):
     """Report options: which subset to report on, and where to write the report."""
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
-    flag_column: str | None = field(default=None, metadata={"help": "Boolean column whose rows are ranked."})
+    flag_column: str | None = field(default=None, metadata={"help": "Column, true where a row is known to be wrong."})
     output: str | None = field(default=None, metadata={"help": "HTML file; default: report.html of the run."})
     verbose: bool = field(default=False, metadata={"help": "Print all tables, which the file holds."})
     open: bool = field(default=False, metadata={"help": "Show the page in a browser."})
@@ -159,7 +159,7 @@ def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
 
 
 def agree(options: AgreeArguments, config: DLCConfig) -> Outcome:
-    """Measure on some rows how far a cheap scorer agrees with all levels, or with another model."""
+    """Measure on some rows how far fewer passes, or another model, rank them alike."""
     from hf_dlc.pipeline.options import load_scorer
 
     dataset = _read_rows(options, config)
@@ -219,7 +219,7 @@ def select(options: SelectFromRunArguments) -> Outcome:
 
 
 def compare(options: CompareArguments) -> Outcome:
-    """Show what other selectors would keep with the same budget; nothing is written, nothing is trained."""
+    """Show what each selector would keep, and how much of it --selector keeps too. Nothing is written."""
     from hf_dlc.pipeline.compare import compare_selections, table
     from hf_dlc.pipeline.selecting import config_of, marked, read_target, scorer_of, with_text_columns
 
@@ -292,7 +292,7 @@ def demo(options: DemoArguments) -> Outcome:
 
 
 def study(options: PilotArguments, config: DLCConfig) -> Outcome:
-    """Find out on a sample, in a given time, which way of choosing rows makes a better model than random rows."""
+    """Train on samples, in a given time, to find a way of choosing that beats random rows; study.md names it."""
     from hf_dlc.study.pilot import run_pilot
     from hf_dlc.study.report import write_report
     from hf_dlc.study.verdict import verdict
@@ -364,7 +364,10 @@ COMMANDS = {
         Command(
             estimate,
             (EstimateArguments, DLCConfig),
-            ("--dataset rows.jsonl --model path/to/model", "--dataset yahma/alpaca-cleaned --model demo --json"),
+            (
+                "--dataset rows.jsonl --model path/to/model --scores plain_loss --features auto",
+                "--dataset yahma/alpaca-cleaned --model demo --json",
+            ),
             required=["dataset"],
         ),
         Command(
@@ -380,7 +383,8 @@ COMMANDS = {
             score,
             (ScoreArguments, DLCConfig),
             (
-                "--dataset rows.jsonl --model path/to/model --output-dir runs/mine",
+                "--dataset rows.jsonl --model path/to/model --scores plain_loss --features auto "
+                "--output-dir runs/mine",
                 "--config alpaca.yaml --overwrite  # on several GPUs: accelerate launch -m hf_dlc.cli score ...",
             ),
             "The same command goes on where it stopped.",
@@ -389,7 +393,10 @@ COMMANDS = {
         Command(
             select,
             (SelectFromRunArguments,),
-            ("--run-dir runs/mine --keep 0.3", "--run-dir runs/mine --keep-tokens 2000000 --output-dir runs/mine-2m"),
+            (
+                "--run-dir runs/mine --target wanted.jsonl --keep 0.3",
+                "--run-dir runs/mine --keep-tokens 2000000 --output-dir runs/mine-2m",
+            ),
         ),
         Command(compare, (CompareArguments,), ("--run-dir runs/mine --keep 0.3",)),
         Command(
@@ -421,13 +428,14 @@ COMMANDS = {
 # ---- the program ------------------------------------------------------------------------------------------------
 
 _JOB = """\
-hf-dlc estimate --dataset rows.jsonl --model path/to/model                       # what scoring would cost
-hf-dlc score --dataset rows.jsonl --model path/to/model --features auto --output-dir runs/mine   # resumes if stopped
-hf-dlc select --run-dir runs/mine --target wanted.jsonl --keep 0.3               # rows like the wanted ones
-hf-dlc push --run-dir runs/mine --repo-id me/rows-third                          # the subset, the scores and a card
+hf-dlc estimate --dataset rows.jsonl --model path/to/model --scores plain_loss --features auto
+hf-dlc score --dataset rows.jsonl --model path/to/model --scores plain_loss --features auto --output-dir runs/mine
+hf-dlc select --run-dir runs/mine --target wanted.jsonl --keep 0.3
+hf-dlc push --run-dir runs/mine --repo-id me/rows-third
 
-hf-dlc study measures which choice pays on your rows. hf-dlc --help shows all commands, hf-dlc COMMAND --help what each
-of them takes."""
+They tell the cost, score all rows (if that is stopped, the same command goes on), keep the rows that are most like the
+wanted ones, and publish these with the scores and a card. hf-dlc study measures which choice pays on your rows.
+hf-dlc --help shows all commands, hf-dlc COMMAND --help what each of them takes."""
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_dlc.config import DLCConfig
 from hf_dlc.pipeline.options import DataArguments, ModelArguments, ScoreArguments
+from hf_dlc.scores.base import Pass
 from hf_dlc.scores.table import SCORES
 
 
@@ -49,7 +50,7 @@ class HelpFormatter(RawDescriptionHelpFormatter):
         return action.metavar or _METAVARS.get(action.type, "VALUE")
 
     def _get_help_string(self, action: Action) -> str:
-        text = (action.help or "").replace("{scores}", ", ".join(SCORES))
+        text = (action.help or "").replace("{scores}", _scores_in_words())
         default = _in_words(action.default).replace("%", "%%")  # argparse formats it
         return f"{text} (default: {default})" if default and "default" not in text else text
 
@@ -93,8 +94,21 @@ def _spelled(action: Action) -> list[str]:
     return [*flags, *(f"--no-{flag.removeprefix('--')}" for flag in flags if is_on)]
 
 
+def _scores_in_words() -> str:
+    """Names of all scores by what they cost: the levels of DLC, one pass, or a comparison of two views."""
+    groups: dict[str, list[str]] = {}
+    for name, score in SCORES.items():
+        passes = score.passes((0.0, 0.5))
+        is_masked, is_plain = any(one.masked_fraction for one in passes), passes == (Pass(),)
+        what = "DLC, at all levels" if is_masked else "Of one unmasked pass" if is_plain else "Of a comparison"
+        groups.setdefault(what, []).append(name)
+    return " ".join(f"{what}: {', '.join(names)}." for what, names in groups.items())
+
+
 def _in_words(default: Any) -> str:
-    """A default as a user would write it."""
-    if default is None or default == SUPPRESS or isinstance(default, bool):
+    """A default as a user would write it; that a switch is off by default goes without saying."""
+    if default is None or default is False or default == SUPPRESS:
         return ""
+    if default is True:
+        return "on"
     return " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)

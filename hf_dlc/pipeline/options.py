@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from hf_dlc.config import DLCConfig
     from hf_dlc.scorer.scorer import DLCScorer
     from hf_dlc.selection.base import Selector
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"  # the selector that is left open, for `choosing.choose_selector`
 _SELECTORS = ChainMap(SELECTORS, {AUTO: None})  # a view: what is added to the table is there
@@ -67,7 +70,9 @@ class DataArguments(Options):
 class ModelArguments(Options):
     """Model options: which model scores, and how it is loaded."""
 
-    model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
+    model: str = field(
+        default="demo", metadata={"help": "Hub repository, folder or .gguf file; 'demo' is SmolLM2-135M-Instruct."}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     attn_implementation: str | None = field(default=None, metadata={"help": "'sdpa', 'eager', 'flash_attention_2'."})
@@ -86,13 +91,14 @@ class SelectionArguments(Options):
         default=AUTO,
         metadata={
             "choices": _SELECTORS,
-            "help": "How rows are chosen; 'auto': like wanted rows (target), or else without those that a score such "
-            "as ifd suspects, or else at random.",
+            "help": "How rows are chosen; 'auto': like the wanted rows (target), or else without those that a score "
+            "such as ifd suspects (cut), or else at random. 'k_center': far apart. 'cluster': of each cluster. "
+            "'transfer': whole groups that the wanted rows vote for.",
         },
     )
     keep: str | None = field(default=None, metadata={"help": "Share or number (5000) of rows to keep; default: 0.5."})
     keep_tokens: int | None = field(
-        default=None, metadata={"help": "Most target tokens to keep, in the place of --keep."}
+        default=None, metadata={"help": "Most target tokens (those learned from) to keep, in the place of --keep."}
     )
     selection_split: float = field(
         default=0.5,
@@ -102,7 +108,8 @@ class SelectionArguments(Options):
         },
     )
     column: str | None = field(
-        default=None, metadata={"help": "Score column to select by; default: that of the selector."}
+        default=None,
+        metadata={"help": "Score column to select by, as dlc_ifd; default: one that suits the selector."},
     )
     easy: Literal["auto", "high", "low"] = field(
         default="auto", metadata={"help": "Which scores of a column of your own mean easy rows."}
@@ -146,7 +153,8 @@ class SelectionArguments(Options):
     )
     strata: int = field(default=10, metadata={"help": "'cut' with then='stratified': bins of the score."})
     mapping: Literal["features", "labels"] = field(
-        default="features", metadata={"help": "'transfer': what votes for groups of rows."}
+        default="features",
+        metadata={"help": "'transfer': whether wanted rows vote by features or by labels."},
     )
     groups_from: str | None = field(
         default=None, metadata={"help": "'transfer': column of these groups; default: clusters of the features."}
@@ -195,7 +203,7 @@ class ReportArguments(Options):
 
     flag_column: str | None = field(
         default=None,
-        metadata={"help": "Boolean column of rows known to be wrong, which the report counts; scoring ignores it."},
+        metadata={"help": "Column, true where a row is known to be wrong; only the reports count it."},
     )
     html_report: bool = field(default=True, metadata={"help": "Write report.html, where matplotlib is installed."})
     verbose: bool = field(default=False, metadata={"help": "Print all tables, which summary.md holds."})
@@ -208,10 +216,10 @@ class ScoreArguments(DataArguments, ModelArguments):
     output_dir: str = field(default="runs/prune", metadata={"help": "Folder for the results."})
     overwrite: bool = field(default=False, metadata={"help": "Replace finished results that are there."})
     chunk_seconds: float = field(
-        default=60.0, metadata={"help": "Work between two writes to the journal: what a killed process repeats."}
+        default=60.0, metadata={"help": "Seconds of work between two saves, which a killed run repeats at most."}
     )
     measure_training: bool = field(
-        default=True, metadata={"help": "Measure what an epoch of training costs, if scoring took 30 s."}
+        default=True, metadata={"help": "Time an epoch of LoRA training, if scoring took over 30 s."}
     )
 
     def __post_init__(self) -> None:
@@ -235,7 +243,10 @@ def load_scorer(options: ModelArguments, config: DLCConfig) -> DLCScorer:
     for name in ("attn_implementation", "device_map"):
         if getattr(options, name):
             model_kwargs[name] = getattr(options, name)
-    model = demo_model() if options.model == "demo" else options.model
+    model = options.model
+    if model == "demo":
+        logger.info("the model is that of the demo, SmolLM2-135M-Instruct; --model names another")
+        model = demo_model()
     # The levels are kept for the report, which compares the scores with plain loss, the loss of level 0.
     return DLCScorer.from_pretrained(
         model, config, revision=options.model_revision, model_kwargs=model_kwargs, keep_levels=True

@@ -68,11 +68,11 @@ class TrainingOptions(Options):
         default=LORA.learning_rate, metadata={"help": "Of AdamW, with a warm-up and a cosine schedule."}
     )
     batch_size: int = field(default=LORA.batch_size, metadata={"help": "Rows a step and process."})
-    lora_rank: int = field(default=LORA.rank, metadata={"help": "Rank of the adapters, of all linear layers."})
+    lora_rank: int = field(default=LORA.rank, metadata={"help": "Rank of the adapters of linear layers."})
     lora_alpha: int = field(default=LORA.alpha, metadata={"help": "Scale of the adapters."})
     lora_dropout: float = field(default=LORA.dropout, metadata={"help": "Dropout before the adapters."})
     lora_layers: int | None = field(
-        default=None, metadata={"help": "Adapters in the last layers only; the others need no gradients."}
+        default=None, metadata={"help": "Adapters in so many of the last layers only; the others need no gradients."}
     )
 
     def __post_init__(self) -> None:
@@ -108,7 +108,9 @@ class FinetuneArguments(TrainerOptions):
     dataset: str = field(default="runs/prune/pruned", metadata={"help": "Training rows: file, folder or Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'."})
     max_rows: int | None = field(default=None, metadata={"help": "Train on the first rows only."})
-    model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
+    model: str = field(
+        default="demo", metadata={"help": "Hub repository, folder or .gguf file; 'demo' is SmolLM2-135M-Instruct."}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     eval_dataset: str | None = field(default=None, metadata={"help": "Held-out rows, for their loss."})
@@ -131,17 +133,22 @@ class StudyArguments(TrainingOptions):
         default=None,
         metadata={"help": "Rows to measure by; default: half of the wanted rows, or rows held out of the dataset."},
     )
-    choices: str | None = field(default=None, metadata={"help": "Multiple-choice questions to measure by as well."})
+    choices: str | None = field(
+        default=None,
+        metadata={"help": "Multiple-choice questions to measure by as well: question, choices, answer (from 0)."},
+    )
     group_by: str | None = field(default=None, metadata={"help": "Column with the source of a row."})
-    flag_column: str | None = field(default=None, metadata={"help": "Column that is true where a row is suspect."})
+    flag_column: str | None = field(default=None, metadata={"help": "Column, true where a row is known to be wrong."})
     situation: str = field(
         default="auto",
         metadata={
-            "help": "'task', 'wrong', 'sources', 'unknown' or 'clean'; default: told from --target, --flag-column and "
-            "--group-by."
+            "help": "What is known of the rows: 'task' (some are wanted), 'wrong' (some are flagged), 'sources', "
+            "'unknown' or 'clean'; default: told from --target, --flag-column and --group-by."
         },
     )
-    model: str = field(default="demo", metadata={"help": "Hub repository, folder, .gguf file, or 'demo'."})
+    model: str = field(
+        default="demo", metadata={"help": "Hub repository, folder or .gguf file; 'demo' is SmolLM2-135M-Instruct."}
+    )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the model."})
     attn_implementation: str | None = field(
@@ -149,13 +156,16 @@ class StudyArguments(TrainingOptions):
     )
     pool_rows: int | None = field(default=None, metadata={"help": "Rows to choose from; default: all others."})
     eval_rows: int = field(default=300, metadata={"help": "Rows to measure by, at most."})
-    longest_row: int | None = field(default=None, metadata={"help": "Leave out rows of more tokens than this."})
+    longest_row: int | None = field(default=None, metadata={"help": "Leave out longer rows, by tokens."})
     tasks: list[str] = field(
         default_factory=list, metadata={"help": "Tasks of lm-evaluation-harness to measure by as well."}
     )
     arms: list[str] = field(
         default_factory=list,
-        metadata={"help": "Ways of choosing to screen, such as 'ifd cut 0.3'; default: by the situation."},
+        metadata={
+            "help": "Ways of choosing to screen, '[SCORE] SELECTOR [VALUE]': 'ifd cut 0.3', 'target bm25'; default: "
+            "by the situation."
+        },
     )
     finalists: list[str] = field(
         default_factory=list, metadata={"help": "Ways of choosing to confirm, without a screening."}
@@ -267,7 +277,7 @@ class PilotArguments(StudyArguments):
         default=None, metadata={"help": "A smaller model to study with in the place of the model; the report says so."}
     )
     eval_rows: int = field(default=200, metadata={"help": "Rows to measure by, at most."})
-    longest_row: int | None = field(default=512, metadata={"help": "Leave out rows of more tokens than this."})
+    longest_row: int | None = field(default=512, metadata={"help": "Leave out longer rows, by tokens."})
     budgets: list[float] = field(default_factory=lambda: [0.1, 0.3], metadata={"help": "Shares of the pool to keep."})
     matchings: str = field(
         default="rows",
@@ -277,7 +287,7 @@ class PilotArguments(StudyArguments):
     batch_size: int = field(default=4, metadata={"help": "Rows a step and process."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Of AdamW, with a warm-up and a cosine schedule."})
     lora_layers: int | None = field(
-        default=4, metadata={"help": "Adapters in the last layers only; the others need no gradients."}
+        default=4, metadata={"help": "Adapters in so many of the last layers only; the others need no gradients."}
     )
     output_dir: str = field(default="runs/study", metadata={"help": "Folder for the results."})
 

@@ -17,7 +17,7 @@ from hf_dlc.study.summary import pays_table
 # The studies of each situation, by the names of their folders.
 STUDIES = {
     "task": {"gsm8k": "GSM8K", "arc_easy": "ARC-Easy"},
-    "wrong": {"revised": "half rewritten by experts", "wrong_30": "30% swapped", "wrong_10": "10% swapped"},
+    "wrong": {"revised": "half improved by experts", "wrong_30": "30% swapped", "wrong_10": "10% swapped"},
     "sources": {"sources": "Alpaca, GSM8K, dialogues"},
     "clean": {"clean": "Alpaca"},
 }
