@@ -40,7 +40,7 @@ SEEN = {
 }
 ROOMS_WITH_CONFIG = {"config", "scorer", "pipeline", "hub", "study", "cli"}
 KINDS = {"text", "vision"}  # of tasks: each a room within a room
-SEEN_OF_TASKS = {f"hf_dlc.tasks.{name}" for name in ("base", "batch_rules", "reading")}  # by the engine
+SEEN_OF_TASKS = {f"hf_dlc.tasks.{name}" for name in ("base", "batch_rules", "facts", "reading")}  # by the engine
 
 
 def name_of(file: Path) -> str:

@@ -6,6 +6,7 @@ run.lock, run.owner.json                                who writes here now
 journal.json                                            what the run is, and what it settled on
 chunks/level-01-row-00000042-<digest>.parquet           what was measured of some rows at one level
 cuts/cut-0001-<digest>.json                             micro-batches that were cut after a lack of memory
+rows/                                                   the encoded rows: see `encoded_files`
 ```
 
 Every file is written beside, synced and renamed, and checked before it is believed: see `journal_files`.
@@ -27,6 +28,7 @@ from filelock import FileLock, Timeout
 
 from hf_dlc.scores.base import Asked, Features
 
+from .encoded_files import BLOCK, ENCODED_FOLDER, READING
 from .journal_files import (
     DRAFT,
     DamageError,
@@ -100,7 +102,7 @@ class Journal:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        self._files = JournalFolder(self.folder, ("chunks", "cuts"))
+        self._files = JournalFolder(self.folder, ("chunks", "cuts", ENCODED_FOLDER))
         self._held = False
         self._run: str | None = None
 
@@ -303,8 +305,8 @@ class Journal:
 
     def discard(self) -> None:
         """
-        Remove the manifest, chunks and cuts, so that a new run can begin, also those of an earlier release; files of
-        other names stay.
+        Remove the manifest, chunks, cuts and encoded rows, so that a new run can begin, also those of an earlier
+        release; files of other names stay.
 
         A `journal.json` that is not a journal's is moved aside, not removed: it may belong to something else.
 
@@ -319,7 +321,7 @@ class Journal:
         is_earlier = self._is_earlier()
         self._run = None
         # The manifests last: chunks that outlived them would belong to nothing.
-        self._files.remove(_CHUNK, _CUT, DRAFT)
+        self._files.remove(_CHUNK, _CUT, BLOCK, READING, DRAFT)
         if damage is not None:
             self._files.set_aside(self._manifest_path, str(damage))
         elif there:

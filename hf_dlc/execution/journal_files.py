@@ -35,8 +35,8 @@ DRAFT = re.compile(r"\.draft-[0-9a-f]{16}\.tmp")
 _ASIDE = re.compile(r"_(.+)\.damaged(?:-[0-9]+)?")
 
 _RUN_KEY = b"hf_dlc_run"
-# What pyarrow raises for bytes that are no Parquet file, or that only look like one.
-_MALFORMED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError)
+# What pyarrow raises for bytes that are no file of its own, or that only look like one.
+MALFORMED = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError)
 
 _GOES_ON = "run the same command again: it goes on after the last chunk that was written."
 _ADVICE = {
@@ -108,7 +108,7 @@ class JournalFolder:
             names = os.listdir(self.path / part)
         return max((int(match[1]) for name in names if (match := pattern.fullmatch(_plain(name)))), default=0)
 
-    def write(self, part: str, name: str, data: bytes) -> None:
+    def write(self, part: str, name: str, data: bytes | pa.Buffer) -> None:
         """
         Write whole or not at all, also if the power fails: data, then name, then folder reach the disk.
 
@@ -117,7 +117,7 @@ class JournalFolder:
                 Folder in the journal; `""` is the journal itself.
             name (`str`):
                 Name of the file in it.
-            data (`bytes`):
+            data (`bytes` or `pyarrow.Buffer`):
                 All that it holds.
 
         Raises:
@@ -148,6 +148,21 @@ class JournalFolder:
         """
         try:
             return _read_plain(path, most)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def map(self, path: Path) -> pa.Buffer:
+        """
+        The bytes of a file, mapped into memory.
+
+        Raises:
+            DamageError: If it is no such file.
+            JournalError: If the disk does not answer.
+        """
+        try:
+            if not _require_plain(path).st_size:
+                raise DamageError("it is empty")
+            return pa.memory_map(str(path)).read_buffer()
         except OSError as error:
             raise self._unreadable(error) from error
 
@@ -212,12 +227,12 @@ class JournalFolder:
 # -- bytes ------------------------------------------------------------------------------------------------------------
 
 
-def digest_of(data: bytes) -> str:
+def digest_of(data: bytes | pa.Buffer) -> str:
     """The digest of a file that stands in its name."""
     return xxhash.xxh3_64_hexdigest(data)
 
 
-def check_digest(data: bytes, digest: str) -> None:
+def check_digest(data: bytes | pa.Buffer, digest: str) -> None:
     """
     Compare what was read with the digest in its name.
 
@@ -310,7 +325,7 @@ def decode_chunk(
         _check_header(file, run, sizes, num_rows)
         table = file.read(use_threads=False)
         table.validate(full=True)
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise DamageError("it is not a Parquet file, or only a part of it") from error
     if len(table) != file.metadata.num_rows:
         raise DamageError("it has fewer rows than it says")
@@ -386,11 +401,17 @@ def _is_folder(path: Path) -> bool:
     return stat.S_ISDIR(path.lstat().st_mode)
 
 
-def _read_plain(path: Path, most: int) -> bytes:
-    """The bytes of a regular file: a link would lead out of the journal, a pipe would wait for ever."""
+def _require_plain(path: Path) -> os.stat_result:
+    """Refuse what is no regular file: a link would lead out of the journal, a pipe would wait for ever."""
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise DamageError("it is not a regular file")
+    return found
+
+
+def _read_plain(path: Path, most: int) -> bytes:
+    """The bytes of a regular file."""
+    found = _require_plain(path)
     if found.st_size > most:
         raise DamageError(f"it has {found.st_size} bytes, more than it can need")
     return path.read_bytes()

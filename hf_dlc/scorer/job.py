@@ -16,6 +16,7 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 
+from hf_dlc.execution.encoded_files import EncodedFiles
 from hf_dlc.execution.estimate import PlannedPass, RunEstimate, estimate_run
 from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.loop import Reporter
@@ -131,10 +132,11 @@ def score_dataset(
         stack.enter_context(using_threads(cpu_threads(num_threads)))
         peers = stack.enter_context(watch_peers(state))
         check_fit()
-        encoded = source.encode(dataset, share_of(state, peers, engine.tokens_per_batch))
         if journal is not None:
-            hold = partial(stack.enter_context, journal.hold())
-            on_main_process(hold, state, peers, share=lambda _: None)
+            hold = partial(_hold, stack, journal, source.files(dataset, journal.folder))
+            on_main_process(hold, state, peers)
+        share = share_of(state, peers, engine.tokens_per_batch)
+        encoded = source.encode(dataset, share, folder=journal and journal.folder)
         views = engine.views(encoded)
         settle = partial(_settle, engine, schedule, views, choose_threads=num_threads is None)
         settings = _begin(settle, engine, schedule, state_of(encoded), journal, state, peers)
@@ -150,6 +152,13 @@ def score_dataset(
             on_main_process(keep, state, peers)
             values[FEATURES] = np.load(journal.folder / FEATURES_NAME, mmap_mode="r")[None]
         return MeasuredRows(encoded, views, engine.passes(schedule.fractions), values, schedule.fractions)
+
+
+def _hold(stack: ExitStack, journal: Journal, files: EncodedFiles | None) -> None:
+    """Keep other runs out of a journal; the encoded rows of an earlier one are of no use any more."""
+    stack.enter_context(journal.hold())
+    if files is not None:
+        files.remove_others()
 
 
 def _mark_skipped(values: Values, rows: Sequence[EncodedRow]) -> None:
@@ -200,12 +209,15 @@ def estimate_datasets(
     for part in datasets:
         require_dataset(part)
     source.keep_only(datasets)
+    if journal is not None:  # before rows are written into the folder of another run
+        _check(journal, known(sum(map(len, datasets))))
     passes, processes = engine.passes(schedule.fractions), process_state().num_processes
     with using_threads(cpu_threads(num_threads)):
-        encoded = reduce(add, [source.encode(part, _whole_share(engine), keep=True) for part in datasets])
+        share, folder = _whole_share(engine), journal and journal.folder
+        encoded = reduce(add, [source.encode(part, share, keep=True, folder=folder) for part in datasets])
         views = engine.views(encoded)
         engine.check(all_facts(views).longest)
-        left = None if journal is None else _shares_left(journal, known(len(encoded)), views, passes)
+        left = None if journal is None else _shares_left(journal, views, passes)
         planned = _planned(engine, views, passes, left)
         threads = num_threads or engine.faster_threads(planned)
     with using_threads(threads), engine.masker.unmasked():
@@ -232,9 +244,15 @@ def _planned(
     ]
 
 
+def _check(journal: Journal, known: Mapping[str, Any]) -> None:
+    """Refuse the journal of another run, and one in use; one process does so, for the log."""
+    if process_state().is_main_process and journal.exists():
+        with journal.hold():
+            journal.check(known)
+
+
 def _shares_left(
     journal: Journal,
-    known: Mapping[str, Any],
     views: Mapping[str, RowsInView],
     passes: Mapping[Pass, Sequence[Asked]],
 ) -> list[float]:
@@ -242,7 +260,6 @@ def _shares_left(
     if not process_state().is_main_process or not journal.exists():
         return [1.0] * len(passes)
     with journal.hold():
-        journal.check(known)
         present = journal.present(list(passes.values()), most_parts(views))
     shares = []
     for one, done in zip(passes, present, strict=True):

@@ -231,6 +231,21 @@ class ModelHandle:
         """File in the repository or folder, of a GGUF model."""
         return self.source.model_kwargs.get("gguf_file") if self.source else None
 
+    def place(self, rank: int | None) -> None:
+        """
+        Say which worker process this is, so that a model that is yet to be loaded goes to an accelerator of its own.
+
+        Args:
+            rank (`int`, *optional*):
+                Number of the worker; where there are more of them than accelerators, some share one.
+        """
+        if rank is None or self.is_loaded or self.source is None or "device_map" in self.source.model_kwargs:
+            return
+        kind = torch.device(self.source.device).type
+        if kind != "cpu":
+            device = f"{kind}:{rank % max(1, torch.accelerator.device_count())}"
+            self.source = replace(self.source, device=device)
+
     def _load(self) -> tuple[PreTrainedModel, Processor]:
         if self._loaded is None:
             if self.source is None:
@@ -239,6 +254,12 @@ class ModelHandle:
                     "again. Make the scorer by DLCScorer.from_pretrained(id or path) to use num_proc, or leave it out."
                 )
             if os.getpid() != _IMPORTED_IN:
+                if torch.device(self.source.device).type == "cuda":
+                    raise DLCError(
+                        "a worker process that is forked cannot compute on CUDA. Call "
+                        "multiprocess.set_start_method('spawn') before dataset.map(scorer, num_proc=...), in a script "
+                        "under `if __name__ == '__main__':`, or leave num_proc out."
+                    )
                 # OpenMP hangs in a forked child whose parent has used it; one thread does without.
                 torch.set_num_threads(1)
             model, processor = self.source.load()

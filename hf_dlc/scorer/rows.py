@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,15 +13,17 @@ import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 
+from hf_dlc.execution.encoded_files import EncodedFiles
 from hf_dlc.execution.peers import Peers
 from hf_dlc.execution.processes import check_same, process_state, sum_over_processes
 from hf_dlc.execution.skipped import count_partly, count_skipped, first_skipped, in_words
 from hf_dlc.execution.values import Values, no_values
 from hf_dlc.scores.base import Asked, Pass
 from hf_dlc.scores.columns import TRUNCATED, build_columns, score_features, vector_features, with_columns
-from hf_dlc.tasks.base import EncodedRow, RowsInView, Share, Task
+from hf_dlc.tasks.base import EncodedRow, RowsInView, Share, Storable, Task
 from hf_dlc.tasks.facts import facts_of
-from hf_dlc.utils.digests import processor_digest
+from hf_dlc.utils.digests import json_digest, processor_digest
+from hf_dlc.utils.versions import versions
 
 from .engine import most_parts
 from .model import ModelHandle
@@ -56,7 +60,9 @@ class RowSource:
                 logger.warning("a row has no score (%s), nor will others like it: %s", row.status, row.why)
         return encoded, is_batch
 
-    def encode(self, dataset: Dataset, share: Share, keep: bool = False) -> Sequence[EncodedRow]:
+    def encode(
+        self, dataset: Dataset, share: Share, keep: bool = False, folder: Path | None = None
+    ) -> Sequence[EncodedRow]:
         """
         Encode a dataset, unless that was done for the call before.
 
@@ -67,6 +73,8 @@ class RowSource:
                 This process's part in the work.
             keep (`bool`, *optional*, defaults to `False`):
                 Whether the rows are kept for the next call.
+            folder (`Path`, *optional*):
+                Folder of the journal, in which rows are written once for all processes and for a run that goes on.
 
         Returns:
             `Sequence[EncodedRow]`: All rows, in order.
@@ -75,10 +83,24 @@ class RowSource:
         encoded = self._kept.pop(key, None)
         known = np.array([encoded is not None], dtype=np.float32)
         if share.add_up(known).sum() < share.count:  # all processes read together, or none does
-            encoded = self._task.encode_dataset(dataset, share)
+            files = None if folder is None else self.files(dataset, folder)
+            if files is None:
+                encoded = self._task.encode_dataset(dataset, share)
+            else:
+                encoded = files.encode(self._task, dataset, share.index, share.count)
         if keep:
             self._kept[key] = encoded
         return encoded
+
+    def files(self, dataset: Dataset, folder: Path) -> EncodedFiles | None:
+        """The files of a dataset in the folder of a journal; `None` where its rows are not kept in files."""
+        storable = self._task
+        encoded_as = storable.encoded_as if isinstance(storable, Storable) else None
+        if encoded_as is None:
+            return None
+        day = date.today().isoformat() if self._task.is_dated else None
+        facts = [*self._key(dataset), len(dataset), encoded_as, day, versions()]
+        return EncodedFiles(folder, json_digest(facts))
 
     def keep(self, dataset: Dataset, encoded: list[EncodedRow]) -> None:
         """Keep these rows, and no others."""

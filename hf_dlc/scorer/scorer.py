@@ -184,7 +184,7 @@ class DLCScorer(PretrainedScorer):
         with self.parts.lock, using_threads(cpu_threads()):
             return pooled_features(self.parts.engine, dataset, self.parts.state().weights)
 
-    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, rows: dict[str, Any], rank: int | None = None) -> dict[str, Any]:
         """
         Score a row or a batch, for `map` of a `Dataset` or `IterableDataset`. The same rows get the same scores.
 
@@ -194,6 +194,8 @@ class DLCScorer(PretrainedScorer):
         Args:
             rows (`dict[str, Any]`):
                 What `map` hands over: a row, or with `batched=True` a batch as a dict of columns.
+            rank (`int`, *optional*):
+                With `num_proc=n, with_rank=True`, the worker: it computes on the accelerator of that number.
 
         Returns:
             `dict[str, Any]`: The score columns, scalars for a row and lists for a batch.
@@ -202,6 +204,7 @@ class DLCScorer(PretrainedScorer):
             ValueError: If the columns follow no known layout, or if the scorer must be fitted first.
         """
         parts = self.parts
+        parts.handle.place(rank)
         scorer = parts.rows, parts.engine, parts.row_by_row, parts.schedule, parts.settled_schedule
         with parts.lock:
             parts.check_fit()
@@ -272,7 +275,7 @@ class DLCScorer(PretrainedScorer):
                 Whether to measure also what one epoch of LoRA training on the rows costs, by a few real steps on a
                 copy that shares the weights. That needs more memory than scoring.
             run_dir (`str` or `Path`, *optional*):
-                As for `score`, of one dataset: what its journal holds is left out.
+                As for `score`, of one dataset: what its journal holds is left out, and rows are encoded there once.
 
         Returns:
             [`RunEstimate`]: Rows, tokens, skipped rows by reason, forward passes, seconds and memory of this process.

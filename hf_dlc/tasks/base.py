@@ -13,6 +13,7 @@ from .batch_rules import LENGTH_STEP, BatchRules
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
     from transformers import PreTrainedModel
 
@@ -32,6 +33,7 @@ __all__ = [
     "RowMeasures",
     "RowsInView",
     "Share",
+    "Storable",
     "Task",
     "Trainable",
 ]
@@ -199,6 +201,37 @@ class Task(Protocol):
 
         Raises:
             ValueError: If rows have no tokens.
+        """
+
+
+@runtime_checkable
+class Storable(Protocol):
+    """A task whose encoded rows can be kept in files, for other processes and for a run that goes on."""
+
+    reading: DatasetReading | None
+
+    @property
+    def encoded_as(self) -> dict[str, Any] | None:
+        """What, besides dataset and processor, the rows follow from, as JSON types; `None` where nobody can tell."""
+
+    def begin_dataset(self) -> None:
+        """Forget what was said of the rows so far: the next ones are those of another dataset."""
+
+    def encode_part(self, dataset: Dataset) -> Sequence[EncodedRow]:
+        """Encode some rows of the dataset, in order."""
+
+    def take_readings(self, readings: Sequence[DatasetReading]) -> None:
+        """Take what other processes, or an earlier run, have read of the dataset."""
+
+    def to_table(self, rows: Sequence[EncodedRow]) -> pa.Table:
+        """The rows as a table of Arrow."""
+
+    def from_table(self, table: pa.Table) -> Sequence[EncodedRow]:
+        """
+        The rows of a table, whose memory they share; two such sequences can be added.
+
+        Raises:
+            ValueError: If it cannot be a table of `to_table`.
         """
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 
 _SHOWN = 12  # names of columns in a message
@@ -41,6 +42,36 @@ class DatasetReading:
     unread_text: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     unknown_roles: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON types; columns are pairs, whose order a file keeps."""
+        return {**asdict(self), "columns": [list(pair) for pair in self.columns.items()]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> DatasetReading:
+        """
+        Read what `to_json` made, by way of a file.
+
+        Raises:
+            ValueError: If it is of other types.
+        """
+        texts, names = ("layout", "template", "learned"), ("unread", "unread_text", "dropped", "unknown_roles")
+        columns, lists = dict(values["columns"]), {name: tuple(values[name]) for name in names}
+        told = {name: values[name] for name in texts}
+        every = [*told.values(), *columns, *columns.values(), *(one for found in lists.values() for one in found)]
+        if not all(isinstance(text, str) for text in every):
+            raise ValueError("a reading is made of texts")
+        return cls(columns=columns, **told, **lists)
+
+    def with_others(self, others: Sequence[DatasetReading]) -> DatasetReading:
+        """The reading of all rows, of which others were read elsewhere: all that was left out is named."""
+        together = (self, *(one for one in others if (one.layout, one.columns) == (self.layout, self.columns)))
+        names = ("unread", "unread_text", "dropped", "unknown_roles")
+        union = {name: tuple(dict.fromkeys(text for one in together for text in getattr(one, name))) for name in names}
+        kinds = dict.fromkeys(kind for one in together for kind in one.template.removeprefix("as ").split(" and "))
+        if len(kinds) > 1:  # some blocks may have held nothing but skipped rows
+            kinds.pop("nothing that can be scored", None)
+        return replace(self, template=f"as {' and '.join(kinds)}", **union)
 
     def __str__(self) -> str:
         columns = (

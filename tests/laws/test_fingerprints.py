@@ -303,7 +303,7 @@ config = DLCConfig(schedule="{SCHEDULE}", dtype="float32")
 scorer = DLCScorer.from_pretrained({str(llama_folder)!r}, config, device="cpu")
 dataset = Dataset.from_list([*ALPACA_ROWS, *SKIPPED_ROWS.values()])
 one = dataset.map(scorer, batched=True)
-two = dataset.map(scorer, batched=True, num_proc=2)
+two = dataset.map(scorer, batched=True, num_proc=2, with_rank=True)
 assert one.column_names == two.column_names and one.features == two.features
 assert one["dlc_status"][:] == two["dlc_status"][:] == ["ok"] * 7 + ["empty_response"] * 3
 for name, bound in (("dlc_confidence", 1e-5), ("dlc_loss", 1e-4)):

@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer, __version__
+from hf_dlc.errors import DLCError
 from hf_dlc.scorer import model as loading
-from hf_dlc.scorer.model import ModelSource, is_fast_at_bfloat16
+from hf_dlc.scorer.model import ModelHandle, ModelSource, is_fast_at_bfloat16
 from hf_dlc.scorer.saving import STATE_NAME
 from hf_dlc.scorer.schedule import Schedule
 from tests.conftest import SCHEDULE, build_tokenizer
@@ -159,6 +160,38 @@ _T5 = {"vocab_size": 384, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1,
 
 
 _XLNET = {"vocab_size": 384, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}
+
+
+class TestWorkers:
+    """Models that worker processes of `map` load, of which each has a number."""
+
+    def handle(self, device: str = "cuda", **model_kwargs: Any) -> ModelHandle:
+        return ModelHandle(ModelSource("m", device=device, model_kwargs=model_kwargs), digests=("a", "b"))
+
+    @pytest.mark.parametrize(("rank", "device"), [(0, "cuda:0"), (1, "cuda:1"), (5, "cuda:1"), (None, "cuda")])
+    def test_each_has_an_accelerator(self, rank: int | None, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+        handle = self.handle()
+        handle.place(rank)
+        assert handle.source.device == device
+
+    @pytest.mark.parametrize("handle", [{"device": "cpu"}, {"device_map": "auto"}])
+    def test_nothing_else_is_moved(self, handle: dict[str, Any]) -> None:
+        handle = self.handle(**handle)
+        before = handle.source
+        handle.place(1)
+        assert handle.source == before
+
+    def test_nor_is_a_model_that_is_here(self, llama_folder: Path) -> None:
+        scorer = load(llama_folder)
+        expected = scorer(ALPACA_ROWS[0])
+        assert scorer(ALPACA_ROWS[0], 1) == expected
+        assert scorer.parts.handle.source.device == "cpu"
+
+    def test_a_forked_one_is_told_how_to_be_started_on_cuda(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(loading, "_IMPORTED_IN", 0)
+        with pytest.raises(DLCError, match=r"multiprocess\.set_start_method\('spawn'\)"):
+            _ = self.handle().model
 
 
 class TestInMemory:

@@ -10,7 +10,7 @@ import pytest
 from transformers import BertConfig, LlamaConfig, PreTrainedConfig, T5Config, ViTConfig
 
 import hf_dlc
-from hf_dlc.tasks.base import Embedder, Fittable, Task, Trainable
+from hf_dlc.tasks.base import Embedder, Fittable, Storable, Task, Trainable
 from hf_dlc.tasks.table import TASKS, kind_for
 from hf_dlc.tasks.text.task import CausalLMTask
 from hf_dlc.tasks.vision.task import ImageClassificationTask
@@ -63,6 +63,14 @@ def test_training_asks_for_what_all_tasks_have(task: type) -> None:
     assert members(Trainable) - set(dir(task)) <= {"model"}  # set when one is made
     asked = set(used((HOME / "execution" / "training.py").read_text(encoding="utf-8"), {"trainable"}))
     assert asked == members(Trainable)
+
+
+def test_files_ask_a_task_for_what_it_has_to_be_kept_in_them() -> None:
+    assert members(Storable) <= {*dir(CausalLMTask), "reading"}
+    assert not isinstance(ImageClassificationTask, Storable)  # images stay where they are
+    files = HOME / "execution" / "encoded_files.py", HOME / "scorer" / "rows.py"
+    asked = {name for path in files for name in used(path.read_text(encoding="utf-8"), {"storable"})}
+    assert asked == members(Storable)
 
 
 def test_only_the_image_task_learns_and_embeds() -> None:

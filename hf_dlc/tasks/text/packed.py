@@ -59,7 +59,7 @@ class PackedRows(Sequence):
 
     Args:
         blocks (`Iterable[Block]`):
-            The rows, in order.
+            The rows, in order; those without a row are left out of the attribute of that name.
 
     Example:
     ```python
@@ -70,8 +70,8 @@ class PackedRows(Sequence):
     """
 
     def __init__(self, blocks: Iterable[Block]) -> None:
-        self._blocks = [block for block in blocks if len(block.ends)]
-        self._starts = [0, *np.cumsum([len(block.ends) for block in self._blocks]).tolist()]
+        self.blocks = [block for block in blocks if len(block.ends)]
+        self._starts = [0, *np.cumsum([len(block.ends) for block in self.blocks]).tolist()]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -85,18 +85,18 @@ class PackedRows(Sequence):
             return [self[one] for one in range(*place.indices(len(self)))]
         place = range(len(self))[place]  # which counts from the end too, and raises where there is no such row
         block = bisect_right(self._starts, place) - 1
-        return self._blocks[block].row(place - self._starts[block])
+        return self.blocks[block].row(place - self._starts[block])
 
     def __iter__(self) -> Iterator[Encoding]:
-        return (block.row(place) for block in self._blocks for place in range(len(block.ends)))
+        return (block.row(place) for block in self.blocks for place in range(len(block.ends)))
 
     def __add__(self, others: PackedRows) -> PackedRows:
-        return PackedRows([*self._blocks, *others._blocks])
+        return PackedRows([*self.blocks, *others.blocks])
 
     @cached_property
     def facts(self) -> RowFacts:
         """The facts of all rows."""
-        return joined_facts([block.facts for block in self._blocks])
+        return joined_facts([block.facts for block in self.blocks])
 
 
 def packed(rows: Iterable[Encoding]) -> PackedRows:

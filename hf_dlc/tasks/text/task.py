@@ -29,14 +29,16 @@ from .encoding import Encoding, RowEncoder
 from .gradient import GRADIENT_SIZE, GradientSketch
 from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
-from .packed import PackedRows, packed
+from .packed import PackedRows, block_of, packed
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
 from .sentences import SentenceEncoder, TextPair
+from .tables import block_of_table, table_of
 from .views import VIEWS, Alone, Views
 
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
 
 
@@ -99,6 +101,7 @@ class CausalLMTask:
         check_architecture(model.config, type(model).__name__)
         self.model = model
         self.encoder = encoder
+        self._read_elsewhere: tuple[DatasetReading, ...] = ()
         self.token_mean = token_mean
         self._views = Views(encoder, alone, first_tokens)
         self._sentences = sentence_encoder and SentenceEncoder(sentence_encoder, model.device)
@@ -136,7 +139,8 @@ class CausalLMTask:
     @property
     def reading(self) -> DatasetReading | None:
         """The reading of the rows; `None` before the first one."""
-        return self.encoder.reading
+        known = [one for one in (self.encoder.reading, *self._read_elsewhere) if one is not None]
+        return known[0].with_others(known[1:]) if known else None
 
     @property
     def is_dated(self) -> bool:
@@ -156,10 +160,41 @@ class CausalLMTask:
 
     def encode_dataset(self, dataset: Dataset, share: Share | None = None) -> PackedRows:
         """Encode all rows, in order, on every process: that is faster than to hand over their tokens."""
+        self.begin_dataset()
+        return packed(self._encoded(dataset))
+
+    def _encoded(self, dataset: Dataset) -> Iterator[Encoding]:
+        return (row for rows in self.encoder.batches_of(dataset, _ROWS_PER_ENCODING) for row in self.encode(rows))
+
+    @property
+    def encoded_as(self) -> dict[str, Any] | None:
+        """Template and layout, and what the model takes; `None` with a callable, whose code nobody can compare."""
+        if callable(self.encoder.template):
+            return None
+        most_tokens = self.rules.positions
+        return {**self.encoder.describe(), "embeddings": self._num_embeddings, "positions": most_tokens}
+
+    def begin_dataset(self) -> None:
+        """Forget what was said of the rows so far: the next ones are those of another dataset."""
         self.encoder.begin_dataset()
-        return packed(
-            row for rows in self.encoder.batches_of(dataset, _ROWS_PER_ENCODING) for row in self.encode(rows)
-        )
+        self._read_elsewhere = ()
+
+    def encode_part(self, dataset: Dataset) -> list[Encoding]:
+        """Encode some rows of the dataset, in order."""
+        return list(self._encoded(dataset))
+
+    def take_readings(self, readings: Sequence[DatasetReading]) -> None:
+        """Take what other processes, or an earlier run, have read of the dataset."""
+        self._read_elsewhere = tuple(readings)
+
+    def to_table(self, rows: Sequence[Encoding]) -> pa.Table:
+        """The rows as a table of Arrow."""
+        return table_of(block_of(rows))
+
+    def from_table(self, table: pa.Table) -> PackedRows:
+        """The rows of a table, whose memory they share."""
+        head_lengths = [len(head) for head in self.encoder.shared_heads]
+        return PackedRows([block_of_table(table, self._num_embeddings, head_lengths)])
 
     def preview(self, dataset: Dataset) -> str:
         """The rows as they are scored, for people."""
@@ -193,7 +228,7 @@ class CausalLMTask:
         """
         encodings = self.encoder.encode(rows)
         largest = max((int(row.input_ids.max()) for row in encodings if row.length), default=0)
-        known = self.model.get_input_embeddings().weight.shape[0]
+        known = self._num_embeddings
         if largest >= known:
             raise ValueError(
                 f"the tokenizer wrote the token id {largest}, but {type(self.model).__name__} has only {known} "
@@ -203,6 +238,10 @@ class CausalLMTask:
         if longest > self.rules.most_tokens:
             raise ValueError(too_long(longest, self.rules.most_tokens, type(self.model).__name__))
         return encodings
+
+    @property
+    def _num_embeddings(self) -> int:
+        return self.model.get_input_embeddings().weight.shape[0]
 
     adapter_task = "CAUSAL_LM"
     why_untrainable = None
@@ -513,7 +552,7 @@ def _pad(rows: Sequence[np.ndarray], length: int, dtype: torch.dtype) -> torch.T
     """`(rows, length)`, padded with zeros on the right. Which id pads does not matter: nothing sees it."""
     padded = torch.zeros((len(rows), length), dtype=dtype)
     for place, row in enumerate(rows):
-        padded[place, : len(row)] = torch.from_numpy(row)
+        padded[place, : len(row)] = torch.from_numpy(np.array(row))  # a copy: rows of files cannot be written
     return padded
 
 
