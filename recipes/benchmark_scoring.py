@@ -18,6 +18,8 @@ The parts, chosen with `--parts`:
     run          runs of four levels: the share of the masks in them, and their time against the bare forward pass;
                  once with the template and once without, where rows share hardly any beginning
     scale        seconds a row of many rows against those of an eighth of them; the estimate against the run
+    many         a million rows through a tiny model against a tenth of them: seconds a row beside the forward passes,
+                 memory, and how soon a run that was stopped goes on
     processes    two processes of one thread against one
     selection    FlexRand on ten million scores
     selectors    every selector on a million rows with vectors, of which 100 others are wanted

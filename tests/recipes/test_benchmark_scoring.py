@@ -125,6 +125,7 @@ def test_what_is_missing_is_said(report: str) -> None:
     assert "lm_eval is not installed" in cells(report, "lm-evaluation-harness")[2]
     assert cells(report, "hf_dlc in float32 against lm-evaluation-harness, float32")[2:] == ["not measured", "-"]
     assert "| scale | not measured: not chosen |" in report
+    assert "| many | not measured: not chosen |" in report
 
 
 def test_neither_hosts_nor_paths_are_told(output: Path, llama_folder: Path) -> None:

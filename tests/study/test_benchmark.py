@@ -9,13 +9,14 @@ import pytest
 import torch
 from datasets import Dataset
 
+from hf_dlc.study.benchmark import many
 from hf_dlc.study.benchmark.contenders import load_contender, mask_smallest, rectangles
 from hf_dlc.study.benchmark.errands import run_errand, scale_errand
 from hf_dlc.study.benchmark.meters import Stopwatch, masking_timed
 from hf_dlc.study.benchmark.options import Job
 from hf_dlc.study.benchmark.rows import one_of_each, shared_head
 from hf_dlc.study.benchmark.statistics import Spread, growth
-from hf_dlc.study.benchmark.verdicts import judge_run, judge_scale
+from hf_dlc.study.benchmark.verdicts import judge_many, judge_run, judge_scale
 from hf_dlc.study.benchmark.worker import Worker
 from tests.conftest import ROOT, build_model, same_weights, weights
 from tests.rows import many_rows
@@ -123,6 +124,23 @@ def test_scale_and_run(job: Job, tmp_path: Path) -> None:
     assert "no template" in limit_alone.what
     _, seconds, _ = judge_scale({**scale, "estimated_seconds": 2.0, "seconds": 1.5})
     assert (seconds.measured, seconds.holds) == ("1.33x", False)
+
+
+def test_very_many_rows(tmp_path: Path) -> None:
+    """A run of a tiny model with a journal, and the same run after it has lost a chunk."""
+    many.many_rows(40).save_to_disk(tmp_path / "rows")
+    job = Job(rows=str(tmp_path / "rows"), run_dir=str(tmp_path / "journal"))
+    found, again = many.many_errand(job), many.many_again_errand(job)
+    assert 0 < found["pass_seconds"] < found["seconds"]
+    assert found["rows"] == again["rows"] == 40
+    assert 150 < found["tokens_a_row"] < 250
+    assert 0 < again["first_pass_seconds"] < 60
+    few = {**found, "rows": 10, "seconds": 2.0, "pass_seconds": 1.0, "peak_bytes": 1}
+    part = {"few": few, "many": {**few, "rows": 20, "seconds": 3.2}, "again": {**again, "first_pass_seconds": 61.0}}
+    growing, memory, soon = judge_many(part)
+    assert (growing.measured, growing.holds) == ("1.100x", False)
+    assert memory.holds
+    assert (soon.measured, soon.holds) == ("61 s", False)
 
 
 @pytest.mark.distributed

@@ -60,7 +60,7 @@ def prepare(options: BenchmarkArguments, folder: Path) -> Bench:
     if many_rows is not None and "scale" in options.chosen_parts and len(many_rows) < options.scale_rows:
         raise ValueError(f"--scale-dataset has {len(many_rows)} rows; pass --scale-rows with at most that many.")
     models = {}
-    if set(options.chosen_parts) - {"selection", "selectors"}:
+    if set(options.chosen_parts) - {"many", "selection", "selectors"}:
         models = _plain_models(demo_model() if options.model == "demo" else options.model, options.dtype, folder)
     return Bench(options, folder, models, dataset, many_rows, cpu_threads(options.num_threads))
 

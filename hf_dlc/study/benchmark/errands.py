@@ -19,6 +19,7 @@ from hf_dlc.selection.table import SELECTORS
 from hf_dlc.selection.targeted import TargetedSelector
 
 from .contenders import WARMUP_ROWS, load_contender, load_scorer
+from .many import many_again_errand, many_errand
 from .meters import Memory, Stopwatch, masking_timed
 from .options import SCALE, Job
 from .rows import encode, one_of_each, shared_head
@@ -144,4 +145,6 @@ ERRANDS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "processes": processes_errand,
     "selection": selection_errand,
     "selectors": selectors_errand,
+    "many": many_errand,
+    "many-again": many_again_errand,
 }

@@ -8,8 +8,9 @@ from hf_dlc.config import DLCConfig
 from hf_dlc.pipeline.options import Options
 
 
-PARTS = ("contenders", "run", "scale", "processes", "selection", "selectors")
+PARTS = ("contenders", "run", "scale", "many", "processes", "selection", "selectors")
 SCALE = 8  # the many rows of the part "scale" are this many times the few
+MANY = 10  # those of the part "many" likewise
 
 
 @dataclass
@@ -27,6 +28,9 @@ class BenchmarkArguments(Options):
     parts: str = field(default=",".join(PARTS), metadata={"help": "What is measured."})
     scale_dataset: str | None = field(default=None, metadata={"help": "Many rows, for 'scale'."})
     scale_rows: int = field(default=8000, metadata={"help": "Rows of 'scale'; an eighth of them are the few."})
+    many_rows: int = field(
+        default=1_000_000, metadata={"help": "Rows of 'many', for a tiny model; a tenth of them are the few."}
+    )
     run_rows: int = field(default=1000, metadata={"help": "Rows of 'run', repeated if there are fewer."})
     process_rows: int = field(default=200, metadata={"help": "Rows of 'processes', repeated if there are fewer."})
     selection_rows: int = field(default=10_000_000, metadata={"help": "Scores of 'selection'."})
@@ -39,6 +43,8 @@ class BenchmarkArguments(Options):
         super().__post_init__()
         if unknown := set(self.chosen_parts) - set(PARTS):
             raise ValueError(f"parts must be among {', '.join(PARTS)}, got {', '.join(sorted(unknown))}.")
+        if self.many_rows < MANY:
+            raise ValueError(f"many_rows must be at least {MANY}, got {self.many_rows}.")
         for name in ("rows", "rounds", "run_rows", "process_rows", "selection_rows", "selector_rows", "vector_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -68,6 +74,7 @@ class Job:
     selection_rows: int = 0
     selector: str = ""
     vectors: str = ""  # file of features
+    run_dir: str = ""  # of the journal
     converted: dict[str, str] = field(default_factory=dict)  # from a dtype to the folder to write
 
     @property

@@ -118,6 +118,11 @@ def _other_parts(results: dict[str, Any]) -> str:
     if part := results.get("scale"):
         times = f"{part['estimated_seconds']:.0f} s estimated, {part['seconds']:.0f} s measured"
         rows.append(["scale", f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['levels']} levels: {times}"])
+    if part := results.get("many"):
+        for one in (part["few"], part["many"]):
+            size = f"{one['rows']:,} rows of {one['tokens_a_row']:.0f} tokens"
+            rest = f"{1e6 * (one['seconds'] - one['pass_seconds']) / one['rows']:.0f} µs a row beside the passes"
+            rows.append(["many", f"{size}: {one['seconds']:.0f} s, {rest}, peak {one['peak_bytes'] / 1e9:.2f} GB"])
     for name, part in results.get("run", {}).items():
         size = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['shared_head']:.1%} in shared beginnings"
         speed = part["tokens"] * part["levels"] / part["seconds"]

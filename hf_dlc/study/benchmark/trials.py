@@ -17,7 +17,8 @@ from hf_dlc.tasks.text.encoding import Encoding
 
 from .bench import Bench
 from .contenders import CONTENDERS, has_harness
-from .options import Job
+from .many import many_rows
+from .options import MANY, Job
 from .rows import encode, repeated, shared_head, span_of
 from .worker import Worker
 
@@ -88,6 +89,18 @@ def _measure_scale(bench: Bench) -> dict[str, Any] | None:
     return _send("scale", bench, bench.job(bench.save("scale", rows)))
 
 
+def _measure_many(bench: Bench) -> dict[str, Any]:
+    """Time very many rows against a tenth of them, with a tiny model; then let the longer run go on."""
+    found: dict[str, Any] = {}
+    for name, count in (("few", bench.options.many_rows // MANY), ("many", bench.options.many_rows)):
+        rows, run_dir = bench.save(name, many_rows(count)), str(bench.folder / f"{name}-journal")
+        job = Job(rows=rows, run_dir=run_dir, num_threads=bench.num_threads)
+        found[name] = one = _send("many", bench, job)
+        logger.info("%d rows: %.0f s, of which passes %.0f s", count, one["seconds"], one["pass_seconds"])
+    found["again"] = _send("many-again", bench, job)
+    return found
+
+
 def _measure_run(bench: Bench) -> dict[str, Any]:
     """Time runs of the usual kind: random masks, four levels, and enough rows that hardly any padding is needed."""
     rows, plain = bench.save("run", repeated(bench.dataset, bench.options.run_rows)), bench.folder / "plain.jinja"
@@ -146,6 +159,7 @@ def _send(name: str, bench: Bench, job: Job, processes: int = 1) -> dict[str, An
 MEASURING: dict[str, Callable[[Bench], dict[str, Any] | None]] = {
     "contenders": _measure_contenders,
     "scale": _measure_scale,
+    "many": _measure_many,
     "run": _measure_run,
     "processes": _measure_processes,
     "selection": _measure_selection,

@@ -15,6 +15,7 @@ SAME_RANKS, SAME_SCORES = 0.999, 1e-4
 MASKING_SHARE, MEMORY, GROWTH, TWO_PROCESSES = 0.005, 2.3, 1.05, 1.8
 ESTIMATE = 0.25
 SELECTION_SECONDS, SELECTION_BYTES = 3.0, 1e9
+MANY_BYTES, GOES_ON_SECONDS = 2e9, 60.0
 _SHARED_HEAD = 0.05  # rows share a head if it makes up this share of their tokens
 
 
@@ -33,6 +34,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
     for part, judge in (
         ("run", judge_run),
         ("scale", judge_scale),
+        ("many", judge_many),
         ("processes", judge_processes),
         ("selection", judge_selection),
     ):
@@ -117,6 +119,28 @@ def judge_scale(part: dict[str, Any]) -> list[Verdict]:
         is_right = abs(ratio - 1) <= ESTIMATE
         found.append(Verdict(f"{rows}: estimated {what} against real", f"1 ± {ESTIMATE}", f"{ratio:.2f}x", is_right))
     return found
+
+
+def judge_many(part: dict[str, Any]) -> list[Verdict]:
+    """Growth of what is not forward passes, memory, and how soon a run goes on."""
+    many, few = part["many"], part["few"]
+    beside = [(one["seconds"] - one["pass_seconds"]) / one["rows"] for one in (many, few)]
+    rows, ratio, used, soon = f"{many['rows']:,} rows", beside[0] / beside[1], many["peak_bytes"], part["again"]
+    return [
+        Verdict(
+            f"seconds a row beside forward passes at {rows} against {few['rows']:,}",
+            f"≤ {GROWTH}x",
+            f"{ratio:.3f}x",
+            ratio <= GROWTH,
+        ),
+        Verdict(f"{rows}: memory", f"≤ {MANY_BYTES / 1e9:g} GB", f"{used / 1e9:.2f} GB", used <= MANY_BYTES),
+        Verdict(
+            f"{rows}: from the call to the first forward pass, of a run that goes on",
+            f"≤ {GOES_ON_SECONDS:g} s",
+            f"{soon['first_pass_seconds']:.0f} s",
+            soon["first_pass_seconds"] <= GOES_ON_SECONDS,
+        ),
+    ]
 
 
 def judge_processes(part: dict[str, Any]) -> list[Verdict]:
