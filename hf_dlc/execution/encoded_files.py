@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
+from hf_dlc.tasks.facts import rows_digest
 from hf_dlc.tasks.reading import DatasetReading
 
 from .journal_files import (
@@ -51,6 +53,7 @@ READING = re.compile(r"reading-([0-9a-f]{16})\.json")
 _KEY = b"hf_dlc_rows"
 _ROWS_PER_BLOCK = 10_000
 _READING_BYTES = 2**24
+_SHOWN_ROWS = 8
 
 
 class EncodedFiles:
@@ -109,21 +112,53 @@ class EncodedFiles:
 
     def remove_others(self) -> None:
         """Remove the rows of other datasets, or of this one as it was read before. For who holds the journal."""
-        for pattern in (BLOCK, READING):
-            for path, _ in self._files.find(ENCODED_FOLDER, pattern):
-                try:
-                    is_other = self._key_of(path) != self._key
-                except DamageError:
-                    continue  # whoever reads it says so
-                if is_other:
-                    self._files.unlink(path)
+        for path, key in [*self._keys(BLOCK), *self._keys(READING)]:
+            if key != self._key:
+                self._files.unlink(path)
+
+    def changed_rows(self, storable: Storable, known: Any, rows: Sequence[EncodedRow]) -> str:
+        """
+        Say which rows are not those of the run that the folder belongs to.
+
+        Args:
+            storable ([`Storable`]):
+                What encoded them.
+            known (`Any`):
+                Number and digest of the rows of that run, as its journal has them.
+            rows (`Sequence[EncodedRow]`):
+                The rows of this dataset.
+
+        Returns:
+            `str`: A sentence; empty where that cannot be told any more, or no row differs.
+        """
+        for key in sorted({key for _, key in self._keys(BLOCK)} - {self._key}):
+            others, number = storable.from_table(storable.to_table([])), 0
+            while (block := self._read(number, None, storable, key)) is not None:
+                others, number = others + block, number + 1
+            if known != {"number": len(others), "digest": rows_digest(others)}:
+                continue
+            pairs = enumerate(zip(others, rows, strict=False))
+            changed = [place for place, both in pairs if rows_digest(both[:1]) != rows_digest(both[1:])]
+            if changed:
+                shown = ", ".join(map(str, changed[:_SHOWN_ROWS])) + ", ..." * (len(changed) > _SHOWN_ROWS)
+                return f"{len(changed)} of the {len(others)} rows are others than there: {shown}."
+            return f"The first {min(len(rows), len(others))} rows are the same." * (len(rows) != len(others))
+        return ""
+
+    def _keys(self, pattern: re.Pattern[str]) -> Iterator[tuple[Path, str]]:
+        """Files with the keys of their rows; of those that are damaged, whoever reads them says so."""
+        for path, _ in self._files.find(ENCODED_FOLDER, pattern):
+            with suppress(DamageError):
+                yield path, self._key_of(path)
 
     def _key_of(self, path: Path) -> str:
         if path.suffix == ".json":
             return str(_reading_in(self._files.read(path, _READING_BYTES))[0])
         return _decode(self._files.map(path), lambda file: (file.schema.metadata or {}).get(_KEY, b"")).decode()
 
-    def _read(self, number: int, rows: int, storable: Storable) -> Sequence[EncodedRow] | None:
+    def _read(
+        self, number: int, rows: int | None, storable: Storable, key: str | None = None
+    ) -> Sequence[EncodedRow] | None:
         """The rows of a block from its file; `None` where there is none that can be believed."""
         for path, match in self._files.find(ENCODED_FOLDER, BLOCK):
             if int(match[1]) != number:
@@ -132,10 +167,10 @@ class EncodedFiles:
                 data = self._files.map(path)
                 check_digest(data, match[2])
                 table = _decode(data, pa.RecordBatchFileReader.read_all)
-                if (table.schema.metadata or {}).get(_KEY) != self._key.encode():
+                if (table.schema.metadata or {}).get(_KEY) != (key or self._key).encode():
                     continue
                 found = _decode_rows(table, storable)
-                if len(found) != rows:
+                if rows is not None and len(found) != rows:
                     raise DamageError(f"it has {len(found)} rows in the place of {rows}")
                 return found
             except DamageError as damage:

@@ -190,6 +190,12 @@ class Journal:
             self._refuse_others(_differences(_part_of(manifest["identity"], known), known))
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What the run is that the folder holds; empty where it holds none."""
+        manifest = self._manifest()
+        return {} if manifest is None else manifest["identity"]
+
+    @property
     def run(self) -> str:
         """
         Digest of the run that was begun, which ties chunks and cuts to it.

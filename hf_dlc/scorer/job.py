@@ -132,14 +132,15 @@ def score_dataset(
         stack.enter_context(using_threads(cpu_threads(num_threads)))
         peers = stack.enter_context(watch_peers(state))
         check_fit()
+        files = journal and source.files(dataset, journal.folder)
         if journal is not None:
-            hold = partial(_hold, stack, journal, source.files(dataset, journal.folder))
-            on_main_process(hold, state, peers)
+            hold = partial(stack.enter_context, journal.hold())
+            on_main_process(hold, state, peers, share=lambda _: None)
         share = share_of(state, peers, engine.tokens_per_batch)
         encoded = source.encode(dataset, share, folder=journal and journal.folder)
         views = engine.views(encoded)
         settle = partial(_settle, engine, schedule, views, choose_threads=num_threads is None)
-        settings = _begin(settle, engine, schedule, state_of(encoded), journal, state, peers)
+        settings = _begin(settle, engine, schedule, state_of(encoded), journal, files, state, peers)
         if num_threads is None and settings.get("one_thread"):  # also on a day when more would be faster: same bits
             engine.settle_threads(1)
             stack.enter_context(using_threads(1))
@@ -152,13 +153,6 @@ def score_dataset(
             on_main_process(keep, state, peers)
             values[FEATURES] = np.load(journal.folder / FEATURES_NAME, mmap_mode="r")[None]
         return MeasuredRows(encoded, views, engine.passes(schedule.fractions), values, schedule.fractions)
-
-
-def _hold(stack: ExitStack, journal: Journal, files: EncodedFiles | None) -> None:
-    """Keep other runs out of a journal; the encoded rows of an earlier one are of no use any more."""
-    stack.enter_context(journal.hold())
-    if files is not None:
-        files.remove_others()
 
 
 def _mark_skipped(values: Values, rows: Sequence[EncodedRow]) -> None:
@@ -324,6 +318,7 @@ def _begin(
     schedule: Schedule,
     scorer_state: ScorerState,
     journal: Journal | None,
+    files: EncodedFiles | None,
     state: PartialState,
     peers: Peers | None,
 ) -> dict[str, Any]:
@@ -338,7 +333,16 @@ def _begin(
     info = {"versions": versions(), **description(scorer_state)}
 
     def begin() -> tuple[dict[str, Any], str]:
-        return journal.begin(run_identity, settle, info), journal.run
+        try:
+            settings = journal.begin(run_identity, settle, info)
+        except JournalError as error:
+            known = journal.identity.get("rows")
+            if files is None or not (changed := files.changed_rows(engine.task, known, scorer_state.rows)):
+                raise
+            raise JournalError(f"{error} {changed}") from error
+        if files is not None:
+            files.remove_others()  # not before: the run may be that of the others
+        return settings, journal.run
 
     settings, run = on_main_process(begin, state, peers)
     journal.join(run)

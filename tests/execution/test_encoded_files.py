@@ -301,10 +301,22 @@ class TestRun:
         scorer.score(dataset, run_dir=tmp_path)
         assert sum(encoded) == len(ROWS)
 
-    def test_of_other_rows_is_refused(self, scorer: DLCScorer, dataset: Dataset, tmp_path: Path) -> None:
+    def test_of_other_rows_is_refused(self, scorer: DLCScorer, tmp_path: Path, encoded: list[int]) -> None:
+        """With the rows that differ, whatever was tried in between; those of the run stay."""
+        dataset = Dataset.from_list(ROWS)
         scorer.score(dataset, run_dir=tmp_path)
-        with pytest.raises(JournalError, match=r"rows\.digest differs"):
-            scorer.score(dataset.select(range(len(ROWS))[::-1]), run_dir=tmp_path)
+        changed = [{**row, "output": "another"} if place in (2, 7) else row for place, row in enumerate(ROWS)]
+        for _ in range(2):
+            with pytest.raises(JournalError, match=r"rows\.digest differs.* 2 of the 12 rows are others .*: 2, 7\."):
+                scorer.score(Dataset.from_list(changed), run_dir=tmp_path)
+        with pytest.raises(JournalError, match=r"12 of the 12 .*: 0, 1, 2, 3, 4, 5, 6, 7, \.\.\."):
+            scorer.score(Dataset.from_list([{**row, "output": "another"} for row in ROWS]), run_dir=tmp_path)
+        with pytest.raises(JournalError, match=r"rows\.number is 12 there.* The first 5 rows are the same\."):
+            scorer.score(Dataset.from_list(ROWS[:5]), run_dir=tmp_path)
+        del encoded[:]
+        scorer.score(dataset, run_dir=tmp_path)
+        assert encoded == []
+        assert len(blocks(tmp_path)) == 4  # those of the others are gone now
 
     def test_a_callable_template_is_encoded_anew(
         self, llama: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dataset: Dataset, tmp_path: Path

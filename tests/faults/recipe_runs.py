@@ -30,6 +30,7 @@ import datasets.packaged_modules.json.json
 import torch
 from transformers.models.llama import modeling_llama
 
+from hf_dlc.execution import encoded_files
 from hf_dlc.execution.journal import Journal
 from hf_dlc.execution.loop import LevelLoop
 from hf_dlc.execution.plan import MicroBatch
@@ -137,18 +138,23 @@ def little_memory(tokens: int) -> None:
         return original(task, rows, *rest)
 
 
-def no_room(number: int) -> None:
-    """The disk is full when chunk `number` is written."""
+def no_room(number: int, target: str = "hf_dlc.execution.journal:Journal.write_chunk") -> None:
+    """The disk is full when chunk `number` is written, or in that call of another function."""
     chunks = itertools.count(1)
 
     def fail(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    @wrap(Journal, "write_chunk")
-    def _(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    @wrap(*find(target))
+    def _(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if next(chunks) == number:
             os.fsync = fail
-        original(*args, **kwargs)
+        return original(*args, **kwargs)
+
+
+def small_blocks(rows: int) -> None:
+    """Encoded rows are written so many at a time."""
+    encoded_files._ROWS_PER_BLOCK = rows
 
 
 def small_files(number: int, size: int) -> None:
@@ -181,7 +187,7 @@ def clock(offset: float) -> None:
     datetime.datetime = Datetime
 
 
-_FAULTS = (log_batches, kill_at, fail_at, little_memory, no_room, small_files, clock)
+_FAULTS = (log_batches, kill_at, fail_at, little_memory, no_room, small_blocks, small_files, clock)
 FAULTS = {fault.__name__: fault for fault in _FAULTS}
 
 

@@ -407,6 +407,34 @@ def test_killed_around_a_rename_of_the_journal(
     assert not list((recipe.output / "journal").glob("*/.draft-*"))
 
 
+BLOCKS: Fault = ("small_blocks", {"rows": 9})  # five of them
+ENCODE = "hf_dlc.tasks.text.task:CausalLMTask.encode_part"
+
+
+@pytest.mark.parametrize(
+    ("point", "blocks"),
+    [
+        (kill(ENCODE, 3), 2),
+        (kill("os:replace", 3, path="rows/rows-"), 2),
+        (kill("os:replace", 3, path="rows/rows-", after=True), 3),
+        (("no_room", {"number": 4, "target": ENCODE}), 3),
+    ],
+    ids=name_of,
+)
+def test_ended_while_rows_are_encoded(recipe: Recipe, whole: Recipe, point: Fault, blocks: int) -> None:
+    """The blocks that were written are not encoded again: so many calls as are left do not reach the kill."""
+    ended = recipe.start(faults=(BLOCKS, point))
+    if point[0] == "no_room":
+        assert f"Make room and r{GOES_ON}" in ended.refused()
+    else:
+        ended.killed()
+    folder = recipe.output / "journal" / "rows"
+    assert len(list(folder.glob("rows-*.arrow"))) == blocks
+    recipe.start(faults=(BLOCKS, kill(ENCODE, 6 - blocks))).finished()
+    assert len(list(folder.iterdir())) == 6  # with what was read of them
+    assert results(recipe.output) == results(whole.output)
+
+
 def test_killed_between_two_long_chunks(recipe: Recipe, whole: Recipe, ends_like: Callable[[Recipe], Run]) -> None:
     """A chunk is written at the end of a level too, however long chunks are to be."""
     fault = kill("hf_dlc.execution.loop:LevelLoop._try_forward", 25)
