@@ -165,7 +165,7 @@ def require_dataset(dataset: Any, who: str = "score", wanted: str = "Dataset or 
     if isinstance(dataset, Dataset):
         return
     advice = (
-        "Score a stream with stream.map(scorer, batched=True)."
+        "Score a stream with stream.map(scorer, batched=True), or pass run_dir, into which its rows are written."
         if isinstance(dataset, IterableDataset | IterableDatasetDict)
         else "Make one with Dataset.from_list, Dataset.from_pandas or load_dataset."
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import transformers  # noqa: F401  (before datasets: huggingface_hub 2.4 has an import cycle that prints noise)
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 from transformers import PreTrainedModel
 
 from hf_dlc.execution.estimate import RunEstimate
@@ -25,6 +25,7 @@ from .fitting import fit_dataset, pooled_features
 from .job import estimate_datasets, score_dataset, score_rows
 from .pretrained import PretrainedScorer
 from .rows import columns_of, require_dataset, with_scores
+from .streams import dataset_of_stream
 
 
 class DLCScorer(PretrainedScorer):
@@ -215,7 +216,7 @@ class DLCScorer(PretrainedScorer):
 
     def score(
         self,
-        dataset: Dataset | DatasetDict,
+        dataset: Dataset | DatasetDict | IterableDataset,
         run_dir: str | Path | None = None,
         num_threads: int | None = None,
         chunk_seconds: float = CHUNK_SECONDS,
@@ -227,10 +228,10 @@ class DLCScorer(PretrainedScorer):
         not depend on stops or on the number of processes, bit for bit on the same kind of device and as many threads.
 
         Args:
-            dataset ([`~datasets.Dataset`] or [`~datasets.DatasetDict`]):
-                Rows of a known layout; a `DatasetDict` is scored split by split.
+            dataset ([`~datasets.Dataset`], [`~datasets.DatasetDict`] or [`~datasets.IterableDataset`]):
+                Rows of a known layout; a `DatasetDict` is scored split by split. A stream needs `run_dir`.
             run_dir (`str` or `Path`, *optional*):
-                Folder of the journal, which all processes can write to; of a `DatasetDict`, with one for each split.
+                Folder of the journal, to which all processes can write, and a stream; with one for each split.
             num_threads (`int`, *optional*):
                 CPU threads of this process. By default the cores divided by the processes of this machine, or one
                 where a short test at the beginning of a long run finds that to be faster, as on a busy machine.
@@ -241,13 +242,15 @@ class DLCScorer(PretrainedScorer):
             [`~datasets.Dataset`] or [`~datasets.DatasetDict`]: With the score columns added, or replaced.
 
         Raises:
-            TypeError: If the dataset is a stream, which can only be mapped.
+            TypeError: If the dataset is a stream and there is no `run_dir`.
             ValueError: If the columns follow no known layout.
             JournalError: If `run_dir` holds the journal of another run, is in use, or cannot be written.
         """
         if isinstance(dataset, DatasetDict):
             of_split = {split: (part, run_dir and Path(run_dir, split)) for split, part in dataset.items()}
             return DatasetDict({split: self.score(*of, num_threads, chunk_seconds) for split, of in of_split.items()})
+        if isinstance(dataset, IterableDataset) and run_dir:
+            dataset = dataset_of_stream(dataset, run_dir)
         require_dataset(dataset)
         parts = self.parts
         scorer = parts.rows, parts.engine, parts.schedule, parts.state, parts.check_fit
