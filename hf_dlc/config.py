@@ -292,7 +292,8 @@ class DLCConfig:
     )
     pooling: str = field(default="auto", metadata={"help": "Images: 'cls', 'mean', or 'mean@<module>'."})
     prototype_logits: Literal["inverse", "temperature"] = field(
-        default="inverse", metadata={"help": "Images: what makes logits of distances to prototypes."}
+        default="inverse",
+        metadata={"help": "Images: logits of prototypes by 1/distance, or a calibrated temperature."},
     )
     knn_neighbours: int = field(
         default=10, metadata={"help": "Images: how many nearest neighbours the score knn_confidence looks at."}

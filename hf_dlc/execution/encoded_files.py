@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from hf_dlc.tasks.facts import rows_digest
 from hf_dlc.tasks.reading import DatasetReading
+from hf_dlc.utils.content import media_columns
 
 from .journal_files import (
     MALFORMED,
@@ -50,7 +51,7 @@ ENCODED_FOLDER = "rows"
 BLOCK = re.compile(r"rows-([0-9]{8,})-([0-9a-f]{16})\.arrow")
 READING = re.compile(r"reading-([0-9a-f]{16})\.json")
 
-_KEY = b"hf_dlc_rows"
+_KEY, _SOURCE = b"hf_dlc_rows", b"hf_dlc_source"
 _ROWS_PER_BLOCK = 10_000
 _READING_BYTES = 2**24
 _SHOWN_ROWS = 8
@@ -64,7 +65,7 @@ class EncodedFiles:
         folder (`Path`):
             Folder of the journal.
         key (`str`):
-            Digest of all that the rows follow from; files of another key are left alone.
+            Digest of all that the rows follow from beside what stands in them; files of another key are left alone.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -101,9 +102,10 @@ class EncodedFiles:
             for number in [*numbers[first:], *numbers[:first]]:
                 start = number * _ROWS_PER_BLOCK
                 part = dataset.select(range(start, min(start + _ROWS_PER_BLOCK, len(dataset))))
-                blocks[number] = self._read(number, len(part), storable)
+                source = _source_digest(part)
+                blocks[number] = self._read(number, storable, self._key, source, len(part))
                 if blocks[number] is None:
-                    blocks[number], made = self._write(number, part, storable), made + 1
+                    blocks[number], made = self._write(number, part, storable, source), made + 1
                 bar.update(len(part))
         storable.take_readings(self._readings())
         if not made and storable.reading:  # who encodes says so row by row
@@ -133,7 +135,7 @@ class EncodedFiles:
         """
         for key in sorted({key for _, key in self._keys(BLOCK)} - {self._key}):
             others, number = storable.from_table(storable.to_table([])), 0
-            while (block := self._read(number, None, storable, key)) is not None:
+            while (block := self._read(number, storable, key)) is not None:
                 others, number = others + block, number + 1
             if known != {"number": len(others), "digest": rows_digest(others)}:
                 continue
@@ -157,9 +159,9 @@ class EncodedFiles:
         return _decode(self._files.map(path), lambda file: (file.schema.metadata or {}).get(_KEY, b"")).decode()
 
     def _read(
-        self, number: int, rows: int | None, storable: Storable, key: str | None = None
+        self, number: int, storable: Storable, key: str, source: str | None = None, rows: int | None = None
     ) -> Sequence[EncodedRow] | None:
-        """The rows of a block from its file; `None` where there is none that can be believed."""
+        """The rows of a block from its file; `None` where there is none that can be believed, or of other text."""
         for path, match in self._files.find(ENCODED_FOLDER, BLOCK):
             if int(match[1]) != number:
                 continue
@@ -167,25 +169,29 @@ class EncodedFiles:
                 data = self._files.map(path)
                 check_digest(data, match[2])
                 table = _decode(data, pa.RecordBatchFileReader.read_all)
-                if (table.schema.metadata or {}).get(_KEY) != (key or self._key).encode():
+                known = table.schema.metadata or {}
+                if known.get(_KEY) != key.encode() or source not in (None, known.get(_SOURCE, b"").decode()):
                     continue
                 found = _decode_rows(table, storable)
-                if rows is not None and len(found) != rows:
+                if rows not in (None, len(found)):
                     raise DamageError(f"it has {len(found)} rows in the place of {rows}")
                 return found
             except DamageError as damage:
+                if key != self._key:  # rows of another scorer, which this one may not know
+                    return None
                 self._files.set_aside(path, f"{damage}. Its rows are encoded again")
         return None
 
-    def _write(self, number: int, part: Dataset, storable: Storable) -> Sequence[EncodedRow]:
+    def _write(self, number: int, part: Dataset, storable: Storable, source: str) -> Sequence[EncodedRow]:
         """Encode a block, and map it back from its file, so that it takes no memory."""
         table = storable.to_table(storable.encode_part(part))
+        table = table.replace_schema_metadata({_KEY: self._key.encode(), _SOURCE: source.encode()})
         if storable.reading:  # ahead of the rows: where these are, nobody reads the dataset again
             text = dump_json({"key": self._key, "reading": storable.reading.to_json()})
             self._files.write(ENCODED_FOLDER, f"reading-{digest_of(text)}.json", text)
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema.with_metadata({_KEY: self._key.encode()})) as file:
-            file.write_table(table.replace_schema_metadata({_KEY: self._key.encode()}))
+        with pa.ipc.new_file(sink, table.schema) as file:
+            file.write_table(table)
         data = sink.getvalue()
         name = f"rows-{number:08d}-{digest_of(data)}.arrow"
         self._files.write(ENCODED_FOLDER, name, data)
@@ -205,6 +211,22 @@ class EncodedFiles:
             if key == self._key:
                 found.append(reading)
         return found
+
+
+def _source_digest(part: Dataset) -> str:
+    """
+    Digest of what stands in rows of a dataset, pictures and sound left out.
+
+    `datasets` hashes a function of an imported module by its name, so that rows which another version of it has made
+    may have the same fingerprint.
+    """
+    table = part.remove_columns(media_columns(part)).with_format("arrow")[:].replace_schema_metadata()
+    with suppress(pa.ArrowNotImplementedError):  # arrays of fixed shapes cannot be taken from
+        table = table.take(pa.array(range(len(table)), pa.int64()))  # the same bytes, wherever the rows stood
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return digest_of(sink.getvalue())
 
 
 def _decode(data: pa.Buffer, take: Callable[[pa.RecordBatchFileReader], T]) -> T:

@@ -7,6 +7,7 @@ journal.json                                            what the run is, and wha
 chunks/level-01-row-00000042-<digest>.parquet           what was measured of some rows at one level
 cuts/cut-0001-<digest>.json                             micro-batches that were cut after a lack of memory
 rows/                                                   the encoded rows: see `encoded_files`
+stream/                                                 the rows of a stream: see `scorer.streams`
 ```
 
 Every file is written beside, synced and renamed, and checked before it is believed: see `journal_files`.

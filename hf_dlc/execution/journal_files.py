@@ -148,6 +148,8 @@ class JournalFolder:
         """
         try:
             return _read_plain(path, most)
+        except FileNotFoundError as error:
+            raise DamageError("it is gone") from error
         except OSError as error:
             raise self._unreadable(error) from error
 
@@ -163,6 +165,8 @@ class JournalFolder:
             if not _require_plain(path).st_size:
                 raise DamageError("it is empty")
             return pa.memory_map(str(path)).read_buffer()
+        except FileNotFoundError as error:
+            raise DamageError("it is gone") from error
         except OSError as error:
             raise self._unreadable(error) from error
 
@@ -170,7 +174,10 @@ class JournalFolder:
         """Rename what is damaged, so that it can be looked at and is not read, nor complained about, again."""
         targets = (path.with_name(f"_{path.name}.damaged{f'-{n}' if n else ''}") for n in count())
         with self.writing():
-            os.rename(path, next(target for target in targets if not os.path.lexists(target)))
+            try:
+                os.rename(path, next(target for target in targets if not os.path.lexists(target)))
+            except FileNotFoundError:  # another process was faster, and says so
+                return
         logger.warning("%s was set aside as damaged: %s.", path, why)
 
     def remove(self, *patterns: re.Pattern[str]) -> None:

@@ -24,18 +24,20 @@ def count_partly(statuses: Sequence[str]) -> dict[str, int]:
     return {status.removeprefix(PARTLY): count for status, count in sorted(counts.items()) if status in PARTLY_SCORED}
 
 
-def first_skipped(rows: Sequence[EncodedRow]) -> dict[str, str]:
+def first_skipped(rows: Sequence[EncodedRow], count: int | None = None) -> dict[str, str]:
     """
     The first row of each reason, in words.
 
     Args:
         rows (`Sequence[EncodedRow]`):
             All rows, in the order of the dataset.
+        count (`int`, *optional*):
+            How many of them count; further ones are parts of these.
 
     Returns:
         `dict[str, str]`: From the reason to `"row <index>: <what is wrong with it>"`.
     """
-    statuses = facts_of(rows).statuses
+    statuses = facts_of(rows).statuses[:count]
     skipped = np.flatnonzero(~np.isin(statuses, list(SCORED_STATUSES)))
     found: dict[str, str] = {}
     for place in skipped.tolist():

@@ -219,7 +219,7 @@ class ScoreArguments(DataArguments, ModelArguments):
         default=60.0, metadata={"help": "Seconds of work between two saves, which a killed run repeats at most."}
     )
     measure_training: bool = field(
-        default=True, metadata={"help": "Time an epoch of LoRA training, if scoring took over 30 s."}
+        default=True, metadata={"help": "Tell by a few steps what an epoch of LoRA costs, if scoring took over 30 s."}
     )
 
     def __post_init__(self) -> None:

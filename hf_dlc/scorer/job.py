@@ -138,6 +138,8 @@ def score_dataset(
             on_main_process(hold, state, peers, share=lambda _: None)
         share = share_of(state, peers, engine.tokens_per_batch)
         encoded = source.encode(dataset, share, folder=journal and journal.folder)
+        if peers is not None:
+            peers.meet()  # here an error of another one has its name
         views = engine.views(encoded)
         settle = partial(_settle, engine, schedule, views, choose_threads=num_threads is None)
         settings = _begin(settle, engine, schedule, state_of(encoded), journal, files, state, peers)

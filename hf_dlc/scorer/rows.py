@@ -87,7 +87,8 @@ class RowSource:
             if files is None:
                 encoded = self._task.encode_dataset(dataset, share)
             else:
-                encoded = files.encode(self._task, dataset, share.index, share.count)
+                state = process_state()  # not the share: an estimate is made by each process for itself
+                encoded = files.encode(self._task, dataset, state.process_index, state.num_processes)
         if keep:
             self._kept[key] = encoded
         return encoded
@@ -164,11 +165,11 @@ def require_dataset(dataset: Any, who: str = "score", wanted: str = "Dataset or 
     """
     if isinstance(dataset, Dataset):
         return
-    advice = (
-        "Score a stream with stream.map(scorer, batched=True), or pass run_dir, into which its rows are written."
-        if isinstance(dataset, IterableDataset | IterableDatasetDict)
-        else "Make one with Dataset.from_list, Dataset.from_pandas or load_dataset."
-    )
+    advice = "Make one with Dataset.from_list, Dataset.from_pandas or load_dataset."
+    if isinstance(dataset, IterableDataset | IterableDatasetDict):
+        advice = "Score a stream with stream.map(scorer, batched=True)"
+        is_one = who == "score" and isinstance(dataset, IterableDataset)
+        advice += ", or pass run_dir, into which its rows are written." if is_one else ", one split at a time."
     advice = "Take one split of it." if isinstance(dataset, DatasetDict) else advice
     raise TypeError(f"{who} needs a datasets.{wanted}, got {type(dataset).__name__}. {advice}")
 
@@ -309,7 +310,7 @@ def report_skipped(statuses: Sequence[str], *rows: Sequence[EncodedRow]) -> None
     """
     first: dict[str, str] = {}
     for encoded in rows:
-        first = {**first_skipped(encoded[: len(statuses)]), **first}
+        first = {**first_skipped(encoded, len(statuses)), **first}
     if skipped := count_skipped(statuses):
         logger.warning(
             "%d of %d rows have no score: %s", sum(skipped.values()), len(statuses), in_words(skipped, first)

@@ -229,9 +229,9 @@ class DLCScorer(PretrainedScorer):
 
         Args:
             dataset ([`~datasets.Dataset`], [`~datasets.DatasetDict`] or [`~datasets.IterableDataset`]):
-                Rows of a known layout; a `DatasetDict` is scored split by split. A stream needs `run_dir`.
+                Rows of a known layout; a `DatasetDict` split by split, a stream as [`dataset_of_stream`] tells.
             run_dir (`str` or `Path`, *optional*):
-                Folder of the journal, to which all processes can write, and a stream; with one for each split.
+                Folder of the journal, which all processes can write to; of a `DatasetDict`, with one for each split.
             num_threads (`int`, *optional*):
                 CPU threads of this process. By default the cores divided by the processes of this machine, or one
                 where a short test at the beginning of a long run finds that to be faster, as on a busy machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
@@ -282,6 +283,36 @@ def test_rows_of_another_dataset_are_left_alone_and_removed_by_who_holds(
     assert sum(encoded) == len(ROWS) + 4
 
 
+def test_rows_that_changed_under_the_same_key_are_encoded_again(
+    dataset: Dataset, make_task: MakeTask, tmp_path: Path, encoded: list[int]
+) -> None:
+    """A fingerprint does not see all changes."""
+    EncodedFiles(tmp_path, "a").encode(make_task(), dataset)
+    changed = Dataset.from_list([{**row, "output": "other"} if place == 4 else row for place, row in enumerate(ROWS)])
+    for _ in range(2):
+        assert_same(EncodedFiles(tmp_path, "a").encode(make_task(), changed), make_task().encode_dataset(changed))
+    assert sum(encoded) == len(ROWS) + 3
+    shuffled = concatenate_datasets([dataset.select([*range(6, 12), *range(6)]).select([*range(6, 12), *range(6)])])
+    EncodedFiles(tmp_path, "a").encode(make_task(), shuffled)  # the same rows, otherwise in memory
+    assert sum(encoded) == len(ROWS) + 3
+
+
+def test_what_another_process_has_set_aside_is_no_error(
+    dataset: Dataset, make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EncodedFiles(tmp_path, "a").encode(make_task(), dataset)
+    blocks(tmp_path)[0].write_bytes(b"no Arrow")
+    rename = os.rename
+
+    def faster(source: Path, target: Path) -> None:
+        rename(source, target)
+        raise FileNotFoundError
+
+    monkeypatch.setattr("os.rename", faster)
+    found = EncodedFiles(tmp_path, "a").encode(make_task(), dataset)
+    assert_same(found, make_task().encode_dataset(dataset))
+
+
 class TestRun:
     """What a scorer does with them."""
 
@@ -309,6 +340,11 @@ class TestRun:
         for _ in range(2):
             with pytest.raises(JournalError, match=r"rows\.digest differs.* 2 of the 12 rows are others .*: 2, 7\."):
                 scorer.score(Dataset.from_list(changed), run_dir=tmp_path)
+        with pytest.raises(JournalError, match="template"):  # its rows are none of this scorer's
+            DLCScorer(scorer.model, scorer.processor, DLCConfig(schedule="0, 0.1", template="alpaca")).score(
+                dataset, run_dir=tmp_path
+            )
+        assert not list((tmp_path / "rows").glob("_*"))
         with pytest.raises(JournalError, match=r"12 of the 12 .*: 0, 1, 2, 3, 4, 5, 6, 7, \.\.\."):
             scorer.score(Dataset.from_list([{**row, "output": "another"} for row in ROWS]), run_dir=tmp_path)
         with pytest.raises(JournalError, match=r"rows\.number is 12 there.* The first 5 rows are the same\."):

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
-from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    Value,
+    load_dataset,
+)
+from datasets.distributed import split_dataset_by_node
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc import DLCConfig, DLCScorer
@@ -96,6 +110,90 @@ def test_types_are_those_of_the_stream(tmp_path: Path) -> None:
 def test_without_rows(tmp_path: Path) -> None:
     features = Features({"text": Value("string")})
     assert dataset_of_stream(stream_of(Source([]), features), tmp_path).features == features
+
+
+def test_rows_without_types_are_kept_as_they_are(tmp_path: Path) -> None:
+    """A column that is empty at first, a key that comes later."""
+    message = {"role": "user", "content": "a"}
+    rows = [{"note": None, "turns": [message]} for _ in range(5)]
+    rows += [{"note": "text", "turns": [message], "input": "b"} for _ in range(5)]
+    found = dataset_of_stream(stream_of(Source(rows)), tmp_path)
+    assert found.to_list() == [{**row, "input": row.get("input")} for row in rows]
+
+
+def test_a_column_that_changes_its_type_is_refused(tmp_path: Path) -> None:
+    """An answer of 4.5 must not become 4, nor an answer of 4 become 4.0."""
+    rows = [{"answer": place if place < 5 else place + 0.5} for place in range(9)]
+    with pytest.raises(ValueError, match=r"change their types on the way: .*answer.* stream\.cast\(features\)"):
+        dataset_of_stream(stream_of(Source(rows)), tmp_path)
+
+
+def test_not_a_number_is_the_same_again(tmp_path: Path) -> None:
+    rows = [{"text": "a", "score": float("nan")} for _ in range(5)]
+    dataset_of_stream(stream_of(Source(rows)), tmp_path)
+    dataset_of_stream(stream_of(Source(rows)), tmp_path)
+    with pytest.raises(JournalError, match="the rows of another stream"):
+        dataset_of_stream(stream_of(Source([{**row, "more": 1} for row in rows])), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "arrow", "numpy"])
+def test_a_format_changes_nothing(kind: str, tmp_path: Path) -> None:
+    stream = Dataset.from_list(ROWS).to_iterable_dataset().with_format(kind)
+    assert dataset_of_stream(stream, tmp_path).to_list() == ROWS
+
+
+def test_pictures_stay_as_they_are_stored(tmp_path: Path) -> None:
+    picture = io.BytesIO()
+    PIL.Image.effect_noise((24, 24), 90).save(picture, "JPEG", quality=95)
+    rows = {"image": [{"bytes": picture.getvalue(), "path": None}] * 5, "label": [0] * 5}
+    stream = Dataset.from_dict(rows, features=Features({"image": Image(), "label": Value("int64")}))
+    for _ in range(2):
+        found = dataset_of_stream(stream.to_iterable_dataset(), tmp_path)
+    assert isinstance(found.features["image"], Image)
+    assert found.cast_column("image", Image(decode=False))[0]["image"]["bytes"] == picture.getvalue()
+
+
+def test_a_part_of_a_stream_is_refused(tmp_path: Path) -> None:
+    stream = split_dataset_by_node(Dataset.from_list(ROWS).to_iterable_dataset(), 0, 2)
+    with pytest.raises(ValueError, match="Hand the whole stream to score"):
+        dataset_of_stream(stream, tmp_path)
+
+
+def test_the_run_of_a_dataset_is_left_alone(scorer: DLCScorer, tmp_path: Path) -> None:
+    scorer.score(Dataset.from_list(ROWS), run_dir=tmp_path)
+    with pytest.raises(JournalError, match="holds the run of a dataset"):
+        scorer.score(stream_of(Source(ROWS)), run_dir=tmp_path)
+    assert not (tmp_path / "stream").exists()
+
+
+def test_a_part_that_cannot_be_read_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset_of_stream(stream_of(Source(ROWS)), tmp_path)
+    [path] = (tmp_path / "stream" / "part-000001").glob("*.arrow")
+    path.write_bytes(b"")
+    assert dataset_of_stream(stream_of(Source(ROWS)), tmp_path).to_list() == ROWS
+    assert "the stream is read again from there" in caplog.text
+
+
+def test_that_it_is_not_read_again_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset_of_stream(stream_of(Source(ROWS)), tmp_path)
+    assert caplog.text == ""
+    dataset_of_stream(stream_of(Source(ROWS)), tmp_path)
+    assert "its 11 rows are in" in caplog.text
+
+
+def test_a_disk_that_takes_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("hf_dlc.scorer.streams.os.fsync", full)
+    with pytest.raises(JournalError, match="Make room and run the same command again"):
+        dataset_of_stream(stream_of(Source(ROWS)), tmp_path)
+
+
+def test_several_streams_are_scored_one_by_one(scorer: DLCScorer, tmp_path: Path) -> None:
+    streams = IterableDatasetDict({"train": stream_of(Source(ROWS))})
+    with pytest.raises(TypeError, match=r"one split at a time\.$"):
+        scorer.score(streams, run_dir=tmp_path)
 
 
 def test_needs_a_folder(scorer: DLCScorer) -> None:

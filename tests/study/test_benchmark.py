@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,8 @@ def test_very_many_rows(tmp_path: Path) -> None:
     job = Job(rows=str(tmp_path / "rows"), run_dir=str(tmp_path / "journal"))
     found, again = many.many_errand(job), many.many_again_errand(job)
     assert 0 < found["pass_seconds"] < found["seconds"]
+    settings = json.loads((tmp_path / "journal" / "journal.json").read_text(encoding="utf-8"))["settings"]
+    assert settings["shared_heads"] != []  # as without a stopwatch
     assert found["rows"] == again["rows"] == 40
     assert 150 < found["tokens_a_row"] < 250
     assert 0 < again["first_pass_seconds"] < 60

@@ -85,11 +85,11 @@ def _passes_timed(scorer: DLCScorer) -> Iterator[dict[str, float]]:
     task, passes = scorer.parts.task, {"seconds": 0.0}
     forward = task.forward
 
-    def timed(*arguments: Any) -> RowMeasures:
+    def timed(*arguments: Any, **options: Any) -> RowMeasures:
         start = time.perf_counter()
         passes.setdefault("first", start)
         try:
-            return forward(*arguments)
+            return forward(*arguments, **options)
         finally:
             passes["seconds"] += time.perf_counter() - start
 
