@@ -211,7 +211,7 @@ class DLCConfig:
         default=None,
         metadata={
             "help": "Masked fractions of the levels: '0, 0.05, 0.11', 'linear(0.02, 50)', 'geometric(0.02, 50)' or "
-            "'calibrated'; default: calibrated, of images a schedule of the paper."
+            "'calibrated'; default: calibrated, or for images one of the paper."
         },
     )
     calibration_shares: list[float] = field(
@@ -256,8 +256,8 @@ class DLCConfig:
     scores: str = field(
         default="confidence,loss,gain",
         metadata={
-            "help": "Scores to write, with commas between. {scores} knn_confidence is for images, similarity needs "
-            "--encoder, and target_shift is for Python alone. (default: confidence,loss,gain)"
+            "help": "Scores to write, with commas between. {scores} knn_confidence is for images. (default: "
+            "confidence,loss,gain)"
         },
     )
     alone: Literal["header", "empty_prompt", "raw"] = field(
@@ -278,7 +278,7 @@ class DLCConfig:
         default=None,
         metadata={
             "help": "Also write a vector of each row, which the selectors target, k_center and cluster go by: 'auto', "
-            "'position', 'mean' or 'response' of hidden states, 'gradient', of images 'pooled'; default: none."
+            "'position', 'mean' or 'response' of hidden states, 'gradient', or for images 'pooled'; default: none."
         },
     )
     features_size: int | None = field(

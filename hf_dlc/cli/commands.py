@@ -120,7 +120,7 @@ class PushArguments(RunArguments):
 
     dataset: str | None = field(default=None, metadata={"help": "The rows; default: where they were scored from."})
     repo_id: str = field(default="", metadata={"help": "Dataset repository, such as me/alpaca-half."})  # required
-    public: bool = field(default=False, metadata={"help": "Public repository, in the place of a private one."})
+    public: bool = field(default=False, metadata={"help": "Public repository instead of a private one."})
     create_pr: bool = field(default=False, metadata={"help": "Open a pull request."})
     config_name: str | None = field(default=None, metadata={"help": "Name of the subset, such as random-keep-0.5."})
     revision: str | None = field(default=None, metadata={"help": "Branch or pull request to write into."})
@@ -159,7 +159,7 @@ def estimate(options: EstimateArguments, config: DLCConfig) -> Outcome:
 
 
 def agree(options: AgreeArguments, config: DLCConfig) -> Outcome:
-    """Measure on some rows how far fewer passes, or another model, rank them alike."""
+    """Measure on some rows whether fewer passes, or another model, rank them alike."""
     from hf_dlc.pipeline.options import load_scorer
 
     dataset = _read_rows(options, config)

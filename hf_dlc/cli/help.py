@@ -95,14 +95,22 @@ def _spelled(action: Action) -> list[str]:
 
 
 def _scores_in_words() -> str:
-    """Names of all scores by what they cost: the levels of DLC, one pass, or a comparison of two views."""
+    """Names of all scores by what they are made of."""
     groups: dict[str, list[str]] = {}
     for name, score in SCORES.items():
-        passes = score.passes((0.0, 0.5))
-        is_masked, is_plain = any(one.masked_fraction for one in passes), passes == (Pass(),)
-        what = "DLC, at all levels" if is_masked else "Of one unmasked pass" if is_plain else "Of a comparison"
-        groups.setdefault(what, []).append(name)
+        groups.setdefault(_made_of(score.passes((0.0, 0.5))), []).append(name)
     return " ".join(f"{what}: {', '.join(names)}." for what, names in groups.items())
+
+
+def _made_of(passes: Sequence[Pass]) -> str:
+    """What a score is made of, by its passes."""
+    if any(one.masked_fraction for one in passes):
+        return "DLC, at all levels"
+    if any(one.weights == "adapted" for one in passes):
+        return "After training on wanted rows against before, in Python"
+    if any(one.view == "texts" for one in passes):
+        return "Prompt against response, by --encoder"
+    return "One unmasked pass" if tuple(passes) == (Pass(),) else "Response with its prompt against without"
 
 
 def _in_words(default: Any) -> str:

@@ -118,8 +118,8 @@ def _why_target(options: SelectionArguments, metric: str) -> str:
 def _why_cut(column: str, score: Contrast) -> str:
     return (
         f"{column} compares responses with their prompts, and found {score.found_wrong} of 45 wrong ones in our "
-        "studies; the hardest rows by it are left out, and rows are chosen from the others. The models that our "
-        "studies trained on these were not better than those of random rows"
+        "studies; the hardest rows by it are left out, and rows are chosen from the others. In our studies such a cut "
+        "had 0.6% less loss than random rows where 30% of the responses were wrong, and no less where 10% were"
     )
 
 
@@ -132,8 +132,9 @@ def _why_random(options: SelectionArguments, rare: Sequence[str]) -> str:
     return (
         f"rows are drawn at random{groups}, not by scores{but}. No choice by confidence, loss or gain beat random "
         "rows by the loss per row and per token alike in our studies without wanted rows. The easiest rows by "
-        "similarity did, and by plain_loss, where the quality of responses varied. To choose by a score, pass "
-        "--selector flexrand, easiest, hardest or cut"
+        "similarity did, and by plain_loss, where the quality of responses varied. So did rows without those that ifd "
+        "or prompt_gain suspects, where 30% of the responses were wrong. To choose by a score, pass --selector "
+        "flexrand, easiest, hardest or cut"
         f"{_why_equal(options)}"
     )
 

@@ -62,7 +62,7 @@ class DataArguments(Options):
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
     split: str = field(default="train", metadata={"help": "Split, or a slice: 'train[:1000]'. A file is 'train'."})
     max_rows: int | None = field(
-        default=None, metadata={"help": "Use only the first rows; of a folder of images, rows drawn at random."}
+        default=None, metadata={"help": "Use only the first rows; for a folder of images, random rows."}
     )
 
 
@@ -98,7 +98,7 @@ class SelectionArguments(Options):
     )
     keep: str | None = field(default=None, metadata={"help": "Share or number (5000) of rows to keep; default: 0.5."})
     keep_tokens: int | None = field(
-        default=None, metadata={"help": "Most target tokens (those learned from) to keep, in the place of --keep."}
+        default=None, metadata={"help": "Limit of target tokens (those learned from), instead of --keep."}
     )
     selection_split: float = field(
         default=0.5,

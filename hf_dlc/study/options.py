@@ -163,16 +163,16 @@ class StudyArguments(TrainingOptions):
     arms: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Ways of choosing to screen, '[SCORE] SELECTOR [VALUE]': 'ifd cut 0.3', 'target bm25'; default: "
+            "help": "Choices to be screened, '[SCORE] SELECTOR [VALUE]': 'ifd cut 0.3', 'target bm25'; default: "
             "by the situation."
         },
     )
     finalists: list[str] = field(
-        default_factory=list, metadata={"help": "Ways of choosing to confirm, without a screening."}
+        default_factory=list, metadata={"help": "Choices to confirm at once, without a screening."}
     )
-    num_finalists: int = field(default=3, metadata={"help": "Ways of choosing that go on from the screening."})
+    num_finalists: int = field(default=3, metadata={"help": "Choices that go on from the screening."})
     screening_budget: float = field(default=0.3, metadata={"help": "Share of the pool that is kept in the screening."})
-    screening_seeds: int = field(default=2, metadata={"help": "Seeds of each way of choosing in the screening."})
+    screening_seeds: int = field(default=2, metadata={"help": "Seeds of each choice in the screening."})
     budgets: list[float] = field(
         default_factory=lambda: [0.1, 0.3, 0.5], metadata={"help": "Shares of the pool to keep."}
     )
@@ -180,7 +180,7 @@ class StudyArguments(TrainingOptions):
         default="rows,tokens,updates",
         metadata={"help": "What is equal between subsets: 'rows', 'tokens' or 'updates' (training steps)."},
     )
-    seeds: int = field(default=5, metadata={"help": "Seeds to confirm each way of choosing with, at least."})
+    seeds: int = field(default=5, metadata={"help": "Least number of seeds to confirm each choice."})
     max_seeds: int = field(
         default=10, metadata={"help": "Seeds at most, where the spread in the screening asks for more."}
     )
@@ -274,7 +274,7 @@ class PilotArguments(StudyArguments):
 
     minutes: float = field(default=60.0, metadata={"help": "Time that the study may take."})
     proxy: str | None = field(
-        default=None, metadata={"help": "A smaller model to study with in the place of the model; the report says so."}
+        default=None, metadata={"help": "A smaller model to study with instead; the report says so."}
     )
     eval_rows: int = field(default=200, metadata={"help": "Rows to measure by, at most."})
     longest_row: int | None = field(default=512, metadata={"help": "Leave out longer rows, by tokens."})

@@ -35,7 +35,7 @@ def pays_table(studies: Mapping[str, Mapping[str, StudyResults]]) -> str:
         "loss against random rows (95% interval)",
         "accuracy",
         "STR",
-        "did not beat random rows",
+        "others, not better",
     ]
     rows = [
         [SITUATIONS[name].title, label, *_cells(results)]
