@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -221,4 +222,6 @@ def _with_adapters(model: nn.Module, adapter_task: str | None) -> PeftModel:
         lora_dropout=LORA.dropout,
         target_modules="all-linear",
     )
-    return peft.get_peft_model(model, config).train()
+    with warnings.catch_warnings():  # of what peft does to transformers, which nobody here can change
+        warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing`", FutureWarning)
+        return peft.get_peft_model(model, config).train()

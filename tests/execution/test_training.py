@@ -45,8 +45,9 @@ def measure(make_scorer: Callable) -> Callable[..., RunEstimate]:
 
 class TestCost:
     @pytest.mark.parametrize("name", ["llama", "llama_tied", "gpt2"])
-    def test_is_measured(self, measure: Callable, name: str) -> None:
+    def test_is_measured(self, measure: Callable, name: str, recwarn: pytest.WarningsRecorder) -> None:
         found = measure(name)
+        assert [str(one.message) for one in recwarn if one.category is FutureWarning] == []  # of peft
         assert found.training_unknown is None
         assert 0 < found.training_seconds < 60
         assert found.scoring_training_ratio == found.seconds / found.training_seconds
