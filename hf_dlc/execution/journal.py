@@ -336,6 +336,15 @@ class Journal:
         if is_earlier:
             self._files.unlink(self._earlier_path)
 
+    def leave_nothing(self) -> None:
+        """Remove the rows that were encoded for a run which was refused before it began, and folders left empty."""
+        if self.exists() or (self.folder / "run.lock").exists():
+            return
+        self._files.remove(BLOCK, READING, DRAFT)
+        for folder in (self.folder / ENCODED_FOLDER, self.folder):
+            with suppress(OSError):  # something else is in it, or it was never made
+                folder.rmdir()
+
     # -- who writes here ----------------------------------------------------------------------------------------------
 
     @property

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,7 @@ from datasets import Dataset
 from hf_dlc.config import DLCConfig
 from hf_dlc.errors import DLCError
 from hf_dlc.execution.estimate import RunEstimate
-from hf_dlc.execution.journal import Journal
+from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.peers import Peers, watch_peers
 from hf_dlc.execution.processes import cpu_threads, on_main_process, process_state, using_threads
 from hf_dlc.execution.skipped import count_skipped, in_words
@@ -445,7 +445,19 @@ def open_run(options: ScoreArguments, config: DLCConfig, program: Sequence[str])
         _make_room(Path(options.output_dir), options.overwrite, state)
         if isinstance(options, PruneArguments):
             config = with_features(options, config)
-        yield Run(options, config, program, state, peers)
+        folder = Path(options.output_dir)
+        is_new = not folder.exists()
+        try:
+            yield Run(options, config, program, state, peers)
+        except JournalError:  # such as of a full disk: what is there is of use when there is room
+            raise
+        except (DLCError, TypeError, ValueError):  # refused, and not killed or interrupted, after which it goes on
+            if state.is_main_process:
+                Journal(folder / JOURNAL_NAME).leave_nothing()
+                with suppress(OSError):  # it holds something, or was never made
+                    if is_new:
+                        folder.rmdir()
+            raise
 
 
 def _make_room(folder: Path, overwrite: bool, state: PartialState) -> None:
