@@ -1,5 +1,5 @@
 """
-Measure scoring on this device, an accelerator or the CPU, in a few minutes.
+Measure scoring on this device, an accelerator or the CPU, beside a padded loop and a bare forward pass.
 
     python recipes/measure_accelerator.py --model path/to/model --dataset rows.jsonl
     python recipes/measure_accelerator.py --model path/to/large --dataset rows.jsonl --rows 200 --dtype bfloat16

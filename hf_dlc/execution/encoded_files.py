@@ -142,9 +142,11 @@ class EncodedFiles:
             pairs = enumerate(zip(others, rows, strict=False))
             changed = [place for place, both in pairs if rows_digest(both[:1]) != rows_digest(both[1:])]
             if changed:
-                shown = ", ".join(map(str, changed[:_SHOWN_ROWS])) + ", ..." * (len(changed) > _SHOWN_ROWS)
+                more = ", ..." if len(changed) > _SHOWN_ROWS else ""
+                shown = ", ".join(map(str, changed[:_SHOWN_ROWS])) + more
                 return f"{len(changed)} of the {len(others)} rows are others than there: {shown}."
-            return f"The first {min(len(rows), len(others))} rows are the same." * (len(rows) != len(others))
+            if len(rows) != len(others):
+                return f"The first {min(len(rows), len(others))} rows are the same."
         return ""
 
     def _keys(self, pattern: re.Pattern[str]) -> Iterator[tuple[Path, str]]:
@@ -221,8 +223,10 @@ def _source_digest(part: Dataset) -> str:
     may have the same fingerprint.
     """
     table = part.remove_columns(media_columns(part)).with_format("arrow")[:].replace_schema_metadata()
-    with suppress(pa.ArrowNotImplementedError):  # arrays of fixed shapes cannot be taken from
+    try:
         table = table.take(pa.array(range(len(table)), pa.int64()))  # the same bytes, wherever the rows stood
+    except pa.ArrowNotImplementedError as error:  # pyarrow takes nothing from views of text
+        logger.debug("where the same rows stand otherwise in memory, they are encoded again: %s", error)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table.combine_chunks())

@@ -90,6 +90,10 @@ class RunEstimate:
             By the name of each score the rows that will have it, unless the model gives NaN.
         done (`float`, *optional*, defaults to 0):
             Share of the work, in tokens, that a journal holds; `forward_passes` and `seconds` are without it.
+        device (`str`, *optional*, defaults to `""`):
+            Kind of the device that was timed.
+        passes (`int`, *optional*, defaults to 0):
+            Times that rows go through the model: the levels, and views of other scores.
     """
 
     rows: int
@@ -107,6 +111,8 @@ class RunEstimate:
     partly: dict[str, int] = field(default_factory=dict)
     scored: dict[str, int] = field(default_factory=dict)
     done: float = 0.0
+    device: str = ""
+    passes: int = 0
 
     @property
     def scoring_training_ratio(self) -> float | None:
@@ -131,10 +137,11 @@ class RunEstimate:
         skipped, partly = in_words(self.skipped, {}) or "none", in_words(self.partly, {})
         partly = partly and f", some scores lacking: {partly}"
         done = f" left ({self.done:.0%} are done)" if self.done else ""
+        where = f" on {self.device} for {self.passes} pass{'' if self.passes == 1 else 'es'}" if self.device else ""
         return (
             f"{self.rows:,} rows ({skipped} skipped, {self.truncated:,} truncated{partly}), {self.tokens:,} tokens "
             f"({self.target_tokens:,} targets), {self.forward_passes:,} forward passes{done}, about "
-            f"{duration(self.seconds)} and {self.memory_bytes / 2**30:.1f} GiB a process{self._price()}"
+            f"{duration(self.seconds)}{where} and {self.memory_bytes / 2**30:.1f} GiB a process{self._price()}"
         )
 
     def _price(self) -> str:
@@ -197,6 +204,8 @@ def estimate_run(
         first_skipped=first_skipped(rows),
         reading=task.reading,
         done=1 - left if sum(tokens) else 0.0,
+        device=masks.model.device.type,
+        passes=len(passes),
     )
 
 

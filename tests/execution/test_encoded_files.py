@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -297,6 +298,16 @@ def test_rows_that_changed_under_the_same_key_are_encoded_again(
     assert sum(encoded) == len(ROWS) + 3
 
 
+def test_views_of_text_are_kept_as_well(make_task: MakeTask, tmp_path: Path, encoded: list[int]) -> None:
+    """pyarrow cannot take rows from them."""
+    texts = {name: pa.array([row[name] for row in ALPACA_ROWS], pa.string_view()) for name in ALPACA_ROWS[0]}
+    viewed = Dataset(pa.table(texts))
+    for _ in range(2):
+        found = EncodedFiles(tmp_path, "a").encode(make_task(), viewed)
+    assert_same(found, make_task().encode_dataset(Dataset.from_list(ALPACA_ROWS)))
+    assert sum(encoded) == len(ALPACA_ROWS)
+
+
 def test_what_another_process_has_set_aside_is_no_error(
     dataset: Dataset, make_task: MakeTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +342,19 @@ class TestRun:
         assert estimate.tokens == scorer.estimate(dataset).tokens
         scorer.score(dataset, run_dir=tmp_path)
         assert sum(encoded) == len(ROWS)
+
+    def test_an_estimate_begins_where_its_process_does(
+        self, scorer: DLCScorer, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each process makes an estimate by itself; all of them would else encode the same blocks."""
+        begun, encode = [], EncodedFiles.encode
+        state = SimpleNamespace(process_index=1, num_processes=2, is_main_process=False)
+        monkeypatch.setattr(
+            EncodedFiles, "encode", lambda *arguments: (begun.append(arguments[3:]), encode(*arguments))[1]
+        )
+        monkeypatch.setattr("hf_dlc.scorer.rows.process_state", lambda: state)
+        scorer.estimate(dataset, run_dir=tmp_path)
+        assert begun == [(1, 2)]
 
     def test_of_other_rows_is_refused(self, scorer: DLCScorer, tmp_path: Path, encoded: list[int]) -> None:
         """With the rows that differ, whatever was tried in between; those of the run stay."""

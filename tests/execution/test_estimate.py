@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def test_text() -> None:
         "1,200 rows (empty_response 2, no_target 1 skipped, 3 truncated), 45,000 tokens (6,000 targets), "
         "88 forward passes, about 61 s and 3.0 GiB a process"
     )
+    assert ", about 61 s on cpu for 4 passes and 3.0 GiB" in str(replace(estimate, device="cpu", passes=4))
     assert "(none skipped, 0 truncated)" in str(RunEstimate(1, {}, 0, 1, 1, 1, 1.0, 1))
 
 
