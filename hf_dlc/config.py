@@ -221,7 +221,7 @@ class DLCConfig:
     levels: Literal["exact", "fast", "single"] = field(
         default="exact",
         metadata={
-            "help": "Levels of DLC to run: 'exact' all of them, 'fast' the unmasked and the middle one, 'single' the "
+            "help": "Levels of DLC to run: 'exact' all, 'fast' the unmasked and the middle masked one, 'single' the "
             "unmasked model alone."
         },
     )
@@ -229,7 +229,7 @@ class DLCConfig:
         default="module", metadata={"help": "Compare magnitudes within a matrix or over the whole model."}
     )
     target_modules: str = field(
-        default="all-linear", metadata={"help": "'all-linear' or a regular expression for whole module names."}
+        default="all-linear", metadata={"help": "What is masked: 'all-linear' or a regular expression of whole names."}
     )
     seed: int = field(default=0, metadata={"help": "Seed of the random order of the weights."})
     token_mean: Literal["arithmetic", "geometric"] = field(
@@ -277,7 +277,7 @@ class DLCConfig:
     features: str | None = field(
         default=None,
         metadata={
-            "help": "Also write a vector of each row, which the selectors target, k_center and cluster go by: 'auto', "
+            "help": "Also write a vector of each row, for selectors target, transfer, k_center and cluster: 'auto', "
             "'position', 'mean' or 'response' of hidden states, 'gradient', or for images 'pooled'; default: none."
         },
     )

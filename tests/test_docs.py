@@ -89,7 +89,7 @@ def blocks(language: str, *pages: str) -> list[str]:
     return [block for page, found, block in BLOCKS if found == language and page in pages]
 
 
-SMALLER = {"10_000": "3"}  # as many rows as there are here
+SMALLER = {"keep=500": "keep=3"}  # as many rows as there are here
 ROWS = [{**row, "output": f"{row['output']} {i}", "source": "ab"[i % 2]} for i, row in enumerate(ALPACA_ROWS * 4)]
 
 

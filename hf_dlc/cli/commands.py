@@ -219,7 +219,7 @@ def select(options: SelectFromRunArguments) -> Outcome:
 
 
 def compare(options: CompareArguments) -> Outcome:
-    """Show what each selector would keep, and how much of it --selector keeps too. Nothing is written."""
+    """Show what each selector would keep, and its overlap with the rows of --selector. Nothing is written."""
     from hf_dlc.pipeline.compare import compare_selections, table
     from hf_dlc.pipeline.selecting import config_of, marked, read_target, scorer_of, with_text_columns
 

@@ -103,7 +103,7 @@ class SelectionArguments(Options):
     selection_split: float = field(
         default=0.5,
         metadata={
-            "help": "'flexrand': share of the rows called easy; half of the kept rows are of them. With 0.5 these are "
+            "help": "'flexrand': share of the rows called easy; half of the kept rows are of them. With 0.5 it keeps "
             "nearly random rows."
         },
     )
@@ -139,7 +139,7 @@ class SelectionArguments(Options):
     )
     contamination: Literal["drop", "exact", "keep"] = field(
         default="drop",
-        metadata={"help": "'target': leave out rows that equal a wanted one, nearly or 'exact', or 'keep' them."},
+        metadata={"help": "'target': 'drop' near-equals of wanted rows, only 'exact' ones, or 'keep' them."},
     )
     text_columns: str | None = field(
         default=None,
@@ -157,7 +157,7 @@ class SelectionArguments(Options):
         metadata={"help": "'transfer': whether wanted rows vote by features or by labels."},
     )
     groups_from: str | None = field(
-        default=None, metadata={"help": "'transfer': column of these groups; default: clusters of the features."}
+        default=None, metadata={"help": "'transfer': column of its groups; default: clusters of the features."}
     )
     clusters: int | None = field(default=None, metadata={"help": "'cluster' and 'transfer': number of clusters."})
     choose: Literal["easiest", "random", "farthest", "nearest"] = field(

@@ -17,13 +17,15 @@ from .verdict import verdict
 _MOST_NAMES = 4  # of ways that were not better
 
 
-def pays_table(studies: Mapping[str, Mapping[str, StudyResults]]) -> str:
+def pays_table(studies: Mapping[str, Mapping[str, StudyResults]], titles: Mapping[str, str] | None = None) -> str:
     """
     Write what paid in each study.
 
     Args:
         studies (`Mapping[str, Mapping[str, StudyResults]]`):
             By the name of each situation its studies, by what they measured on.
+        titles (`Mapping[str, str]`, *optional*):
+            By what a study measured on, what it is a case of; by default that of its situation.
 
     Returns:
         `str`: Markdown, with a line for each study.
@@ -35,10 +37,10 @@ def pays_table(studies: Mapping[str, Mapping[str, StudyResults]]) -> str:
         "loss against random rows (95% interval)",
         "accuracy",
         "STR",
-        "others, not better",
+        "not better than random",
     ]
     rows = [
-        [SITUATIONS[name].title, label, *_cells(results)]
+        [(titles or {}).get(label, SITUATIONS[name].title), label, *_cells(results)]
         for name, found in studies.items()
         for label, results in found.items()
     ]

@@ -10,8 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from hf_dlc.study import summary
 from hf_dlc.study.results import StudyResults
-from hf_dlc.study.summary import pays_table
 
 
 # The studies of each situation, by the names of their folders.
@@ -21,6 +21,15 @@ STUDIES = {
     "sources": {"sources": "Alpaca, GSM8K, dialogues"},
     "clean": {"clean": "Alpaca"},
 }
+
+
+# Half of its responses are good, and the other half are no more than less good.
+TITLES = {"half improved by experts": "the quality of responses varies"}
+
+
+def pays_table(found: dict[str, dict[str, StudyResults]]) -> str:
+    """Write the table of all studies."""
+    return summary.pays_table(found, TITLES)
 
 
 def read(folder: Path) -> dict[str, dict[str, StudyResults]]:
