@@ -28,7 +28,7 @@ from hf_dlc.errors import DLCError
 from hf_dlc.execution.estimate import RunEstimate
 from hf_dlc.execution.journal import Journal, JournalError
 from hf_dlc.execution.peers import Peers, watch_peers
-from hf_dlc.execution.processes import cpu_threads, on_main_process, process_state, using_threads
+from hf_dlc.execution.processes import PeerError, cpu_threads, on_main_process, process_state, using_threads
 from hf_dlc.execution.skipped import count_skipped, in_words
 from hf_dlc.scorer.fingerprint import known_identity
 from hf_dlc.scorer.job import FEATURES_NAME, training_cost
@@ -449,7 +449,7 @@ def open_run(options: ScoreArguments, config: DLCConfig, program: Sequence[str])
         is_new = not folder.exists()
         try:
             yield Run(options, config, program, state, peers)
-        except JournalError:  # such as of a full disk: what is there is of use when there is room
+        except (JournalError, PeerError):  # a full disk, or a process that is gone: what is there is of use again
             raise
         except (DLCError, TypeError, ValueError):  # refused, and not killed or interrupted, after which it goes on
             if state.is_main_process:

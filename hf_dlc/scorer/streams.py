@@ -72,7 +72,7 @@ def _write(stream: IterableDataset, journal: Journal, folder: Path) -> None:
     if journal.exists() and not folder.exists():
         raise JournalError(f"{journal.folder} holds the run of a dataset, not of a stream. Use another folder.")
     files = JournalFolder(journal.folder, (STREAM_FOLDER,))
-    with journal.hold(), files.writing():
+    with journal.hold():
         files.make_parts()
         parts = _readable(folder)
         if parts:
@@ -90,9 +90,11 @@ def _write(stream: IterableDataset, journal: Journal, folder: Path) -> None:
             part = _part_of(rows, stream.features)
             parts.append(part)
             _together(parts)  # refuses now what cannot be put together later
-            _save(part, folder / f"part-{number:06d}")
+            with files.writing():  # not around all of it: a stream that cannot be read is something else
+                _save(part, folder / f"part-{number:06d}")
             count += len(part)
-        write_json(folder / "stream.json", {"rows": count})
+        with files.writing():
+            write_json(folder / "stream.json", {"rows": count})
         logger.info("read %d rows of the stream into %s", count, folder)
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_dlc import DLCConfig, DLCScorer
 from hf_dlc.execution import encoded_files
 from hf_dlc.execution.encoded_files import EncodedFiles
+from hf_dlc.execution.journal import Journal
 from hf_dlc.execution.journal_files import JournalError, digest_of
 from hf_dlc.tasks.facts import facts_of, rows_digest
 from hf_dlc.tasks.text.encoding import RowEncoder
@@ -322,6 +323,20 @@ def test_what_another_process_has_set_aside_is_no_error(
     monkeypatch.setattr("os.rename", faster)
     found = EncodedFiles(tmp_path, "a").encode(make_task(), dataset)
     assert_same(found, make_task().encode_dataset(dataset))
+
+
+@pytest.mark.parametrize("beside", ["run.lock", "journal.json", "notes.txt", None])
+def test_nothing_is_left_of_a_run_that_was_refused(
+    beside: str | None, dataset: Dataset, make_task: MakeTask, tmp_path: Path
+) -> None:
+    """But for what somebody else has in the folder, or a run that has begun there."""
+    folder = tmp_path / "journal"
+    EncodedFiles(folder, "a").encode(make_task(), dataset)
+    if beside is not None:
+        (folder / beside).write_text("", encoding="utf-8")
+    Journal(folder).leave_nothing()
+    assert folder.exists() == (beside is not None)
+    assert bool(blocks(folder)) == (beside in ("run.lock", "journal.json"))
 
 
 class TestRun:

@@ -17,7 +17,8 @@ from datasets import Dataset, Features, Image, List, Value
 
 from hf_dlc import DLCConfig
 from hf_dlc.cli import commands as cli
-from hf_dlc.execution.journal import Journal
+from hf_dlc.execution.journal import Journal, JournalError
+from hf_dlc.execution.processes import PeerError
 from hf_dlc.pipeline import options as pipeline_options
 from hf_dlc.pipeline import prune as pipeline
 from hf_dlc.pipeline.checks import check_columns
@@ -228,3 +229,31 @@ def test_a_run_that_failed_or_is_broken_has_not_ended(
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(Loaded):
         again()
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [
+        (ValueError("refused"), False),
+        (TypeError("refused"), False),
+        (JournalError("no room"), True),
+        (PeerError("process 1 is gone"), True),
+        (KeyboardInterrupt(), True),
+    ],
+    ids=lambda given: type(given).__name__ if isinstance(given, BaseException) else None,
+)
+def test_what_was_encoded_stays_unless_the_run_is_refused(error: BaseException, stays: bool, tmp_path: Path) -> None:
+    """A run that ended for another reason goes on with it."""
+    options = pipeline_options.PruneArguments(dataset="rows.jsonl", output_dir=str(tmp_path / "run"))
+    block = tmp_path / "run" / "journal" / "rows" / f"rows-00000000-{'0' * 16}.arrow"
+
+    def end() -> None:
+        with pipeline.open_run(options, DLCConfig(), ("hf-dlc", "score")):
+            block.parent.mkdir(parents=True)
+            block.write_bytes(b"")
+            raise error
+
+    with pytest.raises(type(error)):
+        end()
+    assert block.exists() == stays
+    assert (tmp_path / "run").exists() == stays

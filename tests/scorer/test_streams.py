@@ -190,6 +190,17 @@ def test_a_disk_that_takes_nothing_is_told(tmp_path: Path, monkeypatch: pytest.M
         dataset_of_stream(stream_of(Source(ROWS)), tmp_path)
 
 
+def test_a_stream_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    """And not that the folder cannot be written."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        yield from ROWS[:5]
+        raise ConnectionError("the server is gone")
+
+    with pytest.raises(ConnectionError, match=r"^the server is gone$"):
+        dataset_of_stream(IterableDataset.from_generator(rows), tmp_path)
+
+
 def test_several_streams_are_scored_one_by_one(scorer: DLCScorer, tmp_path: Path) -> None:
     streams = IterableDatasetDict({"train": stream_of(Source(ROWS))})
     with pytest.raises(TypeError, match=r"one split at a time\.$"):
