@@ -107,7 +107,7 @@ def _made_of(passes: Sequence[Pass]) -> str:
     if any(one.masked_fraction for one in passes):
         return "DLC, at all levels"
     if any(one.weights == "adapted" for one in passes):
-        return "Python only, trained on wanted rows against untrained"
+        return "Python API, model tuned on wanted rows against base"
     if any(one.view == "texts" for one in passes):
         return "Prompt against response, by --encoder"
     return "One unmasked pass" if tuple(passes) == (Pass(),) else "Response with its prompt against without"

@@ -156,7 +156,7 @@ class StudyArguments(TrainingOptions):
     )
     pool_rows: int | None = field(default=None, metadata={"help": "Rows to choose from; default: all others."})
     eval_rows: int = field(default=300, metadata={"help": "Rows to measure by, at most."})
-    longest_row: int | None = field(default=None, metadata={"help": "Leave out longer rows, by tokens."})
+    longest_row: int | None = field(default=None, metadata={"help": "Leave out rows that are longer once cut."})
     tasks: list[str] = field(
         default_factory=list, metadata={"help": "Tasks of lm-evaluation-harness to measure by as well."}
     )
@@ -277,7 +277,7 @@ class PilotArguments(StudyArguments):
         default=None, metadata={"help": "A smaller model to study with instead; the report says so."}
     )
     eval_rows: int = field(default=200, metadata={"help": "Rows to measure by, at most."})
-    longest_row: int | None = field(default=512, metadata={"help": "Leave out longer rows, by tokens."})
+    longest_row: int | None = field(default=512, metadata={"help": "Leave out rows that are longer once cut."})
     budgets: list[float] = field(default_factory=lambda: [0.1, 0.3], metadata={"help": "Shares of the pool to keep."})
     matchings: str = field(
         default="rows",
