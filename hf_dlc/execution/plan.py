@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hf_dlc.tasks.batch_rules import in_steps
+
 
 class MicroBatch(NamedTuple):
     """Rows that go through the model together."""
@@ -15,10 +17,13 @@ class MicroBatch(NamedTuple):
     rows: np.ndarray  # positions in the dataset, longest row first
     lengths: np.ndarray  # tokens that the forward pass computes of each of them
     shared_head: int = 0  # what all rows begin with and is computed once a level for all of them; 0: nothing
+    is_padding_free: bool = False  # rows end to end, and not side by side
 
     @property
     def padded_tokens(self) -> int:
-        """Number of rows times the longest one: what the forward pass costs."""
+        """Tokens that the forward pass computes, padding included: what it costs."""
+        if self.is_padding_free:
+            return in_steps(int(self.lengths.sum()))
         return len(self.rows) * int(self.lengths[0])
 
 
@@ -28,6 +33,7 @@ def cut_batches(
     shared_heads: np.ndarray | None = None,
     overhead: int | None = None,
     groups: np.ndarray | None = None,
+    padding_free: np.ndarray | None = None,
 ) -> list[MicroBatch]:
     """
     Cut rows into micro-batches under a token budget, padding included.
@@ -48,6 +54,8 @@ def cut_batches(
             begun. By default a 16th of the budget.
         groups (`np.ndarray` of shape `(rows,)`, *optional*):
             A number for each row; only rows with the same one go together.
+        padding_free (`np.ndarray` of shape `(rows,)`, *optional*):
+            Whether each row goes end to end with others; all of a group do, or none.
 
     Returns:
         `list[MicroBatch]`: Every row of a positive length exactly once.
@@ -60,13 +68,15 @@ def cut_batches(
     """
     shared_heads = np.zeros(len(lengths), dtype=np.int64) if shared_heads is None else shared_heads
     groups = np.zeros(len(lengths), dtype=np.int64) if groups is None else groups
+    padding_free = np.zeros(len(lengths), dtype=bool) if padding_free is None else padding_free
     order = np.argsort(-lengths, kind="stable")
     order = order[lengths[order] > 0]
     kinds, kind_of = np.unique(np.stack([shared_heads, groups])[:, order], axis=1, return_inverse=True)
     together = np.split(order[np.argsort(kind_of, kind="stable")], np.cumsum(np.bincount(kind_of))[:-1])
     batches = []
     for shared_head, rows in zip(kinds[0].tolist(), together, strict=bool(len(order))):
-        batches += _cut(MicroBatch(rows, lengths[rows], shared_head=shared_head), tokens_per_batch, overhead)
+        batch = MicroBatch(rows, lengths[rows], shared_head, bool(padding_free[rows[0]]))
+        batches += _cut(batch, tokens_per_batch, overhead)
     return sorted(batches, key=lambda batch: -int(batch.lengths[0]))
 
 
@@ -79,10 +89,13 @@ def _cut(batch: MicroBatch, tokens_per_batch: int, overhead: int | None = None) 
     overhead = tokens_per_batch // 16 if overhead is None else overhead
     parts, start = [], 0
     while start < len(batch.rows):
-        longest = int(batch.lengths[start])
-        fitting = batch.lengths[start : start + max(1, tokens_per_batch // longest)]
-        padding = np.cumsum(longest - fitting)
-        stop = start + int(np.searchsorted(padding, overhead, side="right"))
+        left = batch.lengths[start:]
+        if batch.is_padding_free:
+            fitting = in_steps(np.cumsum(left[:tokens_per_batch])) <= tokens_per_batch
+        else:
+            longest = int(left[0])
+            fitting = np.cumsum(longest - left[: tokens_per_batch // longest]) <= overhead
+        stop = start + max(1, int(fitting.sum()))
         parts.append(batch._replace(rows=batch.rows[start:stop], lengths=batch.lengths[start:stop]))
         start = stop
     return parts

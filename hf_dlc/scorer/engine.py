@@ -235,7 +235,14 @@ class Engine:
         is_shared = np.isin(facts.shared_heads, shared_heads) & (lengths <= rules.plain_up_to)
         padded = rules.padded(lengths, np.where(is_shared, facts.shared_head_lengths, 0))
         heads = np.where(is_shared, facts.shared_heads, 0)
-        return cut_batches(padded, tokens_per_batch, heads, self._overhead(tokens_per_batch), rules.groups(lengths))
+        return cut_batches(
+            padded,
+            tokens_per_batch,
+            heads,
+            self._overhead(tokens_per_batch),
+            rules.groups(lengths),
+            rules.are_padding_free(lengths),
+        )
 
     def _overhead(self, tokens_per_batch: int) -> int:
         """What a micro-batch costs on top of its tokens, in tokens."""

@@ -14,10 +14,11 @@ import numpy as np
 
 from hf_dlc.config import MaskSchedule
 from hf_dlc.execution.loop import in_parts_that_fit
-from hf_dlc.execution.plan import MicroBatch, cut_batches
+from hf_dlc.execution.plan import MicroBatch
 from hf_dlc.masking import CALIBRATION_STARTS, calibrate
 from hf_dlc.scores.dlc import CONFIDENCE
 from hf_dlc.tasks.base import EncodedRow
+from hf_dlc.tasks.facts import facts_of
 from hf_dlc.utils.files import cache_folder, read_json, write_json
 
 from .engine import Engine
@@ -165,9 +166,9 @@ class Schedule:
         """
         engine = self._engine
         rows = engine.task.probe.encode(probe_rows())
-        lengths = np.array([row.length for row in rows])  # whole, shared heads and all
-        engine.check(int(lengths.max()))
-        batches = cut_batches(lengths, engine.tokens_per_batch, groups=engine.task.rules.groups(lengths))
+        facts = facts_of(rows)
+        engine.check(facts.longest)
+        batches = engine.cut(facts, engine.tokens_per_batch, shared_heads=())  # whole rows, with what they share
         logger.info("calibrating the mask schedule on %d probe rows", len(rows))
         with engine.masker.session() as session:
 

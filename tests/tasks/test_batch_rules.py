@@ -53,7 +53,22 @@ def test_all_rows_alone() -> None:
     assert len(set(rules.groups(LENGTHS[1:]))) == len(LENGTHS) - 1
 
 
-@pytest.mark.parametrize("rules", [BatchRules(), BatchRules((47, 60), 70), BatchRules(alone_beyond=0, positions=9)])
+def test_rows_end_to_end() -> None:
+    rules = BatchRules(boundaries=(60,), padding_free_up_to=47)
+    assert rules.padded(LENGTHS).tolist() == [0, 3, 8, 9, 46, 47, 48, 60, 64, 72]
+    assert rules.padded(np.array([46]), 5).tolist() == [41]
+    groups = rules.groups(LENGTHS).tolist()
+    assert len(set(groups[1:6])) == len(set(groups[6:8])) == len(set(groups[8:])) == 1
+    assert len(set(groups)) == 3
+    assert rules.are_padding_free(LENGTHS).tolist() == [False] + [True] * 5 + [False] * 4
+
+
+def test_rules_of_an_earlier_version() -> None:
+    kept = {"boundaries": [47], "alone_beyond": None, "positions": 96}
+    assert BatchRules.from_json(kept) == BatchRules((47,), positions=96)
+
+
+@pytest.mark.parametrize("rules", [BatchRules(), BatchRules((47, 60), 70, None, 9), BatchRules((), 0, positions=9)])
 def test_as_json(rules: BatchRules) -> None:
     assert BatchRules.from_json(rules.to_json()) == rules
 
@@ -63,7 +78,8 @@ def test_as_json(rules: BatchRules) -> None:
     [None, {}, {"boundaries": [], "alone_beyond": None}]
     + [{"boundaries": [boundary], "alone_beyond": None, "positions": None} for boundary in (1.5, True)]
     + [{"boundaries": [], "alone_beyond": beyond, "positions": None} for beyond in (-1, "3", 2.5)]
-    + [{"boundaries": [], "alone_beyond": None, "positions": positions} for positions in (-1, "3", 2.5)],
+    + [{"boundaries": [], "alone_beyond": None, "positions": positions} for positions in (-1, "3", 2.5)]
+    + [{**BatchRules().to_json(), "padding_free_up_to": tokens} for tokens in (-1, "3", 2.5, None, True)],
 )
 def test_what_is_no_rule(value: Any) -> None:
     with pytest.raises((KeyError, TypeError, ValueError)):

@@ -58,13 +58,15 @@ class Guard:
     Attributes:
         rules ([`BatchRules`]):
             What the model asks of its micro-batches, as far as it has been measured.
+        turns (`list[int]`):
+            Numbers of tokens, in order, at which its config says that something may change.
     """
 
     def __init__(self, run: Run, model: PreTrainedModel, rules: BatchRules) -> None:
         self.rules = rules
         self._run, self._model = run, model
         self._epsilon = epsilon_of(model)
-        self._turns = turns_of(model.config.to_dict())
+        self.turns = turns_of(model.config.to_dict())
         self._special = special_tokens(model.config.to_dict())
         self._measured = -1  # tokens of the longest row for which the model has been measured
         self._ran = 0  # tokens of the longest row that the model is known to take
@@ -97,7 +99,7 @@ class Guard:
             self._find_most_tokens(_BATCH)
             self._check_short()
         self._find_most_tokens(self._padded(longest))
-        for turn in self._turns:
+        for turn in self.turns:
             if self._measured + LENGTH_STEP < turn <= longest + LENGTH_STEP:
                 self._find_most_tokens(turn + _BATCH)
                 if turn < self.rules.most_tokens:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -30,9 +29,11 @@ from .gradient import GRADIENT_SIZE, GradientSketch
 from .guard import Guard, made_up, special_tokens, too_long
 from .head import OutputHead
 from .packed import PackedRows, block_of, packed
+from .padding_free import run_padding_free
 from .positions import ChangingRopes, learned_positions, rotary_rules
 from .preview import preview_text
 from .sentences import SentenceEncoder, TextPair
+from .shared_head_cache import as_shared_head, holds_all_tokens, mask_behind
 from .tables import block_of_table, table_of
 from .views import VIEWS, Alone, Views
 
@@ -50,6 +51,9 @@ _SAMPLE_TOKENS = 23
 
 # Tokens behind a shared head, of rows that are computed with and without its keys and values from elsewhere.
 _BEHIND_SHARED_HEAD = (9, 17, 4)
+
+# Tokens of rows that are computed end to end and side by side: longer ones than the fewest that `Guard` has turns for.
+_LONG, _SHORT = 40, 9
 
 # Measured in the place of the confidence where token_mean is "geometric": exp of its mean then is the confidence.
 _LOG_CONFIDENCE = Measure(CONFIDENCE.name, of_token=lambda log_probs: log_probs)
@@ -108,6 +112,7 @@ class CausalLMTask:
         self._head = OutputHead(model, _body_of(model))
         self._guard: tuple[object, Guard] | None = None  # and the weights that it has measured
         self._shares: dict[int, bool] = {}
+        self._end_to_end_beyond: dict[int, bool] = {}  # numbers of tokens
         self._look_at_positions()
 
     def _look_at_positions(self) -> None:
@@ -271,10 +276,61 @@ class CausalLMTask:
             guard.check(0)
             self._rules = guard.rules
             self._check_logits()
+            self._end_to_end_beyond.clear()
             self._guard = weights, guard
         guard = self._guard[1]
         guard.check(longest)
-        self._rules = guard.rules
+        self._rules = guard.rules  # with which the next line runs the model
+        self._rules = guard.rules._replace(padding_free_up_to=self._find_padding_free(guard, longest))
+
+    def _find_padding_free(self, guard: Guard, longest: int) -> int:
+        """
+        Tokens up to which rows of up to `longest` tokens may go end to end; 0 where none may.
+
+        They may on a CPU: elsewhere the attention to rows of each length would be a launch of its own.
+        """
+        if self._device.type != "cpu" or self.model.config._attn_implementation != "sdpa":
+            return 0
+        up_to = int(min(longest, guard.rules.plain_up_to))
+        for turn in [0, *guard.turns]:
+            if turn >= up_to:
+                break
+            if turn not in self._end_to_end_beyond:
+                self._end_to_end_beyond[turn] = self._can_go_end_to_end(turn)
+            if not self._end_to_end_beyond[turn]:
+                return turn
+        return up_to
+
+    def _can_go_end_to_end(self, turn: int) -> bool:
+        """Whether rows, one of them of more than `turn` tokens, get the same states end to end as side by side."""
+        most = min(self.rules.most_tokens, self.rules.plain_up_to)
+        counts = [int(min(count, most)) for count in (turn + _LONG, _LONG, _SHORT)]
+        ids = [self._made_up(count, seed=place) for place, count in enumerate(counts, start=1)]
+        rows = [Encoding(row, np.arange(len(row)) > 0, "ok") for row in ids]
+
+        def end_to_end() -> RowMeasures:
+            with self._end_to_end_up_to(counts[0]):
+                return self.forward(rows)
+
+        try:
+            agrees = self._is_the_same(rows, end_to_end)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            agrees = False  # there is no memory to measure that
+        if not agrees:
+            logger.info("%s takes rows of more than %d tokens side by side", type(self.model).__name__, turn)
+        return agrees
+
+    @contextmanager
+    def _end_to_end_up_to(self, tokens: int) -> Iterator[None]:
+        """Context in which rows of up to so many tokens go end to end, and no others."""
+        rules = self._rules
+        self._rules = rules._replace(padding_free_up_to=tokens)
+        try:
+            yield
+        finally:
+            self._rules = rules
 
     def _check_logits(self) -> None:
         """Whether the model's own logits are what its head makes of the states that are scored."""
@@ -345,32 +401,33 @@ class CausalLMTask:
         head = self.encoder.shared_heads[shared_head]
         if self.rules.plain_up_to < len(head) or self._rotary_rules != BatchRules():
             return False  # what the model makes of a shared head depends on how long the row is
-        try:
-            agrees = self._agrees(shared_head)
-        except Exception as error:  # a model that cannot do this is scored row by whole row, where its errors show
-            if should_reduce_batch_size(error):
-                raise
-            logger.debug("a shared head must be read with every row: %s", error)
-            agrees = False
+        tails = [self._made_up(count, seed=count) for count in _BEHIND_SHARED_HEAD]
+        ids = [np.concatenate([head, tail]).astype(head.dtype) for tail in tails]
+        rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", shared_head, len(head)) for row in ids]
+
+        def behind() -> RowMeasures:
+            return self.forward(rows, shared_head=self.run_shared_head(shared_head))
+
+        agrees = self._is_the_same(rows, behind)
+        if agrees and self.rules.padding_free_up_to:  # not all rows go end to end: levels side by side do not
+            with self._end_to_end_up_to(0):
+                agrees = self._is_the_same(rows, behind)
         if not agrees:
             logger.info("%s reads the head of the template anew for every row", type(self.model).__name__)
         return agrees
 
     @torch.inference_mode()
-    def _agrees(self, shared_head: int) -> bool:
-        """Whether rows of several lengths get the same states behind what was made of their shared head."""
-        head = self.encoder.shared_heads[shared_head]
-        cache = getattr(self._run_body(torch.from_numpy(head[None]).long(), use_cache=True), "past_key_values", None)
-        if not isinstance(cache, DynamicCache) or any(type(layer) is not DynamicLayer for layer in cache.layers):
+    def _is_the_same(self, rows: Sequence[Encoding], otherwise: Callable[[], RowMeasures]) -> bool:
+        """Whether another way to the states of some rows ends at those of a forward pass."""
+        try:
+            found, expected = otherwise().states, self.forward(rows).states
+            with self.rounded() as epsilon:
+                return is_rounding(found, expected, self.forward(rows).states, epsilon)
+        except Exception as error:  # a model that cannot do this goes the usual way, where its errors show
+            if should_reduce_batch_size(error):
+                raise
+            logger.debug("%s cannot do this otherwise: %s", type(self.model).__name__, error)
             return False
-        tails = [self._made_up(count, seed=count) for count in _BEHIND_SHARED_HEAD]
-        ids = [np.concatenate([head, tail]).astype(head.dtype) for tail in tails]
-        rows = [Encoding(row, np.arange(len(row)) > len(head), "ok", shared_head, len(head)) for row in ids]
-        whole = self.forward(rows).states
-        behind = self.forward(rows, shared_head=self.run_shared_head(shared_head)).states
-        with self.rounded() as epsilon:
-            rounded = self.forward(rows).states
-        return is_rounding(behind, whole, rounded, epsilon)
 
     @torch.inference_mode()
     def run_shared_head(self, shared_head: int, copies: int = 1) -> DynamicCache:
@@ -386,11 +443,15 @@ class CausalLMTask:
         Returns:
             [`~transformers.DynamicCache`]: For each layer keys and values, of shape
             `(copies, heads, tokens, head size)`; a forward pass adds nothing to them.
+
+        Raises:
+            ValueError: If the model keeps something else.
         """
         ids = torch.from_numpy(self.encoder.shared_heads[shared_head]).long().expand(copies, -1)
-        cache = self._run_body(ids, use_cache=True).past_key_values
-        cache.layers = [_behind_layer(layer) for layer in cache.layers]
-        return cache
+        cache = getattr(self._run_body(ids, use_cache=True), "past_key_values", None)
+        if not holds_all_tokens(cache):
+            raise ValueError(f"{type(self.model).__name__} does not keep the keys and values of all tokens alone.")
+        return as_shared_head(cache)
 
     @property
     def _device(self) -> torch.device:
@@ -429,13 +490,20 @@ class CausalLMTask:
             return self._sentences.measure(rows, measures)
         measures, features = split_asked(measures)
         start = 0 if shared_head is None else rows[0].shared_head_length
-        length = int(self.rules.padded(np.array([max(row.length for row in rows)]), start)[0])
+        longest = np.array([max(row.length for row in rows)])
+        is_padding_free = parts == 1 and self.rules.are_padding_free(longest)[0]
+        rules = self.rules if is_padding_free else self.rules._replace(padding_free_up_to=0)
+        length = int(rules.padded(longest, start)[0])
         input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)
         targets = _pad([row.targets[start:] for row in rows], length, torch.bool).to(self._device)
-        # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is needed,
-        # and the attention keeps its fast causal kernel. (No position ids either: given, they would mean packing.)
-        behind = {} if shared_head is None else self._behind(shared_head, input_ids.shape[1])
-        outputs = self._run_body(input_ids, use_cache=False, **behind)
+        if is_padding_free:
+            lengths = [row.length - start for row in rows]
+            outputs = run_padding_free(self._run_body, self._body, input_ids, lengths, shared_head)
+        else:
+            # Right padding and a causal model: no real token ever sees a padding token, so no attention mask is
+            # needed, and the attention keeps its fast causal kernel. (No position ids either: they mean packing.)
+            behind = {} if shared_head is None else self._behind(shared_head, input_ids.shape[1])
+            outputs = self._run_body(input_ids, use_cache=False, **behind)
         predicting = targets[:, 1:]  # the state at position t predicts the token at t + 1
         hidden = outputs.last_hidden_state
         states = hidden[:, :-1][predicting.to(hidden.device)]
@@ -487,9 +555,7 @@ class CausalLMTask:
         if self.model.config._attn_implementation in ("sdpa", "eager"):
             # One small mask for all rows, ready to be added; the model would make one for each row and convert it
             # in each layer. (Kernels that align the last query with the last key themselves need none.)
-            keys, start = shared_head.layers[0].keys, shared_head.get_seq_length()
-            hidden = torch.full((length, start + length), -torch.inf, dtype=keys.dtype, device=keys.device)
-            arguments["attention_mask"] = hidden.triu(start + 1)[None, None]
+            arguments["attention_mask"] = mask_behind(shared_head, length)
         return arguments
 
 
@@ -554,25 +620,6 @@ def _pad(rows: Sequence[np.ndarray], length: int, dtype: torch.dtype) -> torch.T
     for place, row in enumerate(rows):
         padded[place, : len(row)] = torch.from_numpy(np.array(row))  # a copy: rows of files cannot be written
     return padded
-
-
-class _SharedHeadLayer(DynamicLayer):
-    """Shows each row the keys and values of a shared head before its own, and keeps nothing of the row."""
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the shared head and of the rows behind it."""
-        rows = len(key_states)
-        keys, values = (kept.expand(rows, *kept.shape[1:]) for kept in (self.keys, self.values))
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
-
-
-def _behind_layer(layer: DynamicLayer) -> _SharedHeadLayer:
-    kept = _SharedHeadLayer()
-    kept.lazy_initialization(layer.keys, layer.values)
-    kept.keys, kept.values = layer.keys, layer.values
-    return kept
 
 
 def _row_means(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
