@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from datasets import Dataset
 
 from hf_dlc.study.benchmark import many
 from hf_dlc.study.benchmark.contenders import load_contender, mask_smallest, rectangles
+from hf_dlc.study.benchmark.counting import share_of_bare_pass
 from hf_dlc.study.benchmark.errands import run_errand, scale_errand
 from hf_dlc.study.benchmark.meters import Stopwatch, masking_timed
 from hf_dlc.study.benchmark.options import Job
@@ -117,14 +120,35 @@ def test_scale_and_run(job: Job, tmp_path: Path) -> None:
     assert 0 < run["masking_seconds"] < run["seconds"]
     assert len(run["limit_seconds"]) == run["levels"]
     sample = {**run, "masking_seconds": 0.004, "seconds": 1.0, "levels": 2, "limit_seconds": [0.5, 0.7, 0.3]}
-    alone = {**sample, "shared_head": 0.01}
-    limit, masking, limit_alone, _ = judge_run({"template": sample, "no template": alone})
+    limit, masking, less, _ = judge_run({"template": {**sample, "bound": 0.8}, "no template": {**sample, "bound": 2}})
     assert (masking.measured, masking.holds) == ("0.40%", True)
-    assert limit.measured == limit_alone.measured == "1.00x (0.60–1.40)"
-    assert (limit.asked, limit_alone.asked) == ("≥ 1x", "≥ 0.85x")
-    assert "no template" in limit_alone.what
+    assert (limit.measured, limit.asked, limit.holds) == ("1.25x (0.75–1.75)", "≥ 0.85x", True)
+    assert (less.measured, less.holds) == ("0.50x (0.30–0.70)", False)
+    assert "no template: against 2.00 of a bare forward pass" in less.what
     _, seconds, _ = judge_scale({**scale, "estimated_seconds": 2.0, "seconds": 1.5})
     assert (seconds.measured, seconds.holds) == ("1.33x", False)
+
+
+def test_what_a_run_multiplies(make_scorer: Callable) -> None:
+    """Counted in the layers themselves: everything that is no padding, and nothing else."""
+    scorer, counted = make_scorer(template="alpaca", schedule="0"), Counter()
+    model, dataset = scorer.model, Dataset.from_list([{"instruction": "Go " * n, "output": "Yes"} for n in [9, 2] * 8])
+    rows = scorer.parts.task.encode_dataset(dataset)
+    bound = share_of_bare_pass(scorer, rows)
+    for module in [*model.model.modules(), model.lm_head]:
+        if isinstance(module, torch.nn.Linear):
+            part = "head" if module is model.lm_head else "layers"
+            module.register_forward_hook(
+                lambda module, states, _, part=part: counted.update(
+                    {part: states[0].shape[:-1].numel() * module.weight.numel()}
+                )
+            )
+    scorer.score(dataset)
+    layers, tokens = counted["layers"], sum(row.length for row in rows)
+    bare = tokens * sum(target.parameter.numel() for target in scorer.parts.masker.targets)
+    head = sum(row.target_tokens for row in rows) * model.lm_head.weight.numel()
+    assert layers < 0.7 * bare  # what the rows share is computed once
+    assert bound == pytest.approx(bare / (layers + head), rel=0.02)
 
 
 def test_very_many_rows(tmp_path: Path) -> None:

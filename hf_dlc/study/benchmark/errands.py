@@ -19,6 +19,7 @@ from hf_dlc.selection.table import SELECTORS
 from hf_dlc.selection.targeted import TargetedSelector
 
 from .contenders import WARMUP_ROWS, load_contender, load_scorer
+from .counting import share_of_bare_pass
 from .many import many_again_errand, many_errand
 from .meters import Memory, Stopwatch, masking_timed
 from .options import SCALE, Job
@@ -90,6 +91,7 @@ def run_errand(job: Job) -> dict[str, Any]:
         "seconds": seconds,
         "masking_seconds": watch.seconds,
         "limit_seconds": before + after,
+        "bound": share_of_bare_pass(limit.scorer, limit.rows),
     }
 
 

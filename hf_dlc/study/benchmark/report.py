@@ -126,7 +126,8 @@ def _other_parts(results: dict[str, Any]) -> str:
     for name, part in results.get("run", {}).items():
         size = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['shared_head']:.1%} in shared beginnings"
         speed = part["tokens"] * part["levels"] / part["seconds"]
-        rows.append([f"run, {name}", f"{size}, {speed:,.0f} tokens/s"])
+        times = Spread.of([seconds * part["levels"] / part["seconds"] for seconds in part["limit_seconds"]])
+        rows.append([f"run, {name}", f"{size}, {speed:,.0f} tokens/s, {times.show('{:.2f}', 'x')} of a bare pass"])
         rows.append([f"run, {name}: masks", f"{part['masking_seconds']:.2f} s of {part['seconds']:.1f} s"])
     if part := results.get("processes"):
         both = [Spread.of(part["seconds"][count]).show("{:.1f}", " s") for count in ("1", "2")]
