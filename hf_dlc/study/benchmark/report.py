@@ -132,6 +132,8 @@ def _other_parts(results: dict[str, Any]) -> str:
     if part := results.get("processes"):
         both = [Spread.of(part["seconds"][count]).show("{:.1f}", " s") for count in ("1", "2")]
         rows.append(["processes", f"{part['rows']} rows: one {both[0]}, two {both[1]}"])
+        bare = Spread.of([2 * a / b for a, b in zip(*(part["limit_seconds"][count] for count in "12"), strict=True)])
+        rows.append(["processes: bare forward passes", f"two take {bare.show('{:.2f}', 'x')} the tokens of one"])
     if part := results.get("selection"):
         rows.append(["selection", f"{part['rows']:,} scores in {Spread.of(part['seconds']).show('{:.2f}', ' s')}"])
     if part := results.get("selectors"):

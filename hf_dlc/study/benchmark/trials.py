@@ -115,15 +115,18 @@ def _measure_run(bench: Bench) -> dict[str, Any]:
 
 def _measure_processes(bench: Bench) -> dict[str, Any]:
     """Time one process and two, in turns, one thread each."""
-    rows = bench.save("processes", repeated(bench.dataset, bench.options.process_rows))
-    job = bench.job(rows, num_threads=1)
+    folder = bench.save("processes", repeated(bench.dataset, bench.options.process_rows))
+    job = bench.job(folder, num_threads=1)
     seconds: dict[str, list[float]] = {"1": [], "2": []}
+    limit: dict[str, list[float]] = {"1": [], "2": []}
     for turn in range(bench.options.rounds):
         for processes in (1, 2):
             found = _send("processes", bench, job, processes)
             seconds[str(processes)].append(found["seconds"])
+            limit[str(processes)].append(found["limit_seconds"])
             logger.info("round %d, %d process(es): %.2f s", turn + 1, processes, found["seconds"])
-    return {"rows": bench.options.process_rows, "levels": len(job.fractions), "seconds": seconds}
+    rows, levels = bench.options.process_rows, len(job.fractions)
+    return {"rows": rows, "levels": levels, "seconds": seconds, "limit_seconds": limit}
 
 
 def _measure_selection(bench: Bench) -> dict[str, Any]:
