@@ -245,8 +245,9 @@ class TestNan:
         forward, level = task_of(scorer).forward, []
 
         def overflowing(rows: Any, *rest: Any) -> Any:
-            level.append(len(level))
             found = forward(rows, *rest)
+            if rest:  # others look at the model
+                level.append(len(level))
             if len(level) == 3:
                 found.values["loss"] = found.values["loss"] + math.inf
             return found

@@ -122,6 +122,7 @@ class TestRestore:
     def test_after_an_error(self, make_scorer: Callable, failing_forward: Callable, way: str, passes: int) -> None:
         scorer = make_scorer(tokens_per_batch=10**5)  # a pass a level
         upset(scorer.model)
+        scorer.parts.engine.check(200)  # has passes of its own, of made-up rows
         before, noticed = weights(scorer.model), facts(scorer.model)
 
         def fail() -> None:

@@ -76,7 +76,7 @@ def test_a_turn(job: Job, name: str) -> None:
     assert 0 <= sample["masking_seconds"] < sample["seconds"]
     assert (sample["masking_seconds"] > 0) == (name != "limit")
     assert (sample["loss"] is None) == (name == "limit")
-    assert sample["peak_bytes"] > 0
+    assert sample["peak_bytes"] > 0 or name == "limit"  # which may find all that it needs in memory of imports
     now = weights(contender.model)
     assert all(torch.equal(now[key], before[key]) for key in before)
 
