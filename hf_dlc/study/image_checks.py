@@ -62,7 +62,7 @@ class CheckArguments(Options):
 
 def check_speed(options: CheckArguments, config: DLCConfig, images: Dataset) -> list[dict[str, Any]]:
     """
-    Time whole runs and as many bare passes, in turns; both in medians.
+    Time whole runs and as many bare passes, in turns; both in medians. And the estimate, as a multiple of a run.
 
     There are as many passes as levels, since processors are faster for a few seconds than for many.
 
@@ -79,7 +79,9 @@ def check_speed(options: CheckArguments, config: DLCConfig, images: Dataset) -> 
     """
     images = images.select(range(min(options.speed_images, len(images))))
     scorer = _load_and_fit(options, config, images)
-    batches = _bare_batches(scorer, images, options.num_threads)
+    estimate = scorer.estimate(images, num_threads=options.num_threads)
+    tokens = math.ceil(estimate.tokens / (estimate.rows - sum(estimate.skipped.values())))  # of an image
+    batches = _bare_batches(scorer, images, max(1, scorer.describe()["tokens_per_batch"] // tokens))
     scorer.score(images, num_threads=options.num_threads)  # compiles and allocates, and uses up what `fit` has read
     scoring, bare, passes = [], [], len(scorer.schedule_)
     for _ in range(options.rounds):
@@ -98,11 +100,12 @@ def check_speed(options: CheckArguments, config: DLCConfig, images: Dataset) -> 
             "of the bare pass": float(np.median(ratios)),
             "from": min(ratios),
             "to": max(ratios),
+            "estimated seconds": estimate.seconds / float(np.median(scoring)),
         }
     ]
 
 
-def _bare_batches(scorer: DLCScorer, images: Dataset, num_threads: int | None) -> list[torch.Tensor]:
+def _bare_batches(scorer: DLCScorer, images: Dataset, size: int) -> list[torch.Tensor]:
     """Pixels of the images in batches of the size that the run has."""
     column = next(name for name, feature in images.features.items() if isinstance(feature, Image))
     read, undecoded = (
@@ -110,9 +113,6 @@ def _bare_batches(scorer: DLCScorer, images: Dataset, num_threads: int | None) -
         images.cast_column(column, Image(decode=False)),
     )
     pixels = [found for found in map(read, undecoded[column]) if found is not None]
-    estimate = scorer.estimate(images, num_threads=num_threads)
-    tokens = math.ceil(estimate.tokens / (estimate.rows - sum(estimate.skipped.values())))  # of an image
-    size = max(1, scorer.describe()["tokens_per_batch"] // tokens)
     return [torch.stack(pixels[start : start + size]) for start in range(0, len(pixels), size)]
 
 
