@@ -90,7 +90,9 @@ def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reque
     replaced = {**SMALLER, '"runs/': f'"{tmp_path}/'}
     for text, given in DEMO_MODEL.items():
         if any(text in cell.source for cell in notebook.cells):
-            replaced[text] = given.format(str(request.getfixturevalue("smollm2_path")))  # skips where it is not there
+            replaced[text] = given.format(
+                str(request.getfixturevalue("smollm2_folder"))
+            )  # skips where it is not there
     for cell in notebook.cells:
         for text, smaller in replaced.items():
             cell.source = cell.source.replace(text, smaller)

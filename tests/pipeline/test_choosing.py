@@ -315,9 +315,9 @@ def test_the_demo_leaves_the_selector_open(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.slow
-def test_the_demo_keeps_fewer_wrong_rows_than_random_ones(smollm2_path: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_demo_keeps_fewer_wrong_rows_than_random_ones(smollm2_folder: Path, tmp_path: Path, capsys: Any) -> None:
     """With the score alone by which it chooses, since it needs no others for that."""
-    options = ["--model", str(smollm2_path), "--output_dir", str(tmp_path), "--num_threads", "1"]
+    options = ["--model", str(smollm2_folder), "--output_dir", str(tmp_path), "--num_threads", "1"]
     prune_alpaca.main([*DEMO, *options, "--scores", "prompt_gain", "--measure_training", "false"])
     flags = load_from_disk(str(tmp_path / "pruned"))["response_swapped"]
     assert len(flags) == 160
