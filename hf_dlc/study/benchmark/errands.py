@@ -97,7 +97,7 @@ def processes_errand(job: Job) -> dict[str, Any]:
     """
     Score with as many processes as were started; the warm-up ends, and the time begins, in all at once.
 
-    Then each takes all tokens through the body: what two processes gain there, none of ours can gain more.
+    Then each takes all tokens through the body, which tells what two processes gain on this machine without us.
     """
     limit = load_contender("limit", job)
     rows = limit.dataset

@@ -279,7 +279,7 @@ def turns_of(config: dict[str, Any]) -> list[int]:
     """Numbers of tokens at which a model may begin to compute otherwise, by its config."""
     found = set()
     for name, value in _options(config):
-        if type(value) is int and value > 0 and _TURNS.search(name):
+        if type(value) is int and value > 0 and _TURNS.search(name) and not name.endswith("layers"):
             found.add(value)
         elif type(value) is int and value > 0 and _CHOSEN.search(name):
             found |= {value * 2**power for power in range(_MOST_FOR_ONE.bit_length())}

@@ -37,6 +37,7 @@ class _Stretches(NamedTuple):
 
     parts: Sequence[_Stretch]
     shared_head: DynamicCache | None
+    start: int  # tokens of the shared head
 
 
 def run_padding_free(
@@ -68,7 +69,8 @@ def run_padding_free(
         shape `(rows, tokens, hidden size)`.
 
     Raises:
-        TypeError, ValueError: If the body does not attend within rows that way.
+        ValueError: If the body masks tokens in its own way, hands its attention no arguments, or has a window that
+            a row does not fit in. Bodies that take no `position_ids`, or whose layers have no index, raise others.
     """
     device, start = input_ids.device, 0 if shared_head is None else shared_head.get_seq_length()
     places = torch.arange(input_ids.shape[1], device=device)
@@ -76,7 +78,7 @@ def run_padding_free(
     positions = (start + places).expand_as(input_ids)[is_token]
     filling = (0, in_steps(len(positions)) - len(positions))  # tokens that no row sees
     ids, positions = F.pad(input_ids[is_token], filling), F.pad(positions, filling)
-    stretches = _Stretches(list(_stretches_of(lengths, shared_head)), shared_head)
+    stretches = _Stretches(list(_stretches_of(lengths, shared_head)), shared_head, start)
     with _attention_within_rows(body):
         options = {_STRETCHES: stretches, "position_ids": positions[None]}
         outputs = run(ids[None], use_cache=False, **options)
@@ -123,7 +125,12 @@ def _attend(
     """
     if attention_mask is not None:  # its rows would not be these
         raise ValueError(f"{type(module).__name__} masks tokens in a way of its own")
-    stretches: _Stretches = options.pop(_STRETCHES)
+    stretches: _Stretches | None = options.pop(_STRETCHES, None)
+    if stretches is None:
+        raise ValueError(f"{type(module).__name__} is not told where rows begin")
+    window, longest = options.get("sliding_window"), max(part.length for part in stretches.parts)
+    if window is not None and longest + stretches.start > window:  # sdpa knows of windows by masks alone
+        raise ValueError(f"rows of {longest} tokens are longer than a window of {window}")
     attend, found = ALL_ATTENTION_FUNCTIONS["sdpa"], []
     for part in stretches.parts:
         stop = part.start + part.rows * part.length

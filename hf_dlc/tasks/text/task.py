@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from hf_dlc.tasks.base import BatchRules, RowMeasures, RowsInView, Share
 from hf_dlc.tasks.features import finished, position_weights, split_asked
 from hf_dlc.tasks.kinds import CAUSAL_LM
 from hf_dlc.tasks.reading import DatasetReading
-from hf_dlc.utils.rounding import epsilon_of, is_rounding, rounded_input
+from hf_dlc.utils.rounding import bound_ahead, bound_of, epsilon_of, is_rounding, relative_change, rounded_input
 
 from .encoding import Encoding, RowEncoder
 from .gradient import GRADIENT_SIZE, GradientSketch
@@ -52,8 +52,9 @@ _SAMPLE_TOKENS = 23
 # Tokens behind a shared head, of rows that are computed with and without its keys and values from elsewhere.
 _BEHIND_SHARED_HEAD = (9, 17, 4)
 
-# Tokens of rows that are computed end to end and side by side: longer ones than the fewest that `Guard` has turns for.
-_LONG, _SHORT = 40, 9
+# Tokens of rows that are computed end to end and side by side.
+_END_TO_END = (40, 40, 9)
+_ANY_LENGTH = 2**31 - 1
 
 # Measured in the place of the confidence where token_mean is "geometric": exp of its mean then is the confidence.
 _LOG_CONFIDENCE = Measure(CONFIDENCE.name, of_token=lambda log_probs: log_probs)
@@ -111,8 +112,8 @@ class CausalLMTask:
         self._sentences = sentence_encoder and SentenceEncoder(sentence_encoder, model.device)
         self._head = OutputHead(model, _body_of(model))
         self._guard: tuple[object, Guard] | None = None  # and the weights that it has measured
-        self._shares: dict[int, bool] = {}
-        self._end_to_end_beyond: dict[int, bool] = {}  # numbers of tokens
+        self._shares: dict[tuple[int, bool], bool] = {}  # by head, and whether rows go end to end
+        self._padding_free_up_to = 0
         self._look_at_positions()
 
     def _look_at_positions(self) -> None:
@@ -276,51 +277,60 @@ class CausalLMTask:
             guard.check(0)
             self._rules = guard.rules
             self._check_logits()
-            self._end_to_end_beyond.clear()
             self._guard = weights, guard
+            self._padding_free_up_to = self._find_padding_free(guard)
         guard = self._guard[1]
         guard.check(longest)
-        self._rules = guard.rules  # with which the next line runs the model
-        self._rules = guard.rules._replace(padding_free_up_to=self._find_padding_free(guard, longest))
+        self._rules = guard.rules._replace(padding_free_up_to=self._padding_free_up_to)
 
-    def _find_padding_free(self, guard: Guard, longest: int) -> int:
+    def _find_padding_free(self, guard: Guard) -> int:
         """
-        Tokens up to which rows of up to `longest` tokens may go end to end; 0 where none may.
+        Tokens up to which rows may go end to end; 0 where none may.
 
-        They may on a CPU: elsewhere the attention to rows of each length would be a launch of its own.
+        They may on a CPU: elsewhere the attention to rows of each length would be a launch of its own. They may not
+        beyond a number at which the model may begin to compute otherwise, such as a window, of which rows end to end
+        would know nothing.
         """
-        if self._device.type != "cpu" or self.model.config._attn_implementation != "sdpa":
+        if self._device.type != "cpu" or not self._attends_by_sdpa or guard.rules.alone_beyond == 0:
             return 0
-        up_to = int(min(longest, guard.rules.plain_up_to))
-        for turn in [0, *guard.turns]:
-            if turn >= up_to:
-                break
-            if turn not in self._end_to_end_beyond:
-                self._end_to_end_beyond[turn] = self._can_go_end_to_end(turn)
-            if not self._end_to_end_beyond[turn]:
-                return turn
-        return up_to
-
-    def _can_go_end_to_end(self, turn: int) -> bool:
-        """Whether rows, one of them of more than `turn` tokens, get the same states end to end as side by side."""
-        most = min(self.rules.most_tokens, self.rules.plain_up_to)
-        counts = [int(min(count, most)) for count in (turn + _LONG, _LONG, _SHORT)]
-        ids = [self._made_up(count, seed=place) for place, count in enumerate(counts, start=1)]
-        rows = [Encoding(row, np.arange(len(row)) > 0, "ok") for row in ids]
-
-        def end_to_end() -> RowMeasures:
-            with self._end_to_end_up_to(counts[0]):
-                return self.forward(rows)
-
+        up_to = int(min(*guard.turns[:1], guard.rules.plain_up_to, guard.rules.most_tokens, _ANY_LENGTH))
+        counts = [min(count, up_to) for count in _END_TO_END]
+        if counts[0] < _END_TO_END[-1]:
+            return 0
+        rows = [self._made_up_row(count, place) for place, count in enumerate(counts)]
         try:
-            agrees = self._is_the_same(rows, end_to_end)
-        except RuntimeError as error:
+            if self._is_the_same(rows, partial(self._end_to_end, rows)) and self._keeps_apart(rows):
+                return up_to
+        except RuntimeError as error:  # without the memory to measure it, rows go as they always can
             if not should_reduce_batch_size(error):
                 raise
-            agrees = False  # there is no memory to measure that
-        if not agrees:
-            logger.info("%s takes rows of more than %d tokens side by side", type(self.model).__name__, turn)
-        return agrees
+        logger.info("%s takes rows side by side, with padding", type(self.model).__name__)
+        return 0
+
+    @property
+    def _attends_by_sdpa(self) -> bool:
+        return self._body.config._attn_implementation == "sdpa"
+
+    def _made_up_row(self, count: int, seed: int) -> Encoding:
+        return Encoding(self._made_up(count, seed=seed + 1), np.arange(count) > 0, "ok")
+
+    def _end_to_end(self, rows: Sequence[Encoding]) -> RowMeasures:
+        with self._end_to_end_up_to(max(row.length for row in rows)):
+            return self.forward(rows)
+
+    def _keeps_apart(self, rows: Sequence[Encoding]) -> bool:
+        """
+        Whether rows end to end know nothing of the row before them: it is made another one.
+
+        Nothing else differs, so that in half precision this tells a convolution or a recurrent state from rounding
+        where a comparison with rows side by side does not.
+        """
+        others = [self._made_up_row(rows[0].length, seed=len(rows)), *rows[1:]]
+        first = rows[0].target_tokens
+        found, expected = (self._end_to_end(some).states[first:] for some in (others, rows))
+        with self.rounded() as epsilon:
+            bound = bound_ahead(bound_of(self._end_to_end(rows).states[first:], expected, epsilon), epsilon)
+        return float(relative_change(found, expected).max()) <= bound
 
     @contextmanager
     def _end_to_end_up_to(self, tokens: int) -> Iterator[None]:
@@ -393,9 +403,10 @@ class CausalLMTask:
         They cannot where a layer keeps something else than the keys and values of all tokens, such as sliding windows
         and recurrent states. Nor can they where a model goes wrong with keys from elsewhere: a sample row tells.
         """
-        if shared_head not in self._shares:
-            self._shares[shared_head] = shared_head != 0 and self._gives_the_same(shared_head)
-        return self._shares[shared_head]
+        case = shared_head, self.rules.padding_free_up_to > 0
+        if case not in self._shares:
+            self._shares[case] = shared_head != 0 and self._gives_the_same(shared_head)
+        return self._shares[case]
 
     def _gives_the_same(self, shared_head: int) -> bool:
         head = self.encoder.shared_heads[shared_head]
@@ -408,10 +419,13 @@ class CausalLMTask:
         def behind() -> RowMeasures:
             return self.forward(rows, shared_head=self.run_shared_head(shared_head))
 
-        agrees = self._is_the_same(rows, behind)
-        if agrees and self.rules.padding_free_up_to:  # not all rows go end to end: levels side by side do not
-            with self._end_to_end_up_to(0):
-                agrees = self._is_the_same(rows, behind)
+        up_to, longest = self.rules.padding_free_up_to, max(row.length for row in rows)
+        agrees, ways = True, [0] if longest > up_to else [0, up_to]
+        if len(head) < up_to < longest:
+            return False  # rows that go end to end behind it are shorter than those that are looked at
+        for up_to in ways:  # end to end and side by side, as levels always are
+            with self._end_to_end_up_to(up_to):
+                agrees = agrees and self._is_the_same(rows, behind)
         if not agrees:
             logger.info("%s reads the head of the template anew for every row", type(self.model).__name__)
         return agrees
@@ -491,7 +505,7 @@ class CausalLMTask:
         measures, features = split_asked(measures)
         start = 0 if shared_head is None else rows[0].shared_head_length
         longest = np.array([max(row.length for row in rows)])
-        is_padding_free = parts == 1 and self.rules.are_padding_free(longest)[0]
+        is_padding_free = parts == 1 and self._attends_by_sdpa and self.rules.are_padding_free(longest)[0]
         rules = self.rules if is_padding_free else self.rules._replace(padding_free_up_to=0)
         length = int(rules.padded(longest, start)[0])
         input_ids = _pad([row.input_ids[start:] for row in rows], length, torch.int64).to(self._device)

@@ -27,6 +27,8 @@ from tests.laws.matrix.measure import own_loss
 
 
 WINDOW = 64
+# Convolutions, recurrences and linear attention.
+MIXERS = ["jamba", "lfm2_moe", "qwen3_next", "minimax", "falcon_h1", "granitemoehybrid", "zamba"]
 LENGTHS = (90, 70, 61, 61, 40, 30, 30, 30, 12, 3)
 
 
@@ -71,7 +73,7 @@ def test_rows_end_to_end_have_the_loss_of_each_alone(scorer_of: Callable, family
     model = build_causal(family)
     before, scorer = weights(model), scorer_of(model)
     found = scorer.score(ROWS)
-    assert task_of(scorer).rules.padding_free_up_to == max(LENGTHS)
+    assert task_of(scorer).rules.padding_free_up_to >= max(LENGTHS)
     np.testing.assert_allclose([losses[0] for losses in found["dlc_level_loss"]], own_losses(model), atol=1e-4)
     assert model.config._attn_implementation == "sdpa"
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(model).items())
@@ -87,9 +89,54 @@ def test_rows_beyond_a_window_go_side_by_side(scorer_of: Callable) -> None:
     assert {batch.is_padding_free: len(batch.rows) for batch in batches} == {True: 8, False: 2}
 
 
-@pytest.mark.parametrize("family", ["falcon", "stablelm", "bart", "mamba", "gpt_oss", "gemma2", "jamba", "bloom"])
-def test_models_that_do_it_otherwise_get_padded_rows(scorer_of: Callable, family: str) -> None:
-    assert checked(scorer_of(build_causal(family))).rules.padding_free_up_to == 0
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["falcon", "stablelm", "bart", "mamba", "gpt_oss", "gemma2", "bloom", *MIXERS])
+def test_models_that_do_it_otherwise_get_padded_rows(scorer_of: Callable, family: str, dtype: torch.dtype) -> None:
+    assert checked(scorer_of(build_causal(family).to(dtype))).rules.padding_free_up_to == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "mixtral"])
+def test_half_precision(scorer_of: Callable, family: str) -> None:
+    assert checked(scorer_of(build_causal(family).to(torch.bfloat16))).rules.padding_free_up_to >= max(LENGTHS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["mistral", "gemma3_text", "qwen2"])
+@pytest.mark.parametrize("window", [16, 32, 64, 256])
+def test_no_row_beyond_a_window(scorer_of: Callable, family: str, window: int, dtype: torch.dtype) -> None:
+    options = {"sliding_window": window, "max_position_embeddings": 1024}
+    if family == "qwen2":
+        options |= {"use_sliding_window": True, "max_window_layers": 0}
+    task = checked(scorer_of(build_causal(family, **options).to(dtype)), 700)
+    assert task.rules.padding_free_up_to in ([0] if window < 23 else [0, window])
+    if window == 256:
+        assert task.rules.padding_free_up_to == window
+
+
+@pytest.mark.parametrize(("window", "start"), [(9, 0), (20, 11)])
+def test_attention_refuses_a_window_that_no_config_told_of(window: int, start: int) -> None:
+    stretches = padding_free._Stretches([padding_free._Stretch(0, 2, 10, None)], None, start)
+    states = [torch.ones(1, 2, 24, 4)] * 3
+    with pytest.raises(ValueError, match=f"rows of 10 tokens are longer than a window of {window}"):
+        padding_free._attend(torch.nn.Identity(), *states, None, hf_dlc_stretches=stretches, sliding_window=window)
+
+
+def test_attention_that_is_chosen_later_counts(scorer_of: Callable) -> None:
+    model = build_causal("llama")
+    scorer = scorer_of(model)
+    expected = scorer.score(ROWS)["dlc_loss"][:]
+    model.set_attn_implementation("eager")
+    seen = []
+    model.model.layers[0].mlp.register_forward_pre_hook(lambda _, states: seen.append(len(states[0])))
+    np.testing.assert_allclose(scorer.score(ROWS)["dlc_loss"][:], expected, atol=1e-4)
+    assert max(seen) > 1  # rows side by side
+
+
+def test_a_model_that_cannot_read_keys_from_elsewhere(scorer_of: Callable) -> None:
+    """It repeats its keys behind the cache, and rows are as long as the head and a little more."""
+    scorer = scorer_of(build_causal("jetmoe"), template="alpaca")
+    rows = Dataset.from_list([{"instruction": f"Say {word}.", "output": word} for word in ["a", "b", "c", "d"] * 4])
+    assert len(set(scorer.score(rows)["dlc_status"][:]) & {"ok"}) == 1
 
 
 def test_attention_that_the_user_has_chosen_stays(scorer_of: Callable) -> None:
@@ -168,6 +215,9 @@ def test_no_token_is_computed_in_vain(scorer_of: Callable, monkeypatch: pytest.M
 def test_micro_batches_end_to_end(budget: int) -> None:
     lengths = np.array([*LENGTHS, 0])
     batches = cut_batches(lengths, budget, padding_free=lengths <= WINDOW, groups=(lengths <= WINDOW).astype(int))
+    assert cut_batches(np.array([1000] + [8] * 128), 2048, padding_free=np.full(129, True))[0].rows.tolist() == [
+        *range(8)
+    ]
     assert sorted(place for batch in batches for place in batch.rows) == list(range(len(LENGTHS)))
     for batch in batches:
         assert batch.is_padding_free == (batch.lengths[0] <= WINDOW)
