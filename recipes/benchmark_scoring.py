@@ -15,6 +15,7 @@ The parts, chosen with `--parts`:
 
     contenders   the same rows and masks for everybody: naive code, lm-evaluation-harness, hf_dlc, and a bare forward
                  pass without heads, masks and padding as the limit
+    padding      rows end to end, rows side by side with padding, and a bare pass, in turns of a few seconds
     run          runs of four levels: the share of the masks in them, and their time against the bare forward pass;
                  once with the template and once without, where rows share hardly any beginning
     scale        seconds a row of many rows against those of an eighth of them; the estimate against the run

@@ -18,9 +18,10 @@ from hf_dlc.study.benchmark.counting import share_of_bare_pass
 from hf_dlc.study.benchmark.errands import run_errand, scale_errand
 from hf_dlc.study.benchmark.meters import Stopwatch, masking_timed
 from hf_dlc.study.benchmark.options import Job
+from hf_dlc.study.benchmark.padding import padding_errand
 from hf_dlc.study.benchmark.rows import one_of_each, shared_head
 from hf_dlc.study.benchmark.statistics import Spread, growth
-from hf_dlc.study.benchmark.verdicts import judge_many, judge_run, judge_scale
+from hf_dlc.study.benchmark.verdicts import judge_many, judge_padding, judge_run, judge_scale
 from hf_dlc.study.benchmark.worker import Worker
 from tests.conftest import ROOT, build_model, same_weights, weights
 from tests.rows import many_rows
@@ -127,6 +128,18 @@ def test_scale_and_run(job: Job, tmp_path: Path) -> None:
     assert "no template: against 2.00 of a bare forward pass" in less.what
     _, seconds, _ = judge_scale({**scale, "estimated_seconds": 2.0, "seconds": 1.5})
     assert (seconds.measured, seconds.holds) == ("1.33x", False)
+
+
+def test_padding(job: Job) -> None:
+    job.rounds = 3
+    found = padding_errand(job)
+    assert (found["rows"], found["rows_a_turn"], len(found["seconds"])) == (15, 15, 3)
+    assert found["goes_end_to_end"]
+    assert found["computed"]["end to end"] < found["computed"]["padded"]
+    assert {*found["seconds"][0]} == {"end to end", "padded", "bare"}
+    turns = [{"end to end": 1.0, "padded": 1.2, "bare": 0.6}] * 3 + [{"end to end": 1.0, "padded": 9.0, "bare": 9.0}]
+    [verdict] = judge_padding({**found, "seconds": turns, "bound": 0.8})
+    assert (verdict.measured, verdict.holds) == ("0.75x (0.75–3.38)", False)
 
 
 def test_what_a_run_multiplies(make_scorer: Callable) -> None:

@@ -24,6 +24,7 @@ from .counting import share_of_bare_pass
 from .many import many_again_errand, many_errand
 from .meters import Memory, Stopwatch, masking_timed
 from .options import SCALE, Job
+from .padding import padding_errand
 from .rows import encode, one_of_each, shared_head
 
 
@@ -151,4 +152,5 @@ ERRANDS: dict[str, Callable[[Job], dict[str, Any]]] = {
     "selectors": selectors_errand,
     "many": many_errand,
     "many-again": many_again_errand,
+    "padding": padding_errand,
 }

@@ -8,7 +8,7 @@ from hf_dlc.config import DLCConfig
 from hf_dlc.pipeline.options import Options
 
 
-PARTS = ("contenders", "run", "scale", "many", "processes", "selection", "selectors")
+PARTS = ("contenders", "padding", "run", "scale", "many", "processes", "selection", "selectors")
 SCALE = 8  # the many rows of the part "scale" are this many times the few
 MANY = 10  # those of the part "many" likewise
 

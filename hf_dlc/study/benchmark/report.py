@@ -123,6 +123,14 @@ def _other_parts(results: dict[str, Any]) -> str:
             size = f"{one['rows']:,} rows of {one['tokens_a_row']:.0f} tokens"
             rest = f"{1e6 * (one['seconds'] - one['pass_seconds']) / one['rows']:.0f} µs a row beside the passes"
             rows.append(["many", f"{size}: {one['seconds']:.0f} s, {rest}, peak {one['peak_bytes'] / 1e9:.2f} GB"])
+    if part := results.get("padding"):
+        faster = Spread.quartiles([one["padded"] / one["end to end"] for one in part["seconds"]])
+        tokens = part["computed"]["padded"] / part["computed"]["end to end"]
+        how = (
+            f"{faster.show('{:.2f}', 'x')} as fast end to end as with padding" if part["goes_end_to_end"] else "padded"
+        )
+        turns = f"{len(part['seconds'])} turns of {part['rows_a_turn']} rows"
+        rows.append(["padding", f"{how}; {turns}; of all {part['rows']} rows together, padding is {tokens - 1:.1%}"])
     for name, part in results.get("run", {}).items():
         size = f"{part['rows']:,} rows, {part['tokens']:,} tokens, {part['shared_head']:.1%} in shared beginnings"
         speed = part["tokens"] * part["levels"] / part["seconds"]

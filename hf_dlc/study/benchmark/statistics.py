@@ -11,7 +11,7 @@ from hf_dlc.utils.ranks import spearman
 
 
 class Spread(NamedTuple):
-    """Median, smallest and largest of some samples."""
+    """Median, smallest and largest of some samples, or their quartiles."""
 
     median: float
     low: float
@@ -21,6 +21,11 @@ class Spread(NamedTuple):
     def of(cls, samples: Sequence[float]) -> Spread:
         """Sum up samples."""
         return cls(float(np.median(samples)), min(samples), max(samples))
+
+    @classmethod
+    def quartiles(cls, samples: Sequence[float]) -> Spread:
+        """Sum up many short samples, of which the extremes say little."""
+        return cls(*np.percentile(samples, [50, 25, 75]).tolist())
 
     def show(self, pattern: str, unit: str = "") -> str:
         """As text, `pattern` for each number; the range only where there is one."""

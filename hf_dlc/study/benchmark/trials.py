@@ -81,6 +81,12 @@ def _measure_contenders(bench: Bench) -> dict[str, Any]:
     }
 
 
+def _measure_padding(bench: Bench) -> dict[str, Any]:
+    """Time rows end to end against padded ones."""
+    dataset, _ = _choose_rows(bench)
+    return _send("padding", bench, bench.job(bench.save("padding", dataset)))
+
+
 def _measure_scale(bench: Bench) -> dict[str, Any] | None:
     """Time many rows against few."""
     if bench.many_rows is None:
@@ -161,6 +167,7 @@ def _send(name: str, bench: Bench, job: Job, processes: int = 1) -> dict[str, An
 
 MEASURING: dict[str, Callable[[Bench], dict[str, Any] | None]] = {
     "contenders": _measure_contenders,
+    "padding": _measure_padding,
     "scale": _measure_scale,
     "many": _measure_many,
     "run": _measure_run,

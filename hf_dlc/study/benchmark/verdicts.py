@@ -31,6 +31,7 @@ def verdicts(results: dict[str, Any]) -> list[Verdict]:
     """What was asked for and what was measured."""
     found = contender_verdicts(results) if "contenders" in results else [_not_measured("contenders")]
     for part, judge in (
+        ("padding", judge_padding),
         ("run", judge_run),
         ("scale", judge_scale),
         ("many", judge_many),
@@ -80,6 +81,13 @@ def label(key: str) -> str:
     """Name of a contender and its dtype, for people."""
     name, dtype = key.split("-")
     return f"{LABELS[name]}, {dtype}"
+
+
+def judge_padding(part: dict[str, Any]) -> list[Verdict]:
+    """Rows end to end against the share of the bare pass that they could reach."""
+    reached = [one["bare"] / one["end to end"] / part["bound"] for one in part["seconds"]]
+    what = f"{part['rows_a_turn']} rows a turn: against {part['bound']:.2f} of a bare forward pass, {part['dtype']}"
+    return [at_least(what, Spread.quartiles(reached), SHARE_OF_BOUND)]
 
 
 def judge_run(part: dict[str, Any]) -> list[Verdict]:
