@@ -257,7 +257,7 @@ class DLCConfig:
         default="confidence,loss,gain",
         metadata={
             "help": "Scores to write, with commas between. {scores} knn_confidence is for images. (default: "
-            "confidence,loss,gain)"
+            "confidence,loss,gain, which share four passes)"
         },
     )
     alone: Literal["header", "empty_prompt", "raw"] = field(

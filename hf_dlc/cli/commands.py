@@ -188,7 +188,7 @@ def score(options: ScoreArguments, config: DLCConfig) -> Outcome:
 
 
 def select(options: SelectFromRunArguments) -> Outcome:
-    """Keep a part of the rows of a run, without scoring again, and write them with a manifest and reports."""
+    """Keep a part of the rows of a run, without scoring them again, and write them with a manifest and reports."""
     from hf_dlc.pipeline.choosing import choose_for_scored
     from hf_dlc.pipeline.folder import copy_scores, is_taken, select_rows, write_subset
     from hf_dlc.pipeline.outcome import outcome
