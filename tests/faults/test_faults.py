@@ -679,7 +679,7 @@ def test_overwrite_scores_anew(recipe: Recipe, whole: Recipe) -> None:
 def test_memory_that_is_short_from_the_start(recipe: Recipe, whole_calibrated: Recipe) -> None:
     """For the estimate and for calibration already, which are before the first micro-batch of the run."""
     recipe.options = [*CALIBRATED, "--tokens_per_batch", "600"]
-    run = recipe.start(faults=(("little_memory", {"tokens": 200}),)).finished()
+    run = recipe.start(faults=(("little_memory", {"tokens": 300}),)).finished()
     assert run.errors.count("does not fit into memory") == 1
     found, expected = (results(other.output) for other in (recipe, whole_calibrated))
     assert found["schedule"] == pytest.approx(expected["schedule"], rel=1e-2)
