@@ -23,15 +23,15 @@ def main(model: str, rows: str, output: str, rank: str, end: str) -> None:
     peers._BEAT_SECONDS, peers._DEAD_AFTER_SECONDS = 0.2, 3.0
     forward, passes = CausalLMTask.forward, 0
 
-    def ending(self: CausalLMTask, *arguments: Any) -> Any:
+    def ending(self: CausalLMTask, rows: Any, *arguments: Any, **options: Any) -> Any:
         nonlocal passes
-        passes += 1
+        passes += bool(arguments)  # others look at the model
         if os.environ["RANK"] == rank and passes == 3:
             if end == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             raise ValueError("this rank has had enough")
         time.sleep(0.05)
-        return forward(self, *arguments)
+        return forward(self, rows, *arguments, **options)
 
     CausalLMTask.forward = ending
     score_rows.main(model, rows, output)
