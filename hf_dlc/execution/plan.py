@@ -13,6 +13,8 @@ from hf_dlc.tasks.batch_rules import in_steps
 
 # Tokens of rows end to end: more gain nothing on a CPU, and a model may not be the same beyond some number of them.
 _MOST_END_TO_END = 2048
+
+# Their states are put side by side to be measured: a rectangle of at most so many times the tokens, padding included.
 _MOST_PADDING = 4
 
 
@@ -99,7 +101,6 @@ def _cut(batch: MicroBatch, tokens_per_batch: int, overhead: int | None = None) 
         if batch.is_padding_free:
             budget = min(tokens_per_batch, _MOST_END_TO_END)
             tokens = in_steps(np.cumsum(left[:budget]))
-            # What is measured of rows stands in a rectangle again, which must not be all padding.
             fitting = (tokens <= budget) & (np.arange(1, len(tokens) + 1) * longest <= _MOST_PADDING * budget)
         else:
             fitting = np.cumsum(longest - left[: tokens_per_batch // longest]) <= overhead

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 
-from hf_dlc.tasks.batch_rules import LENGTH_STEP, BatchRules
+from hf_dlc.tasks.batch_rules import LENGTH_STEP, BatchRules, in_steps
 from hf_dlc.utils.rounding import bound_ahead, bound_of, change_of, epsilon_of, relative_change, rounded_input
 
 
@@ -114,7 +114,7 @@ class Guard:
         """
         if self._model.device.type == "cpu":
             return 1 << max(0, tokens - 1).bit_length()
-        return -(-tokens // LENGTH_STEP) * LENGTH_STEP
+        return in_steps(tokens)
 
     def _find_most_tokens(self, asked: int) -> None:
         """Try a row of so many tokens; if the model does not take it, find and note how many it does take."""

@@ -420,9 +420,9 @@ class CausalLMTask:
             return self.forward(rows, shared_head=self.run_shared_head(shared_head))
 
         up_to, longest = self.rules.padding_free_up_to, max(row.length for row in rows)
-        agrees, ways = True, [0] if longest > up_to else [0, up_to]
         if len(head) < up_to < longest:
             return False  # rows that go end to end behind it are shorter than those that are looked at
+        agrees, ways = True, [0, up_to] if longest <= up_to else [0]
         for up_to in ways:  # end to end and side by side, as levels always are
             with self._end_to_end_up_to(up_to):
                 agrees = agrees and self._is_the_same(rows, behind)

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader
 from transformers import BaseImageProcessor
 
 from hf_dlc.scores.columns import INVALID_IMAGE, OK
-from hf_dlc.tasks.base import LENGTH_STEP, Share
+from hf_dlc.tasks.base import Share
+from hf_dlc.tasks.batch_rules import in_steps
 from hf_dlc.utils.memory import free_memory
 
 
@@ -329,7 +330,7 @@ class ImageEncoder:
         """
         found = (self.read(row.source[row.index]) for row in rows)
         first = next((pixels for pixels in found if pixels is not None), None)
-        tokens = -(-_size(first) // LENGTH_STEP) * LENGTH_STEP if first is not None else 1
+        tokens = in_steps(_size(first)) if first is not None else 1
         blocks = np.arange(len(rows)) // max(1, share.tokens_per_batch // tokens)
         mine = np.flatnonzero(blocks % share.count == share.index).tolist()
         examined = dict(zip(mine, self._examine([rows[place] for place in mine]), strict=True))
